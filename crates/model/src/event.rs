@@ -1,0 +1,53 @@
+//! Something moved: what `events` shows and what wakes those who wait.
+
+use crate::quantity::Time;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub revision: u64,
+    pub time: Time,
+    pub kind: Kind,
+    pub action: Action,
+    /// Id of the object, as text.
+    pub id: String,
+    /// Name of the object: a service's name, `web.2` for a task, a node's hostname.
+    pub name: String,
+    /// What happened, for people; may be empty.
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Cluster,
+    Node,
+    Service,
+    Task,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Node => "node",
+            Self::Service => "service",
+            Self::Task => "task",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    Create,
+    Update,
+    Remove,
+}
+
+impl Action {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Remove => "remove",
+        }
+    }
+}

@@ -1,0 +1,610 @@
+//! What a person wants of a service, and the rules it must obey.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use crate::id::ServiceId;
+use crate::name::ServiceName;
+
+/// A service as the state holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    pub id: ServiceId,
+    pub spec: ServiceSpec,
+    /// Number of the current template; a change that needs new containers adds one.
+    pub template: u32,
+    /// Asked to go: its tasks are removed first.
+    pub removing: bool,
+    pub created: crate::Time,
+    pub updated: crate::Time,
+    /// Revision of the last change.
+    pub revision: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSpec {
+    pub name: ServiceName,
+    pub labels: BTreeMap<String, String>,
+    pub mode: Mode,
+    pub ports: Vec<PortSpec>,
+    pub update: UpdatePolicy,
+    pub task: TaskTemplate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Replicated {
+        replicas: u32,
+    },
+    /// One on every active worker.
+    Global,
+}
+
+/// A container of the service. Any change here needs new containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TaskTemplate {
+    /// As given; normalised by whoever pulls.
+    pub image: String,
+    /// Replaces the image's entrypoint.
+    pub entrypoint: Option<Vec<String>>,
+    /// Replaces the image's command.
+    pub command: Vec<String>,
+    /// `KEY=value`, unique keys.
+    pub env: Vec<String>,
+    pub workdir: Option<String>,
+    /// `user`, `uid`, `user:group` or `uid:gid`.
+    pub user: Option<String>,
+    pub hostname: Option<String>,
+    pub container_labels: BTreeMap<String, String>,
+    /// Signal name (`SIGTERM`, `TERM`) or number.
+    pub stop_signal: Option<String>,
+    pub stop_grace_ms: Option<u64>,
+    pub read_only: bool,
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    pub limits: Limits,
+    pub restart: RestartPolicy,
+    pub log: LogOptions,
+    /// Raised by `restart`: makes a template differ without another change.
+    pub force: u32,
+}
+
+impl TaskTemplate {
+    /// Docker's grace period.
+    pub const STOP_GRACE_MS: u64 = 10_000;
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub memory_bytes: Option<u64>,
+    /// Thousandths of a core.
+    pub cpu_millis: Option<u32>,
+    pub pids: Option<u32>,
+}
+
+/// What the agent does when a container ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestartPolicy {
+    pub condition: RestartCondition,
+    /// Before the first restart; doubles with each further one, up to [`RestartPolicy::DELAY_MAX_MS`].
+    pub delay_ms: u64,
+    /// Restarts within `window_ms` before the task counts as failed; `None` is no limit.
+    pub max_attempts: Option<u32>,
+    /// An attempt that ran this long counts as good and forgets earlier ones.
+    pub window_ms: u64,
+}
+
+impl RestartPolicy {
+    /// A crashed service is missed every second: start soon, then back off.
+    pub const DELAY_DEFAULT_MS: u64 = 100;
+    /// Longest pause between restarts in a crash loop (Kubernetes waits up to 5 min).
+    pub const DELAY_MAX_MS: u64 = 60_000;
+    /// Long enough to tell a crash loop from bad luck.
+    pub const WINDOW_DEFAULT_MS: u64 = 10_000;
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            condition: RestartCondition::Any,
+            delay_ms: Self::DELAY_DEFAULT_MS,
+            max_attempts: None,
+            window_ms: Self::WINDOW_DEFAULT_MS,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartCondition {
+    None,
+    OnFailure,
+    Any,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogOptions {
+    pub max_bytes: u64,
+    pub max_files: u32,
+}
+
+impl Default for LogOptions {
+    /// 3 files of 10 MiB: bounded by default, unlike Docker's json-file.
+    fn default() -> Self {
+        Self { max_bytes: 10 << 20, max_files: 3 }
+    }
+}
+
+/// How a new template replaces the old one, and how fast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpdatePolicy {
+    /// Slots replaced at a time; 0 is all.
+    pub parallelism: u32,
+    /// Pause after each batch.
+    pub delay_ms: u64,
+    pub order: UpdateOrder,
+}
+
+impl Default for UpdatePolicy {
+    fn default() -> Self {
+        Self { parallelism: 1, delay_ms: 0, order: UpdateOrder::StartFirst }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpdateOrder {
+    StartFirst,
+    StopFirst,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortSpec {
+    pub protocol: Protocol,
+    /// `0.0.0.0` is every address of the node.
+    pub bind: Ipv4Addr,
+    pub published: u16,
+    pub target: u16,
+    pub mode: PublishMode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PublishMode {
+    /// Balanced over the service's ready replicas.
+    Ingress,
+    /// On the replica's own node, one replica per node and port.
+    Host,
+}
+
+impl PortSpec {
+    /// Whether both would listen on the same address and port.
+    pub fn clashes(&self, other: &Self) -> bool {
+        self.protocol == other.protocol
+            && self.published == other.published
+            && (self.bind == other.bind
+                || self.bind.is_unspecified()
+                || other.bind.is_unspecified())
+    }
+}
+
+/// `8080:80`, with bind address, protocol and mode where they are not the default.
+impl fmt::Display for PortSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.bind.is_unspecified() {
+            write!(f, "{}:", self.bind)?;
+        }
+        write!(f, "{}:{}", self.published, self.target)?;
+        if self.protocol == Protocol::Udp {
+            f.write_str("/udp")?;
+        }
+        if self.mode == PublishMode::Host { f.write_str(" (host)") } else { Ok(()) }
+    }
+}
+
+/// One thing wrong with a spec: which field, which value, what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {value:?} {problem}")]
+pub struct SpecError {
+    pub field: String,
+    pub value: String,
+    pub problem: String,
+}
+
+fn wrong(field: &str, value: impl fmt::Display, problem: impl Into<String>) -> SpecError {
+    SpecError { field: field.to_owned(), value: value.to_string(), problem: problem.into() }
+}
+
+impl ServiceSpec {
+    /// More than any node set of today runs of one service; keeps a typo from melting the cluster.
+    pub const REPLICAS_MAX: u32 = 100_000;
+    pub const PORTS_MAX: usize = 256;
+    pub const LABELS_MAX: usize = 256;
+    /// Of all strings of a spec together; far below the 512 KiB of an object.
+    pub const TEXT_MAX: usize = 256 * 1024;
+
+    /// Checks everything that can be told without a node or an image.
+    ///
+    /// # Errors
+    /// The first [`SpecError`] found, in the order of the fields.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        if let Mode::Replicated { replicas } = self.mode
+            && replicas > Self::REPLICAS_MAX
+        {
+            return Err(wrong(
+                "replicas",
+                replicas,
+                format!("is more than {}", Self::REPLICAS_MAX),
+            ));
+        }
+        check_labels("labels", &self.labels)?;
+        self.check_ports()?;
+        self.task.validate()?;
+        let text = self.text_len();
+        if text > Self::TEXT_MAX {
+            return Err(wrong(
+                "spec",
+                format!("{text} bytes"),
+                format!("is more than {} bytes", Self::TEXT_MAX),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_ports(&self) -> Result<(), SpecError> {
+        if self.ports.len() > Self::PORTS_MAX {
+            return Err(wrong(
+                "ports",
+                self.ports.len(),
+                format!("is more than {}", Self::PORTS_MAX),
+            ));
+        }
+        for (at, port) in self.ports.iter().enumerate() {
+            if port.published == 0 || port.target == 0 {
+                return Err(wrong("ports", port, "has port 0, allowed are 1 to 65535"));
+            }
+            if let Some(other) = self.ports[..at].iter().find(|other| other.clashes(port)) {
+                return Err(wrong("ports", port, format!("publishes the same port as {other}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn text_len(&self) -> usize {
+        let task = &self.task;
+        let labels =
+            self.labels.iter().chain(&task.container_labels).map(|(k, v)| k.len() + v.len());
+        let texts = task.env.iter().chain(&task.command).chain(task.entrypoint.iter().flatten());
+        labels.sum::<usize>() + texts.map(String::len).sum::<usize>() + task.image.len()
+    }
+}
+
+impl TaskTemplate {
+    /// The kernel's smallest useful limit; less cannot even start a process.
+    pub const MEMORY_MIN: u64 = 4 << 20;
+
+    fn validate(&self) -> Result<(), SpecError> {
+        if self.image.trim().is_empty() {
+            return Err(wrong("image", &self.image, "is empty, name one such as nginx:1.27"));
+        }
+        let mut keys = BTreeSet::new();
+        for pair in &self.env {
+            let key = pair.split('=').next().unwrap_or_default();
+            let bad = key.is_empty() || !pair.contains('=') || key.contains(char::is_whitespace);
+            if bad || pair.contains('\0') {
+                return Err(wrong("env", pair, "is not of the form KEY=value"));
+            }
+            if !keys.insert(key) {
+                return Err(wrong("env", pair, format!("sets {key} a second time")));
+            }
+        }
+        for text in self.command.iter().chain(self.entrypoint.iter().flatten()) {
+            if text.contains('\0') {
+                return Err(wrong("command", text.escape_debug(), "contains a zero byte"));
+            }
+        }
+        if self.entrypoint.as_ref().is_some_and(|e| e.first().is_some_and(String::is_empty)) {
+            return Err(wrong("entrypoint", "", "has an empty program name"));
+        }
+        self.check_places()?;
+        check_labels("container_labels", &self.container_labels)?;
+        self.check_numbers()
+    }
+
+    fn check_places(&self) -> Result<(), SpecError> {
+        if let Some(dir) = &self.workdir
+            && (!dir.starts_with('/') || dir.contains('\0') || dir.len() > 4096)
+        {
+            return Err(wrong("workdir", dir, "is not an absolute path"));
+        }
+        if let Some(user) = &self.user {
+            let parts: Vec<&str> = user.split(':').collect();
+            let sane =
+                |p: &&str| !p.is_empty() && p.chars().all(|c| c.is_ascii_graphic() && c != '/');
+            if parts.len() > 2 || !parts.iter().all(sane) {
+                return Err(wrong(
+                    "user",
+                    user,
+                    "is not of the form user, uid, user:group or uid:gid",
+                ));
+            }
+        }
+        if let Some(host) = &self.hostname {
+            let label = |l: &str| {
+                !l.is_empty()
+                    && l.len() <= 63
+                    && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+                    && !l.starts_with('-')
+                    && !l.ends_with('-')
+            };
+            // Linux keeps 64 bytes (HOST_NAME_MAX).
+            if host.len() > 64 || !host.split('.').all(label) {
+                return Err(wrong(
+                    "hostname",
+                    host,
+                    "is not a host name (letters, digits and '-', at most 64)",
+                ));
+            }
+        }
+        if let Some(signal) = &self.stop_signal
+            && parse_signal(signal).is_none()
+        {
+            return Err(wrong(
+                "stop_signal",
+                signal,
+                "is not a signal; write e.g. SIGTERM, INT or 15",
+            ));
+        }
+        for cap in self.cap_add.iter().chain(&self.cap_drop) {
+            if !is_capability(cap) {
+                return Err(wrong(
+                    "capabilities",
+                    cap,
+                    "is not a capability; write e.g. NET_ADMIN or ALL",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<(), SpecError> {
+        if let Some(memory) = self.limits.memory_bytes
+            && memory < Self::MEMORY_MIN
+        {
+            return Err(wrong(
+                "limit_memory",
+                memory,
+                format!("is less than {} bytes (4 MiB)", Self::MEMORY_MIN),
+            ));
+        }
+        if self.limits.pids == Some(0) {
+            return Err(wrong("limit_pids", 0, "leaves no process, allowed is 1 or more"));
+        }
+        if self.restart.max_attempts == Some(0) {
+            return Err(wrong("restart_max_attempts", 0, "is no attempt; use condition none"));
+        }
+        if self.log.max_files == 0 || self.log.max_bytes < 4096 {
+            let value = format!("{} x {}", self.log.max_files, self.log.max_bytes);
+            return Err(wrong(
+                "log",
+                value,
+                "keeps nothing; allowed are 1 or more files of at least 4096 bytes",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn check_labels(field: &str, labels: &BTreeMap<String, String>) -> Result<(), SpecError> {
+    if labels.len() > ServiceSpec::LABELS_MAX {
+        return Err(wrong(
+            field,
+            labels.len(),
+            format!("is more than {}", ServiceSpec::LABELS_MAX),
+        ));
+    }
+    match labels.keys().find(|key| key.is_empty() || key.contains(char::is_whitespace)) {
+        Some(key) => Err(wrong(field, key, "is not a label key (not empty, no spaces)")),
+        None => Ok(()),
+    }
+}
+
+/// Signals as people write them, with their numbers on Linux x86-64 and arm64.
+const SIGNALS: [(&str, i32); 31] = [
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("STKFLT", 16),
+    ("CHLD", 17),
+    ("CONT", 18),
+    ("STOP", 19),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("VTALRM", 26),
+    ("PROF", 27),
+    ("WINCH", 28),
+    ("IO", 29),
+    ("PWR", 30),
+    ("SYS", 31),
+];
+
+/// The number of a signal given as `SIGTERM`, `term`, `15` or `RTMIN+3`.
+pub fn parse_signal(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    if let Some(offset) = name.strip_prefix("RTMIN+") {
+        return offset.parse::<i32>().ok().map(|o| 34 + o).filter(|n| (34..=64).contains(n));
+    }
+    SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+}
+
+/// The kernel's capabilities by number, `CHOWN` being 0.
+pub const CAPABILITIES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// Whether `NET_ADMIN`, `CAP_NET_ADMIN` or `ALL` (any case) names a capability.
+pub fn is_capability(text: &str) -> bool {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    name == "ALL" || CAPABILITIES.contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> ServiceSpec {
+        ServiceSpec {
+            name: "web".parse().unwrap(),
+            labels: BTreeMap::new(),
+            mode: Mode::Replicated { replicas: 1 },
+            ports: vec![],
+            update: UpdatePolicy::default(),
+            task: TaskTemplate { image: "nginx".into(), ..TaskTemplate::default() },
+        }
+    }
+
+    #[track_caller]
+    fn check(edit: impl FnOnce(&mut ServiceSpec), expected: &str) {
+        let mut spec = spec();
+        edit(&mut spec);
+        let got = spec.validate().err().map_or("ok".to_owned(), |e| e.to_string());
+        assert_eq!(got, expected);
+    }
+
+    fn port(published: u16, bind: [u8; 4]) -> PortSpec {
+        let bind = Ipv4Addr::from(bind);
+        PortSpec {
+            protocol: Protocol::Tcp,
+            bind,
+            published,
+            target: 80,
+            mode: PublishMode::Ingress,
+        }
+    }
+
+    #[test]
+    fn rules() {
+        check(|_| {}, "ok");
+        check(|s| s.task.image.clear(), "image: \"\" is empty, name one such as nginx:1.27");
+        check(|s| s.task.env = vec!["A".into()], "env: \"A\" is not of the form KEY=value");
+        check(
+            |s| s.task.env = vec!["A=1".into(), "A=2".into()],
+            "env: \"A=2\" sets A a second time",
+        );
+        check(|s| s.task.workdir = Some("tmp".into()), "workdir: \"tmp\" is not an absolute path");
+        check(
+            |s| s.task.user = Some("a:b:c".into()),
+            "user: \"a:b:c\" is not of the form user, uid, user:group or uid:gid",
+        );
+        check(
+            |s| s.task.stop_signal = Some("SIGFOO".into()),
+            "stop_signal: \"SIGFOO\" is not a signal; write e.g. SIGTERM, INT or 15",
+        );
+        check(
+            |s| s.task.cap_add = vec!["NET".into()],
+            "capabilities: \"NET\" is not a capability; write e.g. NET_ADMIN or ALL",
+        );
+        check(
+            |s| s.task.limits.memory_bytes = Some(5),
+            "limit_memory: \"5\" is less than 4194304 bytes (4 MiB)",
+        );
+        check(
+            |s| s.ports = vec![port(0, [0; 4])],
+            "ports: \"0:80\" has port 0, allowed are 1 to 65535",
+        );
+        check(
+            |s| s.ports = vec![port(8080, [0; 4]), port(8080, [127, 0, 0, 1])],
+            "ports: \"127.0.0.1:8080:80\" publishes the same port as 8080:80",
+        );
+        check(|s| s.ports = vec![port(8080, [10, 0, 0, 1]), port(8080, [127, 0, 0, 1])], "ok");
+        check(
+            |s| s.mode = Mode::Replicated { replicas: 100_001 },
+            "replicas: \"100001\" is more than 100000",
+        );
+    }
+
+    #[test]
+    fn signals_and_capabilities() {
+        assert_eq!(parse_signal("SIGTERM"), Some(15));
+        assert_eq!(parse_signal("quit"), Some(3));
+        assert_eq!(parse_signal("9"), Some(9));
+        assert_eq!(parse_signal("RTMIN+3"), Some(37));
+        assert_eq!(parse_signal("0"), None);
+        assert_eq!(parse_signal("RTMIN+99"), None);
+        assert!(is_capability("cap_net_admin") && is_capability("ALL") && !is_capability("NET"));
+    }
+}

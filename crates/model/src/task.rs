@@ -1,0 +1,129 @@
+//! A task: one slot of a service, at one revision, on one node.
+//!
+//! Two writers, one field each: managers write [`Task::desired`] (and where it
+//! runs), the node's agent writes [`Task::status`].
+
+use std::net::Ipv4Addr;
+
+use crate::id::{NodeId, ServiceId, TaskId};
+use crate::quantity::Time;
+
+/// Lean on purpose: a cluster may hold a million.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    pub id: TaskId,
+    pub service: ServiceId,
+    /// From 1; for a global service the same on every node.
+    pub slot: u32,
+    /// Which template of the service it runs.
+    pub template: u32,
+    pub node: Option<NodeId>,
+    /// Chosen with the node, from one of its blocks; kept over restarts in place.
+    pub address: Option<Ipv4Addr>,
+    pub desired: Desired,
+    pub status: TaskStatus,
+    pub created: Time,
+    /// Revision of the last change.
+    pub revision: u64,
+}
+
+/// What managers want of a task; only goes down the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Desired {
+    Running,
+    /// Stopped, but kept for history.
+    Shutdown,
+    /// Stopped, cleaned up and forgotten.
+    Remove,
+}
+
+/// What the agent saw last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskStatus {
+    pub state: TaskState,
+    /// When `state` was entered.
+    pub since: Time,
+    /// From 1 with the first start; restarts in place add one.
+    pub attempt: u32,
+    /// First process in the host's pid namespace while running.
+    pub pid: u32,
+    pub started: Option<Time>,
+    /// Of the last attempt that ended.
+    pub exit: Option<TaskExit>,
+    /// Why it is not running, in words for people.
+    pub error: Option<Box<str>>,
+}
+
+impl TaskStatus {
+    pub fn new(state: TaskState, since: Time) -> Self {
+        Self { state, since, attempt: 0, pid: 0, started: None, exit: None, error: None }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskExit {
+    /// As a shell shows it: code, or 128 + signal.
+    pub code: i32,
+    pub oom_killed: bool,
+}
+
+/// States of a task. Within an attempt they only go forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TaskState {
+    /// Not placed yet; the error says why.
+    Pending,
+    Assigned,
+    /// Image, address, namespace.
+    Preparing,
+    Starting,
+    Running,
+    /// Takes no new connections; still answers old ones.
+    Draining,
+    Stopping,
+    /// Ended well and is not wanted again.
+    Complete,
+    /// Ended badly and its restart policy is exhausted.
+    Failed,
+    /// Cannot start as specified.
+    Rejected,
+    /// Cleaned up on its node.
+    Removed,
+}
+
+impl TaskState {
+    /// In order of a task's life; also the wire's numbering from 1.
+    pub const ALL: [Self; 11] = [
+        Self::Pending,
+        Self::Assigned,
+        Self::Preparing,
+        Self::Starting,
+        Self::Running,
+        Self::Draining,
+        Self::Stopping,
+        Self::Complete,
+        Self::Failed,
+        Self::Rejected,
+        Self::Removed,
+    ];
+
+    /// Whether nothing of the task runs any more, nor will.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Complete | Self::Failed | Self::Rejected | Self::Removed)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Assigned => "assigned",
+            Self::Preparing => "preparing",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+            Self::Complete => "complete",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Removed => "removed",
+        }
+    }
+}

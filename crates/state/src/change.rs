@@ -1,0 +1,112 @@
+//! What the state accepts: transactions of typed mutations, and what becomes of them.
+
+use warren_model::cluster::Cluster;
+use warren_model::id::{NodeId, ServiceId, TaskId};
+use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::service::ServiceSpec;
+use warren_model::task::{Desired, Task, TaskStatus};
+use warren_model::{ServiceName, cluster::Subnet};
+
+/// One change, applied whole or not at all with the rest of its transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mutation {
+    /// Makes or replaces the cluster's settings.
+    SetCluster(Cluster),
+    /// A node joins.
+    CreateNode(Node),
+    /// A node says what it is now.
+    DescribeNode { id: NodeId, description: Description },
+    SetNodeStatus { id: NodeId, status: NodeStatus },
+    SetAvailability { id: NodeId, availability: Availability },
+    GrantBlock { id: NodeId, block: Subnet },
+    CreateService { id: ServiceId, spec: ServiceSpec },
+    /// A new spec under the same name; a differing task template adds one to `template`.
+    UpdateService { id: ServiceId, spec: ServiceSpec },
+    /// Marks it as going; the planner removes its tasks, then drops it.
+    RemoveService { id: ServiceId },
+    DropService { id: ServiceId },
+    CreateTask(Task),
+    /// Where a pending task runs.
+    PlaceTask { id: TaskId, node: NodeId, address: Option<std::net::Ipv4Addr> },
+    /// Only downwards.
+    SetDesired { id: TaskId, desired: Desired },
+    /// Why a task stays pending; writes its error, nothing else.
+    ExplainTask { id: TaskId, error: String },
+    /// What the agent of `node` saw. Refused (alone, not its transaction) from another node, for an
+    /// older attempt or a task that is unknown: reports are never worth failing their batch.
+    ReportTask { id: TaskId, node: NodeId, status: TaskStatus },
+    DropTask { id: TaskId },
+}
+
+/// An object that a transaction writes or relies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    Cluster,
+    Node(NodeId),
+    Service(ServiceId),
+    Task(TaskId),
+}
+
+/// "This object is as I saw it": its revision, 0 for "does not exist".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expect {
+    pub key: Key,
+    pub revision: u64,
+}
+
+/// Who asked, and under which number, so that a retry is answered and not done twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// E.g. `socket:0` (uid of a local caller).
+    pub principal: String,
+    /// Chosen by the caller, random.
+    pub id: u128,
+    /// Of the request's content: the same id with another content is refused.
+    pub hash: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transaction {
+    pub request: Option<Request>,
+    pub expects: Vec<Expect>,
+    pub mutations: Vec<Mutation>,
+}
+
+impl Transaction {
+    /// Room for a plan (at most 1,000) and for any request of a person.
+    pub const MUTATIONS_MAX: usize = 2000;
+}
+
+/// What became of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Applied {
+        revision: u64,
+    },
+    /// The same request was applied before, at this revision.
+    Repeated {
+        revision: u64,
+    },
+    Rejected(Rejection),
+}
+
+/// Why nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("{key:?} is at revision {found}, expected {expected}")]
+    Stale { key: Key, expected: u64, found: u64 },
+    #[error("service {name} exists already")]
+    NameTaken { name: ServiceName, holder: ServiceId },
+    #[error("port {port} is published by service {holder}")]
+    PortTaken { port: String, holder: ServiceName },
+    #[error("{key:?} does not exist")]
+    NotFound { key: Key },
+    #[error("{key:?} exists already")]
+    Exists { key: Key },
+    #[error("request id was used before for something else")]
+    RequestReused,
+    #[error("{mutations} mutations in one transaction, at most {max} are allowed", max = Transaction::MUTATIONS_MAX)]
+    TooMany { mutations: usize },
+    #[error("{0}")]
+    Invalid(String),
+}
