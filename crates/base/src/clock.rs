@@ -94,7 +94,8 @@ impl ManualClock {
     pub fn advance(&self, ms: u64) {
         let mut inner = self.lock();
         inner.now_ms += ms;
-        let later = inner.sleepers.split_off(&(inner.now_ms + 1, 0));
+        let next = (inner.now_ms + 1, 0);
+        let later = inner.sleepers.split_off(&next);
         for (_, sleeper) in std::mem::replace(&mut inner.sleepers, later) {
             // A sleeper that was dropped meanwhile needs no waking.
             let _ = sleeper.send(());
