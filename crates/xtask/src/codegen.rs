@@ -35,7 +35,8 @@ pub(crate) fn write() -> Result<()> {
 pub(crate) fn check() -> Result<()> {
     let fresh = std::env::temp_dir().join(format!("warren-codegen-{}", std::process::id()));
     fs::create_dir_all(&fresh)?;
-    let outcome = generate(&fresh).and_then(|()| compare(&fresh, &proto_crate().join("src/generated")));
+    let outcome =
+        generate(&fresh).and_then(|()| compare(&fresh, &proto_crate().join("src/generated")));
     fs::remove_dir_all(&fresh)?;
     outcome
 }
