@@ -3,6 +3,11 @@
 //! Messages never travel further than the door they came in by: `TryFrom`
 //! checks everything that arrives, `From` writes what leaves.
 
+mod convert;
+
+pub use convert::{Error, cluster_id, node_id, service_id, task_id};
+
 #[allow(clippy::all, unused_qualifications, unreachable_pub, missing_docs)]
+#[rustfmt::skip] // the freshness check compares with what the generator writes
 #[path = "generated/warren.v1.rs"]
 pub mod v1;

@@ -1,0 +1,251 @@
+//! Services: what a person wants.
+
+use warren_model::Time;
+use warren_model::service::{
+    Limits, LogOptions, Mode, PortSpec, Protocol, PublishMode, RestartCondition, RestartPolicy,
+    Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePolicy,
+};
+
+use super::{
+    Error, address, choice, each, enums, part, part_or_default, port, required, service_id,
+};
+use crate::v1;
+
+enums! {
+    Protocol, v1::Protocol { Tcp Udp }
+    PublishMode, v1::PublishMode { Ingress Host }
+    UpdateOrder, v1::UpdateOrder { StartFirst StopFirst }
+    RestartCondition, v1::RestartCondition { None OnFailure Any }
+}
+
+impl From<&Mode> for v1::Mode {
+    fn from(mode: &Mode) -> Self {
+        use v1::mode::{Global, Kind, Replicated};
+        let kind = match *mode {
+            Mode::Replicated { replicas } => Kind::Replicated(Replicated { replicas }),
+            Mode::Global => Kind::Global(Global {}),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<v1::Mode> for Mode {
+    type Error = Error;
+
+    fn try_from(wire: v1::Mode) -> Result<Self, Error> {
+        use v1::mode::{Global, Kind, Replicated};
+        match required("kind", wire.kind)? {
+            Kind::Replicated(Replicated { replicas }) => Ok(Self::Replicated { replicas }),
+            Kind::Global(Global {}) => Ok(Self::Global),
+        }
+    }
+}
+
+impl From<&PortSpec> for v1::PortSpec {
+    fn from(port: &PortSpec) -> Self {
+        Self {
+            protocol: v1::Protocol::from(port.protocol).into(),
+            bind: port.bind.into(),
+            published: port.published.into(),
+            target: port.target.into(),
+            mode: v1::PublishMode::from(port.mode).into(),
+        }
+    }
+}
+
+impl TryFrom<v1::PortSpec> for PortSpec {
+    type Error = Error;
+
+    fn try_from(wire: v1::PortSpec) -> Result<Self, Error> {
+        Ok(Self {
+            protocol: choice::<v1::Protocol, _>("protocol", wire.protocol)?,
+            bind: address(wire.bind),
+            published: port("published", wire.published)?,
+            target: port("target", wire.target)?,
+            mode: choice::<v1::PublishMode, _>("mode", wire.mode)?,
+        })
+    }
+}
+
+impl From<&UpdatePolicy> for v1::UpdatePolicy {
+    fn from(policy: &UpdatePolicy) -> Self {
+        Self {
+            parallelism: policy.parallelism,
+            delay_ms: policy.delay_ms,
+            order: v1::UpdateOrder::from(policy.order).into(),
+        }
+    }
+}
+
+impl TryFrom<v1::UpdatePolicy> for UpdatePolicy {
+    type Error = Error;
+
+    fn try_from(wire: v1::UpdatePolicy) -> Result<Self, Error> {
+        Ok(Self {
+            parallelism: wire.parallelism,
+            delay_ms: wire.delay_ms,
+            order: choice::<v1::UpdateOrder, _>("order", wire.order)?,
+        })
+    }
+}
+
+impl From<&Limits> for v1::Limits {
+    fn from(limits: &Limits) -> Self {
+        Self { memory_bytes: limits.memory_bytes, cpu_millis: limits.cpu_millis, pids: limits.pids }
+    }
+}
+
+impl From<v1::Limits> for Limits {
+    fn from(wire: v1::Limits) -> Self {
+        Self { memory_bytes: wire.memory_bytes, cpu_millis: wire.cpu_millis, pids: wire.pids }
+    }
+}
+
+impl From<&RestartPolicy> for v1::RestartPolicy {
+    fn from(policy: &RestartPolicy) -> Self {
+        Self {
+            condition: v1::RestartCondition::from(policy.condition).into(),
+            delay_ms: policy.delay_ms,
+            max_attempts: policy.max_attempts,
+            window_ms: policy.window_ms,
+        }
+    }
+}
+
+impl TryFrom<v1::RestartPolicy> for RestartPolicy {
+    type Error = Error;
+
+    fn try_from(wire: v1::RestartPolicy) -> Result<Self, Error> {
+        Ok(Self {
+            condition: choice::<v1::RestartCondition, _>("condition", wire.condition)?,
+            delay_ms: wire.delay_ms,
+            max_attempts: wire.max_attempts,
+            window_ms: wire.window_ms,
+        })
+    }
+}
+
+impl From<&LogOptions> for v1::LogOptions {
+    fn from(log: &LogOptions) -> Self {
+        Self { max_bytes: log.max_bytes, max_files: log.max_files }
+    }
+}
+
+impl From<v1::LogOptions> for LogOptions {
+    fn from(wire: v1::LogOptions) -> Self {
+        Self { max_bytes: wire.max_bytes, max_files: wire.max_files }
+    }
+}
+
+impl From<&TaskTemplate> for v1::TaskTemplate {
+    fn from(template: &TaskTemplate) -> Self {
+        let t = template.clone();
+        Self {
+            image: t.image,
+            entrypoint: t.entrypoint.map(|values| v1::Strings { values }),
+            command: t.command,
+            env: t.env,
+            workdir: t.workdir,
+            user: t.user,
+            hostname: t.hostname,
+            container_labels: t.container_labels.into_iter().collect(),
+            stop_signal: t.stop_signal,
+            stop_grace_ms: t.stop_grace_ms,
+            read_only: t.read_only,
+            cap_add: t.cap_add,
+            cap_drop: t.cap_drop,
+            limits: Some((&t.limits).into()),
+            restart: Some((&t.restart).into()),
+            log: Some((&t.log).into()),
+            force: t.force,
+        }
+    }
+}
+
+impl TryFrom<v1::TaskTemplate> for TaskTemplate {
+    type Error = Error;
+
+    fn try_from(wire: v1::TaskTemplate) -> Result<Self, Error> {
+        Ok(Self {
+            image: wire.image,
+            entrypoint: wire.entrypoint.map(|strings| strings.values),
+            command: wire.command,
+            env: wire.env,
+            workdir: wire.workdir,
+            user: wire.user,
+            hostname: wire.hostname,
+            container_labels: wire.container_labels.into_iter().collect(),
+            stop_signal: wire.stop_signal,
+            stop_grace_ms: wire.stop_grace_ms,
+            read_only: wire.read_only,
+            cap_add: wire.cap_add,
+            cap_drop: wire.cap_drop,
+            limits: wire.limits.map(Into::into).unwrap_or_default(),
+            restart: part_or_default("restart", wire.restart)?,
+            log: wire.log.map(Into::into).unwrap_or_default(),
+            force: wire.force,
+        })
+    }
+}
+
+impl From<&ServiceSpec> for v1::ServiceSpec {
+    fn from(spec: &ServiceSpec) -> Self {
+        Self {
+            name: spec.name.as_str().to_owned(),
+            labels: spec.labels.clone().into_iter().collect(),
+            mode: Some((&spec.mode).into()),
+            ports: spec.ports.iter().map(Into::into).collect(),
+            update: Some((&spec.update).into()),
+            task: Some((&spec.task).into()),
+        }
+    }
+}
+
+impl TryFrom<v1::ServiceSpec> for ServiceSpec {
+    type Error = Error;
+
+    fn try_from(wire: v1::ServiceSpec) -> Result<Self, Error> {
+        Ok(Self {
+            name: wire.name.parse().map_err(|problem| Error::new("name", format!("{problem}")))?,
+            labels: wire.labels.into_iter().collect(),
+            mode: part("mode", wire.mode)?,
+            ports: each("ports", wire.ports)?,
+            update: part_or_default("update", wire.update)?,
+            task: part("task", wire.task)?,
+        })
+    }
+}
+
+/// The counts and the update's state are left empty: only a listing knows.
+impl From<&Service> for v1::Service {
+    fn from(service: &Service) -> Self {
+        Self {
+            id: service.id.as_bytes().to_vec(),
+            spec: Some((&service.spec).into()),
+            template: service.template,
+            removing: service.removing,
+            created: service.created.0,
+            updated: service.updated.0,
+            revision: service.revision,
+            running: 0,
+            desired: 0,
+            update_state: String::new(),
+        }
+    }
+}
+
+impl TryFrom<v1::Service> for Service {
+    type Error = Error;
+
+    fn try_from(wire: v1::Service) -> Result<Self, Error> {
+        Ok(Self {
+            id: service_id("id", &wire.id)?,
+            spec: part("spec", wire.spec)?,
+            template: wire.template,
+            removing: wire.removing,
+            created: Time(wire.created),
+            updated: Time(wire.updated),
+            revision: wire.revision,
+        })
+    }
+}
