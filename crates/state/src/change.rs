@@ -15,27 +15,65 @@ pub enum Mutation {
     /// A node joins.
     CreateNode(Node),
     /// A node says what it is now.
-    DescribeNode { id: NodeId, description: Description },
-    SetNodeStatus { id: NodeId, status: NodeStatus },
-    SetAvailability { id: NodeId, availability: Availability },
-    GrantBlock { id: NodeId, block: Subnet },
-    CreateService { id: ServiceId, spec: ServiceSpec },
+    DescribeNode {
+        id: NodeId,
+        description: Description,
+    },
+    SetNodeStatus {
+        id: NodeId,
+        status: NodeStatus,
+    },
+    SetAvailability {
+        id: NodeId,
+        availability: Availability,
+    },
+    GrantBlock {
+        id: NodeId,
+        block: Subnet,
+    },
+    CreateService {
+        id: ServiceId,
+        spec: ServiceSpec,
+    },
     /// A new spec under the same name; a differing task template adds one to `template`.
-    UpdateService { id: ServiceId, spec: ServiceSpec },
+    UpdateService {
+        id: ServiceId,
+        spec: ServiceSpec,
+    },
     /// Marks it as going; the planner removes its tasks, then drops it.
-    RemoveService { id: ServiceId },
-    DropService { id: ServiceId },
+    RemoveService {
+        id: ServiceId,
+    },
+    DropService {
+        id: ServiceId,
+    },
     CreateTask(Task),
     /// Where a pending task runs.
-    PlaceTask { id: TaskId, node: NodeId, address: Option<std::net::Ipv4Addr> },
+    PlaceTask {
+        id: TaskId,
+        node: NodeId,
+        address: Option<std::net::Ipv4Addr>,
+    },
     /// Only downwards.
-    SetDesired { id: TaskId, desired: Desired },
+    SetDesired {
+        id: TaskId,
+        desired: Desired,
+    },
     /// Why a task stays pending; writes its error, nothing else.
-    ExplainTask { id: TaskId, error: String },
+    ExplainTask {
+        id: TaskId,
+        error: String,
+    },
     /// What the agent of `node` saw. Refused (alone, not its transaction) from another node, for an
     /// older attempt or a task that is unknown: reports are never worth failing their batch.
-    ReportTask { id: TaskId, node: NodeId, status: TaskStatus },
-    DropTask { id: TaskId },
+    ReportTask {
+        id: TaskId,
+        node: NodeId,
+        status: TaskStatus,
+    },
+    DropTask {
+        id: TaskId,
+    },
 }
 
 /// An object that a transaction writes or relies on.

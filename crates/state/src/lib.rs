@@ -2,6 +2,200 @@
 //!
 //! Deterministic: the same transactions in the same order give the same bytes
 //! on every replica and every version. No clock, randomness or hash order; the
-//! time of an entry comes with it. Cloning a [`State`] is cheap (persistent maps).
+//! time of an entry comes with it. Cloning a [`State`] is cheap (persistent
+//! maps), so a reader keeps its own as a view while the writer goes on.
+//!
+//! Not here: the log, encryption and the wire format (the store), decisions
+//! (the planner), names of callers and what they may do (the manager).
 
+mod apply;
 pub mod change;
+mod check;
+mod checksum;
+mod mutate;
+mod requests;
+mod snapshot;
+mod table;
+mod weight;
+
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use warren_model::cluster::Cluster;
+use warren_model::id::{NodeId, ServiceId, TaskId};
+use warren_model::node::Node;
+use warren_model::service::{Protocol, Service, TaskTemplate};
+use warren_model::task::Task;
+use warren_model::{ServiceName, Time};
+
+use crate::change::Key;
+use crate::requests::Requests;
+pub use crate::snapshot::{Head, ImportError, Object};
+use crate::table::{NodeRow, TemplateRow};
+
+/// Everything the cluster has agreed on. `Clone` copies some twenty pointers.
+#[derive(Clone, Default)]
+pub struct State {
+    revision: u64,
+    time: Time,
+    /// Revision of the last change to the cluster or a node.
+    topology: u64,
+    cluster: Option<Arc<Cluster>>,
+    nodes: OrdMap<NodeId, NodeRow>,
+    services: OrdMap<ServiceId, Arc<Service>>,
+    templates: OrdMap<(ServiceId, u32), TemplateRow>,
+    tasks: OrdMap<TaskId, Arc<Task>>,
+    requests: Requests,
+
+    // Indices: derived from the tables above, kept by `table`, never exported.
+    names: OrdMap<ServiceName, ServiceId>,
+    ports: OrdSet<(Protocol, u16, ServiceId)>,
+    by_service: OrdSet<(ServiceId, u32, TaskId)>,
+    by_node: OrdSet<(NodeId, TaskId)>,
+    /// Of live tasks alone: an ended task gives its address back.
+    addresses: OrdMap<Ipv4Addr, TaskId>,
+    /// Revision of the last change to a service or one of its tasks.
+    activity: OrdMap<ServiceId, u64>,
+}
+
+impl State {
+    /// Of the last transaction applied; 0 when there was none.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Of the last entry applied; never goes back.
+    pub fn time(&self) -> Time {
+        self.time
+    }
+
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_deref()
+    }
+
+    /// In order of id.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Node> {
+        self.nodes.values().map(|row| &*row.node)
+    }
+
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(&id).map(|row| &*row.node)
+    }
+
+    /// Tasks on a node that have not ended.
+    pub fn live_on(&self, node: NodeId) -> u32 {
+        self.nodes.get(&node).map_or(0, |row| row.live)
+    }
+
+    /// In order of id.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Service> {
+        self.services.values().map(|service| &**service)
+    }
+
+    pub fn service(&self, id: ServiceId) -> Option<&Service> {
+        self.services.get(&id).map(|service| &**service)
+    }
+
+    pub fn service_by_name(&self, name: &str) -> Option<&Service> {
+        let name: ServiceName = name.parse().ok()?;
+        self.service(*self.names.get(&name)?)
+    }
+
+    /// A service by its name, its id, or the beginning of its id if only one begins so.
+    ///
+    /// A name wins over an id: names are what people choose.
+    pub fn resolve_service(&self, text: &str) -> Option<&Service> {
+        if let Some(service) = self.service_by_name(text) {
+            return Some(service);
+        }
+        let (first, last) = prefix_range(text)?.into_inner();
+        let mut found = self.services.range(first..=last).map(|(_, service)| &**service);
+        match (found.next(), found.next()) {
+            (Some(service), None) => Some(service),
+            (Some(_) | None, _) => None,
+        }
+    }
+
+    /// In order of id.
+    pub fn tasks(&self) -> impl ExactSizeIterator<Item = &Task> {
+        self.tasks.values().map(|task| &**task)
+    }
+
+    pub fn task(&self, id: TaskId) -> Option<&Task> {
+        self.tasks.get(&id).map(|task| &**task)
+    }
+
+    /// In order of slot, then id.
+    pub fn tasks_of(&self, service: ServiceId) -> impl Iterator<Item = &Task> {
+        let range = (service, 0, TaskId::MIN)..=(service, u32::MAX, TaskId::MAX);
+        self.by_service.range(range).filter_map(|(_, _, id)| self.task(*id))
+    }
+
+    /// In order of id, ended ones included.
+    pub fn tasks_on(&self, node: NodeId) -> impl Iterator<Item = &Task> {
+        let range = (node, TaskId::MIN)..=(node, TaskId::MAX);
+        self.by_node.range(range).filter_map(|(_, id)| self.task(*id))
+    }
+
+    /// Template `number` of a service; kept while a task or the current spec refers to it.
+    pub fn template(&self, service: ServiceId, number: u32) -> Option<&Arc<TaskTemplate>> {
+        self.templates.get(&(service, number)).map(|row| &row.template)
+    }
+
+    /// The live task that holds an address.
+    pub fn address_holder(&self, address: Ipv4Addr) -> Option<TaskId> {
+        self.addresses.get(&address).copied()
+    }
+
+    /// Revision of the last change to a service or any of its tasks; 0 if it does not exist.
+    ///
+    /// For caches: may be later than the change after a restore, never earlier.
+    pub fn activity(&self, service: ServiceId) -> u64 {
+        self.activity.get(&service).copied().unwrap_or(0)
+    }
+
+    /// Revision of the last change to the cluster's settings or to a node; for caches, as
+    /// [`State::activity`].
+    pub fn topology(&self) -> u64 {
+        self.topology
+    }
+
+    /// What [`change::Expect`] compares: 0 for an object that does not exist.
+    ///
+    /// The cluster's settings carry no revision of their own: theirs is a hash of the content.
+    pub fn revision_of(&self, key: Key) -> u64 {
+        match key {
+            Key::Cluster => self.cluster().map_or(0, checksum::of_cluster),
+            Key::Node(id) => self.node(id).map_or(0, |node| node.revision),
+            Key::Service(id) => self.service(id).map_or(0, |service| service.revision),
+            Key::Task(id) => self.task(id).map_or(0, |task| task.revision),
+        }
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("revision", &self.revision)
+            .field("time", &self.time)
+            .field("nodes", &self.nodes.len())
+            .field("services", &self.services.len())
+            .field("tasks", &self.tasks.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Characters of a whole id as text.
+const ID_CHARS: usize = 16;
+
+/// The ids whose text begins with `prefix`; `None` if none can.
+fn prefix_range(prefix: &str) -> Option<RangeInclusive<ServiceId>> {
+    if prefix.is_empty() || prefix.len() > ID_CHARS || !prefix.is_ascii() {
+        return None;
+    }
+    let first = format!("{prefix:0<ID_CHARS$}").parse().ok()?;
+    let last = format!("{prefix:z<ID_CHARS$}").parse().ok()?;
+    Some(first..=last)
+}

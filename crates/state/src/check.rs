@@ -1,0 +1,114 @@
+//! Invariants of the whole state: for the simulator after every step, for tests, for `doctor`.
+//!
+//! Indices are compared with those of the same objects imported afresh; rules
+//! between objects are checked one by one.
+
+use std::collections::BTreeMap;
+
+use warren_model::task::TaskState;
+
+use crate::State;
+use crate::table::held_address;
+
+impl State {
+    /// Everything that is wrong, in words; empty when all is well. Costs a whole import.
+    pub fn check(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        match Self::import(self.head(), self.export()) {
+            Ok(fresh) => self.check_indices(&fresh, &mut wrong),
+            Err(error) => wrong.push(error.to_string()),
+        }
+        self.check_templates(&mut wrong);
+        self.check_tasks(&mut wrong);
+        self.check_services(&mut wrong);
+        self.check_nodes(&mut wrong);
+        wrong
+    }
+
+    fn check_indices(&self, fresh: &Self, wrong: &mut Vec<String>) {
+        let services = self.activity.keys().eq(self.services.keys());
+        let activity = self.activity.values().all(|revision| *revision <= self.revision);
+        let same = [
+            ("nodes", self.nodes == fresh.nodes),
+            ("templates", self.templates == fresh.templates),
+            ("names", self.names == fresh.names),
+            ("ports", self.ports == fresh.ports),
+            ("tasks by service", self.by_service == fresh.by_service),
+            ("tasks by node", self.by_node == fresh.by_node),
+            ("addresses", self.addresses == fresh.addresses),
+            ("activity", services && activity && self.topology <= self.revision),
+            ("requests", self.requests.is_consistent()),
+        ];
+        let differing = same.into_iter().filter(|(_, same)| !same);
+        wrong.extend(
+            differing.map(|(index, _)| format!("index of {index} is not that of its rows")),
+        );
+    }
+
+    fn check_templates(&self, wrong: &mut Vec<String>) {
+        for ((id, number), row) in &self.templates {
+            match self.service(*id) {
+                None => wrong.push(format!("template {number} of {id} has no service")),
+                Some(service) if service.template == *number => {
+                    if *row.template != service.spec.task {
+                        wrong.push(format!("template {number} of {id} is not that of its spec"));
+                    }
+                }
+                Some(_) if row.tasks == 0 => {
+                    wrong.push(format!("template {number} of {id} is referred to by nothing"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn check_tasks(&self, wrong: &mut Vec<String>) {
+        let mut holders = BTreeMap::new();
+        for task in self.tasks() {
+            let id = task.id;
+            if let Some(address) = held_address(task)
+                && let Some(other) = holders.insert(address, id)
+            {
+                wrong.push(format!("address {address} is held by tasks {other} and {id}"));
+            }
+            if (task.status.state == TaskState::Pending) != task.node.is_none() {
+                wrong.push(format!(
+                    "task {id} is {} on {:?}",
+                    task.status.state.as_str(),
+                    task.node
+                ));
+            }
+            if task.address.is_some() && task.node.is_none() {
+                wrong.push(format!("task {id} has an address but no node"));
+            }
+        }
+    }
+
+    fn check_services(&self, wrong: &mut Vec<String>) {
+        let mut published = BTreeMap::new();
+        for service in self.services() {
+            for port in &service.spec.ports {
+                let holders: &mut Vec<_> =
+                    published.entry((port.protocol, port.published)).or_default();
+                let clash =
+                    |(other, name): &&(_, _)| port.clashes(other) && *name != &service.spec.name;
+                if let Some((_, other)) = holders.iter().find(clash) {
+                    wrong.push(format!("port {port} of {} is that of {other}", service.spec.name));
+                }
+                holders.push((*port, &service.spec.name));
+            }
+        }
+    }
+
+    fn check_nodes(&self, wrong: &mut Vec<String>) {
+        let blocks = self.nodes().flat_map(|node| node.blocks.iter().map(move |b| (b, node.id)));
+        let mut blocks: Vec<_> = blocks.collect();
+        blocks.sort_unstable();
+        for pair in blocks.windows(2) {
+            let [(first, holder), (second, other)] = pair else { continue };
+            if first.contains(second.address) {
+                wrong.push(format!("blocks {first} of {holder} and {second} of {other} overlap"));
+            }
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! One number over the content of the state, to compare replicas and snapshots.
+//!
+//! Covers the head and every exported object, in order; no index. Written out
+//! field by field, so that a new field does not compile until it is counted
+//! here. 64 bits against accidents, not against enemies (those meet the
+//! encryption).
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use warren_model::cluster::{Cluster, Subnet};
+use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::service::{
+    Limits, LogOptions, Mode, PortSpec, Protocol, PublishMode, RestartCondition, RestartPolicy,
+    Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePolicy,
+};
+use warren_model::task::{Desired, Task, TaskExit, TaskStatus};
+
+use crate::State;
+
+/// Folded multiplication (as wyhash): two instructions a word, every bit reaches every other.
+struct Digest(u64);
+
+/// An odd number with evenly spread bits: the golden ratio's fraction.
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+impl Digest {
+    fn word(&mut self, word: u64) {
+        let [low, high] = {
+            let wide = u128::from(self.0 ^ word ^ FACTOR) * u128::from(FACTOR.rotate_left(29));
+            let bytes = wide.to_le_bytes();
+            let half = |at: usize| {
+                let mut half = [0; 8];
+                half.copy_from_slice(&bytes[at..at + 8]);
+                u64::from_le_bytes(half)
+            };
+            [half(0), half(8)]
+        };
+        self.0 = (low ^ high).wrapping_add(FACTOR);
+    }
+
+    /// Length first: `ab` + `c` is not `a` + `bc`.
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.word(bytes.len() as u64);
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.word(u64::from_le_bytes(word));
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    fn texts(&mut self, texts: &[String]) {
+        self.word(texts.len() as u64);
+        texts.iter().for_each(|text| self.text(text));
+    }
+
+    fn labels(&mut self, labels: &BTreeMap<String, String>) {
+        self.word(labels.len() as u64);
+        for (key, value) in labels {
+            self.text(key);
+            self.text(value);
+        }
+    }
+
+    /// `None` is not `Some(0)`.
+    fn option<T>(&mut self, value: Option<T>, add: impl FnOnce(&mut Self, T)) {
+        self.word(u64::from(value.is_some()));
+        if let Some(value) = value {
+            add(self, value);
+        }
+    }
+
+    fn address(&mut self, address: Ipv4Addr) {
+        self.word(u64::from(u32::from(address)));
+    }
+
+    fn subnet(&mut self, subnet: Subnet) {
+        self.address(subnet.address);
+        self.word(u64::from(subnet.prefix));
+    }
+}
+
+pub(crate) fn of_cluster(cluster: &Cluster) -> u64 {
+    let mut digest = Digest(0);
+    add_cluster(&mut digest, cluster);
+    digest.0.max(1)
+}
+
+impl State {
+    /// Over the content; equal on every replica that applied the same entries.
+    pub fn checksum(&self) -> u64 {
+        let mut digest = Digest(0);
+        digest.word(self.revision);
+        digest.word(self.time.0);
+        digest.option(self.cluster(), add_cluster);
+        digest.word(self.object_count() as u64);
+        self.nodes().for_each(|node| add_node(&mut digest, node));
+        self.services().for_each(|service| add_service(&mut digest, service));
+        for ((service, number), row) in &self.templates {
+            digest.bytes(service.as_bytes());
+            digest.word(u64::from(*number));
+            add_template(&mut digest, &row.template);
+        }
+        self.tasks().for_each(|task| add_task(&mut digest, task));
+        for (request, revision, time) in self.requests.iter() {
+            digest.text(&request.principal);
+            digest.bytes(&request.id.to_le_bytes());
+            digest.word(request.hash);
+            digest.word(revision);
+            digest.word(time.0);
+        }
+        digest.0
+    }
+}
+
+fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
+    let Cluster { id, history_limit, pool, block_prefix } = cluster;
+    digest.bytes(id.as_bytes());
+    digest.word(u64::from(*history_limit));
+    digest.subnet(*pool);
+    digest.word(u64::from(*block_prefix));
+}
+
+fn add_node(digest: &mut Digest, node: &Node) {
+    let Node { id, description, manager, worker, availability, status, blocks, revision } = node;
+    let Description {
+        hostname,
+        address,
+        version,
+        cpus,
+        memory_bytes,
+        architecture,
+        kernel,
+        labels,
+    } = description;
+    digest.bytes(id.as_bytes());
+    for text in [hostname, address, version, architecture, kernel] {
+        digest.text(text);
+    }
+    digest.word(u64::from(*cpus));
+    digest.word(*memory_bytes);
+    digest.labels(labels);
+    digest.word(u64::from(*manager) << 1 | u64::from(*worker));
+    digest.word(match availability {
+        Availability::Active => 1,
+        Availability::Pause => 2,
+        Availability::Drain => 3,
+    });
+    digest.word(match status {
+        NodeStatus::Ready => 1,
+        NodeStatus::Down => 2,
+    });
+    digest.word(blocks.len() as u64);
+    blocks.iter().for_each(|block| digest.subnet(*block));
+    digest.word(*revision);
+}
+
+fn add_service(digest: &mut Digest, service: &Service) {
+    let Service { id, spec, template, removing, created, updated, revision } = service;
+    let ServiceSpec { name, labels, mode, ports, update, task } = spec;
+    digest.bytes(id.as_bytes());
+    digest.text(name.as_str());
+    digest.labels(labels);
+    match mode {
+        Mode::Replicated { replicas } => digest.word(u64::from(*replicas) << 1),
+        Mode::Global => digest.word(1),
+    }
+    digest.word(ports.len() as u64);
+    ports.iter().for_each(|port| add_port(digest, port));
+    let UpdatePolicy { parallelism, delay_ms, order } = update;
+    digest.word(u64::from(*parallelism));
+    digest.word(*delay_ms);
+    digest.word(match order {
+        UpdateOrder::StartFirst => 1,
+        UpdateOrder::StopFirst => 2,
+    });
+    add_template(digest, task);
+    digest.word(u64::from(*template) << 1 | u64::from(*removing));
+    digest.word(created.0);
+    digest.word(updated.0);
+    digest.word(*revision);
+}
+
+fn add_port(digest: &mut Digest, port: &PortSpec) {
+    let PortSpec { protocol, bind, published, target, mode } = port;
+    digest.word(match protocol {
+        Protocol::Tcp => 1,
+        Protocol::Udp => 2,
+    });
+    digest.address(*bind);
+    digest.word(u64::from(*published) << 16 | u64::from(*target));
+    digest.word(match mode {
+        PublishMode::Ingress => 1,
+        PublishMode::Host => 2,
+    });
+}
+
+fn add_template(digest: &mut Digest, template: &TaskTemplate) {
+    let TaskTemplate {
+        image,
+        entrypoint,
+        command,
+        env,
+        workdir,
+        user,
+        hostname,
+        container_labels,
+        stop_signal,
+        stop_grace_ms,
+        read_only,
+        cap_add,
+        cap_drop,
+        limits,
+        restart,
+        log,
+        force,
+    } = template;
+    digest.text(image);
+    digest.option(entrypoint.as_deref(), Digest::texts);
+    for texts in [command, env, cap_add, cap_drop] {
+        digest.texts(texts);
+    }
+    for text in [workdir, user, hostname, stop_signal] {
+        digest.option(text.as_deref(), Digest::text);
+    }
+    digest.labels(container_labels);
+    digest.option(*stop_grace_ms, Digest::word);
+    digest.word(u64::from(*force) << 1 | u64::from(*read_only));
+    let Limits { memory_bytes, cpu_millis, pids } = limits;
+    digest.option(*memory_bytes, Digest::word);
+    digest.option(cpu_millis.map(u64::from), Digest::word);
+    digest.option(pids.map(u64::from), Digest::word);
+    let RestartPolicy { condition, delay_ms, max_attempts, window_ms } = restart;
+    digest.word(match condition {
+        RestartCondition::None => 1,
+        RestartCondition::OnFailure => 2,
+        RestartCondition::Any => 3,
+    });
+    digest.word(*delay_ms);
+    digest.option(max_attempts.map(u64::from), Digest::word);
+    digest.word(*window_ms);
+    let LogOptions { max_bytes, max_files } = log;
+    digest.word(*max_bytes);
+    digest.word(u64::from(*max_files));
+}
+
+fn add_task(digest: &mut Digest, task: &Task) {
+    let Task { id, service, slot, template, node, address, desired, status, created, revision } =
+        task;
+    digest.bytes(id.as_bytes());
+    digest.bytes(service.as_bytes());
+    digest.word(u64::from(*slot) << 32 | u64::from(*template));
+    digest.option(node.as_ref(), |digest, node| digest.bytes(node.as_bytes()));
+    digest.option(*address, Digest::address);
+    let TaskStatus { state, since, attempt, pid, started, exit, error } = status;
+    let desired = match desired {
+        Desired::Running => 1,
+        Desired::Shutdown => 2,
+        Desired::Remove => 3,
+    };
+    digest.word(desired << 8 | *state as u64);
+    digest.word(since.0);
+    digest.word(u64::from(*attempt) << 32 | u64::from(*pid));
+    digest.option(started.map(|time| time.0), Digest::word);
+    digest.option(*exit, |digest, exit| {
+        let TaskExit { code, oom_killed } = exit;
+        digest.word(u64::from(code.cast_unsigned()) << 1 | u64::from(oom_killed));
+    });
+    digest.option(error.as_deref(), Digest::text);
+    digest.word(created.0);
+    digest.word(*revision);
+}

@@ -1,0 +1,209 @@
+//! The state as a stream of objects, and back: what snapshots are written from.
+//!
+//! `import(export)` gives the same content: the same answers, the same
+//! checksum, the same outcome of every later entry. Indices are rebuilt.
+//! Not here: bytes, compression, encryption (the store).
+
+use std::sync::Arc;
+
+use warren_model::Time;
+use warren_model::cluster::Cluster;
+use warren_model::id::ServiceId;
+use warren_model::node::Node;
+use warren_model::service::{Service, TaskTemplate};
+use warren_model::task::Task;
+
+use crate::State;
+use crate::change::Request;
+use crate::table::{TemplateRow, held_address};
+
+/// What a snapshot says before its objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Head {
+    pub revision: u64,
+    pub time: Time,
+    pub cluster: Option<Cluster>,
+}
+
+/// One object of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Object {
+    Node(Node),
+    Service(Service),
+    /// A template that a task or a service's current spec refers to.
+    Template {
+        service: ServiceId,
+        number: u32,
+        template: Arc<TaskTemplate>,
+    },
+    Task(Task),
+    /// A request answered lately.
+    Request {
+        request: Request,
+        revision: u64,
+        time: Time,
+    },
+}
+
+/// Why objects do not make a state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImportError {
+    #[error("import {object}: it is in the snapshot twice")]
+    Twice { object: String },
+    #[error("import {object}: it refers to {missing}, which is not in the snapshot")]
+    Dangling { object: String, missing: String },
+    #[error("import {object}: its revision {revision} is later than the snapshot's {head}")]
+    Later { object: String, revision: u64, head: u64 },
+    #[error("import {object}: {clash} is in use by {holder}")]
+    Clash { object: String, clash: String, holder: String },
+}
+
+impl State {
+    pub fn head(&self) -> Head {
+        Head { revision: self.revision, time: self.time, cluster: self.cluster().cloned() }
+    }
+
+    /// Every object, kind by kind: nodes, services, templates, tasks, requests.
+    /// [`State::import`] takes them in this order.
+    pub fn export(&self) -> impl Iterator<Item = Object> {
+        let nodes = self.nodes().cloned().map(Object::Node);
+        let services = self.services().cloned().map(Object::Service);
+        let templates = self.templates.iter().map(|((service, number), row)| Object::Template {
+            service: *service,
+            number: *number,
+            template: row.template.clone(),
+        });
+        let tasks = self.tasks().cloned().map(Object::Task);
+        let requests = self.requests.iter().map(|(request, revision, time)| Object::Request {
+            request,
+            revision,
+            time,
+        });
+        nodes.chain(services).chain(templates).chain(tasks).chain(requests)
+    }
+
+    /// Number of objects that [`State::export`] yields.
+    pub fn object_count(&self) -> usize {
+        self.nodes.len()
+            + self.services.len()
+            + self.templates.len()
+            + self.tasks.len()
+            + self.requests.len()
+    }
+}
+
+impl State {
+    /// A state from what [`State::head`] and [`State::export`] gave.
+    ///
+    /// # Errors
+    /// [`ImportError`] if the objects contradict each other; then the snapshot is damaged or was
+    /// written by something else.
+    pub fn import(
+        head: Head,
+        objects: impl IntoIterator<Item = Object>,
+    ) -> Result<Self, ImportError> {
+        let mut state = Self {
+            revision: head.revision,
+            time: head.time,
+            topology: head.revision,
+            cluster: head.cluster.map(Arc::new),
+            ..Self::default()
+        };
+        for object in objects {
+            state.import_one(object)?;
+        }
+        for service in state.services() {
+            if state.template(service.id, service.template).is_none() {
+                return Err(ImportError::Dangling {
+                    object: format!("service {}", service.id),
+                    missing: format!("template {}", service.template),
+                });
+            }
+        }
+        Ok(state)
+    }
+
+    fn import_one(&mut self, object: Object) -> Result<(), ImportError> {
+        match object {
+            Object::Node(node) => {
+                let name = || format!("node {}", node.id);
+                self.check_revision(node.revision, name)?;
+                not_twice(self.node(node.id).is_some(), name)?;
+                self.put_node(node.id, Some(Arc::new(node)));
+            }
+            Object::Service(service) => self.import_service(service)?,
+            Object::Template { service, number, template } => {
+                let name = || format!("template {number} of service {service}");
+                if self.service(service).is_none() {
+                    let missing = format!("service {service}");
+                    return Err(ImportError::Dangling { object: name(), missing });
+                }
+                not_twice(self.template(service, number).is_some(), name)?;
+                self.templates.insert((service, number), TemplateRow { template, tasks: 0 });
+            }
+            Object::Task(task) => self.import_task(task)?,
+            Object::Request { request, revision, time } => {
+                let name = || format!("request {:032x} of {}", request.id, request.principal);
+                self.check_revision(revision, name)?;
+                not_twice(self.requests.get(&request).is_some(), name)?;
+                self.requests.insert(&request, revision, time);
+            }
+        }
+        Ok(())
+    }
+
+    fn import_service(&mut self, service: Service) -> Result<(), ImportError> {
+        let name = || format!("service {}", service.id);
+        self.check_revision(service.revision, name)?;
+        not_twice(self.service(service.id).is_some(), name)?;
+        if let Some(holder) = self.names.get(&service.spec.name) {
+            let (clash, holder) = (format!("name {}", service.spec.name), holder.to_string());
+            return Err(ImportError::Clash { object: name(), clash, holder });
+        }
+        let (id, template) = (service.id, service.template);
+        self.put_service(id, Some(Arc::new(service)), &mut Vec::new());
+        // Comes as an object of its own.
+        self.templates.remove(&(id, template));
+        self.activity.insert(id, self.revision);
+        Ok(())
+    }
+
+    fn import_task(&mut self, task: Task) -> Result<(), ImportError> {
+        let name = || format!("task {}", task.id);
+        self.check_revision(task.revision, name)?;
+        not_twice(self.task(task.id).is_some(), name)?;
+        if self.template(task.service, task.template).is_none() {
+            let missing = format!("template {} of service {}", task.template, task.service);
+            return Err(ImportError::Dangling { object: name(), missing });
+        }
+        if let Some(node) = task.node
+            && self.node(node).is_none()
+        {
+            let missing = format!("node {node}");
+            return Err(ImportError::Dangling { object: name(), missing });
+        }
+        if let Some(address) = held_address(&task)
+            && let Some(holder) = self.address_holder(address)
+        {
+            let (clash, holder) = (format!("address {address}"), format!("task {holder}"));
+            return Err(ImportError::Clash { object: name(), clash, holder });
+        }
+        self.put_task(task.id, Some(Arc::new(task)), &mut Vec::new());
+        Ok(())
+    }
+
+    fn check_revision(
+        &self,
+        revision: u64,
+        object: impl FnOnce() -> String,
+    ) -> Result<(), ImportError> {
+        if revision <= self.revision {
+            return Ok(());
+        }
+        Err(ImportError::Later { object: object(), revision, head: self.revision })
+    }
+}
+
+fn not_twice(exists: bool, object: impl FnOnce() -> String) -> Result<(), ImportError> {
+    if exists { Err(ImportError::Twice { object: object() }) } else { Ok(()) }
+}

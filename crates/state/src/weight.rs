@@ -1,0 +1,101 @@
+//! How big things are: bounds on an object and on a transaction.
+//!
+//! Bytes are counted as the texts plus a flat rate per mutation, the same on
+//! every version whatever the wire format does.
+
+use std::collections::BTreeMap;
+
+use warren_model::node::Description;
+use warren_model::service::ServiceSpec;
+
+use crate::change::{Mutation, Rejection, Transaction};
+
+/// Of one object: keeps the log's records and the snapshot's chunks small.
+pub(crate) const OBJECT_BYTES_MAX: usize = 512 << 10;
+/// Of one transaction: one entry must not hold up heartbeats on a slow link.
+pub(crate) const TRANSACTION_BYTES_MAX: usize = 1 << 20;
+/// Ids, numbers and framing of a mutation; the largest (a task) takes about this.
+const MUTATION_BYTES: usize = 96;
+/// A principal is `socket:0` or a certificate's name, never a text.
+const PRINCIPAL_BYTES_MAX: usize = 256;
+
+/// # Errors
+/// [`Rejection::Invalid`] naming what is too large.
+pub(crate) fn check(transaction: &Transaction) -> Result<(), Rejection> {
+    let too_large = |what: &str, size: usize, unit: &str, max: usize| {
+        Err(Rejection::Invalid(format!("{what} has {size} {unit}, at most {max} are allowed")))
+    };
+    if let Some(request) = &transaction.request
+        && request.principal.len() > PRINCIPAL_BYTES_MAX
+    {
+        return too_large("principal", request.principal.len(), "bytes", PRINCIPAL_BYTES_MAX);
+    }
+    let expects = transaction.expects.len();
+    if expects > Transaction::MUTATIONS_MAX {
+        return too_large("transaction", expects, "expectations", Transaction::MUTATIONS_MAX);
+    }
+    let mut total = 0;
+    for mutation in &transaction.mutations {
+        let bytes = MUTATION_BYTES + texts(mutation);
+        if bytes > OBJECT_BYTES_MAX {
+            return too_large("object", bytes, "bytes", OBJECT_BYTES_MAX);
+        }
+        total += bytes;
+    }
+    if total > TRANSACTION_BYTES_MAX {
+        return too_large("transaction", total, "bytes", TRANSACTION_BYTES_MAX);
+    }
+    Ok(())
+}
+
+fn texts(mutation: &Mutation) -> usize {
+    match mutation {
+        Mutation::CreateNode(node) => of_description(&node.description) + node.blocks.len() * 8,
+        Mutation::DescribeNode { id: _, description } => of_description(description),
+        Mutation::CreateService { id: _, spec } | Mutation::UpdateService { id: _, spec } => {
+            of_spec(spec)
+        }
+        Mutation::CreateTask(task) => task.status.error.as_ref().map_or(0, |error| error.len()),
+        Mutation::ExplainTask { id: _, error } => error.len(),
+        Mutation::ReportTask { id: _, node: _, status } => {
+            status.error.as_ref().map_or(0, |error| error.len())
+        }
+        Mutation::SetCluster(_)
+        | Mutation::SetNodeStatus { .. }
+        | Mutation::SetAvailability { .. }
+        | Mutation::GrantBlock { .. }
+        | Mutation::RemoveService { .. }
+        | Mutation::DropService { .. }
+        | Mutation::PlaceTask { .. }
+        | Mutation::SetDesired { .. }
+        | Mutation::DropTask { .. } => 0,
+    }
+}
+
+fn of_description(description: &Description) -> usize {
+    let Description { hostname, address, version, architecture, kernel, labels, .. } = description;
+    let texts = [hostname, address, version, architecture, kernel];
+    texts.into_iter().map(String::len).sum::<usize>() + of_labels(labels)
+}
+
+fn of_spec(spec: &ServiceSpec) -> usize {
+    let task = &spec.task;
+    let options = [&task.workdir, &task.user, &task.hostname, &task.stop_signal];
+    let lists = [&task.command, &task.env, &task.cap_add, &task.cap_drop];
+    let texts = options
+        .into_iter()
+        .flatten()
+        .chain(lists.into_iter().flatten())
+        .chain(task.entrypoint.iter().flatten())
+        .chain([&task.image]);
+    // Two bytes of framing each: a million empty strings are not free.
+    texts.map(|text| text.len() + 2).sum::<usize>()
+        + of_labels(&spec.labels)
+        + of_labels(&task.container_labels)
+        + spec.ports.len() * 16
+        + spec.name.as_str().len()
+}
+
+fn of_labels(labels: &BTreeMap<String, String>) -> usize {
+    labels.iter().map(|(key, value)| key.len() + value.len() + 6).sum()
+}
