@@ -38,6 +38,7 @@ test: deps lint ## everything
 	cargo nextest run --locked --workspace
 	$(MAKE) build
 	scripts/demo $(WARREN) check
+	scripts/test-images $(WARREN)
 
 deny:           ## licences, bans and sources of all dependencies
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
