@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The ledger.
+
+pub mod disk;
+pub mod log;
+pub mod sim_disk;
