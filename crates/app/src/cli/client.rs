@@ -1,0 +1,187 @@
+//! The CLI's line to a node: gRPC over its unix socket.
+//!
+//! A call whose connection was lost is made again on a new one, with the same
+//! request id, so that it is done once however often it is sent. A node that
+//! does not answer at all is reported at once.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status, Streaming};
+use warren_base::rng::{Rng, SystemRng};
+use warren_proto::v1;
+use warren_proto::v1::control_client::ControlClient;
+
+use super::failure::{Exit, Failure};
+
+/// Times that a call is made before giving up; with the pauses below 6.3 s,
+/// enough for a daemon that was killed to be started again.
+const TRIES_MAX: u32 = 7;
+/// Before the second try; doubles with each further one.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Frames on their way to the node: enough to keep the socket busy.
+const FRAMES_MAX: usize = 8;
+
+/// The type of the generated client, for the closures of [`Client::call`].
+pub(crate) type Control = ControlClient<Channel>;
+
+pub(crate) struct Client {
+    socket: PathBuf,
+    control: Control,
+}
+
+/// Both directions of a stream to a node.
+pub(crate) struct Frames {
+    pub(crate) to: mpsc::Sender<v1::Frame>,
+    pub(crate) from: Streaming<v1::Frame>,
+}
+
+/// A new request id: the same id and content are done once.
+pub(crate) fn request_id() -> Vec<u8> {
+    let mut bytes = vec![0; 16];
+    SystemRng.fill(&mut bytes);
+    bytes
+}
+
+/// One frame of a stream.
+pub(crate) fn frame(kind: v1::frame::Kind) -> v1::Frame {
+    v1::Frame { kind: Some(kind) }
+}
+
+impl Client {
+    /// # Errors
+    /// [`Exit::Unreachable`] when no daemon answers at `socket`.
+    pub(crate) async fn connect(socket: &Path) -> Result<Self, Failure> {
+        let control = dial(socket).await?;
+        Ok(Self { socket: socket.to_owned(), control })
+    }
+
+    /// Makes a call; again when the connection was lost, so `call` must send the same each time.
+    pub(crate) async fn call<R>(
+        &mut self,
+        mut call: impl AsyncFnMut(Control) -> Result<Response<R>, Status>,
+    ) -> Result<R, Failure> {
+        let mut pause = RETRY_PAUSE;
+        let mut tries = 1;
+        loop {
+            let status = match call(self.control.clone()).await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) => status,
+            };
+            if !is_lost(&status) || tries >= TRIES_MAX {
+                return Err(status.into());
+            }
+            tries = self.reconnect(tries, &mut pause).await?;
+        }
+    }
+
+    /// Makes a call whose answer is a stream.
+    pub(crate) async fn subscribe<R>(
+        &mut self,
+        mut call: impl AsyncFnMut(Control) -> Result<Response<Streaming<R>>, Status>,
+    ) -> Result<Streaming<R>, Failure> {
+        self.call(async |control| call(control).await).await
+    }
+
+    /// Opens a byte stream to the node that the call arrives at. Never retried
+    /// here: what was sent may have been done.
+    pub(crate) async fn open(&mut self, kind: v1::open_stream::Kind) -> Result<Frames, Failure> {
+        let (to, frames) = mpsc::channel(FRAMES_MAX);
+        let open = v1::OpenStream { node: Vec::new(), kind: Some(kind) };
+        // There is room: the channel is new.
+        let _ = to.try_send(frame(v1::frame::Kind::Open(open)));
+        let from = self.control.stream(ReceiverStream::new(frames)).await?.into_inner();
+        Ok(Frames { to, from })
+    }
+
+    /// Asks the node to stop; once, for it may well stop answering.
+    pub(crate) async fn stop_node(&mut self, request: v1::StopNodeRequest) -> Result<(), Status> {
+        self.control.stop_node(request).await.map(|_| ())
+    }
+
+    /// A new connection; returns the number of the next try.
+    async fn reconnect(&mut self, mut tries: u32, pause: &mut Duration) -> Result<u32, Failure> {
+        loop {
+            tokio::time::sleep(*pause).await;
+            *pause *= 2;
+            tries += 1;
+            match dial(&self.socket).await {
+                Ok(control) => {
+                    self.control = control;
+                    return Ok(tries);
+                }
+                Err(failure) if failure.exit != Exit::Unreachable || tries >= TRIES_MAX => {
+                    return Err(failure);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Whether the connection ended before an answer came. Answers of the server
+/// itself have no source; one that is not available (it is stopping) counts too.
+pub(crate) fn is_lost(status: &Status) -> bool {
+    status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
+}
+
+async fn dial(socket: &Path) -> Result<Control, Failure> {
+    let stream = UnixStream::connect(socket).await.map_err(|e| unreachable(socket, &e))?;
+    let mut stream = Some(TokioIo::new(stream));
+    // The address is never looked at: the connector hands out the socket.
+    let endpoint = Endpoint::from_static("http://warren.invalid");
+    let connector = tower::service_fn(move |_| {
+        let taken = stream.take();
+        async move { taken.ok_or_else(|| std::io::Error::from(ErrorKind::NotConnected)) }
+    });
+    let channel = endpoint.connect_with_connector(connector).await;
+    let channel = channel.map_err(|_| {
+        Failure::new(Exit::Unreachable, format!("{} does not speak gRPC", socket.display()))
+    })?;
+    Ok(ControlClient::new(channel))
+}
+
+fn unreachable(socket: &Path, error: &std::io::Error) -> Failure {
+    let socket = socket.display();
+    let (message, hint) = match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => (
+            format!("no node is running here: nothing answers at {socket}"),
+            "start it with `warren node run`, or make a cluster with `warren cluster init`",
+        ),
+        ErrorKind::PermissionDenied => (
+            format!("{socket} may not be used by this user"),
+            "be root or a member of the group warren",
+        ),
+        _ => (format!("connect to {socket}: {error}"), "is the path of the socket right?"),
+    };
+    Failure::new(Exit::Unreachable, message).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_there_is_unreachable() {
+        let dir = tempfile::tempdir().unwrap();
+        let failure = dial(&dir.path().join("warren.sock")).await.err().unwrap();
+        assert_eq!(failure.exit, Exit::Unreachable);
+        assert!(failure.hint.unwrap().contains("warren node run"));
+    }
+
+    #[test]
+    fn lost_connections_are_told_from_answers() {
+        assert!(is_lost(&Status::unavailable("stopping")));
+        assert!(!is_lost(&Status::not_found("no service web")));
+        let broken = std::io::Error::from(ErrorKind::BrokenPipe);
+        let mut status = Status::unknown("transport error");
+        status.set_source(std::sync::Arc::new(broken));
+        assert!(is_lost(&status));
+    }
+}

@@ -1,0 +1,111 @@
+//! Everything about a service as JSON, for `service inspect`.
+//!
+//! Words are those of the flags, in snake_case.
+
+use serde_json::{Value, json};
+use warren_model::ServiceSpec;
+use warren_model::quantity::format_duration_ms;
+use warren_model::service::{
+    Mode, PublishMode, RestartCondition, Service, TaskTemplate, UpdateOrder,
+};
+use warren_proto::v1;
+
+use super::failure::Failure;
+
+/// A service as `inspect` shows it.
+pub(crate) fn whole(message: &v1::Service) -> Result<Value, Failure> {
+    let service = Service::try_from(message.clone())
+        .map_err(|e| Failure::failed(format!("read the answer about a service: {e}")))?;
+    Ok(json!({
+        "id": service.id.to_string(),
+        "name": service.spec.name.to_string(),
+        "revision": service.revision,
+        "template": service.template,
+        "removing": service.removing,
+        "created_at": service.created.to_string(),
+        "updated_at": service.updated.to_string(),
+        "running": message.running,
+        "desired": message.desired,
+        "update_state": message.update_state,
+        "spec": spec_json(&service.spec),
+    }))
+}
+
+fn spec_json(spec: &ServiceSpec) -> Value {
+    let (mode, replicas) = match spec.mode {
+        Mode::Replicated { replicas } => ("replicated", Some(replicas)),
+        Mode::Global => ("global", None),
+    };
+    let ports: Vec<Value> = spec
+        .ports
+        .iter()
+        .map(|port| {
+            json!({
+                "published": port.published,
+                "target": port.target,
+                "protocol": port.protocol.as_str(),
+                "mode": match port.mode {
+                    PublishMode::Ingress => "ingress",
+                    PublishMode::Host => "host",
+                },
+                "host_ip": port.bind.to_string(),
+            })
+        })
+        .collect();
+    let mut value = template_json(&spec.task);
+    let more = json!({
+        "name": spec.name.to_string(),
+        "labels": spec.labels,
+        "mode": mode,
+        "replicas": replicas,
+        "ports": ports,
+        "update": {
+            "parallelism": spec.update.parallelism,
+            "delay": format_duration_ms(spec.update.delay_ms),
+            "order": match spec.update.order {
+                UpdateOrder::StartFirst => "start-first",
+                UpdateOrder::StopFirst => "stop-first",
+            },
+        },
+    });
+    if let (Value::Object(all), Value::Object(more)) = (&mut value, more) {
+        all.extend(more);
+    }
+    value
+}
+
+fn template_json(task: &TaskTemplate) -> Value {
+    let grace = task.stop_grace_ms.unwrap_or(TaskTemplate::STOP_GRACE_MS);
+    json!({
+        "image": task.image,
+        "entrypoint": task.entrypoint,
+        "command": task.command,
+        "env": task.env,
+        "workdir": task.workdir,
+        "user": task.user,
+        "hostname": task.hostname,
+        "container_labels": task.container_labels,
+        "stop_signal": task.stop_signal,
+        "stop_grace_period": format_duration_ms(grace),
+        "read_only": task.read_only,
+        "cap_add": task.cap_add,
+        "cap_drop": task.cap_drop,
+        "limit": {
+            "memory_bytes": task.limits.memory_bytes,
+            "cpus": task.limits.cpu_millis.map(|m| f64::from(m) / 1000.0),
+            "pids": task.limits.pids,
+        },
+        "restart": {
+            "condition": match task.restart.condition {
+                RestartCondition::None => "none",
+                RestartCondition::OnFailure => "on-failure",
+                RestartCondition::Any => "any",
+            },
+            "delay": format_duration_ms(task.restart.delay_ms),
+            "max_attempts": task.restart.max_attempts,
+            "window": format_duration_ms(task.restart.window_ms),
+        },
+        "log": {"max_bytes": task.log.max_bytes, "max_files": task.log.max_files},
+        "force": task.force,
+    })
+}

@@ -1,0 +1,191 @@
+//! The command line: what can be typed, and who carries it out.
+//!
+//! Commands talk to a node over its socket and know the wire and the model,
+//! nothing else. Verbs that run a node are handed to the caller as [`Role`].
+
+mod client;
+mod completion;
+mod context;
+mod doctor;
+mod edit;
+mod env;
+mod exec;
+pub(crate) mod failure;
+mod image;
+mod inspect;
+mod listing;
+mod logs;
+mod moment;
+mod node;
+mod ports;
+pub(crate) mod printer;
+mod rows;
+mod service;
+mod spec;
+mod template;
+mod terminal;
+#[cfg(test)]
+mod tests;
+mod usage;
+mod version;
+mod wait;
+mod yaml;
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::settings::{Environment, NodeFlags, Place, PlaceFlags};
+use context::Context;
+pub(crate) use doctor::{Check, Level};
+use failure::{Exit, Failure};
+use listing::ListFlags;
+use printer::Printer;
+
+/// Containers on one machine or many.
+#[derive(Debug, Parser)]
+#[command(name = "warren", version, about, max_term_width = 100)]
+#[command(
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(flatten)]
+    place: PlaceFlags,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// The cluster
+    #[command(subcommand, arg_required_else_help = true)]
+    Cluster(ClusterVerb),
+    /// Nodes, this one first of all
+    #[command(subcommand, arg_required_else_help = true)]
+    Node(NodeVerb),
+    /// Services: images that run in replicas
+    #[command(subcommand, arg_required_else_help = true)]
+    Service(service::ServiceVerb),
+    /// List the tasks of all services
+    Ps(service::AllPsArgs),
+    /// Run a command in a container
+    Exec(exec::ExecArgs),
+    /// Images of this node
+    #[command(subcommand, arg_required_else_help = true)]
+    Image(image::ImageVerb),
+    /// Registries that images are pulled from
+    #[command(subcommand, arg_required_else_help = true)]
+    Registry(image::RegistryVerb),
+    /// Wait until something is as it should be
+    #[command(subcommand, arg_required_else_help = true)]
+    Wait(node::WaitVerb),
+    /// Show what happens in the cluster
+    Events(node::EventsArgs),
+    /// Look for what is wrong with this machine and its node
+    Doctor(doctor::DoctorArgs),
+    /// Show what this program is
+    Version(version::VersionArgs),
+    /// Print a completion script for a shell
+    Completion(completion::CompletionArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterVerb {
+    /// Make a new cluster of this one node, and run the node
+    Init(NodeFlags),
+    /// Show what the cluster is
+    Info(node::InfoArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum NodeVerb {
+    /// Run a node that was initialised before
+    Run(NodeFlags),
+    /// Stop this node's daemon; its containers go on unless told otherwise
+    Stop(node::StopArgs),
+    /// List nodes
+    #[command(visible_alias = "list")]
+    Ls(ListFlags),
+}
+
+/// What the program does for longer than a command.
+pub(crate) enum Role {
+    /// Make a cluster, then run its node.
+    Init(PlaceFlags, NodeFlags),
+    Run(PlaceFlags, NodeFlags),
+}
+
+/// What `args` ask for.
+pub(crate) enum Asked {
+    Role(Role),
+    Command(Command),
+}
+
+/// A command of the CLI, parsed.
+pub(crate) struct Command {
+    place: PlaceFlags,
+    verb: Verb,
+    program: String,
+}
+
+/// Understands the command line; help and the version are answered at once.
+///
+/// # Errors
+/// The input was wrong, or all has been said ([`Exit::Silent`]).
+pub(crate) fn parse(args: Vec<OsString>, printer: &mut Printer) -> Result<Asked, Failure> {
+    let program = args.first().map(std::path::Path::new).and_then(|p| p.file_name());
+    let program = program.map_or_else(|| "warren".into(), |n| n.to_string_lossy().into_owned());
+    let matches = Cli::command().try_get_matches_from(args);
+    let cli = matches.and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    let Cli { place, verb } = cli.map_err(|error| usage::explain(error, printer))?;
+    Ok(match verb {
+        Verb::Cluster(ClusterVerb::Init(flags)) => Asked::Role(Role::Init(place, flags)),
+        Verb::Node(NodeVerb::Run(flags)) => Asked::Role(Role::Run(place, flags)),
+        verb => Asked::Command(Command { place, verb, program }),
+    })
+}
+
+/// Carries a command out. `local` looks at this machine, for `doctor`.
+pub(crate) async fn run(
+    command: Command,
+    printer: &mut Printer,
+    environment: Environment<'_>,
+    local: impl FnOnce(&Place) -> Vec<Check>,
+) -> Result<(), Failure> {
+    let Command { place, verb, program } = command;
+    // Those that need no node.
+    let verb = match verb {
+        Verb::Version(args) => return version::run(printer, &args),
+        Verb::Completion(args) => return completion::run(printer, &args, Cli::command(), &program),
+        verb => verb,
+    };
+    let place = place.resolve(environment)?;
+    let verb = match verb {
+        Verb::Doctor(args) => return doctor::run(printer, &args, &place, local(&place)).await,
+        verb => verb,
+    };
+    let mut context = Context::connect(&place.socket, printer).await?;
+    match verb {
+        Verb::Cluster(ClusterVerb::Info(args)) => node::info(&mut context, &args).await,
+        Verb::Node(NodeVerb::Ls(flags)) => node::ls(&mut context, &flags).await,
+        Verb::Node(NodeVerb::Stop(args)) => {
+            node::stop(&mut context, &args, &place.pid_file()).await
+        }
+        Verb::Service(verb) => service::run(&mut context, verb).await,
+        Verb::Ps(args) => service::ps(&mut context, args).await,
+        Verb::Exec(args) => exec::run(&mut context, args).await,
+        Verb::Image(verb) => image::run(&mut context, verb).await,
+        Verb::Registry(verb) => image::registry(&mut context, verb).await,
+        Verb::Wait(verb) => node::wait(&mut context, verb).await,
+        Verb::Events(args) => node::events(&mut context, &args).await,
+        Verb::Cluster(ClusterVerb::Init(_))
+        | Verb::Node(NodeVerb::Run(_))
+        | Verb::Doctor(_)
+        | Verb::Version(_)
+        | Verb::Completion(_) => {
+            Err(Failure::new(Exit::Failed, "this command has been carried out already"))
+        }
+    }
+}

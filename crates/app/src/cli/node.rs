@@ -1,0 +1,192 @@
+//! `warren node ls|stop`, `warren cluster info`, `warren events`, `warren wait`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde_json::json;
+use warren_proto::v1;
+
+use super::client::is_lost;
+use super::context::Context;
+use super::failure::{Exit, Failure};
+use super::listing::{ListFlags, Record};
+use super::rows::{EventRow, NodeRow, cluster_id};
+use super::spec::duration;
+use super::template::Format;
+use super::wait::{Goal, until};
+
+/// For the daemon's process to end once it has said that it will. Containers
+/// have been stopped by then; what is left is closing files.
+const END_WAIT_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// Stop and remove this node's containers first
+    #[arg(long)]
+    with_containers: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InfoArgs {
+    /// table, json, yaml or a template such as '{{.ClusterID}}'
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on as things happen, until interrupted
+    #[arg(short, long)]
+    follow: bool,
+    /// table, json (one object a line) or a template such as '{{.Name}}'
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WaitVerb {
+    /// Wait until a service has converged
+    Service(WaitServiceArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitServiceArgs {
+    /// Name or id of the service
+    #[arg(value_name = "SERVICE")]
+    service: String,
+    /// Give up after this time
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<u64>,
+}
+
+pub(crate) async fn ls(context: &mut Context<'_>, flags: &ListFlags) -> Result<(), Failure> {
+    let answer = context
+        .client
+        .call(async |mut control| {
+            control.list_nodes(v1::ListNodesRequest { min_revision: 0 }).await
+        })
+        .await?;
+    let rows: Vec<NodeRow> = answer.nodes.iter().map(NodeRow::from).collect();
+    let view = context.view();
+    context.printer.list(&rows, flags, view)
+}
+
+/// Stops the daemon; `pid_file` tells whose end to wait for.
+pub(crate) async fn stop(
+    context: &mut Context<'_>,
+    args: &StopArgs,
+    pid_file: &Path,
+) -> Result<(), Failure> {
+    // Opened before asking: afterwards the number may belong to somebody else.
+    let daemon = std::fs::read_to_string(pid_file)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .and_then(Pid::from_raw)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let request = v1::StopNodeRequest { with_containers: args.with_containers };
+    // Not retried: a lost connection is what success may look like.
+    let asked = context.client.stop_node(request).await;
+    let lost = match asked {
+        Ok(()) => false,
+        Err(status) if is_lost(&status) => true,
+        Err(status) => return Err(status.into()),
+    };
+    let Some(daemon) = daemon else {
+        return match lost {
+            true => Err(Failure::new(Exit::Unreachable, "the node ended the conversation")),
+            false => Ok(()),
+        };
+    };
+    let ended = tokio::task::spawn_blocking(move || {
+        let limit = Timespec::try_from(END_WAIT_MAX).ok();
+        poll(&mut [PollFd::new(&daemon, PollFlags::IN)], limit.as_ref())
+    });
+    match ended.await {
+        Ok(Ok(1)) => Ok(()),
+        _ => Err(Failure::failed(format!(
+            "the daemon did not end within {} s",
+            END_WAIT_MAX.as_secs()
+        ))),
+    }
+}
+
+pub(crate) async fn info(context: &mut Context<'_>, args: &InfoArgs) -> Result<(), Failure> {
+    let info = context
+        .client
+        .call(async |mut control| control.get_info(v1::GetInfoRequest {}).await)
+        .await?;
+    let object = json!({
+        "cluster_id": cluster_id(&info.cluster_id),
+        "node_id": cluster_id(&info.node_id),
+        "version": info.version,
+        "revision": info.revision,
+        "nodes": info.nodes,
+        "services": info.services,
+        "tasks": info.tasks,
+    });
+    context.printer.object(&object, &args.format)
+}
+
+pub(crate) async fn events(context: &mut Context<'_>, args: &EventsArgs) -> Result<(), Failure> {
+    let info = context
+        .client
+        .call(async |mut control| control.get_info(v1::GetInfoRequest {}).await)
+        .await?;
+    // Without -f: what the node still remembers, up to now.
+    let mut after = if args.follow { info.revision } else { 1 };
+    loop {
+        if !args.follow && after >= info.revision {
+            return Ok(());
+        }
+        let request = v1::WatchRequest { after };
+        let mut events =
+            context.client.subscribe(async |mut control| control.watch(request).await).await?;
+        loop {
+            let event = tokio::select! {
+                event = events.message() => event,
+                // Following has no other end: stopping it is no error.
+                _ = tokio::signal::ctrl_c() => return Ok(()),
+            };
+            match event {
+                Ok(Some(event)) => {
+                    if !args.follow && event.revision > info.revision {
+                        return Ok(());
+                    }
+                    after = after.max(event.revision);
+                    show(context, event, &args.format)?;
+                }
+                Ok(None) => break,
+                Err(status) if is_lost(&status) => break,
+                Err(status) => return Err(status.into()),
+            }
+        }
+    }
+}
+
+fn show(context: &mut Context<'_>, event: v1::Event, format: &Format) -> Result<(), Failure> {
+    let row = EventRow::from(event);
+    let object = row.object();
+    let view = context.view();
+    match format {
+        Format::Json => context.printer.line(object.to_string()),
+        Format::Yaml => context.printer.object(&serde_json::Value::Array(vec![object]), format),
+        Format::Template(template) => {
+            context.printer.line(template.fill(&object, EventRow::COLUMNS, &row.cells(view))?)
+        }
+        Format::Table => context.printer.line(row.cells(view).join("  ").trim_end()),
+    }
+}
+
+pub(crate) async fn wait(context: &mut Context<'_>, verb: WaitVerb) -> Result<(), Failure> {
+    let WaitVerb::Service(args) = verb;
+    let goal = Goal {
+        service: &args.service,
+        revision: 0,
+        removed: false,
+        timeout: args.timeout.map(Duration::from_millis),
+    };
+    until(&mut context.client, context.printer, &goal).await
+}

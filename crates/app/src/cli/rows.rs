@@ -1,0 +1,440 @@
+//! What listings show of services, tasks, nodes, images and events.
+//!
+//! The JSON keys are a promise to scripts: `KEYS` lists them, a test holds the
+//! structs to it. Rows are made of wire messages and never travel further.
+
+use serde::Serialize;
+use warren_model::ServiceId;
+use warren_model::service::PortSpec;
+use warren_model::task::TaskState;
+use warren_model::{ServiceSpec, Time};
+use warren_proto::v1;
+
+use super::failure::Failure;
+use super::listing::{Record, View, size};
+
+/// Longest error in a table; `--no-trunc` shows it all.
+const ERROR_WIDTH: usize = 60;
+/// Digits of a digest in a table, as Docker.
+const DIGEST_WIDTH: usize = 12;
+
+fn id_text(bytes: &[u8]) -> String {
+    // Ids of all kinds are written alike.
+    match <[u8; 10]>::try_from(bytes) {
+        Ok(bytes) => ServiceId::from_bytes(bytes).to_string(),
+        Err(_) => String::new(),
+    }
+}
+
+pub(crate) fn service_id(bytes: &[u8]) -> String {
+    id_text(bytes)
+}
+
+pub(crate) fn cluster_id(bytes: &[u8]) -> String {
+    id_text(bytes)
+}
+
+/// The spec of a service that a manager sent.
+pub(crate) fn spec_of(service: &v1::Service) -> Result<ServiceSpec, Failure> {
+    let spec = service.spec.clone().unwrap_or_default();
+    ServiceSpec::try_from(spec)
+        .map_err(|e| Failure::failed(format!("read the answer about a service: {e}")))
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ServiceRow {
+    id: String,
+    name: String,
+    mode: &'static str,
+    image: String,
+    running: u32,
+    desired: u32,
+    ports: Vec<String>,
+    revision: u64,
+    update_state: String,
+    created_at: String,
+    updated_at: String,
+}
+
+impl TryFrom<&v1::Service> for ServiceRow {
+    type Error = Failure;
+
+    fn try_from(service: &v1::Service) -> Result<Self, Failure> {
+        let spec = spec_of(service)?;
+        Ok(Self {
+            id: id_text(&service.id),
+            name: spec.name.to_string(),
+            mode: match spec.mode {
+                warren_model::service::Mode::Replicated { .. } => "replicated",
+                warren_model::service::Mode::Global => "global",
+            },
+            image: spec.task.image,
+            running: service.running,
+            desired: service.desired,
+            ports: spec.ports.iter().map(PortSpec::to_string).collect(),
+            revision: service.revision,
+            update_state: match service.removing {
+                true => "removing".to_owned(),
+                false => service.update_state.clone(),
+            },
+            created_at: Time(service.created).to_string(),
+            updated_at: Time(service.updated).to_string(),
+        })
+    }
+}
+
+impl Record for ServiceRow {
+    const COLUMNS: &'static [&'static str] =
+        &["ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS", "UPDATE"];
+    const KEYS: &'static [&'static str] = &[
+        "id",
+        "name",
+        "mode",
+        "image",
+        "running",
+        "desired",
+        "ports",
+        "revision",
+        "update_state",
+        "created_at",
+        "updated_at",
+    ];
+
+    fn cells(&self, _: View) -> Vec<String> {
+        vec![
+            self.id.clone(),
+            self.name.clone(),
+            self.mode.to_owned(),
+            format!("{}/{}", self.running, self.desired),
+            self.image.clone(),
+            self.ports.join(", "),
+            self.update_state.clone(),
+        ]
+    }
+
+    fn key(&self) -> &str {
+        &self.id
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct TaskRow {
+    id: String,
+    name: String,
+    service: String,
+    slot: u32,
+    node_id: Option<String>,
+    node: String,
+    image: String,
+    desired_state: &'static str,
+    state: &'static str,
+    /// Always `null` until services can have health checks.
+    health: Option<String>,
+    attempt: u32,
+    restarts: u32,
+    /// 0 while nothing runs.
+    pid: u32,
+    address: Option<String>,
+    created_at: String,
+    started_at: Option<String>,
+    since: String,
+    exit_code: Option<i32>,
+    oom_killed: bool,
+    error: Option<String>,
+    #[serde(skip)]
+    since_ms: u64,
+    #[serde(skip)]
+    created_ms: u64,
+}
+
+fn state_of(number: i32) -> Option<TaskState> {
+    let at = usize::try_from(number).ok()?.checked_sub(1)?;
+    TaskState::ALL.get(at).copied()
+}
+
+impl From<&v1::Task> for TaskRow {
+    fn from(task: &v1::Task) -> Self {
+        let status = task.status.clone().unwrap_or_default();
+        let state = state_of(status.state);
+        let service = match task.service_name.as_str() {
+            "" => id_text(&task.service),
+            name => name.to_owned(),
+        };
+        let desired_state = match v1::Desired::try_from(task.desired) {
+            Ok(v1::Desired::Running) => "running",
+            Ok(v1::Desired::Shutdown) => "shutdown",
+            Ok(v1::Desired::Remove) => "remove",
+            Ok(v1::Desired::Unspecified) | Err(_) => "unknown",
+        };
+        Self {
+            id: id_text(&task.id),
+            name: format!("{service}.{}", task.slot),
+            service,
+            slot: task.slot,
+            node_id: task.node.as_deref().map(id_text),
+            node: task.node_name.clone(),
+            image: task.image.clone(),
+            desired_state,
+            state: state.map_or("unknown", TaskState::as_str),
+            health: None,
+            attempt: status.attempt,
+            restarts: status.attempt.saturating_sub(1),
+            pid: status.pid,
+            address: task.address.map(|a| std::net::Ipv4Addr::from(a).to_string()),
+            created_at: Time(task.created).to_string(),
+            started_at: status.started.map(|at| Time(at).to_string()),
+            since: Time(status.since).to_string(),
+            exit_code: status.exit.as_ref().map(|e| e.code),
+            oom_killed: status.exit.as_ref().is_some_and(|e| e.oom_killed),
+            error: status.error.filter(|e| !e.is_empty()),
+            since_ms: status.since,
+            created_ms: task.created,
+        }
+    }
+}
+
+impl TaskRow {
+    /// By service and slot; within a slot what is wanted now comes first, then the newest.
+    pub(crate) fn sort(rows: &mut [Self]) {
+        let place = |row: &Self| {
+            let past = row.desired_state != "running";
+            let created = std::cmp::Reverse(row.created_ms);
+            (row.service.clone(), row.slot, past, created, row.id.clone())
+        };
+        rows.sort_by_cached_key(place);
+    }
+}
+
+impl Record for TaskRow {
+    const COLUMNS: &'static [&'static str] = &[
+        "NAME",
+        "ID",
+        "IMAGE",
+        "NODE",
+        "DESIRED STATE",
+        "CURRENT STATE",
+        "RESTARTS",
+        "ADDRESS",
+        "ERROR",
+    ];
+    const KEYS: &'static [&'static str] = &[
+        "id",
+        "name",
+        "service",
+        "slot",
+        "node_id",
+        "node",
+        "image",
+        "desired_state",
+        "state",
+        "health",
+        "attempt",
+        "restarts",
+        "pid",
+        "address",
+        "created_at",
+        "started_at",
+        "since",
+        "exit_code",
+        "oom_killed",
+        "error",
+    ];
+
+    fn cells(&self, view: View) -> Vec<String> {
+        let error = match (&self.error, self.exit_code) {
+            (Some(error), _) => error.clone(),
+            (None, Some(_)) if self.state == "running" => String::new(),
+            (None, Some(code)) if code != 0 => format!("exit code {code}"),
+            (None, _) => String::new(),
+        };
+        vec![
+            self.name.clone(),
+            self.id.clone(),
+            self.image.clone(),
+            self.node.clone(),
+            self.desired_state.to_owned(),
+            format!("{} {}", self.state, view.ago(Time(self.since_ms))),
+            self.restarts.to_string(),
+            self.address.clone().unwrap_or_default(),
+            view.cut(&error, ERROR_WIDTH),
+        ]
+    }
+
+    fn key(&self) -> &str {
+        &self.id
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct NodeRow {
+    id: String,
+    hostname: String,
+    role: &'static str,
+    worker: bool,
+    status: &'static str,
+    availability: &'static str,
+    leader: bool,
+    address: String,
+    version: String,
+    cpus: u32,
+    memory_bytes: u64,
+    kernel: String,
+    architecture: String,
+}
+
+impl From<&v1::Node> for NodeRow {
+    fn from(node: &v1::Node) -> Self {
+        let about = node.description.clone().unwrap_or_default();
+        Self {
+            id: id_text(&node.id),
+            hostname: about.hostname,
+            role: if node.manager { "manager" } else { "worker" },
+            worker: node.worker,
+            status: match v1::NodeStatus::try_from(node.status) {
+                Ok(v1::NodeStatus::Ready) => "ready",
+                Ok(v1::NodeStatus::Down) => "down",
+                Ok(v1::NodeStatus::Unspecified) | Err(_) => "unknown",
+            },
+            availability: match v1::Availability::try_from(node.availability) {
+                Ok(v1::Availability::Active) => "active",
+                Ok(v1::Availability::Pause) => "pause",
+                Ok(v1::Availability::Drain) => "drain",
+                Ok(v1::Availability::Unspecified) | Err(_) => "unknown",
+            },
+            leader: node.leader,
+            address: about.address,
+            version: about.version,
+            cpus: about.cpus,
+            memory_bytes: about.memory_bytes,
+            kernel: about.kernel,
+            architecture: about.architecture,
+        }
+    }
+}
+
+impl Record for NodeRow {
+    const COLUMNS: &'static [&'static str] =
+        &["ID", "HOSTNAME", "ROLE", "STATUS", "AVAILABILITY", "LEADER", "ADDRESS", "VERSION"];
+    const KEYS: &'static [&'static str] = &[
+        "id",
+        "hostname",
+        "role",
+        "worker",
+        "status",
+        "availability",
+        "leader",
+        "address",
+        "version",
+        "cpus",
+        "memory_bytes",
+        "kernel",
+        "architecture",
+    ];
+
+    fn cells(&self, _: View) -> Vec<String> {
+        vec![
+            self.id.clone(),
+            self.hostname.clone(),
+            self.role.to_owned(),
+            self.status.to_owned(),
+            self.availability.to_owned(),
+            if self.leader { "yes" } else { "" }.to_owned(),
+            self.address.clone(),
+            self.version.clone(),
+        ]
+    }
+
+    fn key(&self) -> &str {
+        &self.id
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ImageRow {
+    name: String,
+    id: String,
+    digest: Option<String>,
+    size_bytes: u64,
+    created_at: String,
+    #[serde(skip)]
+    created_ms: u64,
+}
+
+impl From<&v1::ImageRow> for ImageRow {
+    fn from(image: &v1::ImageRow) -> Self {
+        Self {
+            name: image.name.clone(),
+            id: image.id.clone(),
+            digest: Some(image.digest.clone()).filter(|d| !d.is_empty()),
+            size_bytes: image.size_bytes,
+            created_at: Time(image.created).to_string(),
+            created_ms: image.created,
+        }
+    }
+}
+
+impl Record for ImageRow {
+    const COLUMNS: &'static [&'static str] = &["NAME", "ID", "CREATED", "SIZE"];
+    const KEYS: &'static [&'static str] = &["name", "id", "digest", "size_bytes", "created_at"];
+
+    fn cells(&self, view: View) -> Vec<String> {
+        let digits = self.id.strip_prefix("sha256:").unwrap_or(&self.id);
+        let id = match view.whole {
+            true => self.id.clone(),
+            false => digits.chars().take(DIGEST_WIDTH).collect(),
+        };
+        vec![self.name.clone(), id, view.ago(Time(self.created_ms)), size(self.size_bytes)]
+    }
+
+    fn key(&self) -> &str {
+        &self.id
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct EventRow {
+    revision: u64,
+    time: String,
+    kind: String,
+    action: String,
+    id: String,
+    name: String,
+    message: String,
+}
+
+impl From<v1::Event> for EventRow {
+    fn from(event: v1::Event) -> Self {
+        Self {
+            revision: event.revision,
+            time: Time(event.time).to_string(),
+            kind: event.kind,
+            action: event.action,
+            id: event.id,
+            name: event.name,
+            message: event.message,
+        }
+    }
+}
+
+impl Record for EventRow {
+    const COLUMNS: &'static [&'static str] =
+        &["REVISION", "TIME", "KIND", "ACTION", "ID", "NAME", "MESSAGE"];
+    const KEYS: &'static [&'static str] =
+        &["revision", "time", "kind", "action", "id", "name", "message"];
+
+    fn cells(&self, _: View) -> Vec<String> {
+        vec![
+            self.revision.to_string(),
+            self.time.clone(),
+            self.kind.clone(),
+            self.action.clone(),
+            self.id.clone(),
+            self.name.clone(),
+            self.message.clone(),
+        ]
+    }
+
+    fn key(&self) -> &str {
+        &self.id
+    }
+}

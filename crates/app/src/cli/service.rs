@@ -1,0 +1,342 @@
+//! `warren service …`: create, ls, ps, inspect, update, scale, restart, rm.
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+use warren_model::ServiceSpec;
+use warren_proto::v1;
+
+use super::client::request_id;
+use super::context::Context;
+use super::edit::{EditFlags, scale};
+use super::failure::{Exit, Failure};
+use super::listing::ListFlags;
+use super::rows::{ServiceRow, TaskRow, service_id, spec_of};
+use super::spec::CreateFlags;
+use super::template::Format;
+use super::wait::{Goal, until};
+use super::{env, inspect, logs};
+
+/// Changes of one service by others between reading and writing it here, before giving up.
+const EDIT_TRIES_MAX: u32 = 5;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceVerb {
+    /// Run an image as a service
+    Create(Box<CreateArgs>),
+    /// List services
+    #[command(visible_alias = "list")]
+    Ls(ListFlags),
+    /// List the tasks of services, those that ended included
+    Ps(PsArgs),
+    /// Show everything about services as JSON
+    Inspect(InspectArgs),
+    /// Show the output of a service, a slot or a task
+    Logs(logs::LogsArgs),
+    /// Change a service
+    Update(Box<UpdateArgs>),
+    /// Set numbers of replicas
+    Scale(ScaleArgs),
+    /// Replace all containers, by the service's update policy
+    Restart(NamesArgs),
+    /// Remove services and their containers
+    #[command(visible_alias = "remove")]
+    Rm(NamesArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WaitFlags {
+    /// Do not wait until the service has converged
+    #[arg(short, long)]
+    detach: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    wait: WaitFlags,
+    /// Do not check image, command, user and ports on a node before accepting
+    #[arg(long)]
+    no_check: bool,
+    #[command(flatten)]
+    flags: CreateFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// Name or id of the service
+    #[arg(value_name = "SERVICE")]
+    service: String,
+    #[command(flatten)]
+    wait: WaitFlags,
+    /// Do not check image, command, user and ports on a node before accepting
+    #[arg(long)]
+    no_check: bool,
+    #[command(flatten)]
+    flags: EditFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Names or ids of services
+    #[arg(value_name = "SERVICE", required = true)]
+    services: Vec<String>,
+    #[command(flatten)]
+    list: ListFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AllPsArgs {
+    /// Show tasks that ended, too
+    #[arg(short, long)]
+    all: bool,
+    #[command(flatten)]
+    list: ListFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Names or ids of services
+    #[arg(value_name = "SERVICE", required = true)]
+    services: Vec<String>,
+    /// json, yaml or a template such as '{{.Spec.Image}}'
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScaleArgs {
+    /// Services and their numbers of replicas
+    #[arg(value_name = "SERVICE=N", required = true, value_parser = parse_scale)]
+    services: Vec<(String, u32)>,
+    #[command(flatten)]
+    wait: WaitFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NamesArgs {
+    /// Names or ids of services
+    #[arg(value_name = "SERVICE", required = true)]
+    services: Vec<String>,
+    #[command(flatten)]
+    wait: WaitFlags,
+}
+
+fn parse_scale(text: &str) -> Result<(String, u32), String> {
+    let (name, count) = text
+        .split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or_else(|| format!("{text:?} is not of the form SERVICE=N, e.g. web=3"))?;
+    let max = ServiceSpec::REPLICAS_MAX;
+    let count = count.parse().ok().filter(|n| *n <= max);
+    let count = count
+        .ok_or_else(|| format!("{text:?} does not end in a number of replicas from 0 to {max}"))?;
+    Ok((name.to_owned(), count))
+}
+
+pub(crate) async fn run(context: &mut Context<'_>, verb: ServiceVerb) -> Result<(), Failure> {
+    match verb {
+        ServiceVerb::Create(args) => create(context, *args).await,
+        ServiceVerb::Ls(flags) => ls(context, &flags).await,
+        ServiceVerb::Ps(args) => tasks(context, args.services, true, &args.list).await,
+        ServiceVerb::Inspect(args) => show(context, args).await,
+        ServiceVerb::Logs(args) => logs::run(context, args).await,
+        ServiceVerb::Update(args) => update(context, *args).await,
+        ServiceVerb::Scale(args) => scale_all(context, args).await,
+        ServiceVerb::Restart(args) => restart(context, args).await,
+        ServiceVerb::Rm(args) => remove(context, args).await,
+    }
+}
+
+/// `warren ps`.
+pub(crate) async fn ps(context: &mut Context<'_>, args: AllPsArgs) -> Result<(), Failure> {
+    tasks(context, Vec::new(), args.all, &args.list).await
+}
+
+async fn converge(
+    context: &mut Context<'_>,
+    flags: &WaitFlags,
+    service: &str,
+    revision: u64,
+) -> Result<(), Failure> {
+    if flags.detach {
+        return Ok(());
+    }
+    let goal = Goal { service, revision, removed: false, timeout: None };
+    until(&mut context.client, context.printer, &goal).await
+}
+
+async fn create(context: &mut Context<'_>, args: CreateArgs) -> Result<(), Failure> {
+    let spec = args.flags.spec(&env::of_caller)?;
+    let name = spec.name.to_string();
+    let request = v1::CreateServiceRequest {
+        spec: Some(v1::ServiceSpec::from(&spec)),
+        request_id: request_id(),
+        no_check: args.no_check,
+    };
+    let changed = context
+        .client
+        .call(async |mut control| control.create_service(request.clone()).await)
+        .await?;
+    for id in &changed.ids {
+        context.printer.line(service_id(id))?;
+    }
+    converge(context, &args.wait, &name, changed.revision).await
+}
+
+async fn list(
+    context: &mut Context<'_>,
+    services: Vec<String>,
+) -> Result<Vec<v1::Service>, Failure> {
+    let request = v1::ListServicesRequest { services, min_revision: 0 };
+    let answer = context
+        .client
+        .call(async |mut control| control.list_services(request.clone()).await)
+        .await?;
+    Ok(answer.services)
+}
+
+async fn ls(context: &mut Context<'_>, flags: &ListFlags) -> Result<(), Failure> {
+    let services = list(context, Vec::new()).await?;
+    let rows: Vec<ServiceRow> =
+        services.iter().map(ServiceRow::try_from).collect::<Result<_, _>>()?;
+    let view = context.view();
+    context.printer.list(&rows, flags, view)
+}
+
+async fn tasks(
+    context: &mut Context<'_>,
+    services: Vec<String>,
+    all: bool,
+    flags: &ListFlags,
+) -> Result<(), Failure> {
+    let request = v1::ListTasksRequest { services, all, min_revision: 0, ids: Vec::new() };
+    let answer =
+        context.client.call(async |mut control| control.list_tasks(request.clone()).await).await?;
+    let mut rows: Vec<TaskRow> = answer.tasks.iter().map(TaskRow::from).collect();
+    TaskRow::sort(&mut rows);
+    let view = context.view();
+    context.printer.list(&rows, flags, view)
+}
+
+async fn show(context: &mut Context<'_>, args: InspectArgs) -> Result<(), Failure> {
+    let services = list(context, args.services).await?;
+    let objects: Vec<Value> = services.iter().map(inspect::whole).collect::<Result<_, _>>()?;
+    match &args.format {
+        Format::Template(_) => {
+            objects.iter().try_for_each(|o| context.printer.object(o, &args.format))
+        }
+        Format::Table => {
+            Err(Failure::input("--format: inspect has no table")
+                .hint("write json, yaml or a template"))
+        }
+        Format::Json | Format::Yaml => context.printer.object(&Value::Array(objects), &args.format),
+    }
+}
+
+async fn update(context: &mut Context<'_>, args: UpdateArgs) -> Result<(), Failure> {
+    let no_check = args.no_check;
+    let (name, revision) =
+        edit(context, &args.service, no_check, |spec| args.flags.apply(spec, &env::of_caller))
+            .await?;
+    context.printer.line(&name)?;
+    converge(context, &args.wait, &name, revision).await
+}
+
+async fn scale_all(context: &mut Context<'_>, args: ScaleArgs) -> Result<(), Failure> {
+    let mut changed = Vec::new();
+    for (service, replicas) in &args.services {
+        let edited = edit(context, service, true, |old| {
+            let mut spec = old.clone();
+            scale(&mut spec, *replicas)?;
+            Ok((spec, Vec::new()))
+        });
+        changed.push(edited.await?);
+    }
+    for (name, revision) in changed {
+        converge(context, &args.wait, &name, revision).await?;
+    }
+    Ok(())
+}
+
+async fn restart(context: &mut Context<'_>, args: NamesArgs) -> Result<(), Failure> {
+    let mut changed = Vec::new();
+    for service in &args.services {
+        let edited = edit(context, service, true, |old| {
+            let mut spec = old.clone();
+            spec.task.force = spec.task.force.wrapping_add(1);
+            Ok((spec, Vec::new()))
+        });
+        changed.push(edited.await?);
+    }
+    for (name, revision) in changed {
+        context.printer.line(&name)?;
+        converge(context, &args.wait, &name, revision).await?;
+    }
+    Ok(())
+}
+
+/// Reads a service, changes its specification, writes it; once more when
+/// somebody else wrote in between. Returns its name and the revision written.
+async fn edit(
+    context: &mut Context<'_>,
+    service: &str,
+    no_check: bool,
+    change: impl Fn(&ServiceSpec) -> Result<(ServiceSpec, Vec<String>), Failure>,
+) -> Result<(String, u64), Failure> {
+    let mut tries = 1;
+    loop {
+        let read = list(context, vec![service.to_owned()]).await?;
+        let old = read.first().ok_or_else(|| {
+            Failure::new(Exit::NotFound, format!("there is no service {service}"))
+        })?;
+        let (spec, remarks) = change(&spec_of(old)?)?;
+        let request = v1::UpdateServiceRequest {
+            service: service_id(&old.id),
+            spec: Some(v1::ServiceSpec::from(&spec)),
+            revision: old.revision,
+            request_id: request_id(),
+            no_check,
+        };
+        let answer = context
+            .client
+            .call(async |mut control| control.update_service(request.clone()).await)
+            .await;
+        match answer {
+            Ok(changed) => {
+                for remark in remarks {
+                    context.printer.warning(remark);
+                }
+                return Ok((spec.name.to_string(), changed.revision));
+            }
+            Err(failure) if failure.exit == Exit::Conflict && tries < EDIT_TRIES_MAX => {
+                // A conflict that is not about the revision shows again and ends the loop.
+                let now = list(context, vec![service.to_owned()]).await?;
+                if now.first().is_none_or(|s| s.revision == old.revision) {
+                    return Err(failure);
+                }
+            }
+            Err(failure) => return Err(failure),
+        }
+        tries += 1;
+    }
+}
+
+async fn remove(context: &mut Context<'_>, args: NamesArgs) -> Result<(), Failure> {
+    let request =
+        v1::RemoveServicesRequest { services: args.services.clone(), request_id: request_id() };
+    let changed = context
+        .client
+        .call(async |mut control| control.remove_services(request.clone()).await)
+        .await?;
+    for (at, service) in args.services.iter().enumerate() {
+        context.printer.line(service)?;
+        if !args.wait.detach {
+            // By id: a new service of the same name is another one.
+            let id = changed.ids.get(at).map(|id| service_id(id));
+            let service = id.as_deref().unwrap_or(service);
+            let goal = Goal { service, revision: changed.revision, removed: true, timeout: None };
+            until(&mut context.client, context.printer, &goal).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,350 @@
+//! What wrong input and refusals look like.
+
+use expect_test::{Expect, expect};
+
+use super::fake::{FakeNode, World, web};
+use super::say;
+
+/// Lines of input, each answered by its exit code, error and hint; nothing may reach the node.
+async fn check(lines: &[&str], expected: Expect) {
+    let node = FakeNode::start(World { services: vec![web()], ..World::default() });
+    let mut text = String::new();
+    for line in lines {
+        let said = say(&node, line).await;
+        assert_eq!(said.out, "", "{line}");
+        text.push_str(&format!("$ {line}\n{} {}", said.exit, said.err));
+    }
+    expected.assert_eq(&text);
+    node.world(|world| assert!(world.created.is_empty() && world.updated.is_empty()));
+}
+
+#[tokio::test]
+async fn flags() {
+    check(
+        &[
+            "service create web --image nginx --replica 3",
+            "service create --name web --image nginx",
+            "service create web",
+            "service create Web --image nginx",
+            "service create web --image nginx --replicas many",
+            "service create web --image nginx --replicas -1",
+            "service create web --image nginx --mode globl",
+            "service create web --image nginx --mode global --replicas 2",
+            "service create web --image nginx -p 80",
+            "service create web --image nginx -p 0:80",
+            "service create web --image nginx -p 80:80 -p 80:81",
+            "service create web --image nginx --limit-memory 5x",
+            "service create web --image nginx --limit-memory 1k",
+            "service create web --image nginx --limit-cpu fast",
+            "service create web --image nginx --restart-delay soon",
+            "service create web --image nginx --stop-grace-period 5",
+            "service create web --image nginx -e =x",
+            "service create web --image nginx -e A=1 -e A=2",
+            "service create web --image nginx --env-file /none/such",
+            "service create web --image nginx --user a:b:c",
+            "service create web --image nginx -w tmp",
+            "service create web --image nginx --stop-signal SIGFOO",
+            "service create web --image nginx --cap-add NET",
+            "service create web --image nginx --log-opt max-files=3",
+            "service create web --image nginx --hostname a_b",
+            "service create web --image nginx --label =x",
+            "service create web --image nginx --entrypoint \"sh -c 'x\"",
+            "service create web --image ''",
+        ],
+        expect![[r#"
+            $ service create web --image nginx --replica 3
+            2 error: there is no flag "--replica" here
+            hint: did you mean --replicas?
+            $ service create --name web --image nginx
+            2 error: there is no flag "--name" here
+            hint: the name comes first: warren service create NAME --image REF
+            $ service create web
+            2 error: --image is missing
+            hint: usage: warren service create --image <REF> <NAME> [CMD]...
+            $ service create Web --image nginx
+            2 error: NAME: name "Web" has 'W' at position 1; allowed are a-z, 0-9, '-' and '_', first and last a letter or digit
+            $ service create web --image nginx --replicas many
+            2 error: --replicas: "many" is not a number from 0 to 4294967295
+            $ service create web --image nginx --replicas -1
+            2 error: --replicas: "-1" is not a number from 0 to 4294967295
+            $ service create web --image nginx --mode globl
+            2 error: --mode: "globl" is not one of replicated, global
+            hint: did you mean global?
+            $ service create web --image nginx --mode global --replicas 2
+            2 error: --replicas: 2 cannot be asked of a global service, which has one replica on every node
+            $ service create web --image nginx -p 80
+            2 error: --publish: "80" lacks a colon; write PUBLISHED:TARGET, e.g. 8080:80
+            $ service create web --image nginx -p 0:80
+            2 error: --publish: "0" in "0:80" is not a port, allowed are 1 to 65535
+            $ service create web --image nginx -p 80:80 -p 80:81
+            2 error: --publish: "80:81" publishes the same port as 80:80
+            $ service create web --image nginx --limit-memory 5x
+            2 error: --limit-memory: "5x" is not a size; write a number with B, KB, MB, GB, KiB, MiB, GiB, k, m or g, e.g. 128MiB
+            $ service create web --image nginx --limit-memory 1k
+            2 error: --limit-memory: "1024" is less than 4194304 bytes (4 MiB)
+            $ service create web --image nginx --limit-cpu fast
+            2 error: --limit-cpu: "fast" is not a number of cores; write e.g. 0.5 or 2 (at least 0.001, at most 1000)
+            $ service create web --image nginx --restart-delay soon
+            2 error: --restart-delay: "soon" is not a duration; write numbers with ms, s, m, h or d, e.g. 1m30s
+            $ service create web --image nginx --stop-grace-period 5
+            2 error: --stop-grace-period: "5" is not a duration; write numbers with ms, s, m, h or d, e.g. 1m30s
+            $ service create web --image nginx -e =x
+            2 error: --env: "=x" is not of the form KEY=value
+            $ service create web --image nginx -e A=1 -e A=2
+            2 error: --env: "A=2" sets A a second time
+            $ service create web --image nginx --env-file /none/such
+            2 error: --env-file: /none/such: No such file or directory
+            $ service create web --image nginx --user a:b:c
+            2 error: --user: "a:b:c" is not of the form user, uid, user:group or uid:gid
+            $ service create web --image nginx -w tmp
+            2 error: --workdir: "tmp" is not an absolute path
+            $ service create web --image nginx --stop-signal SIGFOO
+            2 error: --stop-signal: "SIGFOO" is not a signal; write e.g. SIGTERM, INT or 15
+            $ service create web --image nginx --cap-add NET
+            2 error: --cap-add or --cap-drop: "NET" is not a capability; write e.g. NET_ADMIN or ALL
+            $ service create web --image nginx --log-opt max-files=3
+            2 error: --log-opt: there is no option "max-files"; did you mean max-file?
+            $ service create web --image nginx --hostname a_b
+            2 error: --hostname: "a_b" is not a host name (letters, digits and '-', at most 64)
+            $ service create web --image nginx --label =x
+            2 error: --label: "=x" is not of the form KEY=value
+            $ service create web --image nginx --entrypoint "sh -c 'x"
+            2 error: --entrypoint: "sh -c 'x" has a quote that is not closed
+            $ service create web --image ''
+            2 error: --image: "" is empty, name one such as nginx:1.27
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn commands() {
+    check(
+        &[
+            "servce ls",
+            "service",
+            "service crate web",
+            "service scale web",
+            "service scale web=many",
+            "service scale web=100001",
+            "service ls --format jsn",
+            "service ls --format '{{.Nam}}'",
+            "service ls -q --format json",
+            "service logs web --since yesterday",
+            "service logs web --tail few",
+            "service update web --publish-rm 0",
+            "exec web",
+            "wait service web --timeout 5",
+            "completion tcsh",
+            "registry login --password x -u me",
+            "image import rootfs.tar",
+            "image load /none/such.tar",
+            "image load /",
+        ],
+        expect![[r#"
+            $ servce ls
+            2 error: there is no command "servce"
+            hint: did you mean service?
+            $ service
+            2 Services: images that run in replicas
+
+            Usage: warren service [OPTIONS] <COMMAND>
+
+            Commands:
+              create   Run an image as a service
+              ls       List services [alias: list]
+              ps       List the tasks of services, those that ended included
+              inspect  Show everything about services as JSON
+              logs     Show the output of a service, a slot or a task
+              update   Change a service
+              scale    Set numbers of replicas
+              restart  Replace all containers, by the service's update policy
+              rm       Remove services and their containers [alias: remove]
+
+            Options:
+              -h, --help  Print help
+
+            Where:
+                  --config <FILE>  Configuration file [env: WARREN_CONFIG] [default: /etc/warren/warren.toml]
+                  --run-dir <DIR>  Folder of the socket, pid file and shims [env: WARREN_RUN_DIR] [default: /run/warren]
+            $ service crate web
+            2 error: there is no command "crate"
+            hint: did you mean create?
+            $ service scale web
+            2 error: SERVICE=N: "web" is not of the form SERVICE=N, e.g. web=3
+            $ service scale web=many
+            2 error: SERVICE=N: "web=many" does not end in a number of replicas from 0 to 100000
+            $ service scale web=100001
+            2 error: SERVICE=N: "web=100001" does not end in a number of replicas from 0 to 100000
+            $ service ls --format jsn
+            2 error: --format: "jsn" is not a format; write table, json, yaml or a template such as '{{.Name}}'
+            $ service ls --format '{{.Nam}}'
+            2 error: --format: there is no field .Nam
+            hint: did you mean .name?
+            $ service ls -q --format json
+            2 error: --quiet and --format exclude each other
+            $ service logs web --since yesterday
+            2 error: --since: "yesterday" is not a moment; write e.g. 10m or 2026-01-31T08:00:00Z
+            $ service logs web --tail few
+            2 error: --tail: "few" is not a number of lines; write e.g. 100 or all
+            $ service update web --publish-rm 0
+            2 error: --publish-rm: "0" in "0" is not a port, allowed are 1 to 65535
+            $ exec web
+            2 error: CMD is missing
+            hint: usage: warren exec <TARGET> <CMD>...
+            $ wait service web --timeout 5
+            2 error: --timeout: "5" is not a duration; write numbers with ms, s, m, h or d, e.g. 1m30s
+            $ completion tcsh
+            2 error: SHELL: "tcsh" is not one of bash, zsh, fish
+            hint: did you mean zsh?
+            $ registry login --password x -u me
+            2 error: there is no flag "--password" here
+            hint: arguments can be read by every user: use --password-stdin
+            $ image import rootfs.tar
+            2 error: NAME:TAG is missing
+            hint: usage: warren image import <ROOTFS.tar> <NAME:TAG>
+            $ image load /none/such.tar
+            2 error: /none/such.tar: No such file or directory
+            $ image load /
+            2 error: /: is a folder, not an archive
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn refusals() {
+    let refused = |code, message, hint| World {
+        services: vec![web()],
+        refusal: Some((code, message, hint)),
+        ..World::default()
+    };
+    let mut text = String::new();
+    for (code, message, hint) in [
+        (tonic::Code::AlreadyExists, "service web exists already", "warren service update web"),
+        (
+            tonic::Code::FailedPrecondition,
+            "port 8080/tcp is taken by nginx (pid 7)",
+            "choose another",
+        ),
+        (tonic::Code::NotFound, "no image nginx:9", "warren image pull nginx:9"),
+        (tonic::Code::InvalidArgument, "user: \"bob\" is not in the image", "users are root"),
+        (tonic::Code::Internal, "disk is full", "make room"),
+    ] {
+        let node = FakeNode::start(refused(code, message, hint));
+        let said = say(&node, "service create web --image nginx:9 -p 8080:80").await;
+        assert_eq!(said.out, "");
+        text.push_str(&format!("{} {}", said.exit, said.err));
+    }
+    expect![[r#"
+        4 error: service web exists already
+        hint: warren service update web
+        4 error: port 8080/tcp is taken by nginx (pid 7)
+        hint: choose another
+        3 error: no image nginx:9
+        hint: warren image pull nginx:9
+        2 error: user: "bob" is not in the image
+        hint: users are root
+        1 error: disk is full
+        hint: make room
+    "#]]
+    .assert_eq(&text);
+}
+
+#[tokio::test]
+async fn nobody_there() {
+    let node = FakeNode::start(World::default());
+    std::fs::remove_file(node.socket()).unwrap();
+    let said = say(&node, "service ls").await;
+    let err = said.err.replace(&*node.folder().to_string_lossy(), "DIR");
+    assert_eq!(said.exit, 5);
+    expect![[r#"
+        error: no node is running here: nothing answers at DIR/warren.sock
+        hint: start it with `warren node run`, or make a cluster with `warren cluster init`
+    "#]]
+    .assert_eq(&err);
+    let said = say(&node, "doctor").await;
+    assert_eq!(said.exit, 0, "{}", said.err);
+}
+
+#[tokio::test]
+async fn help() {
+    let node = FakeNode::start(World::default());
+    let said = say(&node, "--help").await;
+    assert_eq!((said.exit, said.err.as_str()), (0, ""));
+    expect![[r#"
+        Containers on one machine or many
+
+        Usage: warren [OPTIONS] <COMMAND>
+
+        Commands:
+          cluster     The cluster
+          node        Nodes, this one first of all
+          service     Services: images that run in replicas
+          ps          List the tasks of all services
+          exec        Run a command in a container
+          image       Images of this node
+          registry    Registries that images are pulled from
+          wait        Wait until something is as it should be
+          events      Show what happens in the cluster
+          doctor      Look for what is wrong with this machine and its node
+          version     Show what this program is
+          completion  Print a completion script for a shell
+
+        Options:
+          -h, --help     Print help
+          -V, --version  Print version
+
+        Where:
+              --config <FILE>  Configuration file [env: WARREN_CONFIG] [default: /etc/warren/warren.toml]
+              --run-dir <DIR>  Folder of the socket, pid file and shims [env: WARREN_RUN_DIR] [default: /run/warren]
+    "#]].assert_eq(&said.out);
+    let said = say(&node, "service create --help").await;
+    expect![[r#"
+        Run an image as a service
+
+        Usage: warren service create [OPTIONS] --image <REF> <NAME> [CMD]...
+
+        Arguments:
+          <NAME>    Name of the service: a-z, 0-9, '-' and '_', at most 63
+          [CMD]...  Command and its arguments, instead of the image's
+
+        Options:
+          -d, --detach                         Do not wait until the service has converged
+              --no-check                       Do not check image, command, user and ports on a node before accepting
+              --image <REF>                    Image to run, e.g. nginx:1.27
+              --replicas <N>                   Number of replicas [default: 1]
+              --mode <MODE>                    replicated, or one on every node [default: replicated] [possible values: replicated, global]
+          -p, --publish <PORT>                 Publish a port: [IP:]PUBLISHED:TARGET[/udp] or published=,target=,protocol=,mode=ingress|host,host_ip=
+          -e, --env <KEY=VALUE>                Set a variable; KEY alone takes the caller's value
+              --env-file <FILE>                Read variables from a file
+              --label <KEY=VALUE>              Label of the service
+              --container-label <KEY=VALUE>    Label of its containers
+              --hostname <HOST>                Host name of its containers
+              --cap-add <CAP>                  Add a capability
+              --cap-drop <CAP>                 Drop a capability
+              --read-only                      Root file system cannot be written to
+          -u, --user <USER>                    User: name, uid, user:group or uid:gid
+          -w, --workdir <DIR>                  Working directory
+              --entrypoint <COMMAND>           Entrypoint instead of the image's, split like a shell does
+              --limit-cpu <CORES>              Processor time, e.g. 0.5 or 2 cores
+              --limit-memory <SIZE>            Memory, e.g. 128MiB
+              --limit-pids <N>                 Processes and threads
+              --stop-signal <SIGNAL>           Signal that asks a container to end
+              --stop-grace-period <DURATION>   Time from that signal to SIGKILL, e.g. 10s
+              --restart-condition <CONDITION>  When a container that ended is started again [default: any] [possible values: none, on-failure, any]
+              --restart-delay <DURATION>       Pause before a restart; doubles while it keeps failing [default: 100ms]
+              --restart-max-attempts <N>       Restarts within the window before the replica counts as failed; 0 is no limit
+              --restart-window <DURATION>      Running this long forgets earlier failures [default: 10s]
+              --update-parallelism <N>         Replicas replaced at a time; 0 is all [default: 1]
+              --update-delay <DURATION>        Pause between batches
+              --update-order <ORDER>           Whether the new one starts before the old one stops [default: start-first] [possible values: start-first, stop-first]
+              --log-opt <KEY=VALUE>            Rotation of logs: max-size=10MiB, max-file=3
+          -h, --help                           Print help
+
+        Where:
+              --config <FILE>  Configuration file [env: WARREN_CONFIG] [default: /etc/warren/warren.toml]
+              --run-dir <DIR>  Folder of the socket, pid file and shims [env: WARREN_RUN_DIR] [default: /run/warren]
+    "#]].assert_eq(&said.out);
+    assert!(say(&node, "--version").await.out.starts_with("warren 0."));
+}

@@ -1,0 +1,343 @@
+//! What listings look like.
+
+use expect_test::{Expect, expect};
+
+use super::fake::{FakeNode, World, task, web};
+use super::say;
+use crate::cli::listing::{Record, View};
+use crate::cli::rows::{EventRow, ImageRow, NodeRow, ServiceRow, TaskRow};
+use warren_model::Time;
+use warren_proto::v1;
+
+fn world() -> World {
+    let mut failed = task(2, v1::TaskState::Failed, v1::Desired::Shutdown);
+    failed.created -= 5000;
+    let status = failed.status.as_mut().unwrap();
+    status.pid = 0;
+    status.exit = Some(v1::TaskExit { code: 137, oom_killed: true });
+    status.error = Some("out of memory".into());
+    World {
+        services: vec![web()],
+        tasks: vec![
+            failed,
+            task(2, v1::TaskState::Running, v1::Desired::Running),
+            task(1, v1::TaskState::Running, v1::Desired::Running),
+        ],
+        ..World::default()
+    }
+}
+
+async fn check(line: &str, expected: Expect) {
+    let node = FakeNode::start(world());
+    expected.assert_eq(&say(&node, line).await.all());
+}
+
+#[tokio::test]
+async fn services() {
+    check(
+        "service ls",
+        expect![[r#"
+        exit 0
+        --- out
+        ID                 NAME   MODE         REPLICAS   IMAGE        PORTS     UPDATE
+        0c1g60r30c1g60r3   web    replicated   2/3        nginx:1.27   8080:80   none
+    "#]],
+    )
+    .await;
+    check(
+        "service ls --format json",
+        expect![[r#"
+        exit 0
+        --- out
+        [
+          {
+            "created_at": "2027-01-15T08:00:00.000Z",
+            "desired": 3,
+            "id": "0c1g60r30c1g60r3",
+            "image": "nginx:1.27",
+            "mode": "replicated",
+            "name": "web",
+            "ports": [
+              "8080:80"
+            ],
+            "revision": 5,
+            "running": 2,
+            "update_state": "none",
+            "updated_at": "2027-01-15T08:00:00.000Z"
+          }
+        ]
+    "#]],
+    )
+    .await;
+    check(
+        "service ls --format yaml",
+        expect![[r#"
+        exit 0
+        --- out
+        - created_at: "2027-01-15T08:00:00.000Z"
+          desired: 3
+          id: "0c1g60r30c1g60r3"
+          image: "nginx:1.27"
+          mode: replicated
+          name: web
+          ports:
+          - "8080:80"
+          revision: 5
+          running: 2
+          update_state: none
+          updated_at: "2027-01-15T08:00:00.000Z"
+    "#]],
+    )
+    .await;
+    check(
+        "service ls -q",
+        expect![[r#"
+        exit 0
+        --- out
+        0c1g60r30c1g60r3
+    "#]],
+    )
+    .await;
+    check(
+        "service ls --format '{{.Name}} {{.ID}} {{.Replicas}}'",
+        expect![[r#"
+        exit 0
+        --- out
+        web 0c1g60r30c1g60r3 2/3
+    "#]],
+    )
+    .await;
+    check(
+        "service ls --format 'table {{.Name}}\\t{{.UpdateState}}'",
+        expect![[r#"
+        exit 0
+        --- out
+        NAME   UPDATE STATE
+        web    none
+    "#]],
+    )
+    .await;
+    check(
+        "service ls --filter name=db --format json",
+        expect![[r#"
+        exit 0
+        --- out
+        []
+    "#]],
+    )
+    .await;
+    check(
+        "service ls --filter nam=db",
+        expect![[r#"
+        exit 2
+        --- err
+        error: --filter: there is no key "nam"
+        hint: did you mean name?
+    "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn tasks() {
+    check(
+        "service ps web --format '{{.Name}} {{.State}} {{.pid}} {{.ExitCode}}|{{.Error}}'",
+        expect![[r#"
+            exit 0
+            --- out
+            web.1 running 1001 |
+            web.2 running 1002 |
+            web.2 failed 0 137|out of memory
+        "#]],
+    )
+    .await;
+    check(
+        "ps -q",
+        expect![[r#"
+        exit 0
+        --- out
+        0g2081040g208181
+        0g2081040g208182
+        0g2081040g208282
+    "#]],
+    )
+    .await;
+    let row = TaskRow::from(&world().tasks[0]);
+    let view = View { now: Time(super::fake::NOW + 180_000), whole: false };
+    expect![[r#"
+        NAME    ID                 IMAGE        NODE    DESIRED STATE   CURRENT STATE          RESTARTS   ADDRESS      ERROR
+        web.2   0g2081040g208282   nginx:1.27   alpha   shutdown        failed 3 minutes ago   0          10.128.0.3   out of memory
+    "#]].assert_eq(&crate::cli::printer::table(TaskRow::COLUMNS, &[row.cells(view)]));
+}
+
+#[tokio::test]
+async fn nodes_and_cluster() {
+    check(
+        "node ls",
+        expect![[r#"
+        exit 0
+        --- out
+        ID                 HOSTNAME   ROLE      STATUS   AVAILABILITY   LEADER   ADDRESS    VERSION
+        081040g2081040g2   alpha      manager   ready    active         yes      10.0.0.1   0.1.0
+    "#]],
+    )
+    .await;
+    check(
+        "node ls --format json",
+        expect![[r#"
+        exit 0
+        --- out
+        [
+          {
+            "address": "10.0.0.1",
+            "architecture": "",
+            "availability": "active",
+            "cpus": 2,
+            "hostname": "alpha",
+            "id": "081040g2081040g2",
+            "kernel": "",
+            "leader": true,
+            "memory_bytes": 1073741824,
+            "role": "manager",
+            "status": "ready",
+            "version": "0.1.0",
+            "worker": true
+          }
+        ]
+    "#]],
+    )
+    .await;
+    check(
+        "cluster info",
+        expect![[r#"
+        exit 0
+        --- out
+        cluster id: 040g2081040g2081
+        node id: 081040g2081040g2
+        nodes: 1
+        revision: 7
+        services: 2
+        tasks: 3
+        version: 0.1.0
+    "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn inspect() {
+    check(
+        "service inspect web",
+        expect![[r#"
+        exit 0
+        --- out
+        [
+          {
+            "created_at": "2027-01-15T08:00:00.000Z",
+            "desired": 3,
+            "id": "0c1g60r30c1g60r3",
+            "name": "web",
+            "removing": false,
+            "revision": 5,
+            "running": 2,
+            "spec": {
+              "cap_add": [],
+              "cap_drop": [],
+              "command": [],
+              "container_labels": {},
+              "entrypoint": null,
+              "env": [
+                "LOG=info"
+              ],
+              "force": 0,
+              "hostname": null,
+              "image": "nginx:1.27",
+              "labels": {
+                "team": "shop"
+              },
+              "limit": {
+                "cpus": 0.5,
+                "memory_bytes": 134217728,
+                "pids": null
+              },
+              "log": {
+                "max_bytes": 10485760,
+                "max_files": 3
+              },
+              "mode": "replicated",
+              "name": "web",
+              "ports": [
+                {
+                  "host_ip": "0.0.0.0",
+                  "mode": "ingress",
+                  "protocol": "tcp",
+                  "published": 8080,
+                  "target": 80
+                }
+              ],
+              "read_only": false,
+              "replicas": 3,
+              "restart": {
+                "condition": "any",
+                "delay": "100ms",
+                "max_attempts": null,
+                "window": "10s"
+              },
+              "stop_grace_period": "10s",
+              "stop_signal": null,
+              "update": {
+                "delay": "0s",
+                "order": "start-first",
+                "parallelism": 1
+              },
+              "user": null,
+              "workdir": null
+            },
+            "template": 1,
+            "update_state": "none",
+            "updated_at": "2027-01-15T08:00:00.000Z"
+          }
+        ]
+    "#]],
+    )
+    .await;
+    check(
+        "service inspect web --format '{{.Spec.Image}} {{.Spec.Limit.Cpus}}'",
+        expect![[r#"
+        exit 0
+        --- out
+        nginx:1.27 0.5
+    "#]],
+    )
+    .await;
+    check(
+        "service inspect web --format table",
+        expect![[r#"
+        exit 2
+        --- err
+        error: --format: inspect has no table
+        hint: write json, yaml or a template
+    "#]],
+    )
+    .await;
+}
+
+#[test]
+fn keys_are_what_is_promised() {
+    fn check<R: Record>(row: &R) {
+        let object = row.object();
+        let mut keys: Vec<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut promised = R::KEYS.to_vec();
+        keys.sort_unstable();
+        promised.sort_unstable();
+        assert_eq!(keys, promised);
+        let view = View { now: Time(0), whole: false };
+        assert_eq!(row.cells(view).len(), R::COLUMNS.len());
+    }
+    check(&ServiceRow::try_from(&web()).unwrap());
+    check(&TaskRow::from(&world().tasks[0]));
+    check(&NodeRow::from(&v1::Node::default()));
+    check(&ImageRow::from(&v1::ImageRow::default()));
+    check(&EventRow::from(v1::Event::default()));
+    check(&crate::cli::Check::ok("kernel", "6.18"));
+}

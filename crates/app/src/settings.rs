@@ -1,0 +1,312 @@
+//! Settings of the program: a flag wins over the environment, that over the
+//! configuration file, that over the default.
+//!
+//! Every setting has one name: `--data-dir`, `WARREN_DATA_DIR`, `data_dir` in
+//! the file. An unknown key in the file is an error, also for commands that
+//! would not need it: a typo must not wait for the next start to be found.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use warren_base::telemetry::LogFormat;
+
+use crate::cli::failure::{Failure, nearest, plain};
+
+const CONFIG_DEFAULT: &str = "/etc/warren/warren.toml";
+const RUN_DIR_DEFAULT: &str = "/run/warren";
+const DATA_DIR_DEFAULT: &str = "/var/lib/warren";
+const LOG_LEVEL_DEFAULT: &str = "info";
+const LOG_FORMAT_DEFAULT: &str = "text";
+const SOCKET_NAME: &str = "warren.sock";
+const PID_NAME: &str = "warren.pid";
+/// No sane configuration is larger; keeps a wrong path from filling memory.
+const FILE_MAX: u64 = 1 << 20;
+
+/// Keys that the file may have.
+const KEYS: [&str; 4] = ["data_dir", "run_dir", "log_level", "log_format"];
+
+/// Where things are: flags of every command.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct PlaceFlags {
+    /// Configuration file [env: WARREN_CONFIG] [default: /etc/warren/warren.toml]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Where")]
+    config: Option<PathBuf>,
+    /// Folder of the socket, pid file and shims [env: WARREN_RUN_DIR] [default: /run/warren]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Where")]
+    run_dir: Option<PathBuf>,
+}
+
+/// Flags of commands that run a node.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct NodeFlags {
+    /// Folder of everything that must last [env: WARREN_DATA_DIR] [default: /var/lib/warren]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// error, warn, info, debug, trace, or by module [env: WARREN_LOG_LEVEL] [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// text or json [env: WARREN_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Return when the node is ready, and leave it running
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Report readiness to standard input: what `--detach` gives its child
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    pub(crate) report_to_stdin: bool,
+}
+
+/// Where a node's socket is, and the rest of the file.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) socket: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    file: File,
+}
+
+/// Settings of a node.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeSettings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) log_level: String,
+    pub(crate) log_format: LogFormat,
+}
+
+/// The environment, as a function so that tests need none.
+pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The environment of this process.
+pub(crate) fn environment(key: &str) -> Option<String> {
+    std::env::var(key).ok()
+}
+
+#[derive(Debug, Default)]
+struct File {
+    path: PathBuf,
+    values: toml::Table,
+}
+
+/// A value and where it came from, for messages.
+struct Given {
+    text: String,
+    source: String,
+}
+
+impl PlaceFlags {
+    pub(crate) fn resolve(&self, env: Environment<'_>) -> Result<Place, Failure> {
+        let file = self.file(env)?;
+        let run_dir = path(pick(env, &file, self.run_dir.as_deref(), "run_dir"), RUN_DIR_DEFAULT)?;
+        let socket = match env("WARREN_SOCKET").filter(|text| !text.is_empty()) {
+            Some(socket) => PathBuf::from(socket),
+            None => run_dir.join(SOCKET_NAME),
+        };
+        Ok(Place { socket, run_dir, file })
+    }
+
+    fn file(&self, env: Environment<'_>) -> Result<File, Failure> {
+        let named = self.config.clone();
+        let named =
+            named.or_else(|| env("WARREN_CONFIG").filter(|t| !t.is_empty()).map(Into::into));
+        let path = named.clone().unwrap_or_else(|| CONFIG_DEFAULT.into());
+        match File::read(&path) {
+            Ok(file) => Ok(file),
+            Err(ReadError::Io(_)) if named.is_none() => Ok(File::default()),
+            Err(ReadError::Io(error)) => {
+                Err(Failure::input(format!("--config: {}: {}", path.display(), plain(&error))))
+            }
+            Err(ReadError::Content(failure)) => Err(failure),
+        }
+    }
+}
+
+impl Place {
+    /// Beside the socket, so that a socket elsewhere leads to its own daemon.
+    pub(crate) fn pid_file(&self) -> PathBuf {
+        self.socket.with_file_name(PID_NAME)
+    }
+
+    pub(crate) fn node(
+        &self,
+        flags: &NodeFlags,
+        env: Environment<'_>,
+    ) -> Result<NodeSettings, Failure> {
+        let file = &self.file;
+        let data_dir =
+            path(pick(env, file, flags.data_dir.as_deref(), "data_dir"), DATA_DIR_DEFAULT)?;
+        let level = pick(env, file, flags.log_level.as_deref().map(Path::new), "log_level");
+        let format = pick(env, file, flags.log_format.as_deref().map(Path::new), "log_format");
+        let log_format = match format.as_ref().map_or(LOG_FORMAT_DEFAULT, |g| g.text.as_str()) {
+            "text" => LogFormat::Text,
+            "json" => LogFormat::Json,
+            other => {
+                let source = format.as_ref().map_or("", |g| g.source.as_str());
+                return Err(Failure::input(format!(
+                    "{source}: {other:?} is not one of text, json"
+                )));
+            }
+        };
+        Ok(NodeSettings {
+            data_dir,
+            run_dir: self.run_dir.clone(),
+            log_level: level.map_or_else(|| LOG_LEVEL_DEFAULT.to_owned(), |g| g.text),
+            log_format,
+        })
+    }
+}
+
+impl NodeSettings {
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.run_dir.join(SOCKET_NAME)
+    }
+
+    pub(crate) fn pid_file(&self) -> PathBuf {
+        self.run_dir.join(PID_NAME)
+    }
+}
+
+/// The first of flag, environment and file that has `key`.
+fn pick(env: Environment<'_>, file: &File, flag: Option<&Path>, key: &str) -> Option<Given> {
+    let dashed = key.replace('_', "-");
+    if let Some(value) = flag {
+        let text = value.to_string_lossy().into_owned();
+        return Some(Given { text, source: format!("--{dashed}") });
+    }
+    let variable = format!("WARREN_{}", key.to_ascii_uppercase());
+    if let Some(text) = env(&variable).filter(|text| !text.is_empty()) {
+        return Some(Given { text, source: variable });
+    }
+    let text = file.values.get(key)?.as_str()?.to_owned();
+    Some(Given { text, source: format!("{}: {key}", file.path.display()) })
+}
+
+fn path(given: Option<Given>, default: &str) -> Result<PathBuf, Failure> {
+    let Some(given) = given else { return Ok(default.into()) };
+    if given.text.is_empty() {
+        return Err(Failure::input(format!("{}: the path is empty", given.source)));
+    }
+    // Children and mounts must not depend on where the program was started.
+    std::path::absolute(&given.text)
+        .map_err(|e| Failure::input(format!("{}: {:?}: {e}", given.source, given.text)))
+}
+
+enum ReadError {
+    /// Not there or not readable.
+    Io(std::io::Error),
+    /// Readable and wrong.
+    Content(Failure),
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Self, ReadError> {
+        let size = std::fs::metadata(path).map_err(ReadError::Io)?.len();
+        if size > FILE_MAX {
+            let message = format!("{}: {size} bytes are more than {FILE_MAX}", path.display());
+            return Err(ReadError::Content(Failure::input(message)));
+        }
+        let text = std::fs::read_to_string(path).map_err(ReadError::Io)?;
+        Self::parse(path, &text).map_err(ReadError::Content)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, Failure> {
+        let shown = path.display();
+        let values: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+            let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            Failure::input(format!("{shown}:{line}: {}", e.message()))
+        })?;
+        for (key, value) in &values {
+            if !KEYS.contains(&key.as_str()) {
+                let failure = Failure::input(format!("{shown}: there is no setting {key:?}"));
+                return Err(match nearest(key, KEYS) {
+                    Some(meant) => failure.hint(format!("did you mean {meant}?")),
+                    None => failure.hint(format!("settings are {}", KEYS.join(", "))),
+                });
+            }
+            if value.as_str().is_none() {
+                let kind = value.type_str();
+                return Err(Failure::input(format!(
+                    "{shown}: {key} is of type {kind}, not a string"
+                )));
+            }
+        }
+        Ok(Self { path: path.to_owned(), values })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(flag: Option<&str>, env: Option<&str>, file: &str, expected: &str) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("warren.toml");
+        std::fs::write(&config, file).unwrap();
+        let place = PlaceFlags { config: Some(config), run_dir: None };
+        let flags = NodeFlags { data_dir: flag.map(Into::into), ..NodeFlags::default() };
+        let env = |key: &str| (key == "WARREN_DATA_DIR").then(|| env.map(str::to_owned)).flatten();
+        let settings = place.resolve(&env).and_then(|place| place.node(&flags, &env));
+        let got = match settings {
+            Ok(settings) => settings.data_dir.display().to_string(),
+            Err(failure) => {
+                let hint = failure.hint.map(|h| format!(" ({h})")).unwrap_or_default();
+                let message = failure.message.replace(&*dir.path().to_string_lossy(), "DIR");
+                format!("{message}{hint}")
+            }
+        };
+        assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn order_of_sources() {
+        check(None, None, "", "/var/lib/warren");
+        check(None, None, "data_dir = \"/file\"", "/file");
+        check(None, Some("/env"), "data_dir = \"/file\"", "/env");
+        check(Some("/flag"), Some("/env"), "data_dir = \"/file\"", "/flag");
+        check(None, Some(""), "data_dir = \"/file\"", "/file");
+    }
+
+    #[test]
+    fn bad_files() {
+        check(
+            None,
+            None,
+            "data-dir = \"/x\"",
+            "DIR/warren.toml: there is no setting \"data-dir\" (did you mean data_dir?)",
+        );
+        check(
+            None,
+            None,
+            "replicas = 3",
+            "DIR/warren.toml: there is no setting \"replicas\" (settings are data_dir, run_dir, log_level, log_format)",
+        );
+        check(
+            None,
+            None,
+            "data_dir = 3",
+            "DIR/warren.toml: data_dir is of type integer, not a string",
+        );
+        check(
+            None,
+            None,
+            "log_format = \"xml\"",
+            "DIR/warren.toml: log_format: \"xml\" is not one of text, json",
+        );
+        check(Some(""), None, "", "--data-dir: the path is empty");
+    }
+
+    #[test]
+    fn sockets() {
+        let none = |_: &str| None;
+        let flags = PlaceFlags { config: None, run_dir: Some("/r".into()) };
+        let place = flags.resolve(&none).unwrap();
+        assert_eq!(place.socket, Path::new("/r/warren.sock"));
+        assert_eq!(place.pid_file(), Path::new("/r/warren.pid"));
+        let env = |key: &str| (key == "WARREN_SOCKET").then(|| "/s/x.sock".to_owned());
+        let place = flags.resolve(&env).unwrap();
+        assert_eq!(place.socket, Path::new("/s/x.sock"));
+        assert_eq!(place.pid_file(), Path::new("/s/warren.pid"));
+        let missing = PlaceFlags { config: Some("/none/such".into()), run_dir: None };
+        assert_eq!(missing.resolve(&none).unwrap_err().exit.code(), 2);
+    }
+}
