@@ -2,8 +2,36 @@
 //!
 //! An image is a config plus layers that are unpacked once into folders for
 //! overlayfs, content-addressed by chain id. Nothing here starts containers.
+//!
+//! Doors: [`reference`] (names), [`Store`] (everything on disk), [`check`]
+//! (whether an image can run what a service asks for), [`tree`] (the merged view).
+
+mod archive;
+pub mod check;
+mod credentials;
+mod decode;
+mod digest;
+mod disk;
+mod error;
+mod manifest;
+mod progress;
+pub mod reference;
+mod registry;
+mod store;
+mod tarball;
+#[cfg(test)]
+mod testing;
+pub mod tree;
+mod unpack;
 
 use std::path::PathBuf;
+
+pub use digest::Digest;
+pub use error::Error;
+pub use progress::{Phase, Progress, Step};
+pub use reference::Reference;
+pub use store::{ImportOptions, Listed, Loaded, Removed, Store, StoreOptions};
+pub use unpack::Limits;
 
 /// What a container needs of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,222 @@
+//! Registries over HTTP: where they are and how they are reached.
+//!
+//! The distribution protocol is spoken directly over `reqwest`, as far as pulling
+//! needs it. (`oci-client` reads manifests and error pages of any size into
+//! memory, panics on a token with a line feed, loses the HTTP status, follows
+//! redirects from HTTPS to HTTP and asks Google's DNS if resolv.conf is missing.)
+//!
+//! Contract: every wait ends: connecting after [`Timeouts::connect`], every read
+//! after [`Timeouts::stall`]. Bodies have limits. Credentials go to the registry
+//! and the token service it names, never along a redirect to another origin, never
+//! over plain HTTP unless the registry itself is reached that way.
+//!
+//! Plain HTTP: only loopback and registries that the operator listed.
+
+mod auth;
+mod session;
+mod stream;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::redirect;
+
+use crate::credentials::Credentials;
+use crate::error::Error;
+use crate::reference::DEFAULT_REGISTRY;
+
+pub(crate) use session::Session;
+pub(crate) use stream::BlobStream;
+
+/// The host behind `docker.io`.
+const DEFAULT_HOST: &str = "registry-1.docker.io";
+const USER_AGENT: &str = concat!("warren/", env!("CARGO_PKG_VERSION"));
+/// Registry, storage service, edge cache: three in practice.
+const REDIRECTS_MAX: usize = 5;
+/// Connections are of use during one pull only.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// How long a silent registry is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timeouts {
+    pub(crate) connect: Duration,
+    /// Without a byte.
+    pub(crate) stall: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(10), stall: Duration::from_secs(30) }
+    }
+}
+
+/// All registries, as one node reaches them.
+#[derive(Debug)]
+pub(crate) struct Registries {
+    /// `host` or `host:port`.
+    insecure: Vec<String>,
+    timeouts: Timeouts,
+    /// Built when first needed: the root certificates cost memory.
+    direct: OnceLock<reqwest::Client>,
+    proxied: OnceLock<reqwest::Client>,
+}
+
+impl Registries {
+    pub(crate) fn new(insecure: Vec<String>, timeouts: Timeouts) -> Self {
+        Self { insecure, timeouts, direct: OnceLock::new(), proxied: OnceLock::new() }
+    }
+
+    /// A conversation with `registry` about `what`, an image for messages.
+    pub(crate) async fn session(
+        &self,
+        registry: &str,
+        repository: &str,
+        what: &str,
+        credentials: Option<Credentials>,
+    ) -> Result<Session, Error> {
+        let client = self.client(registry).map_err(|detail| Error::Unreachable {
+            what: what.to_owned(),
+            registry: registry.to_owned(),
+            detail,
+        })?;
+        let host = if registry == DEFAULT_REGISTRY { DEFAULT_HOST } else { registry };
+        let mut session =
+            Session::new(client, registry, repository, what, credentials, self.timeouts);
+        session.base = format!("https://{host}");
+        if self.may_be_plain(registry) {
+            let plain = format!("http://{host}");
+            match session.is_plain(&plain).await {
+                Ok(true) => session.base = plain,
+                Ok(false) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(session)
+    }
+
+    fn may_be_plain(&self, registry: &str) -> bool {
+        let host = host_of(registry);
+        is_loopback(host) || self.insecure.iter().any(|listed| listed == registry || listed == host)
+    }
+
+    fn client(&self, registry: &str) -> Result<reqwest::Client, String> {
+        // As in Go: a proxy is of no use to reach this very host.
+        let direct = is_loopback(host_of(registry));
+        let slot = if direct { &self.direct } else { &self.proxied };
+        if let Some(client) = slot.get() {
+            return Ok(client.clone());
+        }
+        let client = build(direct, self.timeouts).map_err(|error| explain(&error))?;
+        Ok(slot.get_or_init(|| client).clone())
+    }
+}
+
+/// Without the port; IPv6 addresses stay in brackets.
+fn host_of(registry: &str) -> &str {
+    match registry.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => registry,
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost"
+        || host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse()
+            .is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+fn build(direct: bool, timeouts: Timeouts) -> reqwest::Result<reqwest::Client> {
+    // An error means that one is installed already, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let builder = reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(timeouts.connect)
+        .pool_idle_timeout(IDLE)
+        .redirect(redirect::Policy::custom(follow))
+        .referer(false)
+        .dns_resolver(Arc::new(Resolver));
+    if direct { builder.no_proxy() } else { builder }.build()
+}
+
+/// `reqwest` itself drops credentials when host, port or scheme change.
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    if attempt.previous().len() > REDIRECTS_MAX {
+        return attempt.error("too many redirects");
+    }
+    let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+    if from_https && attempt.url().scheme() != "https" {
+        return attempt.error("redirect from HTTPS to plain HTTP");
+    }
+    attempt.follow()
+}
+
+/// The causes of an error, without addresses: they may hold signatures.
+fn explain(error: &reqwest::Error) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if causes.last() != Some(&text) {
+            causes.push(text);
+        }
+        next = cause.source();
+    }
+    match causes.is_empty() {
+        true if error.is_timeout() => "timed out".to_owned(),
+        true => "request could not be sent".to_owned(),
+        false => causes.join(": "),
+    }
+}
+
+/// Names by our own resolver: libc's loads shared objects at run time, which a
+/// static binary cannot. The system's settings are read anew each time.
+struct Resolver;
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let name = name.as_str();
+            if name == "localhost" {
+                let here = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+                let addresses: Addrs =
+                    Box::new(here.into_iter().map(|address| SocketAddr::new(address, 0)));
+                return Ok(addresses);
+            }
+            let resolver = TokioResolver::builder_tokio()?.build()?;
+            let found: Vec<SocketAddr> =
+                resolver.lookup_ip(name).await?.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+            let addresses: Addrs = Box::new(found.into_iter());
+            Ok(addresses)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_loopback_and_the_listed() {
+        let listed = vec!["10.0.0.1:5000".to_owned(), "lab".to_owned()];
+        let registries = Registries::new(listed, Timeouts::default());
+        for plain in
+            ["localhost", "localhost:5000", "127.0.0.1", "127.9.9.9:1", "[::1]:5000", "[::1]"]
+        {
+            assert!(registries.may_be_plain(plain), "{plain}");
+        }
+        for plain in ["10.0.0.1:5000", "lab", "lab:5000"] {
+            assert!(registries.may_be_plain(plain), "{plain}");
+        }
+        for secure in
+            ["10.0.0.1", "docker.io", "localhost.evil.example", "128.0.0.1:80", "laboratory"]
+        {
+            assert!(!registries.may_be_plain(secure), "{secure}");
+        }
+    }
+}
