@@ -1,0 +1,405 @@
+//! From an image and a template to a container, as Docker does it.
+//!
+//! Pure, but for [`host_resolver`]. The labels written here are what a later
+//! process of the agent finds its tasks by ([`parse_labels`]).
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use warren_image::{Image, ImageConfig};
+use warren_model::service::{TaskTemplate, parse_signal};
+use warren_model::task::TaskExit;
+use warren_model::{ServiceId, TaskId, Time};
+use warren_net::Sandbox;
+use warren_runtime::{
+    ContainerInfo, ContainerSpec, ContainerState, Exit, InjectedFile, Limits, LogPolicy, Seccomp,
+};
+
+use crate::core::TaskSpec;
+use crate::published::Claim;
+use crate::task::{Ended, Found, FoundState};
+
+const TASK: &str = "warren.task";
+const ATTEMPT: &str = "warren.attempt";
+const RESTARTS: &str = "warren.restarts";
+const LAST_EXIT: &str = "warren.last-exit";
+const STARTED: &str = "warren.started";
+const SERVICE: &str = "warren.service";
+const SERVICE_NAME: &str = "warren.service-name";
+const ADDRESS: &str = "warren.address";
+const PORTS: &str = "warren.ports";
+const IMAGE_ID: &str = "warren.image-id";
+
+/// Docker's; a container without a PATH finds nothing.
+const PATH_DEFAULT: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Docker's length of a container id in a host name.
+const HOSTNAME_LEN: usize = 12;
+const SIGTERM: i32 = 15;
+
+/// Why a template and an image do not make a container.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("image {image} has no command, and none is given")]
+    NoCommand { image: String },
+}
+
+/// What the worker has gathered for a start.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts {
+    pub(crate) image: Image,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) keep: Vec<(String, Arc<OwnedFd>)>,
+}
+
+/// Of one attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    pub(crate) number: u32,
+    /// Restarts since the last good attempt.
+    pub(crate) restarts: u32,
+    pub(crate) last_exit: Option<TaskExit>,
+    pub(crate) at: Time,
+}
+
+/// The container of an attempt. `resolver` is the text of the host's resolv.conf.
+///
+/// # Errors
+/// [`Error`] when there is nothing to run.
+pub(crate) fn container(
+    task: &TaskSpec,
+    service_name: &str,
+    claims: &[Claim],
+    attempt: Attempt,
+    parts: Parts,
+    resolver: &str,
+    logs: &Path,
+) -> Result<ContainerSpec, Error> {
+    let template = &*task.template;
+    let config = &parts.image.config;
+    let args = arguments(template, config);
+    if args.is_empty() {
+        return Err(Error::NoCommand { image: template.image.clone() });
+    }
+    let hostname = hostname(task);
+    Ok(ContainerSpec {
+        id: task.container_id(attempt.number),
+        args,
+        env: environment(template, config, &hostname),
+        cwd: template.workdir.clone().unwrap_or_else(|| config.workdir.clone()),
+        user: template.user.clone().unwrap_or_else(|| config.user.clone()),
+        files: files(&hostname, parts.sandbox.address, resolver),
+        hostname,
+        read_only: template.read_only,
+        limits: Limits {
+            memory_bytes: template.limits.memory_bytes,
+            cpu_millis: template.limits.cpu_millis,
+            cpu_shares: None,
+            pids: template.limits.pids,
+        },
+        mounts: vec![],
+        cap_add: template.cap_add.clone(),
+        cap_drop: template.cap_drop.clone(),
+        no_new_privileges: true,
+        seccomp: Seccomp::Default,
+        stop_signal: stop_signal(template, config),
+        netns: Some(parts.sandbox.netns),
+        keep: parts.keep,
+        log: LogPolicy {
+            dir: logs.to_owned(),
+            max_bytes: template.log.max_bytes,
+            max_files: template.log.max_files,
+        },
+        labels: labels(task, service_name, claims, &parts.image.id, attempt),
+        layers: parts.image.layers,
+    })
+}
+
+/// Overriding the entrypoint drops the image's command, which was meant for the other one.
+pub(crate) fn arguments(template: &TaskTemplate, config: &ImageConfig) -> Vec<String> {
+    let (entrypoint, fallback) = match &template.entrypoint {
+        Some(entrypoint) => (entrypoint, &[][..]),
+        None => (&config.entrypoint, config.cmd.as_slice()),
+    };
+    let command = if template.command.is_empty() { fallback } else { &template.command };
+    entrypoint.iter().chain(command).cloned().collect()
+}
+
+/// Later entries win: defaults, image, template.
+pub(crate) fn environment(
+    template: &TaskTemplate,
+    config: &ImageConfig,
+    hostname: &str,
+) -> Vec<String> {
+    let own = [PATH_DEFAULT.to_owned(), format!("HOSTNAME={hostname}")];
+    let mut merged: Vec<String> = Vec::new();
+    for pair in own.iter().chain(&config.env).chain(&template.env) {
+        let key = pair.split('=').next().unwrap_or_default();
+        let same = |old: &&mut String| old.split('=').next() == Some(key);
+        match merged.iter_mut().find(same) {
+            Some(old) => old.clone_from(pair),
+            None => merged.push(pair.clone()),
+        }
+    }
+    merged
+}
+
+fn hostname(task: &TaskSpec) -> String {
+    task.template.hostname.clone().unwrap_or_else(|| {
+        let mut id = task.id.to_string();
+        id.truncate(HOSTNAME_LEN);
+        id
+    })
+}
+
+fn stop_signal(template: &TaskTemplate, config: &ImageConfig) -> i32 {
+    let given = template.stop_signal.as_deref().unwrap_or(&config.stop_signal);
+    parse_signal(given).unwrap_or(SIGTERM)
+}
+
+fn files(hostname: &str, address: Ipv4Addr, resolver: &str) -> Vec<InjectedFile> {
+    let short = hostname.split('.').next().unwrap_or(hostname);
+    let names = if short == hostname { short.to_owned() } else { format!("{hostname} {short}") };
+    let hosts = format!(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n{address}\t{names}\n"
+    );
+    let file = |target: &str, text: String| InjectedFile {
+        target: target.to_owned(),
+        data: text.into_bytes(),
+        mode: 0o644,
+    };
+    vec![
+        file("/etc/hosts", hosts),
+        file("/etc/hostname", format!("{hostname}\n")),
+        file("/etc/resolv.conf", resolv_conf(resolver)),
+    ]
+}
+
+/// The host's resolver as a container can use it: servers on the host's own
+/// loopback cannot be reached from inside, so they go unless nothing else is left.
+pub(crate) fn resolv_conf(host: &str) -> String {
+    let server = |line: &str| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some("nameserver")).then(|| words.next().unwrap_or_default().to_owned())
+    };
+    let is_local = |server: &str| server.starts_with("127.") || server == "::1";
+    let lines = || host.lines().map(str::trim).filter(|l| !l.starts_with(['#', ';']));
+    let reachable = lines().filter_map(server).any(|server| !is_local(&server));
+    let mut out = String::new();
+    for line in lines() {
+        let keep = match server(line) {
+            Some(server) => !reachable || !is_local(&server),
+            None => ["search", "options", "domain"]
+                .iter()
+                .any(|word| line.split_whitespace().next() == Some(*word)),
+        };
+        if keep {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out
+}
+
+/// The resolver settings of this host, behind systemd-resolved's stub if there is one.
+pub(crate) async fn host_resolver() -> String {
+    let read = |path: &'static str| async move { tokio::fs::read_to_string(path).await };
+    let plain = read("/etc/resolv.conf").await.unwrap_or_default();
+    if plain.lines().any(|line| line.split_whitespace().eq(["nameserver", "127.0.0.53"])) {
+        // Written by systemd-resolved for exactly this use.
+        return read("/run/systemd/resolve/resolv.conf").await.unwrap_or(plain);
+    }
+    plain
+}
+
+fn labels(
+    task: &TaskSpec,
+    service_name: &str,
+    claims: &[Claim],
+    image_id: &str,
+    attempt: Attempt,
+) -> BTreeMap<String, String> {
+    let users = task.template.container_labels.iter();
+    let mut labels: BTreeMap<String, String> = users
+        .filter(|(key, _)| !key.starts_with("warren."))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    let mut put = |key: &str, value: String| labels.insert(key.to_owned(), value);
+    put(TASK, task.id.to_string());
+    put(ATTEMPT, attempt.number.to_string());
+    put(RESTARTS, attempt.restarts.to_string());
+    put(STARTED, attempt.at.0.to_string());
+    if let Some(exit) = attempt.last_exit {
+        let oom = if exit.oom_killed { " oom" } else { "" };
+        put(LAST_EXIT, format!("{}{oom}", exit.code));
+    }
+    put(SERVICE, task.service.to_string());
+    put(SERVICE_NAME, service_name.to_owned());
+    let ports: Vec<String> = claims.iter().map(|claim| claim.to_text()).collect();
+    put(PORTS, ports.join(" "));
+    put("warren.slot", task.slot.to_string());
+    put("warren.template", task.template_number.to_string());
+    put(IMAGE_ID, image_id.to_owned());
+    put("warren.image", task.template.image.clone());
+    if let Some(address) = task.address {
+        put(ADDRESS, address.to_string());
+    }
+    labels
+}
+
+/// A container of ours as listed by the runtime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) task: TaskId,
+    pub(crate) service: ServiceId,
+    pub(crate) service_name: String,
+    pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) claims: Vec<Claim>,
+    pub(crate) image_id: String,
+    pub(crate) found: Found,
+}
+
+impl Listed {
+    /// Its first process, if it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match self.found.state {
+            FoundState::Running { pid, .. } => Some(pid),
+            FoundState::Exited { .. } => None,
+        }
+    }
+}
+
+/// What the labels and state of a container say; `None` for one that is not ours.
+pub(crate) fn parse_labels(info: &ContainerInfo) -> Option<Listed> {
+    let label = |key: &str| info.labels.get(key).map(String::as_str);
+    let task: TaskId = label(TASK)?.parse().ok()?;
+    let started = label(STARTED).and_then(|text| text.parse().ok()).map(Time);
+    let last_exit = label(LAST_EXIT).and_then(|text| {
+        let (code, oom) = text.split_once(' ').unwrap_or((text, ""));
+        Some(TaskExit { code: code.parse().ok()?, oom_killed: oom == "oom" })
+    });
+    let state = match &info.state {
+        ContainerState::Running { pid, started_at } => {
+            FoundState::Running { pid: *pid, at: time(*started_at) }
+        }
+        ContainerState::Exited(exit) => FoundState::Exited { started, ended: ended(exit) },
+    };
+    let found = Found {
+        attempt: label(ATTEMPT)?.parse().ok()?,
+        restarts: label(RESTARTS).and_then(|text| text.parse().ok()).unwrap_or(0),
+        last_exit,
+        state,
+    };
+    let address = label(ADDRESS).and_then(|text| text.parse().ok());
+    let service = label(SERVICE)?.parse().ok()?;
+    let service_name = label(SERVICE_NAME).unwrap_or_default().to_owned();
+    let ports = label(PORTS).unwrap_or_default();
+    let claims = ports.split_whitespace().filter_map(Claim::parse).collect();
+    let image_id = label(IMAGE_ID).unwrap_or_default().to_owned();
+    Some(Listed { task, service, service_name, address, claims, image_id, found })
+}
+
+pub(crate) fn ended(exit: &Exit) -> Ended {
+    Ended {
+        code: exit.code,
+        signal: exit.signal,
+        oom_killed: exit.oom_killed,
+        supervisor_lost: exit.supervisor_lost,
+        at: time(exit.at),
+    }
+}
+
+pub(crate) fn time(at: SystemTime) -> Time {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Entrypoint and command of image and template, `-` for none.
+    #[track_caller]
+    fn check(image: (&str, &str), template: (&str, &str), expected: &str) {
+        let config = ImageConfig {
+            entrypoint: words(image.0),
+            cmd: words(image.1),
+            ..ImageConfig::default()
+        };
+        let template = TaskTemplate {
+            entrypoint: (template.0 != "-").then(|| words(template.0)),
+            command: words(template.1),
+            ..TaskTemplate::default()
+        };
+        assert_eq!(arguments(&template, &config).join(" "), expected);
+    }
+
+    #[test]
+    fn what_runs() {
+        check(("e", "c"), ("-", ""), "e c");
+        check(("e", "c"), ("-", "x y"), "e x y");
+        check(("", "c"), ("-", ""), "c");
+        check(("e", "c"), ("E", ""), "E");
+        check(("e", "c"), ("E", "x"), "E x");
+        check(("e", "c"), ("", "x"), "x");
+        check(("", ""), ("-", ""), "");
+    }
+
+    #[test]
+    fn env_later_wins() {
+        let config = ImageConfig { env: words("PATH=/bin A=1 B=2"), ..ImageConfig::default() };
+        let template = TaskTemplate { env: words("B=3 C=4"), ..TaskTemplate::default() };
+        assert_eq!(
+            environment(&template, &config, "h").join(" "),
+            "PATH=/bin HOSTNAME=h A=1 B=3 C=4"
+        );
+    }
+
+    #[test]
+    fn resolvers() {
+        let check = |host: &str, expected: &str| {
+            assert_eq!(resolv_conf(host), expected);
+        };
+        check("nameserver 127.0.0.53\n", "nameserver 127.0.0.53\n");
+        check(
+            "# by hand\nsearch a.b\nnameserver 127.0.0.1\nnameserver 9.9.9.9\noptions ndots:2\nsortlist x\n",
+            "search a.b\nnameserver 9.9.9.9\noptions ndots:2\n",
+        );
+        check("", "");
+    }
+
+    #[test]
+    fn labels_come_back() {
+        let task = TaskSpec {
+            id: TaskId::from_bytes([7; 10]),
+            service: ServiceId::from_bytes([8; 10]),
+            slot: 3,
+            template_number: 2,
+            template: Arc::new(TaskTemplate::default()),
+            address: Some(Ipv4Addr::new(10, 128, 0, 9)),
+        };
+        let last_exit = Some(TaskExit { code: 137, oom_killed: true });
+        let attempt = Attempt { number: 4, restarts: 2, last_exit, at: Time(5) };
+        let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(9);
+        let info = ContainerInfo {
+            id: task.container_id(4),
+            labels: labels(&task, "web", &[], "sha256:ab", attempt),
+            state: ContainerState::Running { pid: 11, started_at: at },
+        };
+        let listed = parse_labels(&info).unwrap();
+        assert_eq!(listed.task, task.id);
+        assert_eq!(listed.address, task.address);
+        let state = FoundState::Running { pid: 11, at: Time(9) };
+        assert_eq!(listed.found, Found { attempt: 4, restarts: 2, last_exit, state });
+        let foreign = ContainerInfo { labels: BTreeMap::new(), ..info };
+        assert_eq!(parse_labels(&foreign), None);
+    }
+}

@@ -1,0 +1,99 @@
+//! What this node can tell of itself that nobody outside can.
+//!
+//! Changes nothing; blocking look-ups run off the event loop.
+
+use std::sync::Arc;
+
+use warren_model::Time;
+use warren_proto::v1::Finding;
+use warren_runtime::ContainerState;
+
+use crate::effects::chain;
+use crate::worker::Tools;
+
+/// Less than this is filled by one large image.
+const FREE_MIN_BYTES: u64 = 2 << 30;
+/// 2025-01-01: a clock before this was never set, and certificates will not hold.
+const CLOCK_MIN: Time = Time(1_735_689_600_000);
+
+fn finding(name: &str, ok: bool, detail: impl Into<String>, hint: &str) -> Finding {
+    let hint = if ok { String::new() } else { hint.to_owned() };
+    Finding { name: name.to_owned(), ok, detail: detail.into(), hint }
+}
+
+pub(crate) async fn findings(tools: &Arc<Tools>) -> Vec<Finding> {
+    let mut out = vec![containers(tools).await, clock(tools)];
+    let (dir, pool) = (tools.data_dir.clone(), tools.pool);
+    let host = tokio::task::spawn_blocking(move || {
+        let mut found = vec![disk(&dir)];
+        found.extend(network(&warren_net::features(pool)));
+        found
+    });
+    match host.await {
+        Ok(found) => out.extend(found),
+        Err(_) => out.push(finding("host", false, "looking at the host was interrupted", "")),
+    }
+    out
+}
+
+async fn containers(tools: &Tools) -> Finding {
+    match tools.runtime.list().await {
+        Ok(listed) => {
+            let runs = |state: &ContainerState| matches!(state, ContainerState::Running { .. });
+            let running = listed.iter().filter(|info| runs(&info.state)).count();
+            let detail = format!("{running} running, {} known", listed.len());
+            finding("containers", true, detail, "")
+        }
+        Err(error) => finding("containers", false, chain(&error), "see the node's log"),
+    }
+}
+
+fn clock(tools: &Tools) -> Finding {
+    let now = Time(tools.clock.now_ms());
+    let hint = "set the clock: certificates and logs depend on it";
+    finding("clock", now >= CLOCK_MIN, now.to_string(), hint)
+}
+
+fn disk(dir: &std::path::Path) -> Finding {
+    let place = dir.display();
+    match rustix::fs::statvfs(dir) {
+        Ok(stat) => {
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            let inodes = stat.f_files == 0 || stat.f_favail > 0;
+            let mut detail = format!("{} MiB free in {place}", free >> 20);
+            if !inodes {
+                detail.push_str(", no inodes left");
+            }
+            let hint = "free space: warren image ls shows what images take";
+            finding("disk", inodes && free >= FREE_MIN_BYTES, detail, hint)
+        }
+        Err(error) => finding("disk", false, format!("look at {place}: {error}"), ""),
+    }
+}
+
+fn network(features: &warren_net::Features) -> Vec<Finding> {
+    let have = |yes: bool| if yes { "works" } else { "missing" };
+    let mut out = vec![
+        finding(
+            "nf_tables",
+            features.nf_tables,
+            have(features.nf_tables),
+            "load the module: modprobe nf_tables; without it no port can be published",
+        ),
+        finding(
+            "veth",
+            features.veth,
+            have(features.veth),
+            "load the module: modprobe veth; without it containers have no network",
+        ),
+        finding(
+            "forwarding",
+            features.ip_forward,
+            if features.ip_forward { "on" } else { "off" },
+            "turn it on: sysctl -w net.ipv4.ip_forward=1",
+        ),
+    ];
+    let blockers = features.blockers.iter();
+    out.extend(blockers.map(|blocker| finding("firewall", false, &blocker.what, &blocker.fix)));
+    out
+}

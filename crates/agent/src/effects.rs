@@ -1,0 +1,405 @@
+//! How effects of task machines are done; each answers with an event.
+//!
+//! All are harmless to repeat. What must succeed in the end is insisted upon:
+//! tried again with growing pauses, its trouble told to the machine.
+
+use std::collections::BTreeSet;
+use std::error::Error as StdError;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio_util::sync::CancellationToken;
+use warren_image::{Image, Progress, Reference};
+use warren_model::TaskId;
+use warren_model::quantity::Time;
+use warren_net::Sandbox;
+use warren_runtime::Error as RuntimeError;
+
+use crate::container::{self, Attempt, Parts};
+use crate::core::{Input, Order, container_id};
+use crate::ports::{Claimant, Error as PortError};
+use crate::published::PortKey;
+use crate::restart::doubled;
+use crate::task::{Ended, Event, Failure, FailureKind};
+use crate::worker::{Message, Tools};
+
+const INSIST_FIRST_MS: u64 = 100;
+const INSIST_MAX_MS: u64 = 30_000;
+/// What a shell shows for SIGKILL: the shim and its container died unseen.
+const KILLED: i32 = 137;
+
+/// A preparation under way, and how to end it.
+pub(crate) struct Preparing {
+    pub(crate) cancel: CancellationToken,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Preparing {
+    /// The guard is dropped when the preparation has ended.
+    pub(crate) fn new() -> (Self, oneshot::Sender<()>) {
+        let (guard, ended) = oneshot::channel();
+        (Self { cancel: CancellationToken::new(), ended }, guard)
+    }
+
+    async fn end(self) {
+        self.cancel.cancel();
+        // Ends by the guard being dropped, which is the error here.
+        let _ = self.ended.await;
+    }
+}
+
+/// An error with its causes: `fetch layer sha256:ab of web:1: timed out`.
+pub(crate) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let part = source.to_string();
+        if !text.ends_with(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = source.source();
+    }
+    text
+}
+
+pub(crate) async fn answer(
+    tools: &Tools,
+    order: &Order,
+    event: Event,
+    claimed: Option<BTreeSet<PortKey>>,
+) {
+    let input = Input::Done { task: order.spec.id, attempt: order.attempt, event, claimed };
+    tools.tell(Message::Input(Box::new(input))).await;
+}
+
+fn claimant(order: &Order) -> Claimant {
+    Claimant {
+        task: order.spec.id,
+        service: order.spec.service,
+        service_name: order.service_name.clone(),
+    }
+}
+
+/// Gets image, namespace and ports. Whatever was half done is undone by a release.
+pub(crate) async fn prepare(tools: &Tools, order: Order, cancel: &CancellationToken) {
+    let image = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return,
+        () = tools.stopping.cancelled() => return,
+        image = find_image(tools, &order.spec.template.image) => image,
+    };
+    let permit = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return,
+        permit = Arc::clone(&tools.starts).acquire_owned() => permit,
+    };
+    let Ok(permit) = permit else { return };
+    let (sandbox, claimed) = tokio::join!(attach(tools, &order), claim_ports(tools, &order));
+    if cancel.is_cancelled() {
+        return;
+    }
+    let keys = claimed.held.keys().copied().collect();
+    let gathered = image.and_then(|image| match claimed.problem {
+        None => Ok((image, sandbox?)),
+        Some(problem) => Err(port_failure(&problem)),
+    });
+    match gathered {
+        Ok((image, sandbox)) => {
+            let keep = claimed.held.into_iter().map(|(key, fd)| (key.label(), fd)).collect();
+            let parts = Box::new(Parts { image, sandbox, keep });
+            let (task, attempt) = (order.spec.id, order.attempt);
+            let message = Message::Prepared { task, attempt, claimed: keys, parts, permit };
+            tools.tell(message).await;
+        }
+        Err(failure) => answer(tools, &order, Event::PrepareFailed(failure), Some(keys)).await,
+    }
+}
+
+async fn find_image(tools: &Tools, reference: &str) -> Result<Image, Failure> {
+    let failure = |error: warren_image::Error| {
+        let kind = match error.is_transient() {
+            true => FailureKind::Transient,
+            false => FailureKind::Permanent,
+        };
+        Failure { message: chain(&error), kind }
+    };
+    let name = match reference.parse::<Reference>() {
+        Ok(name) => name,
+        // Ids of images are no names, but may be meant.
+        Err(error) => {
+            return tools.images.find(reference).map_err(|_| failure(error.into()));
+        }
+    };
+    // What is here never asks a registry: restarts must work without one.
+    if let Some(image) = tools.images.get(&name) {
+        return Ok(image);
+    }
+    let Ok(_permit) = tools.pulls.acquire().await else {
+        return Err(transient("the agent is stopping".to_owned()));
+    };
+    tools.images.pull(&name, Progress::none()).await.map_err(failure)
+}
+
+async fn attach(tools: &Tools, order: &Order) -> Result<Sandbox, Failure> {
+    let Some(address) = order.spec.address else {
+        return Err(transient("no address was assigned".to_owned()));
+    };
+    let attached = tools.network.attach(&order.spec.id.to_string(), address).await;
+    attached.map_err(|error| net_failure(&error))
+}
+
+async fn claim_ports(tools: &Tools, order: &Order) -> crate::ports::Claimed {
+    let (claimed, freed) = tools.ports.claim(&claimant(order), &order.claims).await;
+    if freed {
+        tools.tell(Message::Input(Box::new(Input::PortsFreed))).await;
+    }
+    claimed
+}
+
+fn transient(message: String) -> Failure {
+    Failure { message, kind: FailureKind::Transient }
+}
+
+fn net_failure(error: &warren_net::Error) -> Failure {
+    let kind = match error {
+        warren_net::Error::PortTaken { .. } => FailureKind::Port,
+        warren_net::Error::Io { .. } => FailureKind::Transient,
+        warren_net::Error::Unsupported(_) => FailureKind::Permanent,
+    };
+    Failure { message: chain(error), kind }
+}
+
+fn port_failure(error: &PortError) -> Failure {
+    match error {
+        PortError::Taken { .. } => Failure { message: error.to_string(), kind: FailureKind::Port },
+        PortError::Net(error) => net_failure(error),
+    }
+}
+
+/// Starts the container of the attempt.
+pub(crate) async fn start(
+    tools: &Tools,
+    order: Order,
+    parts: Option<Parts>,
+    permit: Option<OwnedSemaphorePermit>,
+) {
+    // A retry comes without a permit.
+    let permit = match permit {
+        Some(permit) => Some(permit),
+        None => Arc::clone(&tools.starts).acquire_owned().await.ok(),
+    };
+    let event = match try_start(tools, &order, parts).await {
+        Ok(started) => Event::Started { pid: started.pid, at: container::time(started.at) },
+        Err(failure) => Event::StartFailed(failure),
+    };
+    drop(permit);
+    answer(tools, &order, event, None).await;
+}
+
+async fn try_start(
+    tools: &Tools,
+    order: &Order,
+    parts: Option<Parts>,
+) -> Result<warren_runtime::Started, Failure> {
+    let parts = parts.ok_or_else(|| transient("nothing was prepared".to_owned()))?;
+    let attempt = Attempt {
+        number: order.attempt,
+        restarts: order.restarts,
+        last_exit: order.last_exit,
+        at: Time(tools.clock.now_ms()),
+    };
+    let resolver = container::host_resolver().await;
+    let logs = tools.log_dir(order.spec.id);
+    let spec = container::container(
+        &order.spec,
+        &order.service_name,
+        &order.claims,
+        attempt,
+        parts,
+        &resolver,
+        &logs,
+    )
+    .map_err(|error| Failure { message: error.to_string(), kind: FailureKind::Permanent })?;
+    let id = spec.id.clone();
+    let error = match tools.runtime.start(spec).await {
+        Ok(started) => return Ok(started),
+        Err(error) => error,
+    };
+    let kind = match &error {
+        RuntimeError::Rejected(_) | RuntimeError::Unsupported(_) => FailureKind::Permanent,
+        RuntimeError::NotFound(_) | RuntimeError::NotRunning(_) | RuntimeError::Io { .. } => {
+            FailureKind::Transient
+        }
+    };
+    if kind == FailureKind::Transient
+        && let Err(error) = tools.runtime.remove(&id).await
+    {
+        tracing::warn!(container = id, error = chain(&error), "remove what did not start");
+    }
+    Err(Failure { message: chain(&error), kind })
+}
+
+/// Tells when the container has ended.
+pub(crate) async fn wait(tools: &Tools, order: &Order) {
+    let id = order.spec.container_id(order.attempt);
+    let mut failures = 0;
+    let ended = loop {
+        match tools.runtime.wait(&id).await {
+            Ok(exit) => break container::ended(&exit),
+            Err(RuntimeError::NotFound(_)) => break lost(tools),
+            Err(error) => {
+                tracing::warn!(container = id, error = chain(&error), "wait for the end");
+                pause(tools, failures).await;
+                failures += 1;
+            }
+        }
+    };
+    answer(tools, order, Event::Exited(ended), None).await;
+}
+
+fn lost(tools: &Tools) -> Ended {
+    Ended {
+        code: KILLED,
+        signal: None,
+        oom_killed: false,
+        supervisor_lost: true,
+        at: Time(tools.clock.now_ms()),
+    }
+}
+
+async fn pause(tools: &Tools, failures: u32) {
+    tools.clock.sleep(doubled(INSIST_FIRST_MS, failures, INSIST_MAX_MS)).await;
+}
+
+/// Stops the container; its end is told by [`wait`] or here, whichever is first.
+pub(crate) async fn stop(tools: &Tools, order: &Order, grace_ms: u64) {
+    let id = order.spec.container_id(order.attempt);
+    let mut failures = 0;
+    let ended = loop {
+        match tools.runtime.stop(&id, Duration::from_millis(grace_ms)).await {
+            Ok(exit) => break container::ended(&exit),
+            Err(RuntimeError::NotFound(_)) => break lost(tools),
+            Err(error) => {
+                let trouble = format!("stop container: {}", chain(&error));
+                answer(tools, order, Event::Trouble(trouble), None).await;
+                pause(tools, failures).await;
+                failures += 1;
+            }
+        }
+    };
+    answer(tools, order, Event::Exited(ended), None).await;
+}
+
+/// Tries until it works; `false` when the agent stops first.
+async fn insist<E, F>(tools: &Tools, what: &str, mut attempt: impl FnMut() -> F) -> bool
+where
+    E: StdError,
+    F: Future<Output = Result<(), E>>,
+{
+    let mut failures = 0;
+    loop {
+        let Err(error) = attempt().await else { return true };
+        tracing::warn!(what, error = chain(&error), "will be tried again");
+        tokio::select! {
+            () = tools.stopping.cancelled() => return false,
+            () = pause(tools, failures) => failures += 1,
+        }
+    }
+}
+
+async fn remove(tools: &Tools, id: &str) -> bool {
+    let Ok(_permit) = tools.removals.acquire().await else { return false };
+    insist(tools, &format!("remove container {id}"), || tools.runtime.remove(id)).await
+}
+
+async fn detach(tools: &Tools, task: TaskId) -> bool {
+    let id = task.to_string();
+    insist(tools, &format!("detach {id} from the network"), || tools.network.detach(&id)).await
+}
+
+async fn release_ports(tools: &Tools, task: TaskId) {
+    if tools.ports.release(task) {
+        tools.tell(Message::Input(Box::new(Input::PortsFreed))).await;
+    }
+}
+
+pub(crate) async fn clear(tools: &Tools, order: &Order, attempt: u32) {
+    if remove(tools, &order.spec.container_id(attempt)).await {
+        answer(tools, order, Event::Cleared { attempt }, None).await;
+    }
+}
+
+pub(crate) async fn claim(tools: &Tools, order: &Order) {
+    let claimed = claim_ports(tools, order).await;
+    let keys = claimed.held.keys().copied().collect();
+    let event = match claimed.problem {
+        None => Event::Claimed,
+        Some(problem) => Event::ClaimFailed(port_failure(&problem).message),
+    };
+    answer(tools, order, event, Some(keys)).await;
+}
+
+pub(crate) async fn release(tools: &Tools, order: &Order, preparing: Option<Preparing>) {
+    if let Some(preparing) = preparing {
+        preparing.end().await;
+    }
+    if detach(tools, order.spec.id).await {
+        release_ports(tools, order.spec.id).await;
+        answer(tools, order, Event::Released, Some(BTreeSet::new())).await;
+    }
+}
+
+/// Removes all that is left of a task; `false` when the agent stops first.
+pub(crate) async fn clean(
+    tools: &Tools,
+    task: TaskId,
+    attempts: &[u32],
+    preparing: Option<Preparing>,
+) -> bool {
+    if let Some(preparing) = preparing {
+        preparing.end().await;
+    }
+    for attempt in attempts {
+        if !remove(tools, &container_id(task, *attempt)).await {
+            return false;
+        }
+    }
+    if !detach(tools, task).await {
+        return false;
+    }
+    release_ports(tools, task).await;
+    let logs = tools.log_dir(task);
+    insist(tools, "remove logs", || remove_folder(logs.clone())).await
+}
+
+async fn remove_folder(path: std::path::PathBuf) -> io::Result<()> {
+    match tokio::fs::remove_dir_all(path).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Removes containers in nobody's name and logs of tasks that are not ours any more.
+pub(crate) async fn sweep(tools: &Tools, keep: &BTreeSet<TaskId>, strangers: Vec<String>) {
+    for id in strangers {
+        tracing::info!(container = id, "removing an unknown container");
+        if !remove(tools, &id).await {
+            return;
+        }
+    }
+    // No folder yet, no logs to sweep.
+    let Ok(mut folders) = tokio::fs::read_dir(tools.logs_dir()).await else { return };
+    while let Ok(Some(folder)) = folders.next_entry().await {
+        let name = folder.file_name();
+        let task = name.to_str().and_then(|name| name.parse::<TaskId>().ok());
+        if task.is_some_and(|task| !keep.contains(&task))
+            && let Err(error) = remove_folder(folder.path()).await
+        {
+            tracing::warn!(folder = %folder.path().display(), %error, "remove logs");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Pretended network and images, for tests and simulations of the layers around the agent.
+//!
+//! They keep what the real ones would keep and can be told to fail. Ports taken
+//! by "foreign processes" and images of "registries" are lists in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
+use warren_image::{
+    Error as ImageError, Image, ImageConfig, ImportOptions, Listed, Loaded, Progress, Reference,
+    Removed,
+};
+use warren_net::{Error as NetError, Protocol, Sandbox, Table};
+
+use crate::seams::{Archive, Images, Network};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A descriptor that stands for anything.
+fn descriptor() -> Result<OwnedFd, NetError> {
+    let opened = File::open("/dev/null");
+    opened
+        .map(OwnedFd::from)
+        .map_err(|source| NetError::Io { action: "open /dev/null".to_owned(), source })
+}
+
+/// A network that only remembers.
+#[derive(Debug, Default)]
+pub struct FakeNetwork {
+    state: Mutex<NetState>,
+    /// Moves with every [`Network::apply`].
+    applied: watch::Sender<Table>,
+}
+
+#[derive(Debug, Default)]
+struct NetState {
+    attached: BTreeMap<String, Ipv4Addr>,
+    foreign: BTreeMap<u16, String>,
+    refusal: Option<String>,
+}
+
+impl FakeNetwork {
+    /// What is wired, by container.
+    pub fn attached(&self) -> BTreeMap<String, Ipv4Addr> {
+        lock(&self.state).attached.clone()
+    }
+
+    /// The last table, and a way to wait for the next.
+    pub fn table(&self) -> watch::Receiver<Table> {
+        self.applied.subscribe()
+    }
+
+    /// A process that is not ours takes `port`, or gives it up.
+    pub fn take_port(&self, port: u16, holder: Option<&str>) {
+        let mut state = lock(&self.state);
+        match holder {
+            Some(holder) => state.foreign.insert(port, holder.to_owned()),
+            None => state.foreign.remove(&port),
+        };
+    }
+
+    /// From now on tables are refused, or taken again.
+    pub fn refuse_tables(&self, why: Option<&str>) {
+        lock(&self.state).refusal = why.map(str::to_owned);
+    }
+}
+
+#[async_trait]
+impl Network for FakeNetwork {
+    async fn attach(&self, id: &str, address: Ipv4Addr) -> Result<Sandbox, NetError> {
+        lock(&self.state).attached.insert(id.to_owned(), address);
+        Ok(Sandbox { netns: Arc::new(descriptor()?), address })
+    }
+
+    async fn adopt(&self, id: &str, address: Ipv4Addr, _pid: u32) -> Result<(), NetError> {
+        lock(&self.state).attached.insert(id.to_owned(), address);
+        Ok(())
+    }
+
+    async fn detach(&self, id: &str) -> Result<(), NetError> {
+        lock(&self.state).attached.remove(id);
+        Ok(())
+    }
+
+    async fn apply(&self, table: Table) -> Result<(), NetError> {
+        if let Some(why) = &lock(&self.state).refusal {
+            return Err(NetError::Unsupported(why.clone()));
+        }
+        self.applied.send_replace(table);
+        Ok(())
+    }
+
+    fn reserve(&self, protocol: Protocol, bind: Ipv4Addr, port: u16) -> Result<OwnedFd, NetError> {
+        match lock(&self.state).foreign.get(&port) {
+            Some(holder) => Err(NetError::PortTaken {
+                protocol: protocol.name(),
+                bind,
+                port,
+                holder: holder.clone(),
+            }),
+            None => descriptor(),
+        }
+    }
+
+    async fn sweep(&self, keep: &[String]) -> Result<(), NetError> {
+        lock(&self.state).attached.retain(|id, _| keep.contains(id));
+        Ok(())
+    }
+}
+
+/// Images that are nothing but names.
+#[derive(Debug, Default)]
+pub struct FakeImages {
+    state: Mutex<ImageState>,
+    /// Counts pulls that were asked for.
+    pulls: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct ImageState {
+    here: BTreeMap<Reference, Image>,
+    registry: BTreeMap<Reference, Image>,
+    trouble: Option<ImageError>,
+}
+
+fn image(config: ImageConfig, name: &Reference) -> Image {
+    Image {
+        id: format!("sha256:{name}"),
+        digest: None,
+        layers: vec![PathBuf::from("/nowhere")],
+        config,
+        size_bytes: 1,
+    }
+}
+
+/// A program that exists in every pretended image.
+fn config() -> ImageConfig {
+    ImageConfig { cmd: vec!["/bin/run".to_owned()], ..ImageConfig::default() }
+}
+
+impl FakeImages {
+    /// An image that is on this node.
+    pub fn put(&self, name: &Reference) {
+        lock(&self.state).here.insert(name.clone(), image(config(), name));
+    }
+
+    /// An image that can be pulled.
+    pub fn publish(&self, name: &Reference) {
+        lock(&self.state).registry.insert(name.clone(), image(config(), name));
+    }
+
+    /// Every pull fails so, or works again.
+    pub fn fail_pulls(&self, error: Option<ImageError>) {
+        lock(&self.state).trouble = error;
+    }
+
+    /// How many pulls were asked for, and a way to wait for the next.
+    pub fn pulls(&self) -> watch::Receiver<u64> {
+        self.pulls.subscribe()
+    }
+}
+
+#[async_trait]
+impl Images for FakeImages {
+    fn get(&self, reference: &Reference) -> Option<Image> {
+        lock(&self.state).here.get(reference).cloned()
+    }
+
+    fn find(&self, text: &str) -> Result<Image, ImageError> {
+        let state = lock(&self.state);
+        let named = state.here.iter().find(|(name, image)| {
+            name.to_string() == text || image.id.trim_start_matches("sha256:").starts_with(text)
+        });
+        let missing = || ImageError::NoSuchImage { name: text.to_owned() };
+        named.map(|(_, image)| image.clone()).ok_or_else(missing)
+    }
+
+    async fn pull(&self, reference: &Reference, _: Progress) -> Result<Image, ImageError> {
+        self.pulls.send_modify(|count| *count += 1);
+        let mut state = lock(&self.state);
+        if let Some(error) = &state.trouble {
+            return Err(error.clone());
+        }
+        let found = state.registry.get(reference).cloned();
+        let image = found.ok_or_else(|| ImageError::NotFound {
+            what: reference.to_string(),
+            registry: "registry.test".to_owned(),
+        })?;
+        state.here.insert(reference.clone(), image.clone());
+        Ok(image)
+    }
+
+    async fn load(
+        &self,
+        mut archive: Archive,
+        base: Option<&Reference>,
+        _: Progress,
+    ) -> Result<Vec<Loaded>, ImageError> {
+        read(&mut archive).await?;
+        let Some(name) = base else { return Ok(vec![]) };
+        self.put(name);
+        Ok(vec![Loaded { image: image(config(), name), names: vec![name.clone()] }])
+    }
+
+    async fn import(
+        &self,
+        mut archive: Archive,
+        name: &Reference,
+        options: ImportOptions,
+        _: Progress,
+    ) -> Result<Image, ImageError> {
+        let bytes = read(&mut archive).await?;
+        let config = ImageConfig {
+            entrypoint: options.entrypoint,
+            cmd: options.cmd,
+            env: options.env,
+            ..ImageConfig::default()
+        };
+        let made = Image { size_bytes: bytes.len() as u64, ..image(config, name) };
+        lock(&self.state).here.insert(name.clone(), made.clone());
+        Ok(made)
+    }
+
+    fn list(&self) -> Vec<Listed> {
+        let state = lock(&self.state);
+        let row = |(name, image): (&Reference, &Image)| Listed {
+            names: vec![name.clone()],
+            id: image.id.clone(),
+            digest: None,
+            size_bytes: image.size_bytes,
+            created_at: None,
+        };
+        state.here.iter().map(row).collect()
+    }
+
+    async fn remove(&self, text: &str, in_use: &BTreeSet<String>) -> Result<Removed, ImageError> {
+        let image = self.find(text)?;
+        if in_use.contains(&image.id) {
+            return Err(ImageError::InUse { name: text.to_owned() });
+        }
+        lock(&self.state).here.retain(|_, kept| kept.id != image.id);
+        let untagged = vec![text.to_owned()];
+        Ok(Removed { untagged, deleted: vec![image.id], freed_bytes: image.size_bytes })
+    }
+
+    async fn login(&self, registry: &str, _: &str, password: &str) -> Result<(), ImageError> {
+        match password {
+            "wrong" => Err(ImageError::Unauthorized {
+                what: "user".to_owned(),
+                registry: registry.to_owned(),
+                detail: String::new(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn logout(&self, _: &str) -> Result<(), ImageError> {
+        Ok(())
+    }
+}
+
+async fn read(archive: &mut Archive) -> Result<Vec<u8>, ImageError> {
+    let mut bytes = Vec::new();
+    archive.read_to_end(&mut bytes).await.map_err(|error| ImageError::Io {
+        action: "read the archive".to_owned(),
+        source: Arc::new(error),
+    })?;
+    Ok(bytes)
+}

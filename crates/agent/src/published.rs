@@ -1,0 +1,249 @@
+//! Which ports this node publishes, who must hold them, and who answers.
+//!
+//! Pure: services and local tasks in, a whole table out. A port appears
+//! only while a task of the service holds its reservation, so that traffic of a
+//! foreign process on the same port is never taken away.
+//!
+//! An `ingress` port is one reservation shared by all local replicas, balanced
+//! over those that serve; a `host` port belongs to one replica.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use warren_model::ServiceId;
+use warren_model::service::{PortSpec, Protocol, PublishMode};
+use warren_net::PublishedPort;
+
+/// A port of this node that can be reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PortKey {
+    pub(crate) protocol: Protocol,
+    pub(crate) bind: Ipv4Addr,
+    pub(crate) port: u16,
+}
+
+impl PortKey {
+    pub(crate) fn of(spec: &PortSpec) -> Self {
+        Self { protocol: spec.protocol, bind: spec.bind, port: spec.published }
+    }
+
+    /// Under which name a container's shim keeps the reservation.
+    pub(crate) fn label(&self) -> String {
+        format!("port:{}:{}:{}", self.protocol.as_str(), self.bind, self.port)
+    }
+
+    pub(crate) fn net_protocol(&self) -> warren_net::Protocol {
+        match self.protocol {
+            Protocol::Tcp => warren_net::Protocol::Tcp,
+            Protocol::Udp => warren_net::Protocol::Udp,
+        }
+    }
+}
+
+/// `8080/tcp`, with the address where it is not every one.
+impl fmt::Display for PortKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.bind.is_unspecified() {
+            write!(f, "{}:", self.bind)?;
+        }
+        write!(f, "{}/{}", self.port, self.protocol.as_str())
+    }
+}
+
+/// A reservation that a task needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Claim {
+    pub(crate) key: PortKey,
+    /// With the other replicas of the service on this node.
+    pub(crate) shared: bool,
+}
+
+impl Claim {
+    /// As kept in a container's labels: `shared:tcp:0.0.0.0:8080`.
+    pub(crate) fn to_text(self) -> String {
+        let kind = if self.shared { "shared" } else { "own" };
+        let PortKey { protocol, bind, port } = self.key;
+        format!("{kind}:{}:{bind}:{port}", protocol.as_str())
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(':');
+        let shared = match parts.next()? {
+            "shared" => true,
+            "own" => false,
+            _ => return None,
+        };
+        let protocol = match parts.next()? {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return None,
+        };
+        let (bind, port) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        Some(Self { key: PortKey { protocol, bind, port }, shared })
+    }
+}
+
+/// The reservations that a task of a service with `ports` needs.
+pub(crate) fn claims(ports: &[PortSpec]) -> Vec<Claim> {
+    let claim = |port: &PortSpec| Claim {
+        key: PortKey::of(port),
+        shared: match port.mode {
+            PublishMode::Ingress => true,
+            PublishMode::Host => false,
+        },
+    };
+    ports.iter().map(claim).collect()
+}
+
+/// A task of this node as the table sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Replica<'a> {
+    pub(crate) service: ServiceId,
+    pub(crate) address: Option<Ipv4Addr>,
+    /// Running, ready and not draining.
+    pub(crate) serving: bool,
+    /// What it holds.
+    pub(crate) claimed: &'a BTreeSet<PortKey>,
+}
+
+/// Everything the kernel should publish for this node, by service.
+pub(crate) fn table<'a>(
+    services: impl Iterator<Item = (ServiceId, &'a [PortSpec])>,
+    replicas: &[Replica<'_>],
+) -> BTreeMap<ServiceId, Vec<PublishedPort>> {
+    let mut of_service: BTreeMap<ServiceId, Vec<&Replica<'_>>> = BTreeMap::new();
+    for replica in replicas {
+        of_service.entry(replica.service).or_default().push(replica);
+    }
+    let mut table = BTreeMap::new();
+    for (id, ports) in services {
+        let Some(replicas) = of_service.get(&id) else { continue };
+        let mut published: Vec<_> =
+            ports.iter().filter_map(|port| publish(port, replicas)).collect();
+        if !published.is_empty() {
+            published.sort();
+            table.insert(id, published);
+        }
+    }
+    table
+}
+
+fn publish(port: &PortSpec, replicas: &[&Replica<'_>]) -> Option<PublishedPort> {
+    let key = PortKey::of(port);
+    let holds = |replica: &&&Replica<'_>| replica.claimed.contains(&key);
+    if !replicas.iter().any(|replica| holds(&replica)) {
+        return None;
+    }
+    let answers = |replica: &&&Replica<'_>| match port.mode {
+        PublishMode::Ingress => replica.serving,
+        PublishMode::Host => replica.serving && holds(replica),
+    };
+    let address = |replica: &&Replica<'_>| {
+        replica.address.map(|address| SocketAddrV4::new(address, port.target))
+    };
+    let mut backends: Vec<_> = replicas.iter().filter(answers).filter_map(address).collect();
+    backends.sort();
+    backends.dedup();
+    Some(PublishedPort { protocol: key.net_protocol(), bind: key.bind, port: key.port, backends })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u8) -> [u8; 10] {
+        [n; 10]
+    }
+
+    /// Ports of service 1 as `PUB:TARGET[h]`; replicas as `state address ports`, `+` serves,
+    /// `-` does not. Prints `port>backends`.
+    #[track_caller]
+    fn check(ports: &str, replicas: &str, expected: &str) {
+        let ports: Vec<PortSpec> = ports
+            .split_whitespace()
+            .map(|text| {
+                let host = text.ends_with('h');
+                let (published, target) = text.trim_end_matches('h').split_once(':').unwrap();
+                PortSpec {
+                    protocol: Protocol::Tcp,
+                    bind: Ipv4Addr::UNSPECIFIED,
+                    published: published.parse().unwrap(),
+                    target: target.parse().unwrap(),
+                    mode: if host { PublishMode::Host } else { PublishMode::Ingress },
+                }
+            })
+            .collect();
+        let parsed: Vec<(bool, Option<Ipv4Addr>, BTreeSet<PortKey>)> = replicas
+            .split(',')
+            .filter(|text| !text.trim().is_empty())
+            .map(|text| {
+                let mut words = text.split_whitespace();
+                let serving = words.next().unwrap() == "+";
+                let last: u8 = words.next().unwrap().parse().unwrap();
+                let key = |port: &str| PortKey {
+                    protocol: Protocol::Tcp,
+                    bind: Ipv4Addr::UNSPECIFIED,
+                    port: port.parse().unwrap(),
+                };
+                (serving, Some(Ipv4Addr::new(10, 0, 0, last)), words.map(key).collect())
+            })
+            .collect();
+        let replicas: Vec<Replica<'_>> = parsed
+            .iter()
+            .map(|(serving, address, claimed)| Replica {
+                service: ServiceId::from_bytes(id(1)),
+                address: *address,
+                serving: *serving,
+                claimed,
+            })
+            .collect();
+        let services = [
+            (ServiceId::from_bytes(id(1)), ports.as_slice()),
+            (ServiceId::from_bytes(id(2)), ports.as_slice()),
+        ];
+        let got: Vec<String> = table(services.into_iter(), &replicas)
+            .values()
+            .flatten()
+            .map(|port| {
+                let backends: Vec<String> = port.backends.iter().map(ToString::to_string).collect();
+                format!("{}>{}", port.port, backends.join("+"))
+            })
+            .collect();
+        assert_eq!(got.join(" "), expected);
+    }
+
+    #[test]
+    fn who_answers() {
+        check("80:8", "", "");
+        check("80:8", "- 1", "");
+        check("80:8", "- 1 80", "80>");
+        check("80:8", "+ 1 80", "80>10.0.0.1:8");
+        check("80:8", "+ 2 80, + 1 80, - 3 80", "80>10.0.0.1:8+10.0.0.2:8");
+        check("80:8", "+ 1, + 2 80", "80>10.0.0.1:8+10.0.0.2:8");
+        check("90:9 80:8", "+ 1 80 90", "80>10.0.0.1:8 90>10.0.0.1:9");
+        check("90:9 80:8", "+ 1 90", "90>10.0.0.1:9");
+    }
+
+    #[test]
+    fn a_host_port_belongs_to_one() {
+        check("80:8h", "+ 1 80, + 2", "80>10.0.0.1:8");
+        check("80:8h", "- 1 80, + 2", "80>");
+    }
+
+    #[test]
+    fn labels_and_names() {
+        let mut key = PortKey { protocol: Protocol::Tcp, bind: Ipv4Addr::UNSPECIFIED, port: 8080 };
+        assert_eq!(key.label(), "port:tcp:0.0.0.0:8080");
+        assert_eq!(key.to_string(), "8080/tcp");
+        let claim = Claim { key, shared: true };
+        assert_eq!(claim.to_text(), "shared:tcp:0.0.0.0:8080");
+        assert_eq!(Claim::parse(&claim.to_text()), Some(claim));
+        let own = Claim { key: PortKey { protocol: Protocol::Udp, ..key }, shared: false };
+        assert_eq!(Claim::parse(&own.to_text()), Some(own));
+        assert_eq!(Claim::parse("own:sctp:0.0.0.0:1"), None);
+        key.bind = Ipv4Addr::LOCALHOST;
+        key.protocol = Protocol::Udp;
+        assert_eq!(key.to_string(), "127.0.0.1:8080/udp");
+    }
+}

@@ -1,0 +1,143 @@
+//! Network and images as the agent needs them, so that a simulation can bring its own.
+//!
+//! The real ones are `warren_net::Net` and `warren_image::Store`; the pretended
+//! ones are in [`crate::fake`].
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+
+use async_trait::async_trait;
+use tokio::io::AsyncRead;
+use warren_image::{
+    Error, Image, ImportOptions, Listed, Loaded, Progress, Reference, Removed, Store,
+};
+use warren_net::{Net, Protocol, Sandbox, Table};
+
+/// Bytes of an image on their way in.
+pub type Archive = Box<dyn AsyncRead + Send + Unpin>;
+
+/// The network of one node; see [`Net`] for what each does.
+#[async_trait]
+pub trait Network: Send + Sync + 'static {
+    async fn attach(&self, id: &str, address: Ipv4Addr) -> Result<Sandbox, warren_net::Error>;
+    async fn adopt(&self, id: &str, address: Ipv4Addr, pid: u32) -> Result<(), warren_net::Error>;
+    async fn detach(&self, id: &str) -> Result<(), warren_net::Error>;
+    async fn apply(&self, table: Table) -> Result<(), warren_net::Error>;
+    fn reserve(
+        &self,
+        protocol: Protocol,
+        bind: Ipv4Addr,
+        port: u16,
+    ) -> Result<OwnedFd, warren_net::Error>;
+    async fn sweep(&self, keep: &[String]) -> Result<(), warren_net::Error>;
+}
+
+#[async_trait]
+impl Network for Net {
+    async fn attach(&self, id: &str, address: Ipv4Addr) -> Result<Sandbox, warren_net::Error> {
+        self.attach(id, address).await
+    }
+
+    async fn adopt(&self, id: &str, address: Ipv4Addr, pid: u32) -> Result<(), warren_net::Error> {
+        self.adopt(id, address, pid).await
+    }
+
+    async fn detach(&self, id: &str) -> Result<(), warren_net::Error> {
+        self.detach(id).await
+    }
+
+    async fn apply(&self, table: Table) -> Result<(), warren_net::Error> {
+        self.apply(table).await
+    }
+
+    fn reserve(
+        &self,
+        protocol: Protocol,
+        bind: Ipv4Addr,
+        port: u16,
+    ) -> Result<OwnedFd, warren_net::Error> {
+        self.reserve(protocol, bind, port)
+    }
+
+    async fn sweep(&self, keep: &[String]) -> Result<(), warren_net::Error> {
+        self.sweep(keep).await
+    }
+}
+
+/// The images of one node; see [`Store`] for what each does.
+#[async_trait]
+pub trait Images: Send + Sync + 'static {
+    /// From memory: asks nobody.
+    fn get(&self, reference: &Reference) -> Option<Image>;
+    /// By name or first digits of the id, from memory too.
+    fn find(&self, text: &str) -> Result<Image, Error>;
+    async fn pull(&self, reference: &Reference, progress: Progress) -> Result<Image, Error>;
+    async fn load(
+        &self,
+        archive: Archive,
+        base: Option<&Reference>,
+        progress: Progress,
+    ) -> Result<Vec<Loaded>, Error>;
+    async fn import(
+        &self,
+        archive: Archive,
+        name: &Reference,
+        options: ImportOptions,
+        progress: Progress,
+    ) -> Result<Image, Error>;
+    fn list(&self) -> Vec<Listed>;
+    async fn remove(&self, text: &str, in_use: &BTreeSet<String>) -> Result<Removed, Error>;
+    async fn login(&self, registry: &str, user: &str, password: &str) -> Result<(), Error>;
+    async fn logout(&self, registry: &str) -> Result<(), Error>;
+}
+
+#[async_trait]
+impl Images for Store {
+    fn get(&self, reference: &Reference) -> Option<Image> {
+        self.get(reference)
+    }
+
+    fn find(&self, text: &str) -> Result<Image, Error> {
+        self.find(text)
+    }
+
+    async fn pull(&self, reference: &Reference, progress: Progress) -> Result<Image, Error> {
+        self.pull(reference, progress).await
+    }
+
+    async fn load(
+        &self,
+        archive: Archive,
+        base: Option<&Reference>,
+        progress: Progress,
+    ) -> Result<Vec<Loaded>, Error> {
+        self.load(archive, base, progress).await
+    }
+
+    async fn import(
+        &self,
+        archive: Archive,
+        name: &Reference,
+        options: ImportOptions,
+        progress: Progress,
+    ) -> Result<Image, Error> {
+        self.import(archive, name, options, progress).await
+    }
+
+    fn list(&self) -> Vec<Listed> {
+        self.list()
+    }
+
+    async fn remove(&self, text: &str, in_use: &BTreeSet<String>) -> Result<Removed, Error> {
+        self.remove(text, in_use).await
+    }
+
+    async fn login(&self, registry: &str, user: &str, password: &str) -> Result<(), Error> {
+        self.login(registry, user, password).await
+    }
+
+    async fn logout(&self, registry: &str) -> Result<(), Error> {
+        self.logout(registry).await
+    }
+}

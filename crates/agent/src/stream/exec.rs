@@ -1,0 +1,185 @@
+//! A command beside a running container, its streams carried both ways.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use warren_proto::v1;
+use warren_proto::v1::frame::Kind;
+use warren_runtime::{Error as RuntimeError, Exec, ExecControl, ExecSpec};
+
+use super::{CHUNK, Code, Failure, Heard, Line, Outcome, Outgoing, find_task};
+use crate::effects::chain;
+use crate::worker::Tools;
+
+/// Input on its way to the process, in frames.
+const INPUT_MAX: usize = 32;
+/// A process that left children behind may keep its output open for ever; what it wrote itself
+/// arrives well within this.
+const DRAIN_MS: u64 = 500;
+/// The terminal is gone: what a closed SSH session sends.
+const SIGHUP: i32 = 1;
+
+pub(super) async fn serve(tools: &Arc<Tools>, request: v1::Exec, line: &mut Line) -> Outcome {
+    let started = match start(tools, request).await {
+        Ok(started) => started,
+        Err(failure) => return Outcome::Failed(failure),
+    };
+    carry(tools, started, line).await
+}
+
+async fn start(tools: &Tools, request: v1::Exec) -> Result<Exec, Failure> {
+    let task = find_task(tools, warren_proto::task_id("exec.task", &request.task)?).await?;
+    if !task.is_up {
+        let state = task.status.state.as_str();
+        let message = format!("task {} is not running, it is {state}", task.spec.id);
+        return Err(Failure::new(Code::Conflict, message));
+    }
+    if request.args.is_empty() {
+        return Err(Failure::new(Code::BadInput, "no command is given"));
+    }
+    // Terminals have at most some thousands of rows; more is nonsense, not an error.
+    let cells = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
+    let spec = ExecSpec {
+        args: request.args,
+        env: request.env,
+        cwd: request.workdir,
+        user: request.user,
+        tty: request.tty.then(|| (cells(request.rows), cells(request.columns))),
+        stdin: request.stdin,
+    };
+    let id = task.spec.container_id(task.status.attempt);
+    tools.runtime.exec(&id, spec).await.map_err(|error| {
+        let code = match &error {
+            RuntimeError::Rejected(_) => Code::BadInput,
+            RuntimeError::NotFound(_) => Code::NotFound,
+            RuntimeError::NotRunning(_) => Code::Conflict,
+            RuntimeError::Io { .. } | RuntimeError::Unsupported(_) => Code::Failed,
+        };
+        Failure::new(code, chain(&error))
+    })
+}
+
+async fn carry(tools: &Tools, exec: Exec, line: &mut Line) -> Outcome {
+    let Exec { stdin, stdout, stderr, mut control } = exec;
+    let (input, typed) = mpsc::channel(INPUT_MAX);
+    let mut input = Some(input);
+    let outgoing = line.outgoing.clone();
+    let out = copy_out(stdout, outgoing.clone(), Kind::Stdout);
+    let errors = outgoing.clone();
+    let err = async {
+        if let Some(stderr) = stderr {
+            copy_out(stderr, errors, Kind::Stderr).await;
+        }
+    };
+    let feed = copy_in(stdin, typed);
+    let outputs = async { tokio::join!(out, err) };
+    tokio::pin!(outputs, feed);
+    let (mut drained, mut fed, mut listening) = (false, false, true);
+    let mut code = None;
+    let mut late = tools.clock.sleep_until(u64::MAX);
+    while code.is_none() || !drained {
+        tokio::select! {
+            ended = control.wait(), if code.is_none() => match ended {
+                Ok(ended) => {
+                    code = Some(ended);
+                    late = tools.clock.sleep(DRAIN_MS);
+                }
+                Err(error) => return Outcome::Failed(Failure::new(Code::Failed, chain(&error))),
+            },
+            _ = &mut outputs, if !drained => drained = true,
+            () = &mut feed, if !fed => fed = true,
+            () = &mut late, if code.is_some() => drained = true,
+            () = outgoing.closed(), if listening => {
+                listening = false;
+                hang_up(control.as_mut()).await;
+            }
+            heard = line.receive(), if listening && has_room(input.as_ref()) => match heard {
+                Heard::Frame(frame) => take(frame, &mut input, control.as_mut()).await,
+                Heard::End => input = None,
+                Heard::Gone => {
+                    listening = false;
+                    input = None;
+                    hang_up(control.as_mut()).await;
+                }
+            },
+        }
+    }
+    let last = Kind::ExitCode(code.unwrap_or_default());
+    line.send(last).await.map_or(Outcome::Gone, |()| Outcome::Served)
+}
+
+/// Reading on without room would lose input or block the rest of the stream.
+fn has_room(input: Option<&mpsc::Sender<Bytes>>) -> bool {
+    input.is_none_or(|input| input.is_closed() || input.capacity() > 0)
+}
+
+async fn hang_up(control: &mut dyn ExecControl) {
+    if let Err(error) = control.signal(SIGHUP).await {
+        tracing::debug!(error = chain(&error), "hang up");
+    }
+}
+
+async fn take(frame: Kind, input: &mut Option<mpsc::Sender<Bytes>>, control: &mut dyn ExecControl) {
+    let result = match frame {
+        Kind::Stdin(bytes) => {
+            if let Some(input) = input {
+                // Room was seen before; a process that closed its input does not want it.
+                let _ = input.try_send(bytes);
+            }
+            Ok(())
+        }
+        Kind::StdinClosed(_) => {
+            *input = None;
+            Ok(())
+        }
+        Kind::Resize(size) => {
+            let cells = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
+            control.resize(cells(size.rows), cells(size.columns)).await
+        }
+        Kind::Signal(signal) => control.signal(signal).await,
+        Kind::Open(_)
+        | Kind::Stdout(_)
+        | Kind::Stderr(_)
+        | Kind::ExitCode(_)
+        | Kind::Log(_)
+        | Kind::Progress(_)
+        | Kind::Images(_)
+        | Kind::Error(_)
+        | Kind::Checked(_)
+        | Kind::Findings(_) => Ok(()),
+    };
+    if let Err(error) = result {
+        // The process may just have ended.
+        tracing::debug!(error = chain(&error), "control exec");
+    }
+}
+
+async fn copy_in(
+    stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    mut typed: mpsc::Receiver<Bytes>,
+) {
+    let Some(mut stdin) = stdin else { return };
+    while let Some(bytes) = typed.recv().await {
+        if stdin.write_all(&bytes).await.is_err() || stdin.flush().await.is_err() {
+            return;
+        }
+    }
+    // End of input; a process that is gone does not need to be told.
+    let _ = stdin.shutdown().await;
+}
+
+async fn copy_out(
+    mut from: Box<dyn AsyncRead + Send + Unpin>,
+    to: Outgoing,
+    wrap: fn(Bytes) -> Kind,
+) {
+    let mut buffer = vec![0; CHUNK];
+    // A terminal whose process ended reads as an error: the end all the same.
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        if to.send(wrap(Bytes::copy_from_slice(&buffer[..count]))).await.is_err() {
+            return;
+        }
+    }
+}

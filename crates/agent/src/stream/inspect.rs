@@ -1,0 +1,98 @@
+//! Checks before a service is accepted, and the node's own health.
+
+use std::sync::Arc;
+
+use warren_image::{Image, Progress, Reference, check as image_check};
+use warren_model::service::ServiceSpec;
+use warren_proto::v1;
+use warren_proto::v1::frame::Kind;
+
+use super::{Code, Failure, Line, Outcome};
+use crate::container;
+use crate::doctor;
+use crate::ports::Error as PortError;
+use crate::published;
+use crate::worker::Tools;
+
+/// Whether the node could run the service: image, program, user, working directory, ports.
+pub(super) async fn check(tools: &Arc<Tools>, request: v1::Check, line: &mut Line) -> Outcome {
+    let checked = tokio::select! {
+        checked = look(tools, request) => checked,
+        () = line.gone() => return Outcome::Gone,
+    };
+    match checked {
+        Ok(image_id) => {
+            let answer = Kind::Checked(v1::CheckResult { image_id });
+            line.send(answer).await.map_or(Outcome::Gone, |()| Outcome::Served)
+        }
+        Err(failure) => Outcome::Failed(failure),
+    }
+}
+
+async fn look(tools: &Tools, request: v1::Check) -> Result<String, Failure> {
+    let spec = request.spec.unwrap_or_default();
+    let spec = ServiceSpec::try_from(spec).map_err(|error| error.within("check.spec"))?;
+    let service = match request.service.as_slice() {
+        [] => None,
+        id => Some(warren_proto::service_id("check.service", id)?),
+    };
+    // Ports first: they are known at once, an image may take a while.
+    for claim in published::claims(&spec.ports) {
+        tools.ports.probe(service, claim).map_err(port_failure)?;
+    }
+    let image = find_image(tools, &spec.task.image).await?;
+    let id = image.id.clone();
+    let work = move || look_inside(&image, &spec);
+    // Reads the image's files.
+    match tokio::task::spawn_blocking(work).await {
+        Ok(looked) => looked.map(|()| id),
+        Err(_) => Err(Failure::new(Code::Failed, "looking into the image was interrupted")),
+    }
+}
+
+async fn find_image(tools: &Tools, text: &str) -> Result<Image, Failure> {
+    let name: Reference = match text.parse() {
+        Ok(name) => name,
+        Err(error) => {
+            let error = warren_image::Error::from(error);
+            return tools.images.find(text).map_err(|_| error.into());
+        }
+    };
+    match tools.images.get(&name) {
+        Some(image) => Ok(image),
+        None => tools.images.pull(&name, Progress::none()).await.map_err(Failure::from),
+    }
+}
+
+fn look_inside(image: &Image, spec: &ServiceSpec) -> Result<(), Failure> {
+    let (template, config) = (&spec.task, &image.config);
+    let args = container::arguments(template, config);
+    let user = template.user.as_deref().unwrap_or(&config.user);
+    let workdir = template.workdir.as_deref().unwrap_or(&config.workdir);
+    let env = container::environment(template, config, "");
+    let path = env.iter().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or_default();
+    image_check::check(image, user, workdir, &args, path).map_err(|error| {
+        let message = format!("image {}: {error}", template.image);
+        Failure::new(Code::BadInput, message).hint(error.hint())
+    })
+}
+
+fn port_failure(error: PortError) -> Failure {
+    let code = match &error {
+        PortError::Taken { .. } | PortError::Net(warren_net::Error::PortTaken { .. }) => {
+            Code::Conflict
+        }
+        PortError::Net(warren_net::Error::Io { .. } | warren_net::Error::Unsupported(_)) => {
+            Code::Failed
+        }
+    };
+    Failure::new(code, crate::effects::chain(&error))
+        .hint("publish another port, or stop what holds this one")
+}
+
+/// What works on this node and what does not.
+pub(super) async fn doctor(tools: &Arc<Tools>, line: &mut Line) -> Outcome {
+    let findings = doctor::findings(tools).await;
+    let answer = Kind::Findings(v1::Findings { findings });
+    line.send(answer).await.map_or(Outcome::Gone, |()| Outcome::Served)
+}

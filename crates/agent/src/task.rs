@@ -1,0 +1,712 @@
+//! One task of this node: from assigned to gone, restarts in place included.
+//!
+//! Pure: [`Machine::step`] takes what happened and returns what to do next; a
+//! wish to be called again is data ([`Machine::wake_at`]). Effects are named by
+//! task and attempt and are harmless to repeat. At most one effect that changes
+//! the current attempt is under way at a time; [`Effect::Wait`],
+//! [`Effect::Clear`] and [`Effect::Claim`] run beside it.
+//!
+//! Invariants:
+//! - states only go forward within an attempt;
+//! - a container is stopped only once the kernel's table no longer names it, or
+//!   could not be changed;
+//! - `Running` is reported only once the table names it;
+//! - a terminal state is reported only once address and ports are free again.
+//!
+//! Not here: which tasks exist (`reconcile`), how effects are done (`worker`).
+
+use std::collections::BTreeSet;
+
+use warren_model::quantity::{Time, format_duration_ms};
+use warren_model::service::RestartPolicy;
+use warren_model::task::{TaskExit, TaskState, TaskStatus};
+
+use crate::restart::{self, Run, Verdict, doubled};
+
+/// First pause after a failure that may pass (registry down, disk full, port taken).
+const RETRY_FIRST_MS: u64 = 250;
+/// Longest such pause: an outage that ends is noticed within half a minute.
+const RETRY_MAX_MS: u64 = 30_000;
+
+/// Both clocks: people's for records, the monotonic one for deadlines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Now {
+    pub(crate) wall: Time,
+    pub(crate) mono_ms: u64,
+}
+
+/// What is wanted of a task; only goes down the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wanted {
+    Running,
+    /// Stopped, logs and exit kept.
+    Shutdown,
+    /// Stopped, cleaned up, and reported so.
+    Remove,
+    /// No longer ours: stopped, cleaned up, not mentioned again.
+    Forget,
+}
+
+/// The part of a template that decides a task's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Policy {
+    pub(crate) restart: RestartPolicy,
+    pub(crate) stop_grace_ms: u64,
+}
+
+/// Why a step did not work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// For people.
+    pub(crate) message: String,
+    pub(crate) kind: FailureKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    /// As specified it can never work.
+    Permanent,
+    /// It may work later.
+    Transient,
+    /// It may work as soon as somebody gives up a port.
+    Port,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) signal: Option<i32>,
+    pub(crate) oom_killed: bool,
+    pub(crate) supervisor_lost: bool,
+    pub(crate) at: Time,
+}
+
+/// Something happened to the current attempt (those of others are dropped before).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    Wanted(Wanted),
+    /// Image, namespace and ports are there.
+    Prepared,
+    PrepareFailed(Failure),
+    Started {
+        pid: u32,
+        at: Time,
+    },
+    StartFailed(Failure),
+    /// The kernel's table agrees with [`Machine::is_serving`].
+    Published,
+    PublishFailed(String),
+    Exited(Ended),
+    /// The container of an earlier attempt is gone.
+    Cleared {
+        attempt: u32,
+    },
+    Released,
+    Cleaned,
+    /// An effect that is insisted upon did not work yet.
+    Trouble(String),
+    /// The service's published ports are other ones now.
+    PortsChanged,
+    /// Somebody gave up a port.
+    PortsFreed,
+    Claimed,
+    ClaimFailed(String),
+    /// [`Machine::wake_at`] has come.
+    Wake,
+}
+
+/// Something to do for the current attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Get image, network namespace and ports, all at once.
+    Prepare,
+    /// Start the container.
+    Start,
+    /// Tell when the container has ended.
+    Wait,
+    /// Stop signal, then SIGKILL after the grace period.
+    Stop { grace_ms: u64 },
+    /// Remove the container of an ended attempt; logs stay.
+    Clear { attempt: u32 },
+    /// Hold exactly the ports that the service publishes now.
+    Claim,
+    /// Give up preparing, if it is under way; free address and ports.
+    Release,
+    /// Remove containers, logs, address, ports.
+    Clean { attempts: Vec<u32> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Prepare,
+    Start,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing under way until `at_ms`.
+    Paused {
+        at_ms: u64,
+        next: Next,
+        for_port: bool,
+    },
+    Preparing,
+    Starting,
+    /// Runs; the table does not name it yet.
+    Publishing,
+    Running,
+    /// Runs; the table may still name it.
+    Draining,
+    Stopping,
+    /// Nothing runs; address and ports are being freed.
+    Releasing {
+        end: TaskState,
+    },
+    Ended,
+    Cleaning,
+    Gone,
+}
+
+/// What is known of a container that an earlier process started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) attempt: u32,
+    /// Restarts since the last good attempt, as of its start.
+    pub(crate) restarts: u32,
+    /// End of the attempt before it.
+    pub(crate) last_exit: Option<TaskExit>,
+    pub(crate) state: FoundState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FoundState {
+    Running { pid: u32, at: Time },
+    Exited { started: Option<Time>, ended: Ended },
+}
+
+/// The state machine of one task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Machine {
+    wanted: Wanted,
+    policy: Policy,
+    phase: Phase,
+    status: TaskStatus,
+    /// Restarts since the last good attempt.
+    restarts: u32,
+    /// Failures in a row of the current step.
+    failures: u32,
+    /// Attempts whose containers are being removed.
+    clearing: BTreeSet<u32>,
+    /// Ports changed while a claim could not be made.
+    ports_stale: bool,
+    /// When to try again to claim ports.
+    claim_at_ms: Option<u64>,
+    /// The error shown is that of a claim.
+    claim_failed: bool,
+}
+
+impl Machine {
+    /// A task of which nothing is found on this node; `known` is what the managers remember.
+    pub(crate) fn new(
+        wanted: Wanted,
+        policy: Policy,
+        known: TaskStatus,
+        now: Now,
+    ) -> (Self, Vec<Effect>) {
+        let ended = known.state.is_terminal();
+        let mut machine = Self {
+            wanted,
+            policy,
+            phase: Phase::Ended,
+            status: known,
+            restarts: 0,
+            failures: 0,
+            clearing: BTreeSet::new(),
+            ports_stale: false,
+            claim_at_ms: None,
+            claim_failed: false,
+        };
+        machine.status.pid = 0;
+        let effects = match wanted {
+            Wanted::Running if ended => vec![],
+            Wanted::Shutdown if ended => vec![],
+            Wanted::Running => {
+                // What the managers saw started is lost: this is the next attempt.
+                let fresh = machine.status.attempt == 0;
+                if fresh || machine.status.state > TaskState::Preparing {
+                    machine.status.attempt = machine.status.attempt.saturating_add(1);
+                }
+                machine.enter(TaskState::Preparing, now);
+                machine.prepare(now)
+            }
+            Wanted::Shutdown | Wanted::Remove | Wanted::Forget => machine.end(TaskState::Complete),
+        };
+        (machine, effects)
+    }
+
+    /// A task that can never start, e.g. because its template is not understood.
+    pub(crate) fn rejected(
+        wanted: Wanted,
+        policy: Policy,
+        known: TaskStatus,
+        why: &str,
+        now: Now,
+    ) -> (Self, Vec<Effect>) {
+        let ended = known.state.is_terminal();
+        let (mut machine, _) = Self::new(Wanted::Running, policy, known, now);
+        machine.phase = Phase::Ended;
+        if !ended {
+            machine.status.error = Some(why.into());
+            machine.enter(TaskState::Rejected, now);
+        }
+        let effects = machine.step(Event::Wanted(wanted), now);
+        (machine, effects)
+    }
+
+    /// A task whose container an earlier process of the agent left behind.
+    pub(crate) fn adopt(
+        wanted: Wanted,
+        policy: Policy,
+        known: TaskStatus,
+        found: &Found,
+        now: Now,
+    ) -> (Self, Vec<Effect>) {
+        let ended = known.state.is_terminal();
+        let overtaken = known.attempt > found.attempt;
+        if ended || overtaken {
+            // What is found belongs to the past; life goes on from what is known. The container of
+            // a task that ended stays until the task is removed, unless it lives against all order.
+            let (mut machine, mut effects) = Self::new(wanted, policy, known, now);
+            let stray = overtaken || matches!(found.state, FoundState::Running { .. });
+            if stray {
+                machine.clearing.insert(found.attempt);
+                effects.insert(0, Effect::Clear { attempt: found.attempt });
+            }
+            return (machine, effects);
+        }
+        let mut machine = Self {
+            wanted: Wanted::Running,
+            policy,
+            phase: Phase::Running,
+            status: known,
+            restarts: found.restarts,
+            failures: 0,
+            clearing: BTreeSet::new(),
+            ports_stale: false,
+            claim_at_ms: None,
+            claim_failed: false,
+        };
+        machine.status.attempt = found.attempt;
+        machine.status.exit = found.last_exit.or(machine.status.exit);
+        let mut effects = match found.state {
+            FoundState::Running { pid, at } => {
+                machine.status.pid = pid;
+                machine.status.started = Some(at);
+                machine.status.error = None;
+                if machine.status.state != TaskState::Running {
+                    machine.enter(TaskState::Running, now);
+                }
+                vec![Effect::Wait, Effect::Claim]
+            }
+            FoundState::Exited { started, ended } => {
+                machine.status.started = started.or(machine.status.started);
+                machine.wanted = wanted;
+                machine.exited(ended, now)
+            }
+        };
+        effects.extend(machine.step(Event::Wanted(wanted), now));
+        (machine, effects)
+    }
+
+    pub(crate) fn status(&self) -> &TaskStatus {
+        &self.status
+    }
+
+    pub(crate) fn attempt(&self) -> u32 {
+        self.status.attempt
+    }
+
+    pub(crate) fn wanted(&self) -> Wanted {
+        self.wanted
+    }
+
+    /// Restarts since the last good attempt.
+    pub(crate) fn restarts(&self) -> u32 {
+        self.restarts
+    }
+
+    /// Whether the table should name it.
+    pub(crate) fn is_serving(&self) -> bool {
+        matches!(self.phase, Phase::Publishing | Phase::Running)
+    }
+
+    /// Whether [`Event::Published`] is waited for.
+    pub(crate) fn awaits_table(&self) -> bool {
+        matches!(self.phase, Phase::Publishing | Phase::Draining)
+    }
+
+    /// Whether its container runs.
+    pub(crate) fn is_up(&self) -> bool {
+        match self.phase {
+            Phase::Publishing | Phase::Running | Phase::Draining | Phase::Stopping => true,
+            Phase::Paused { .. }
+            | Phase::Preparing
+            | Phase::Starting
+            | Phase::Releasing { .. }
+            | Phase::Ended
+            | Phase::Cleaning
+            | Phase::Gone => false,
+        }
+    }
+
+    /// Nothing is left of it on this node.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.phase == Phase::Gone
+    }
+
+    /// When to send [`Event::Wake`], on the monotonic clock.
+    pub(crate) fn wake_at(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Paused { at_ms, next, .. } if self.may_go(next) => Some(at_ms),
+            Phase::Publishing | Phase::Running => self.claim_at_ms,
+            Phase::Paused { .. }
+            | Phase::Preparing
+            | Phase::Starting
+            | Phase::Draining
+            | Phase::Stopping
+            | Phase::Releasing { .. }
+            | Phase::Ended
+            | Phase::Cleaning
+            | Phase::Gone => None,
+        }
+    }
+
+    /// What follows from `event`. Events that the current phase does not wait for change nothing.
+    pub(crate) fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        match (event, self.phase) {
+            (Event::Wanted(wanted), _) => self.want(wanted, now),
+            (Event::Prepared, Phase::Preparing) => {
+                self.failures = 0;
+                self.start(now)
+            }
+            (Event::PrepareFailed(failure), Phase::Preparing) => {
+                self.failed(failure, Next::Prepare, now)
+            }
+            (Event::Started { pid, at }, Phase::Starting) => self.started(pid, at, now),
+            (Event::StartFailed(failure), Phase::Starting) => {
+                self.failed(failure, Next::Start, now)
+            }
+            (Event::Published, Phase::Publishing) => {
+                self.phase = Phase::Running;
+                self.status.error = None;
+                self.enter(TaskState::Running, now);
+                vec![]
+            }
+            (Event::PublishFailed(message), Phase::Publishing) => {
+                self.status.error = Some(message.into());
+                vec![]
+            }
+            // A table that cannot be changed must not keep a container alive for ever.
+            (Event::Published | Event::PublishFailed(_), Phase::Draining) => self.stop(now),
+            (
+                Event::Exited(ended),
+                Phase::Publishing | Phase::Running | Phase::Draining | Phase::Stopping,
+            ) => self.exited(ended, now),
+            (Event::Cleared { attempt }, _) => {
+                self.clearing.remove(&attempt);
+                self.wake(now)
+            }
+            (Event::Released, Phase::Releasing { end }) => self.released(end, now),
+            (Event::Cleaned, Phase::Cleaning) => {
+                self.phase = Phase::Gone;
+                self.status.error = None;
+                self.enter(TaskState::Removed, now);
+                vec![]
+            }
+            (
+                Event::Trouble(message),
+                Phase::Stopping | Phase::Releasing { .. } | Phase::Cleaning,
+            ) => {
+                self.status.error = Some(message.into());
+                vec![]
+            }
+            (Event::PortsChanged, Phase::Publishing | Phase::Running) => {
+                self.claim_at_ms = None;
+                vec![Effect::Claim]
+            }
+            (Event::PortsChanged, Phase::Preparing | Phase::Starting | Phase::Paused { .. }) => {
+                self.ports_stale = true;
+                vec![]
+            }
+            (Event::PortsFreed, _) => self.ports_freed(now),
+            (Event::Claimed, Phase::Publishing | Phase::Running) => {
+                self.claim_at_ms = None;
+                if std::mem::take(&mut self.claim_failed) {
+                    self.status.error = None;
+                }
+                self.failures = 0;
+                vec![]
+            }
+            (Event::ClaimFailed(message), Phase::Publishing | Phase::Running) => {
+                self.claim_at_ms = Some(now.mono_ms.saturating_add(self.retry_ms()));
+                self.claim_failed = true;
+                self.status.error = Some(message.into());
+                vec![]
+            }
+            (Event::Wake, _) => self.wake(now),
+            (
+                Event::Prepared
+                | Event::PrepareFailed(_)
+                | Event::Started { .. }
+                | Event::StartFailed(_)
+                | Event::Published
+                | Event::PublishFailed(_)
+                | Event::Exited(_)
+                | Event::Released
+                | Event::Cleaned
+                | Event::Trouble(_)
+                | Event::PortsChanged
+                | Event::Claimed
+                | Event::ClaimFailed(_),
+                _,
+            ) => vec![],
+        }
+    }
+
+    fn enter(&mut self, state: TaskState, now: Now) {
+        self.status.state = state;
+        self.status.since = now.wall;
+    }
+
+    fn want(&mut self, wanted: Wanted, now: Now) -> Vec<Effect> {
+        if wanted <= self.wanted {
+            return vec![];
+        }
+        self.wanted = wanted;
+        match self.phase {
+            Phase::Paused { .. } | Phase::Preparing => self.end(self.unstarted_end()),
+            Phase::Publishing | Phase::Running => {
+                self.phase = Phase::Draining;
+                self.enter(TaskState::Draining, now);
+                vec![]
+            }
+            // What is under way looks at `wanted` when it is done.
+            Phase::Starting
+            | Phase::Draining
+            | Phase::Stopping
+            | Phase::Releasing { .. }
+            | Phase::Cleaning
+            | Phase::Gone => vec![],
+            Phase::Ended if wanted >= Wanted::Remove => self.clean(),
+            Phase::Ended => vec![],
+        }
+    }
+
+    /// How a task ends that is not wanted any more while nothing of it runs.
+    fn unstarted_end(&self) -> TaskState {
+        let crashed = self.status.exit.is_some_and(|exit| exit.code != 0 || exit.oom_killed);
+        if crashed { TaskState::Failed } else { TaskState::Complete }
+    }
+
+    fn may_go(&self, next: Next) -> bool {
+        match next {
+            // One removal may lag behind; a crash loop must not pile them up.
+            Next::Prepare => self.clearing.iter().all(|old| old + 1 >= self.status.attempt),
+            Next::Start => true,
+        }
+    }
+
+    fn wake(&mut self, now: Now) -> Vec<Effect> {
+        match self.phase {
+            Phase::Paused { at_ms, next, .. } if at_ms <= now.mono_ms && self.may_go(next) => {
+                match next {
+                    Next::Prepare => self.prepare(now),
+                    Next::Start => self.start(now),
+                }
+            }
+            Phase::Publishing | Phase::Running
+                if self.claim_at_ms.is_some_and(|at| at <= now.mono_ms) =>
+            {
+                self.claim_at_ms = None;
+                vec![Effect::Claim]
+            }
+            Phase::Paused { .. }
+            | Phase::Preparing
+            | Phase::Starting
+            | Phase::Publishing
+            | Phase::Running
+            | Phase::Draining
+            | Phase::Stopping
+            | Phase::Releasing { .. }
+            | Phase::Ended
+            | Phase::Cleaning
+            | Phase::Gone => vec![],
+        }
+    }
+
+    fn ports_freed(&mut self, now: Now) -> Vec<Effect> {
+        match &mut self.phase {
+            Phase::Paused { at_ms, for_port: true, .. } => *at_ms = now.mono_ms,
+            Phase::Publishing | Phase::Running => {
+                if let Some(at) = &mut self.claim_at_ms {
+                    *at = (*at).min(now.mono_ms);
+                }
+            }
+            Phase::Paused { .. }
+            | Phase::Preparing
+            | Phase::Starting
+            | Phase::Draining
+            | Phase::Stopping
+            | Phase::Releasing { .. }
+            | Phase::Ended
+            | Phase::Cleaning
+            | Phase::Gone => {}
+        }
+        self.wake(now)
+    }
+
+    fn prepare(&mut self, now: Now) -> Vec<Effect> {
+        if !self.may_go(Next::Prepare) {
+            self.phase = Phase::Paused { at_ms: now.mono_ms, next: Next::Prepare, for_port: false };
+            return vec![];
+        }
+        self.phase = Phase::Preparing;
+        self.ports_stale = false;
+        vec![Effect::Prepare]
+    }
+
+    fn start(&mut self, now: Now) -> Vec<Effect> {
+        self.phase = Phase::Starting;
+        if self.status.state != TaskState::Starting {
+            self.enter(TaskState::Starting, now);
+        }
+        vec![Effect::Start]
+    }
+
+    fn started(&mut self, pid: u32, at: Time, now: Now) -> Vec<Effect> {
+        self.failures = 0;
+        self.status.pid = pid;
+        self.status.started = Some(at);
+        if self.wanted > Wanted::Running {
+            let mut effects = vec![Effect::Wait];
+            effects.extend(self.stop(now));
+            return effects;
+        }
+        self.phase = Phase::Publishing;
+        self.claim_at_ms = None;
+        let mut effects = vec![Effect::Wait];
+        if std::mem::take(&mut self.ports_stale) {
+            effects.push(Effect::Claim);
+        }
+        effects
+    }
+
+    fn stop(&mut self, now: Now) -> Vec<Effect> {
+        self.phase = Phase::Stopping;
+        self.enter(TaskState::Stopping, now);
+        vec![Effect::Stop { grace_ms: self.policy.stop_grace_ms }]
+    }
+
+    fn retry_ms(&mut self) -> u64 {
+        let pause = doubled(RETRY_FIRST_MS, self.failures, RETRY_MAX_MS);
+        self.failures = self.failures.saturating_add(1);
+        pause
+    }
+
+    fn failed(&mut self, failure: Failure, next: Next, now: Now) -> Vec<Effect> {
+        self.status.error = Some(failure.message.into());
+        if self.wanted > Wanted::Running {
+            return self.end(self.unstarted_end());
+        }
+        if failure.kind == FailureKind::Permanent {
+            return self.end(TaskState::Rejected);
+        }
+        let at_ms = now.mono_ms.saturating_add(self.retry_ms());
+        self.phase = Phase::Paused { at_ms, next, for_port: failure.kind == FailureKind::Port };
+        vec![]
+    }
+
+    fn exited(&mut self, ended: Ended, now: Now) -> Vec<Effect> {
+        let well = ended.code == 0 && !ended.oom_killed && !ended.supervisor_lost;
+        self.status.pid = 0;
+        self.status.exit = Some(TaskExit { code: ended.code, oom_killed: ended.oom_killed });
+        self.claim_at_ms = None;
+        self.claim_failed = false;
+        if self.wanted > Wanted::Running {
+            // We asked for it: dying of our signals is a good end.
+            let bad = ended.oom_killed || ended.supervisor_lost;
+            self.status.error = bad.then(|| describe(&ended).into());
+            return self.end(if bad { TaskState::Failed } else { TaskState::Complete });
+        }
+        self.status.error = (!well).then(|| describe(&ended).into());
+        let ran_ms = self.status.started.map_or(0, |started| ended.at.since_ms(started));
+        match restart::decide(&self.policy.restart, self.restarts, Run { ran_ms, well }) {
+            Verdict::Complete => self.end(TaskState::Complete),
+            Verdict::Failed => self.end(TaskState::Failed),
+            Verdict::Restart { after_ms, restarts } => {
+                self.restarts = restarts;
+                if after_ms > 0 {
+                    let pause = format_duration_ms(after_ms);
+                    self.status.error =
+                        Some(format!("{}; restarts after {pause}", describe(&ended)).into());
+                }
+                self.restart(after_ms, now)
+            }
+        }
+    }
+
+    fn restart(&mut self, after_ms: u64, now: Now) -> Vec<Effect> {
+        let old = self.status.attempt;
+        self.clearing.insert(old);
+        self.status.attempt = old.saturating_add(1);
+        self.failures = 0;
+        self.enter(TaskState::Preparing, now);
+        let mut effects = vec![Effect::Clear { attempt: old }];
+        if after_ms == 0 {
+            effects.extend(self.prepare(now));
+        } else {
+            let at_ms = now.mono_ms.saturating_add(after_ms);
+            self.phase = Phase::Paused { at_ms, next: Next::Prepare, for_port: false };
+        }
+        effects
+    }
+
+    /// Nothing runs and nothing will: free what it held, then say so.
+    fn end(&mut self, end: TaskState) -> Vec<Effect> {
+        if self.wanted >= Wanted::Remove {
+            return self.clean();
+        }
+        self.phase = Phase::Releasing { end };
+        vec![Effect::Release]
+    }
+
+    fn released(&mut self, end: TaskState, now: Now) -> Vec<Effect> {
+        self.phase = Phase::Ended;
+        self.enter(end, now);
+        if self.wanted >= Wanted::Remove { self.clean() } else { vec![] }
+    }
+
+    fn clean(&mut self) -> Vec<Effect> {
+        self.phase = Phase::Cleaning;
+        let mut attempts = self.clearing.clone();
+        attempts.insert(self.status.attempt);
+        vec![Effect::Clean { attempts: attempts.into_iter().collect() }]
+    }
+}
+
+/// How it ended, in words for people.
+fn describe(ended: &Ended) -> String {
+    if ended.supervisor_lost {
+        return "supervisor lost".to_owned();
+    }
+    let how = match ended.signal {
+        Some(9) => format!("killed (exit code {})", ended.code),
+        Some(signal) => format!("ended by signal {signal} (exit code {})", ended.code),
+        None => format!("exit code {}", ended.code),
+    };
+    if ended.oom_killed { format!("out of memory: {how}") } else { how }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,337 @@
+//! The one loop that meets the world: feeds [`Core`], does what it says.
+//!
+//! Every effect runs on a supervised task of its own and answers with a
+//! [`Message`]; order within a task is the machine's business. Effects that
+//! must succeed in the end (remove, detach) are insisted upon with growing
+//! pauses. Nothing here ticks: the loop sleeps until a message or a moment that
+//! the core named.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use warren_base::clock::Clock;
+use warren_base::tasks::Tasks;
+use warren_model::quantity::Time;
+use warren_model::{NodeId, TaskId};
+use warren_proto::v1;
+use warren_runtime::Runtime;
+
+use crate::container::Parts;
+use crate::core::{Command, Core, Input, Order, TaskView};
+use crate::effects;
+use crate::ports::Ports;
+use crate::published::PortKey;
+use crate::seams::{Images, Network};
+use crate::task::{Effect, Event, Now};
+
+/// Containers being started at once: enough to keep two dozen cores busy, few
+/// enough that the first of a hundred does not wait for the last.
+pub(crate) const STARTS_MAX: usize = 16;
+/// Images being pulled at once; the store takes care of layers and duplicates.
+pub(crate) const PULLS_MAX: usize = 8;
+/// Containers being removed at once: mostly unmounting, which the kernel serialises anyway.
+pub(crate) const REMOVALS_MAX: usize = 16;
+/// Messages waiting for the loop; senders wait when it is full.
+pub(crate) const INBOX_MAX: usize = 1024;
+
+/// The hands of the agent, shared by effects and streams.
+pub(crate) struct Tools {
+    pub(crate) node: NodeId,
+    pub(crate) pool: (Ipv4Addr, u8),
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) images: Arc<dyn Images>,
+    pub(crate) network: Arc<dyn Network>,
+    pub(crate) ports: Ports,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) starts: Arc<Semaphore>,
+    pub(crate) pulls: Semaphore,
+    pub(crate) removals: Semaphore,
+    pub(crate) streams: Semaphore,
+    pub(crate) inbox: mpsc::Sender<Message>,
+    /// The agent is stopping: insisting ends.
+    pub(crate) stopping: CancellationToken,
+}
+
+impl Tools {
+    pub(crate) fn logs_dir(&self) -> PathBuf {
+        self.data_dir.join("logs")
+    }
+
+    pub(crate) fn log_dir(&self, task: TaskId) -> PathBuf {
+        self.logs_dir().join(task.to_string())
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now { wall: Time(self.clock.now_ms()), mono_ms: self.clock.monotonic_ms() }
+    }
+
+    pub(crate) async fn tell(&self, message: Message) {
+        // The loop ends only with the agent, which ends the sender too.
+        let _ = self.inbox.send(message).await;
+    }
+}
+
+/// What arrives at the loop.
+pub(crate) enum Message {
+    Input(Box<Input>),
+    /// A task's preparation is complete; what it gathered is for the start.
+    Prepared {
+        task: TaskId,
+        attempt: u32,
+        claimed: BTreeSet<PortKey>,
+        parts: Box<Parts>,
+        permit: OwnedSemaphorePermit,
+    },
+    /// A session begins: what do we hold?
+    Hello(oneshot::Sender<u64>),
+    /// A session is up; reports go here.
+    Session {
+        reports: mpsc::Sender<v1::AgentMessage>,
+        resumed: bool,
+    },
+    Task(TaskId, oneshot::Sender<Option<TaskView>>),
+    Images(oneshot::Sender<Pins>),
+    /// The loop ends; answers with the grace periods of what runs.
+    Stop(oneshot::Sender<BTreeMap<String, u64>>),
+}
+
+/// Images that must not be removed.
+#[derive(Debug)]
+pub(crate) struct Pins {
+    /// Ids of those that containers run on or are about to.
+    pub(crate) running: BTreeSet<String>,
+    /// References that tasks of this node name.
+    pub(crate) wanted: BTreeSet<String>,
+}
+
+/// What the worker keeps for a task between effects.
+#[derive(Default)]
+struct Live {
+    preparing: Option<effects::Preparing>,
+    parts: Option<Parts>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+pub(crate) struct Worker {
+    pub(crate) tools: Arc<Tools>,
+    pub(crate) core: Core,
+    pub(crate) tasks: Arc<Tasks>,
+    pub(crate) reconnect: Arc<Notify>,
+    /// Containers in nobody's name: removed with the first complete set.
+    pub(crate) strangers: Vec<String>,
+    live: BTreeMap<TaskId, Live>,
+    /// Ids of the images that tasks run on.
+    images: BTreeMap<TaskId, String>,
+    reports: Option<mpsc::Sender<v1::AgentMessage>>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        tools: Arc<Tools>,
+        core: Core,
+        tasks: Arc<Tasks>,
+        reconnect: Arc<Notify>,
+        strangers: Vec<String>,
+        images: BTreeMap<TaskId, String>,
+    ) -> Self {
+        let live = BTreeMap::new();
+        Self { tools, core, tasks, reconnect, strangers, live, images, reports: None }
+    }
+
+    /// Runs until it is told to stop.
+    pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+        loop {
+            let now_ms = self.tools.clock.monotonic_ms();
+            let report_at = self.core.report_due_at().filter(|_| self.reports.is_some());
+            let report_due = report_at.is_some_and(|at| at <= now_ms);
+            let later = report_at.filter(|_| !report_due);
+            let wake_at = self.core.wake_at().into_iter().chain(later).min().unwrap_or(u64::MAX);
+            let sleep = self.tools.clock.sleep_until(wake_at);
+            tokio::select! {
+                biased;
+                permit = reserve(self.reports.clone()), if report_due => match permit {
+                    Some(permit) => send_report(&mut self.core, permit, now_ms),
+                    None => self.reports = None,
+                },
+                message = inbox.recv() => match message {
+                    None => return,
+                    Some(message) => if self.receive(message).is_break() { return },
+                },
+                () = sleep => self.handle(Input::Wake),
+            }
+        }
+    }
+
+    fn graces(&self) -> BTreeMap<String, u64> {
+        let up = self.core.up().into_iter();
+        up.filter_map(|(task, attempt)| {
+            let spec = self.core.task(task)?.spec;
+            let grace_ms = crate::assignments::policy(&spec.template).stop_grace_ms;
+            Some((spec.container_id(attempt), grace_ms))
+        })
+        .collect()
+    }
+
+    fn receive(&mut self, message: Message) -> ControlFlow<()> {
+        // An answer that nobody waits for any more is no loss.
+        match message {
+            Message::Input(input) => self.handle(*input),
+            Message::Prepared { task, attempt, claimed, parts, permit } => {
+                if let Some(live) = self.live.get_mut(&task) {
+                    self.images.insert(task, parts.image.id.clone());
+                    live.parts = Some(*parts);
+                    live.permit = Some(permit);
+                }
+                let event = Event::Prepared;
+                self.handle(Input::Done { task, attempt, event, claimed: Some(claimed) });
+            }
+            Message::Hello(reply) => {
+                let _ = reply.send(self.core.revision());
+            }
+            Message::Session { reports, resumed } => {
+                self.reports = Some(reports);
+                if resumed {
+                    self.handle(Input::Resumed);
+                }
+            }
+            Message::Task(task, reply) => {
+                let _ = reply.send(self.core.task(task));
+            }
+            Message::Images(reply) => {
+                let running = self.images.values().cloned().collect();
+                let _ = reply.send(Pins { running, wanted: self.core.images() });
+            }
+            Message::Stop(reply) => {
+                let _ = reply.send(self.graces());
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = self.tools.now();
+        for command in self.core.handle(input, now) {
+            match command {
+                Command::Do(order) => self.execute(*order),
+                Command::Apply { generation, table } => {
+                    let tools = Arc::clone(&self.tools);
+                    self.tasks.spawn_graceful("apply", async move {
+                        let applied = tools.network.apply(table).await;
+                        let error = applied.err().map(|error| effects::chain(&error));
+                        let input = Input::Applied { generation, error };
+                        tools.tell(Message::Input(Box::new(input))).await;
+                    });
+                }
+                Command::Discard { task, attempts } => {
+                    self.images.remove(&task);
+                    tracing::info!(%task, ?attempts, "removing containers of an unknown task");
+                    let tools = Arc::clone(&self.tools);
+                    self.tasks.spawn_graceful("discard", async move {
+                        effects::clean(&tools, task, &attempts, None).await;
+                    });
+                }
+                Command::SweepLogs { keep } => {
+                    let tools = Arc::clone(&self.tools);
+                    let strangers = std::mem::take(&mut self.strangers);
+                    self.tasks.spawn_graceful("sweep", async move {
+                        effects::sweep(&tools, &keep, strangers).await;
+                    });
+                }
+                Command::Reconnect(why) => {
+                    tracing::warn!(why, "asking for everything anew");
+                    self.reconnect.notify_one();
+                }
+            }
+        }
+    }
+
+    fn execute(&mut self, order: Order) {
+        let task = order.spec.id;
+        tracing::debug!(%task, attempt = order.attempt, effect = ?order.effect, "effect");
+        let tools = Arc::clone(&self.tools);
+        match order.effect.clone() {
+            Effect::Prepare => {
+                let live = self.live.entry(task).or_default();
+                live.parts = None;
+                live.permit = None;
+                let (preparing, guard) = effects::Preparing::new();
+                let cancel = preparing.cancel.clone();
+                live.preparing = Some(preparing);
+                self.tasks.spawn_graceful("prepare", async move {
+                    effects::prepare(&tools, order, &cancel).await;
+                    drop(guard);
+                });
+            }
+            Effect::Start => {
+                let live = self.live.entry(task).or_default();
+                let parts = live.parts.clone();
+                let permit = live.permit.take();
+                self.tasks.spawn_graceful("start", async move {
+                    effects::start(&tools, order, parts, permit).await;
+                });
+            }
+            Effect::Wait => {
+                if let Some(live) = self.live.get_mut(&task) {
+                    live.parts = None;
+                }
+                self.tasks.spawn("wait", async move { effects::wait(&tools, &order).await });
+            }
+            Effect::Stop { grace_ms } => {
+                self.tasks.spawn("stop", async move {
+                    effects::stop(&tools, &order, grace_ms).await;
+                });
+            }
+            Effect::Clear { attempt } => {
+                self.tasks.spawn_graceful("clear", async move {
+                    effects::clear(&tools, &order, attempt).await;
+                });
+            }
+            Effect::Claim => {
+                self.tasks.spawn_graceful("claim", async move {
+                    effects::claim(&tools, &order).await;
+                });
+            }
+            Effect::Release => {
+                self.images.remove(&task);
+                let preparing = self.live.remove(&task).and_then(|live| live.preparing);
+                self.tasks.spawn_graceful("release", async move {
+                    effects::release(&tools, &order, preparing).await;
+                });
+            }
+            Effect::Clean { attempts } => {
+                self.images.remove(&task);
+                let preparing = self.live.remove(&task).and_then(|live| live.preparing);
+                self.tasks.spawn_graceful("clean", async move {
+                    if effects::clean(&tools, task, &attempts, preparing).await {
+                        effects::answer(&tools, &order, Event::Cleaned, Some(BTreeSet::new()))
+                            .await;
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Room for one message in the line to the manager; `None` when there is no line.
+async fn reserve(
+    reports: Option<mpsc::Sender<v1::AgentMessage>>,
+) -> Option<mpsc::OwnedPermit<v1::AgentMessage>> {
+    reports?.reserve_owned().await.ok()
+}
+
+fn send_report(core: &mut Core, permit: mpsc::OwnedPermit<v1::AgentMessage>, now_ms: u64) {
+    let statuses = core.outbox().take(now_ms).into_iter().map(|(task, status)| {
+        let status = Some(v1::TaskStatus::from(&status));
+        v1::agent_message::Status { task: task.as_bytes().to_vec(), status }
+    });
+    let report = v1::agent_message::Report { statuses: statuses.collect() };
+    let kind = Some(v1::agent_message::Kind::Report(report));
+    permit.send(v1::AgentMessage { kind });
+}
