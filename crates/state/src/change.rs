@@ -85,6 +85,17 @@ pub enum Key {
     Task(TaskId),
 }
 
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cluster => f.write_str("the cluster"),
+            Self::Node(id) => write!(f, "node {id}"),
+            Self::Service(id) => write!(f, "service {id}"),
+            Self::Task(id) => write!(f, "task {id}"),
+        }
+    }
+}
+
 /// "This object is as I saw it": its revision, 0 for "does not exist".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expect {
@@ -131,15 +142,15 @@ pub enum Outcome {
 /// Why nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    #[error("{key:?} is at revision {found}, expected {expected}")]
+    #[error("{key} is at revision {found}, expected {expected}")]
     Stale { key: Key, expected: u64, found: u64 },
     #[error("service {name} exists already")]
     NameTaken { name: ServiceName, holder: ServiceId },
     #[error("port {port} is published by service {holder}")]
     PortTaken { port: String, holder: ServiceName },
-    #[error("{key:?} does not exist")]
+    #[error("{key} does not exist")]
     NotFound { key: Key },
-    #[error("{key:?} exists already")]
+    #[error("{key} exists already")]
     Exists { key: Key },
     #[error("request id was used before for something else")]
     RequestReused,

@@ -100,9 +100,9 @@ impl State {
         digest.word(self.object_count() as u64);
         self.nodes().for_each(|node| add_node(&mut digest, node));
         self.services().for_each(|service| add_service(&mut digest, service));
-        for ((service, number), row) in &self.templates {
+        for (service, number, row) in self.templates() {
             digest.bytes(service.as_bytes());
-            digest.word(u64::from(*number));
+            digest.word(u64::from(number));
             add_template(&mut digest, &row.template);
         }
         self.tasks().for_each(|task| add_task(&mut digest, task));

@@ -33,9 +33,9 @@ use warren_model::{ServiceName, Time};
 use crate::change::Key;
 use crate::requests::Requests;
 pub use crate::snapshot::{Head, ImportError, Object};
-use crate::table::{NodeRow, TemplateRow};
+use crate::table::{NodeRow, ServiceRow};
 
-/// Everything the cluster has agreed on. `Clone` copies some twenty pointers.
+/// Everything the cluster has agreed on. `Clone` copies some ten pointers.
 #[derive(Clone, Default)]
 pub struct State {
     revision: u64,
@@ -44,20 +44,13 @@ pub struct State {
     topology: u64,
     cluster: Option<Arc<Cluster>>,
     nodes: OrdMap<NodeId, NodeRow>,
-    services: OrdMap<ServiceId, Arc<Service>>,
-    templates: OrdMap<(ServiceId, u32), TemplateRow>,
+    services: OrdMap<ServiceId, ServiceRow>,
     tasks: OrdMap<TaskId, Arc<Task>>,
     requests: Requests,
 
-    // Indices: derived from the tables above, kept by `table`, never exported.
+    // Indices, like those within rows: derived from the objects, kept by `table`, never exported.
     names: OrdMap<ServiceName, ServiceId>,
     ports: OrdSet<(Protocol, u16, ServiceId)>,
-    by_service: OrdSet<(ServiceId, u32, TaskId)>,
-    by_node: OrdSet<(NodeId, TaskId)>,
-    /// Of live tasks alone: an ended task gives its address back.
-    addresses: OrdMap<Ipv4Addr, TaskId>,
-    /// Revision of the last change to a service or one of its tasks.
-    activity: OrdMap<ServiceId, u64>,
 }
 
 impl State {
@@ -91,11 +84,11 @@ impl State {
 
     /// In order of id.
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Service> {
-        self.services.values().map(|service| &**service)
+        self.services.values().map(|row| &*row.service)
     }
 
     pub fn service(&self, id: ServiceId) -> Option<&Service> {
-        self.services.get(&id).map(|service| &**service)
+        self.services.get(&id).map(|row| &*row.service)
     }
 
     pub fn service_by_name(&self, name: &str) -> Option<&Service> {
@@ -111,7 +104,7 @@ impl State {
             return Some(service);
         }
         let (first, last) = prefix_range(text)?.into_inner();
-        let mut found = self.services.range(first..=last).map(|(_, service)| &**service);
+        let mut found = self.services.range(first..=last).map(|(_, row)| &*row.service);
         match (found.next(), found.next()) {
             (Some(service), None) => Some(service),
             (Some(_) | None, _) => None,
@@ -129,31 +122,39 @@ impl State {
 
     /// In order of slot, then id.
     pub fn tasks_of(&self, service: ServiceId) -> impl Iterator<Item = &Task> {
-        let range = (service, 0, TaskId::MIN)..=(service, u32::MAX, TaskId::MAX);
-        self.by_service.range(range).filter_map(|(_, _, id)| self.task(*id))
+        let slots = self.services.get(&service).map(|row| row.tasks.iter());
+        slots.into_iter().flatten().filter_map(|(_, id)| self.task(*id))
     }
 
-    /// In order of id, ended ones included.
+    /// In order of address, ended ones included.
     pub fn tasks_on(&self, node: NodeId) -> impl Iterator<Item = &Task> {
-        let range = (node, TaskId::MIN)..=(node, TaskId::MAX);
-        self.by_node.range(range).filter_map(|(_, id)| self.task(*id))
+        let ids = self.nodes.get(&node).map(|row| row.tasks.iter());
+        ids.into_iter().flatten().filter_map(|(_, id)| self.task(*id))
     }
 
     /// Template `number` of a service; kept while a task or the current spec refers to it.
     pub fn template(&self, service: ServiceId, number: u32) -> Option<&Arc<TaskTemplate>> {
-        self.templates.get(&(service, number)).map(|row| &row.template)
+        Some(&self.services.get(&service)?.templates.get(&number)?.template)
     }
 
-    /// The live task that holds an address.
-    pub fn address_holder(&self, address: Ipv4Addr) -> Option<TaskId> {
-        self.addresses.get(&address).copied()
+    /// The live task on a node that holds an address; an ended task has given its back.
+    pub fn address_holder(&self, node: NodeId, address: Ipv4Addr) -> Option<TaskId> {
+        let address = u32::from(address);
+        let range = (address, TaskId::MIN)..=(address, TaskId::MAX);
+        let mut holders = self.nodes.get(&node)?.tasks.range(range).map(|(_, id)| *id);
+        holders.find(|id| self.is_live(*id))
+    }
+
+    /// Whether a task has not ended.
+    pub fn is_live(&self, id: TaskId) -> bool {
+        self.task(id).is_some_and(table::is_live)
     }
 
     /// Revision of the last change to a service or any of its tasks; 0 if it does not exist.
     ///
     /// For caches: may be later than the change after a restore, never earlier.
     pub fn activity(&self, service: ServiceId) -> u64 {
-        self.activity.get(&service).copied().unwrap_or(0)
+        self.services.get(&service).map_or(0, |row| row.activity)
     }
 
     /// Revision of the last change to the cluster's settings or to a node; for caches, as

@@ -1,5 +1,6 @@
 //! What each mutation does, and when it is refused.
 
+use std::fmt::Write;
 use std::net::Ipv4Addr;
 
 use warren_model::cluster::{Cluster, Subnet};
@@ -11,10 +12,13 @@ use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 
 use crate::State;
 use crate::change::{Key, Mutation, Rejection};
-use crate::table::{Journal, is_live};
+use crate::table::Journal;
 
 /// Of a task's error, in bytes; longer ones are cut. A million tasks may carry one.
 pub(crate) const ERROR_BYTES_MAX: usize = 1024;
+
+/// Of `.4294967295`.
+const SLOT_CHARS_MAX: usize = 11;
 
 /// One transaction while it is being applied.
 pub(crate) struct Step<'a> {
@@ -249,20 +253,18 @@ impl Step<'_> {
     // ---- tasks ----
 
     fn create_task(&mut self, task: &Task) -> Result<(), Rejection> {
-        if self.state.task(task.id).is_some() {
-            return Err(Rejection::Exists { key: Key::Task(task.id) });
+        let row = self.state.services.get(&task.service);
+        let row = row.ok_or(Rejection::NotFound { key: Key::Service(task.service) })?;
+        if row.service.removing {
+            return invalid(format!("service {} is being removed", row.service.spec.name));
         }
-        let service = self.service(task.service)?;
-        if service.removing {
-            return invalid(format!("service {} is being removed", service.spec.name));
-        }
-        if self.state.template(task.service, task.template).is_none() {
-            let (name, number) = (&service.spec.name, task.template);
+        if !row.templates.contains_key(&task.template) {
+            let (name, number) = (&row.service.spec.name, task.template);
             return invalid(format!("service {name} has no template {number}"));
         }
         match (task.status.state, task.node) {
             (TaskState::Pending, None) if task.address.is_none() => {}
-            (TaskState::Assigned, Some(node)) => self.check_place(node, task.address)?,
+            (TaskState::Assigned, Some(node)) => drop(self.check_place(node, task.address)?),
             (state, _) => {
                 let state = state.as_str();
                 return invalid(format!(
@@ -274,8 +276,12 @@ impl Step<'_> {
         task.created = self.state.time;
         task.status.since = self.state.time;
         cut_error(&mut task.status);
+        let (id, service, slot) = (task.id, task.service, task.slot);
         let message = describe(&task.status);
-        self.write_task(task, Action::Create, message);
+        if !self.state.insert_task(self.journal, task) {
+            return Err(Rejection::Exists { key: Key::Task(id) });
+        }
+        self.emit_task(Action::Create, id, service, slot, message);
         Ok(())
     }
 
@@ -285,96 +291,104 @@ impl Step<'_> {
         node: NodeId,
         address: Option<Ipv4Addr>,
     ) -> Result<(), Rejection> {
-        let mut task = self.task(id)?.clone();
-        if task.status.state != TaskState::Pending || task.node.is_some() {
-            return invalid(format!("task {id} is placed already"));
-        }
-        self.check_place(node, address)?;
-        task.node = Some(node);
-        task.address = address;
-        task.status = TaskStatus::new(TaskState::Assigned, self.state.time);
-        let host = self.state.node(node).map(|node| node.description.hostname.clone());
-        self.write_task(task, Action::Update, format!("assigned to {}", host.unwrap_or_default()));
-        Ok(())
+        let host = self.check_place(node, address)?.description.hostname.clone();
+        let since = self.state.time;
+        self.edit_task(id, |task| {
+            if task.status.state != TaskState::Pending || task.node.is_some() {
+                return invalid(format!("task {id} is placed already"));
+            }
+            let status = TaskStatus::new(TaskState::Assigned, since);
+            let placed = Task { node: Some(node), address, status, ..task.clone() };
+            Ok(Some((placed, format!("assigned to {host}"))))
+        })
     }
 
-    fn check_place(&self, node: NodeId, address: Option<Ipv4Addr>) -> Result<(), Rejection> {
-        if self.state.node(node).is_none() {
-            return Err(Rejection::NotFound { key: Key::Node(node) });
+    /// An address is of a block of its node, and no other live task has it.
+    fn check_place(&self, id: NodeId, address: Option<Ipv4Addr>) -> Result<&Node, Rejection> {
+        let node = self.state.node(id).ok_or(Rejection::NotFound { key: Key::Node(id) })?;
+        let Some(address) = address else { return Ok(node) };
+        if !node.blocks.iter().any(|block| block.contains(address)) {
+            let host = &node.description.hostname;
+            return invalid(format!("address {address} is not of a block of node {host}"));
         }
-        match address.and_then(|address| self.state.address_holder(address)) {
-            Some(holder) => invalid(format!("an address is in use by task {holder}")),
-            None => Ok(()),
+        match self.state.address_holder(id, address) {
+            Some(holder) => invalid(format!("address {address} is in use by task {holder}")),
+            None => Ok(node),
         }
     }
 
     fn set_desired(&mut self, id: TaskId, desired: Desired) -> Result<(), Rejection> {
-        let task = self.task(id)?;
-        if task.desired == desired {
-            return Ok(());
-        }
-        if desired < task.desired {
-            return invalid(format!("task {id} cannot be wanted again"));
-        }
-        let message = match desired {
-            Desired::Running => "to run",
-            Desired::Shutdown => "to shut down",
-            Desired::Remove => "to remove",
-        };
-        let task = Task { desired, ..task.clone() };
-        self.write_task(task, Action::Update, message.to_owned());
-        Ok(())
+        self.edit_task(id, |task| {
+            if desired < task.desired {
+                return invalid(format!("task {id} cannot be wanted again"));
+            }
+            if desired == task.desired {
+                return Ok(None);
+            }
+            let message = match desired {
+                Desired::Running => "to run",
+                Desired::Shutdown => "to shut down",
+                Desired::Remove => "to remove",
+            };
+            Ok(Some((Task { desired, ..task.clone() }, message.to_owned())))
+        })
     }
 
     fn explain_task(&mut self, id: TaskId, error: &str) -> Result<(), Rejection> {
-        let before = self.task(id)?;
-        let mut task = before.clone();
-        task.status.error = (!error.is_empty()).then(|| error.into());
-        cut_error(&mut task.status);
-        if task == *before {
-            return Ok(());
-        }
-        let message = describe(&task.status);
-        self.write_task(task, Action::Update, message);
-        Ok(())
+        self.edit_task(id, |task| {
+            let error = (!error.is_empty()).then(|| error.into());
+            let mut status = TaskStatus { error, ..task.status.clone() };
+            cut_error(&mut status);
+            Ok((status != task.status).then(|| with_status(task, status)))
+        })
     }
 
     /// Takes what an agent saw, or nothing if it is not for this agent to say, is old news, or
     /// would bring an ended task back.
     fn report_task(&mut self, id: TaskId, node: NodeId, status: &TaskStatus) {
-        let Some(before) = self.state.task(id) else { return };
-        if before.node != Some(node) || !is_news(&before.status, status) {
-            return;
-        }
-        let mut task = before.clone();
-        task.status = status.clone();
-        // An agent's clock may be ahead; what waits for "10 s after" must not wait for years.
-        task.status.since = status.since.min(self.state.time);
-        task.status.started = status.started.map(|started| started.min(self.state.time));
-        cut_error(&mut task.status);
-        if task.status != before.status {
-            let message = describe(&task.status);
-            self.write_task(task, Action::Update, message);
+        let now = self.state.time;
+        let taken = self.edit_task(id, |task| {
+            if task.node != Some(node) || !is_news(&task.status, status) {
+                return Ok(None);
+            }
+            let mut status = status.clone();
+            // An agent's clock may be ahead; what waits for "10 s after" must not wait for years.
+            status.since = status.since.min(now);
+            status.started = status.started.map(|started| started.min(now));
+            cut_error(&mut status);
+            Ok((status != task.status).then(|| with_status(task, status)))
+        });
+        match taken {
+            // The only way to fail is a task that is unknown, which reports may name.
+            Ok(()) | Err(_) => {}
         }
     }
 
     fn drop_task(&mut self, id: TaskId) -> Result<(), Rejection> {
-        let task = self.task(id)?;
-        let (service, slot) = (task.service, task.slot);
-        self.state.set_task(self.journal, id, service, None);
-        self.emit_task(Action::Remove, id, service, slot, String::new());
+        let task = self.state.remove_task(self.journal, id);
+        let task = task.ok_or(Rejection::NotFound { key: Key::Task(id) })?;
+        self.emit_task(Action::Remove, id, task.service, task.slot, String::new());
         Ok(())
     }
 
-    fn task(&self, id: TaskId) -> Result<&Task, Rejection> {
-        self.state.task(id).ok_or(Rejection::NotFound { key: Key::Task(id) })
-    }
-
-    fn write_task(&mut self, task: Task, action: Action, message: String) {
-        let (id, service, slot) = (task.id, task.service, task.slot);
-        let task = Task { revision: self.revision, ..task };
-        self.state.set_task(self.journal, id, service, Some(task));
-        self.emit_task(action, id, service, slot, message);
+    /// Writes what `edit` makes of a task and says so in an event, unless it makes nothing.
+    fn edit_task(
+        &mut self,
+        id: TaskId,
+        edit: impl FnOnce(&Task) -> Result<Option<(Task, String)>, Rejection>,
+    ) -> Result<(), Rejection> {
+        let revision = self.revision;
+        let mut said = String::new();
+        let written = self.state.edit_task(self.journal, id, |task| {
+            Ok(edit(task)?.map(|(task, message)| {
+                said = message;
+                Task { revision, ..task }
+            }))
+        })?;
+        if let Some(task) = written {
+            self.emit_task(Action::Update, id, task.service, task.slot, said);
+        }
+        Ok(())
     }
 
     // ---- events ----
@@ -387,8 +401,15 @@ impl Step<'_> {
         slot: u32,
         message: String,
     ) {
-        let name = self.state.service(service).map(|s| format!("{}.{slot}", s.spec.name));
-        self.emit(Kind::Task, action, id.to_string(), name.unwrap_or_default(), message);
+        let mut name = String::new();
+        if let Some(service) = self.state.service(service) {
+            let text = service.spec.name.as_str();
+            // One allocation, not three: this runs for every mutation of a task.
+            name.reserve_exact(text.len() + SLOT_CHARS_MAX);
+            name.push_str(text);
+            write!(name, ".{slot}").expect("a string takes any text");
+        }
+        self.emit(Kind::Task, action, id.to_string(), name, message);
     }
 
     fn emit_service(&mut self, action: Action, id: ServiceId, spec: &ServiceSpec, message: String) {
@@ -422,6 +443,11 @@ fn is_news(before: &TaskStatus, after: &TaskStatus) -> bool {
     after.attempt > before.attempt || after.state >= before.state
 }
 
+fn with_status(task: &Task, status: TaskStatus) -> (Task, String) {
+    let message = describe(&status);
+    (Task { status, ..task.clone() }, message)
+}
+
 /// `failed: exit code 1`, for people.
 fn describe(status: &TaskStatus) -> String {
     match &status.error {
@@ -435,12 +461,5 @@ fn cut_error(status: &mut TaskStatus) {
         && error.len() > ERROR_BYTES_MAX
     {
         status.error = Some(error[..error.floor_char_boundary(ERROR_BYTES_MAX)].into());
-    }
-}
-
-impl State {
-    /// Whether a task has not ended, by its id.
-    pub fn is_live(&self, id: TaskId) -> bool {
-        self.task(id).is_some_and(is_live)
     }
 }

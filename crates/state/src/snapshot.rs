@@ -15,7 +15,7 @@ use warren_model::task::Task;
 
 use crate::State;
 use crate::change::Request;
-use crate::table::{TemplateRow, held_address};
+use crate::table::{ServiceRow, TemplateRow, is_live};
 
 /// What a snapshot says before its objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,9 +68,9 @@ impl State {
     pub fn export(&self) -> impl Iterator<Item = Object> {
         let nodes = self.nodes().cloned().map(Object::Node);
         let services = self.services().cloned().map(Object::Service);
-        let templates = self.templates.iter().map(|((service, number), row)| Object::Template {
-            service: *service,
-            number: *number,
+        let templates = self.templates().map(|(service, number, row)| Object::Template {
+            service,
+            number,
             template: row.template.clone(),
         });
         let tasks = self.tasks().cloned().map(Object::Task);
@@ -82,11 +82,17 @@ impl State {
         nodes.chain(services).chain(templates).chain(tasks).chain(requests)
     }
 
+    pub(crate) fn templates(&self) -> impl Iterator<Item = (ServiceId, u32, &TemplateRow)> {
+        self.services.iter().flat_map(|(service, row)| {
+            row.templates.iter().map(|(number, template)| (*service, *number, template))
+        })
+    }
+
     /// Number of objects that [`State::export`] yields.
     pub fn object_count(&self) -> usize {
         self.nodes.len()
             + self.services.len()
-            + self.templates.len()
+            + self.services.values().map(|row| row.templates.len()).sum::<usize>()
             + self.tasks.len()
             + self.requests.len()
     }
@@ -133,13 +139,7 @@ impl State {
             }
             Object::Service(service) => self.import_service(service)?,
             Object::Template { service, number, template } => {
-                let name = || format!("template {number} of service {service}");
-                if self.service(service).is_none() {
-                    let missing = format!("service {service}");
-                    return Err(ImportError::Dangling { object: name(), missing });
-                }
-                not_twice(self.template(service, number).is_some(), name)?;
-                self.templates.insert((service, number), TemplateRow { template, tasks: 0 });
+                self.import_template(service, number, template)?;
             }
             Object::Task(task) => self.import_task(task)?,
             Object::Request { request, revision, time } => {
@@ -160,36 +160,55 @@ impl State {
             let (clash, holder) = (format!("name {}", service.spec.name), holder.to_string());
             return Err(ImportError::Clash { object: name(), clash, holder });
         }
-        let (id, template) = (service.id, service.template);
-        self.put_service(id, Some(Arc::new(service)), &mut Vec::new());
-        // Comes as an object of its own.
-        self.templates.remove(&(id, template));
-        self.activity.insert(id, self.revision);
+        let id = service.id;
+        let mut row = ServiceRow::new(Arc::new(service));
+        row.activity = self.revision;
+        self.put_service(id, Some(row));
+        // The current template, too, comes as an object of its own.
+        if let Some(row) = self.services.get_mut(&id) {
+            row.templates.clear();
+        }
+        Ok(())
+    }
+
+    fn import_template(
+        &mut self,
+        service: ServiceId,
+        number: u32,
+        template: Arc<TaskTemplate>,
+    ) -> Result<(), ImportError> {
+        let name = || format!("template {number} of service {service}");
+        let Some(row) = self.services.get_mut(&service) else {
+            let missing = format!("service {service}");
+            return Err(ImportError::Dangling { object: name(), missing });
+        };
+        not_twice(row.templates.contains_key(&number), name)?;
+        row.templates.insert(number, TemplateRow { template, tasks: 0 });
         Ok(())
     }
 
     fn import_task(&mut self, task: Task) -> Result<(), ImportError> {
-        let name = || format!("task {}", task.id);
+        let id = task.id;
+        let name = || format!("task {id}");
         self.check_revision(task.revision, name)?;
-        not_twice(self.task(task.id).is_some(), name)?;
         if self.template(task.service, task.template).is_none() {
             let missing = format!("template {} of service {}", task.template, task.service);
             return Err(ImportError::Dangling { object: name(), missing });
         }
-        if let Some(node) = task.node
-            && self.node(node).is_none()
-        {
-            let missing = format!("node {node}");
-            return Err(ImportError::Dangling { object: name(), missing });
+        if let Some(node) = task.node {
+            if self.node(node).is_none() {
+                let missing = format!("node {node}");
+                return Err(ImportError::Dangling { object: name(), missing });
+            }
+            if let Some(address) = task.address.filter(|_| is_live(&task))
+                && let Some(holder) = self.address_holder(node, address)
+                && holder != id
+            {
+                let (clash, holder) = (format!("address {address}"), format!("task {holder}"));
+                return Err(ImportError::Clash { object: name(), clash, holder });
+            }
         }
-        if let Some(address) = held_address(&task)
-            && let Some(holder) = self.address_holder(address)
-        {
-            let (clash, holder) = (format!("address {address}"), format!("task {holder}"));
-            return Err(ImportError::Clash { object: name(), clash, holder });
-        }
-        self.put_task(task.id, Some(Arc::new(task)), &mut Vec::new());
-        Ok(())
+        not_twice(self.put_task(id, Some(Arc::new(task)), &mut Vec::new()).is_some(), name)
     }
 
     fn check_revision(

@@ -4,10 +4,9 @@
 //! row as it was in a [`Journal`]. Undoing a transaction is putting the old rows
 //! back in reverse order, so a rejected transaction leaves no trace.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
 use warren_model::cluster::Cluster;
 use warren_model::id::{NodeId, ServiceId, TaskId};
 use warren_model::node::Node;
@@ -15,13 +14,27 @@ use warren_model::service::{Service, TaskTemplate};
 use warren_model::task::Task;
 
 use crate::State;
+use crate::change::{Key, Rejection};
 
-/// A node and how much is on it.
+/// A node and what is on it. Indices that hang on a row are small trees near each other in
+/// memory: creating and dropping tasks is twice as fast as with one large tree for all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NodeRow {
     pub(crate) node: Arc<Node>,
-    /// Its tasks that have not ended.
+    /// By address, 0 for none: also tells who holds one.
+    pub(crate) tasks: OrdSet<(u32, TaskId)>,
+    /// Of `tasks`, those that have not ended.
     pub(crate) live: u32,
+}
+
+/// A service, its templates and its tasks by slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServiceRow {
+    pub(crate) service: Arc<Service>,
+    pub(crate) templates: OrdMap<u32, TemplateRow>,
+    pub(crate) tasks: OrdSet<(u32, TaskId)>,
+    /// Revision of the last change to the service or one of its tasks.
+    pub(crate) activity: u64,
 }
 
 /// A template and how many tasks refer to it.
@@ -35,7 +48,7 @@ pub(crate) struct TemplateRow {
 enum Before {
     Cluster(Option<Arc<Cluster>>),
     Node(NodeId, Option<Arc<Node>>),
-    Service(ServiceId, Option<Arc<Service>>),
+    Service(ServiceId, Option<ServiceRow>),
     Task(TaskId, Option<Arc<Task>>),
 }
 
@@ -43,7 +56,8 @@ enum Before {
 #[derive(Default)]
 pub(crate) struct Journal {
     before: Vec<Before>,
-    services: BTreeSet<ServiceId>,
+    /// Written, or a task of theirs was; with repetitions.
+    services: Vec<ServiceId>,
     /// Templates that lost their last task or their spec; dropped at the end if still unreferred,
     /// so that undoing never needs one that is gone.
     unreferred: Vec<(ServiceId, u32)>,
@@ -67,25 +81,56 @@ impl State {
         id: ServiceId,
         service: Option<Service>,
     ) {
-        journal.services.insert(id);
-        let before = self.put_service(id, service.map(Arc::new), &mut journal.unreferred);
+        journal.services.push(id);
+        let before = self.services.get(&id).cloned();
+        let row = service.map(Arc::new).map(|service| match &before {
+            Some(row) => ServiceRow { service, ..row.clone() },
+            None => ServiceRow::new(service),
+        });
+        self.put_service(id, row);
+        if let Some(row) = &before {
+            journal.unreferred.push((id, row.service.template));
+        }
         journal.before.push(Before::Service(id, before));
     }
 
-    pub(crate) fn set_task(
+    /// Adds a task; `false` if it took the place of another, which only undoing mends.
+    pub(crate) fn insert_task(&mut self, journal: &mut Journal, task: Task) -> bool {
+        let (id, service) = (task.id, task.service);
+        let before = self.put_task(id, Some(Arc::new(task)), &mut journal.unreferred);
+        let new = before.is_none();
+        journal.wrote_task(id, service, before);
+        new
+    }
+
+    /// Replaces a task by what `edit` makes of it, unless that is nothing.
+    ///
+    /// One descent into the largest table instead of two, a third of the time of a report.
+    pub(crate) fn edit_task(
         &mut self,
         journal: &mut Journal,
         id: TaskId,
-        service: ServiceId,
-        task: Option<Task>,
-    ) {
-        journal.services.insert(service);
-        let before = self.put_task(id, task.map(Arc::new), &mut journal.unreferred);
-        journal.before.push(Before::Task(id, before));
+        edit: impl FnOnce(&Task) -> Result<Option<Task>, Rejection>,
+    ) -> Result<Option<Arc<Task>>, Rejection> {
+        let Some(row) = self.tasks.get_mut(&id) else {
+            return Err(Rejection::NotFound { key: Key::Task(id) });
+        };
+        let Some(task) = edit(row)? else { return Ok(None) };
+        let task = Arc::new(task);
+        let before = std::mem::replace(row, task.clone());
+        self.index_task(id, Some(&before), Some(&task), &mut journal.unreferred);
+        journal.wrote_task(id, task.service, Some(before));
+        Ok(Some(task))
+    }
+
+    pub(crate) fn remove_task(&mut self, journal: &mut Journal, id: TaskId) -> Option<Arc<Task>> {
+        let before = self.put_task(id, None, &mut journal.unreferred)?;
+        journal.wrote_task(id, before.service, Some(before.clone()));
+        Some(before)
     }
 
     /// Makes what a transaction wrote final at `revision`.
-    pub(crate) fn commit(&mut self, journal: Journal, revision: u64) {
+    pub(crate) fn commit(&mut self, mut journal: Journal, revision: u64) {
         self.revision = revision;
         let topology = |before: &Before| match before {
             Before::Cluster(_) | Before::Node(..) => true,
@@ -94,11 +139,11 @@ impl State {
         if journal.before.iter().any(topology) {
             self.topology = revision;
         }
+        journal.services.sort_unstable();
+        journal.services.dedup();
         for service in journal.services {
-            if self.services.contains_key(&service) {
-                self.activity.insert(service, revision);
-            } else {
-                self.activity.remove(&service);
+            if let Some(row) = self.services.get_mut(&service) {
+                row.activity = revision;
             }
         }
         self.drop_unreferred(journal.unreferred);
@@ -111,7 +156,7 @@ impl State {
             match row {
                 Before::Cluster(cluster) => self.cluster = cluster,
                 Before::Node(id, node) => drop(self.put_node(id, node)),
-                Before::Service(id, row) => drop(self.put_service(id, row, &mut unreferred)),
+                Before::Service(id, row) => self.put_service(id, row),
                 Before::Task(id, task) => drop(self.put_task(id, task, &mut unreferred)),
             }
         }
@@ -125,38 +170,32 @@ impl State {
         if let Some(row) = self.nodes.get_mut(&id) {
             return Some(std::mem::replace(&mut row.node, node));
         }
-        self.nodes.insert(id, NodeRow { node, live: 0 });
+        self.nodes.insert(id, NodeRow { node, tasks: OrdSet::new(), live: 0 });
         None
     }
 
-    pub(crate) fn put_service(
-        &mut self,
-        id: ServiceId,
-        service: Option<Arc<Service>>,
-        unreferred: &mut Vec<(ServiceId, u32)>,
-    ) -> Option<Arc<Service>> {
-        let before = self.services.get(&id).cloned();
-        if let Some(before) = &before {
-            self.names.remove(&before.spec.name);
-            for port in &before.spec.ports {
+    /// Replaces a whole row; its templates gain the current one if they lack it.
+    pub(crate) fn put_service(&mut self, id: ServiceId, row: Option<ServiceRow>) {
+        if let Some(before) = self.services.get(&id) {
+            self.names.remove(&before.service.spec.name);
+            for port in &before.service.spec.ports {
                 self.ports.remove(&(port.protocol, port.published, id));
             }
-            unreferred.push((id, before.template));
         }
-        let Some(service) = service else {
+        let Some(mut row) = row else {
             self.services.remove(&id);
-            return before;
+            return;
         };
+        let service = &row.service;
         self.names.insert(service.spec.name.clone(), id);
         for port in &service.spec.ports {
             self.ports.insert((port.protocol, port.published, id));
         }
-        if !self.templates.contains_key(&(id, service.template)) {
+        if !row.templates.contains_key(&service.template) {
             let template = Arc::new(service.spec.task.clone());
-            self.templates.insert((id, service.template), TemplateRow { template, tasks: 0 });
+            row.templates.insert(service.template, TemplateRow { template, tasks: 0 });
         }
-        self.services.insert(id, service);
-        before
+        self.services.insert(id, row);
     }
 
     pub(crate) fn put_task(
@@ -168,108 +207,111 @@ impl State {
         let after = task.clone();
         let before = match task {
             None => self.tasks.remove(&id),
-            Some(task) => match self.tasks.get_mut(&id) {
-                Some(row) => Some(std::mem::replace(row, task)),
-                None => self.tasks.insert(id, task),
-            },
+            Some(task) => self.tasks.insert(id, task),
         };
-        let (old, new) = (before.as_deref(), after.as_deref());
-        self.index_slot(id, old, new);
-        self.index_node(id, old, new);
-        self.index_address(id, old, new);
-        self.count_template(old, new, unreferred);
+        self.index_task(id, before.as_deref(), after.as_deref(), unreferred);
         before
     }
 
-    fn index_slot(&mut self, id: TaskId, old: Option<&Task>, new: Option<&Task>) {
-        let key = |task: &Task| (task.service, task.slot, id);
-        let (old, new) = (old.map(key), new.map(key));
-        if old == new {
-            return;
-        }
-        if let Some(key) = old {
-            self.by_service.remove(&key);
-        }
-        if let Some(key) = new {
-            self.by_service.insert(key);
-        }
-    }
-
-    fn index_node(&mut self, id: TaskId, old: Option<&Task>, new: Option<&Task>) {
-        let node = |task: Option<&Task>| task.and_then(|task| task.node);
-        let live = |task: Option<&Task>| task.filter(|task| is_live(task)).and_then(|t| t.node);
-        if node(old) != node(new) {
-            if let Some(node) = node(old) {
-                self.by_node.remove(&(node, id));
-            }
-            if let Some(node) = node(new) {
-                self.by_node.insert((node, id));
-            }
-        }
-        if live(old) != live(new) {
-            if let Some(row) = live(old).and_then(|node| self.nodes.get_mut(&node)) {
-                row.live = row.live.saturating_sub(1);
-            }
-            if let Some(row) = live(new).and_then(|node| self.nodes.get_mut(&node)) {
-                row.live = row.live.saturating_add(1);
-            }
-        }
-    }
-
-    fn index_address(&mut self, id: TaskId, old: Option<&Task>, new: Option<&Task>) {
-        let (old, new) = (old.and_then(held_address), new.and_then(held_address));
-        if old == new {
-            return;
-        }
-        if let Some(address) = old {
-            self.addresses.remove(&address);
-        }
-        if let Some(address) = new {
-            self.addresses.insert(address, id);
-        }
-    }
-
-    fn count_template(
+    fn index_task(
         &mut self,
+        id: TaskId,
         old: Option<&Task>,
         new: Option<&Task>,
         unreferred: &mut Vec<(ServiceId, u32)>,
     ) {
-        let key = |task: &Task| (task.service, task.template);
+        self.index_service(id, old, new, unreferred);
+        self.index_node(id, old, new);
+    }
+
+    fn index_service(
+        &mut self,
+        id: TaskId,
+        old: Option<&Task>,
+        new: Option<&Task>,
+        unreferred: &mut Vec<(ServiceId, u32)>,
+    ) {
+        let key = |task: &Task| (task.service, task.slot, task.template);
         let (old, new) = (old.map(key), new.map(key));
         if old == new {
             return;
         }
-        if let Some(key) = old
-            && let Some(row) = self.templates.get_mut(&key)
+        if let Some((service, slot, number)) = old
+            && let Some(row) = self.services.get_mut(&service)
         {
-            row.tasks = row.tasks.saturating_sub(1);
-            if row.tasks == 0 {
-                unreferred.push(key);
+            row.tasks.remove(&(slot, id));
+            if let Some(template) = row.templates.get_mut(&number) {
+                template.tasks = template.tasks.saturating_sub(1);
+                if template.tasks == 0 {
+                    unreferred.push((service, number));
+                }
             }
         }
-        if let Some(row) = new.and_then(|key| self.templates.get_mut(&key)) {
-            row.tasks = row.tasks.saturating_add(1);
+        if let Some((service, slot, number)) = new
+            && let Some(row) = self.services.get_mut(&service)
+        {
+            row.tasks.insert((slot, id));
+            if let Some(template) = row.templates.get_mut(&number) {
+                template.tasks = template.tasks.saturating_add(1);
+            }
+        }
+    }
+
+    fn index_node(&mut self, id: TaskId, old: Option<&Task>, new: Option<&Task>) {
+        let place = |task: &Task| {
+            task.node.map(|node| (node, task.address.map_or(0, u32::from), is_live(task)))
+        };
+        let (old, new) = (old.and_then(place), new.and_then(place));
+        if old == new {
+            return;
+        }
+        let moved = old.map(|(node, address, _)| (node, address))
+            != new.map(|(node, address, _)| (node, address));
+        if let Some((node, address, live)) = old
+            && let Some(row) = self.nodes.get_mut(&node)
+        {
+            row.live = row.live.saturating_sub(u32::from(live));
+            if moved {
+                row.tasks.remove(&(address, id));
+            }
+        }
+        if let Some((node, address, live)) = new
+            && let Some(row) = self.nodes.get_mut(&node)
+        {
+            row.live = row.live.saturating_add(u32::from(live));
+            if moved {
+                row.tasks.insert((address, id));
+            }
         }
     }
 
     fn drop_unreferred(&mut self, unreferred: Vec<(ServiceId, u32)>) {
         for (service, number) in unreferred {
-            let current = self.services.get(&service).is_some_and(|s| s.template == number);
-            let used = self.templates.get(&(service, number)).is_some_and(|row| row.tasks > 0);
-            if !current && !used {
-                self.templates.remove(&(service, number));
+            let Some(row) = self.services.get_mut(&service) else { continue };
+            let used = row.templates.get(&number).is_some_and(|template| template.tasks > 0);
+            if !used && row.service.template != number {
+                row.templates.remove(&number);
             }
         }
+    }
+}
+
+impl Journal {
+    fn wrote_task(&mut self, id: TaskId, service: ServiceId, before: Option<Arc<Task>>) {
+        self.before.push(Before::Task(id, before));
+        if self.services.last() != Some(&service) {
+            self.services.push(service);
+        }
+    }
+}
+
+impl ServiceRow {
+    pub(crate) fn new(service: Arc<Service>) -> Self {
+        Self { service, templates: OrdMap::new(), tasks: OrdSet::new(), activity: 0 }
     }
 }
 
 /// Whether a task runs, or will.
 pub(crate) fn is_live(task: &Task) -> bool {
     !task.status.state.is_terminal()
-}
-
-/// The address that a task keeps others from getting.
-pub(crate) fn held_address(task: &Task) -> Option<Ipv4Addr> {
-    task.address.filter(|_| is_live(task))
 }

@@ -1,0 +1,260 @@
+//! The smallest notation for transactions: one a line, mutations parted by `;`.
+//!
+//! ```text
+//! cluster | node a [10.128.0.0/24] | describe a HOST | down a | ready a | drain a | grant a CIDR
+//! service web [PORT…] | update web [PORT…] [image=I] | remove web | drop-service web
+//! task 1 web.2 [t3] [@a .5] | place 1 @a .5 | desired 1 shutdown | explain 1 TEXT
+//! report 1 @a running#2 [error=E] [since=T] | drop 1
+//! ```
+//! A line may begin with `req=ID:HASH` and with `expect KEY=REVISION` parts. Ids are
+//! the words themselves, filled with zeros.
+
+use std::net::Ipv4Addr;
+
+use warren_model::Time;
+use warren_model::cluster::{Cluster, Subnet};
+use warren_model::id::{ClusterId, NodeId, ServiceId, TaskId};
+use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::service::{
+    Mode, PortSpec, Protocol, PublishMode, ServiceSpec, TaskTemplate, UpdatePolicy,
+};
+use warren_model::task::{Desired, Task, TaskState, TaskStatus};
+use warren_state::State;
+use warren_state::change::{Expect, Key, Mutation, Outcome, Request, Transaction};
+
+pub(crate) fn bytes(word: &str) -> [u8; 10] {
+    let mut bytes = [0; 10];
+    bytes[..word.len()].copy_from_slice(word.as_bytes());
+    bytes
+}
+
+pub(crate) fn node(word: &str) -> NodeId {
+    NodeId::from_bytes(bytes(word.trim_start_matches('@')))
+}
+
+pub(crate) fn service(word: &str) -> ServiceId {
+    ServiceId::from_bytes(bytes(word))
+}
+
+pub(crate) fn task(word: &str) -> TaskId {
+    TaskId::from_bytes(bytes(word))
+}
+
+pub(crate) fn subnet(word: &str) -> Subnet {
+    let (address, prefix) = word.split_once('/').unwrap();
+    Subnet { address: address.parse().unwrap(), prefix: prefix.parse().unwrap() }
+}
+
+pub(crate) fn spec(name: &str, words: &[&str]) -> ServiceSpec {
+    let mut spec = ServiceSpec {
+        name: name.parse().unwrap(),
+        labels: [].into(),
+        mode: Mode::Replicated { replicas: 1 },
+        ports: vec![],
+        update: UpdatePolicy::default(),
+        task: TaskTemplate { image: "nginx".into(), ..TaskTemplate::default() },
+    };
+    for word in words {
+        match word.split_once('=') {
+            Some(("image", image)) => spec.task.image = image.into(),
+            Some(("replicas", n)) => spec.mode = Mode::Replicated { replicas: n.parse().unwrap() },
+            Some(other) => panic!("unknown option {other:?}"),
+            None => spec.ports.push(port(word)),
+        }
+    }
+    spec
+}
+
+/// `8080`, `127.0.0.1:8080`, `53/udp`.
+fn port(word: &str) -> PortSpec {
+    let (word, protocol) = match word.strip_suffix("/udp") {
+        Some(word) => (word, Protocol::Udp),
+        None => (word, Protocol::Tcp),
+    };
+    let (bind, published) = word.rsplit_once(':').unwrap_or(("0.0.0.0", word));
+    PortSpec {
+        protocol,
+        bind: bind.parse().unwrap(),
+        published: published.parse().unwrap(),
+        target: 80,
+        mode: PublishMode::Ingress,
+    }
+}
+
+fn new_node(word: &str, blocks: &[&str]) -> Node {
+    Node {
+        id: node(word),
+        description: Description { hostname: word.into(), ..Description::default() },
+        manager: true,
+        worker: true,
+        availability: Availability::Active,
+        status: NodeStatus::Ready,
+        blocks: blocks.iter().map(|b| subnet(b)).collect(),
+        revision: 0,
+    }
+}
+
+fn state_named(word: &str) -> TaskState {
+    TaskState::ALL.into_iter().find(|state| state.as_str() == word).unwrap()
+}
+
+fn new_task(id: &str, place: &str, words: &[&str], address: Option<Ipv4Addr>) -> Task {
+    let (name, slot) = place.split_once('.').unwrap();
+    let on = words.iter().find_map(|word| word.strip_prefix('@'));
+    let template = words.iter().find_map(|word| word.strip_prefix('t'));
+    let state = if on.is_some() { TaskState::Assigned } else { TaskState::Pending };
+    Task {
+        id: task(id),
+        service: service(name),
+        slot: slot.parse().unwrap(),
+        template: template.map_or(1, |t| t.parse().unwrap()),
+        node: on.map(node),
+        address,
+        desired: Desired::Running,
+        status: TaskStatus::new(state, Time(0)),
+        created: Time(0),
+        revision: 0,
+    }
+}
+
+fn status(words: &[&str]) -> TaskStatus {
+    let (state, attempt) = words[0].split_once('#').unwrap();
+    let mut status = TaskStatus::new(state_named(state), Time(5));
+    status.attempt = attempt.parse().unwrap();
+    for word in &words[1..] {
+        match word.split_once('=').unwrap() {
+            ("error", error) => status.error = Some(error.into()),
+            ("since", since) => status.since = Time(since.parse().unwrap()),
+            other => panic!("unknown option {other:?}"),
+        }
+    }
+    status
+}
+
+fn mutation(state: &State, text: &str) -> Mutation {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    // `.5` is the fifth address of the node's first block, or a whole address.
+    let address = words.iter().find_map(|word| {
+        let id = node(words.iter().find(|w| w.starts_with('@'))?);
+        match word.strip_prefix('.') {
+            Some(last) => state.node(id)?.blocks.first()?.nth(last.parse().unwrap()),
+            None => word.parse().ok(),
+        }
+    });
+    match (words[0], &words[1..]) {
+        ("cluster", _) => Mutation::SetCluster(Cluster::new(ClusterId::from_bytes([1; 10]))),
+        ("node", [id, blocks @ ..]) => Mutation::CreateNode(new_node(id, blocks)),
+        ("describe", [id, host]) => {
+            let description = Description { hostname: (*host).into(), ..Description::default() };
+            Mutation::DescribeNode { id: node(id), description }
+        }
+        ("down", [id]) => Mutation::SetNodeStatus { id: node(id), status: NodeStatus::Down },
+        ("ready", [id]) => Mutation::SetNodeStatus { id: node(id), status: NodeStatus::Ready },
+        ("drain", [id]) => {
+            Mutation::SetAvailability { id: node(id), availability: Availability::Drain }
+        }
+        ("grant", [id, block]) => Mutation::GrantBlock { id: node(id), block: subnet(block) },
+        ("service", [name, rest @ ..]) => {
+            Mutation::CreateService { id: service(name), spec: spec(name, rest) }
+        }
+        ("update", [name, rest @ ..]) => {
+            Mutation::UpdateService { id: service(name), spec: spec(name, rest) }
+        }
+        ("rename", [name, other]) => {
+            Mutation::UpdateService { id: service(name), spec: spec(other, &[]) }
+        }
+        ("remove", [name]) => Mutation::RemoveService { id: service(name) },
+        ("drop-service", [name]) => Mutation::DropService { id: service(name) },
+        ("task", [id, place, rest @ ..]) => {
+            Mutation::CreateTask(new_task(id, place, rest, address))
+        }
+        ("place", [id, on, ..]) => Mutation::PlaceTask { id: task(id), node: node(on), address },
+        ("desired", [id, desired]) => {
+            let desired = match *desired {
+                "running" => Desired::Running,
+                "shutdown" => Desired::Shutdown,
+                _ => Desired::Remove,
+            };
+            Mutation::SetDesired { id: task(id), desired }
+        }
+        ("explain", [id, error]) => {
+            Mutation::ExplainTask { id: task(id), error: (*error).to_owned() }
+        }
+        ("report", [id, on, rest @ ..]) => {
+            Mutation::ReportTask { id: task(id), node: node(on), status: status(rest) }
+        }
+        ("drop", [id]) => Mutation::DropTask { id: task(id) },
+        other => panic!("unknown mutation {other:?}"),
+    }
+}
+
+fn transaction(state: &State, line: &str) -> Transaction {
+    let mut transaction = Transaction::default();
+    for part in line.split(';').map(str::trim) {
+        if let Some(request) = part.strip_prefix("req=") {
+            let (id, hash) = request.split_once(':').unwrap();
+            transaction.request = Some(Request {
+                principal: "socket:0".into(),
+                id: id.parse().unwrap(),
+                hash: hash.parse().unwrap(),
+            });
+        } else if let Some(expect) = part.strip_prefix("expect ") {
+            let (key, revision) = expect.split_once('=').unwrap();
+            let key = match key.split_once(' ').unwrap_or((key, "")) {
+                ("node", id) => Key::Node(node(id)),
+                ("service", id) => Key::Service(service(id)),
+                ("task", id) => Key::Task(task(id)),
+                _ => Key::Cluster,
+            };
+            transaction.expects.push(Expect { key, revision: revision.parse().unwrap() });
+        } else if !part.is_empty() {
+            transaction.mutations.push(mutation(state, part));
+        }
+    }
+    transaction
+}
+
+/// Applies a script, one entry a line at seconds 1, 2, …; a line `@SECONDS` sets the clock.
+/// Returns the state and each line's outcome, `ok`, `again N` or why not.
+pub(crate) fn run(script: &str) -> (State, Vec<String>) {
+    let mut state = State::default();
+    let mut outcomes = vec![];
+    let mut seconds = 0;
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        if let Some(to) = line.strip_prefix('@') {
+            seconds = to.parse().unwrap();
+            continue;
+        }
+        seconds += 1;
+        let transaction = transaction(&state, line);
+        let before = state.checksum();
+        let mut events = vec![];
+        let outcome = state.apply(Time(seconds * 1000), &[transaction], &mut events).remove(0);
+        let revision = state.revision();
+        assert!(events.iter().all(|event| event.revision == revision));
+        assert_eq!(state.check(), Vec::<String>::new(), "after {line}");
+        outcomes.push(match outcome {
+            Outcome::Applied { .. } => {
+                assert!(before != state.checksum());
+                "ok".to_owned()
+            }
+            Outcome::Repeated { revision } => format!("again {revision}"),
+            Outcome::Rejected(rejection) => {
+                assert!(events.is_empty(), "a rejected transaction says nothing");
+                readable(&rejection.to_string())
+            }
+        });
+    }
+    (state, outcomes)
+}
+
+/// Ids in a text as the words they were made of.
+fn readable(text: &str) -> String {
+    let word = |token: &str| {
+        let id: TaskId = token.parse().ok()?;
+        let text = std::str::from_utf8(id.as_bytes()).ok()?.trim_end_matches('\0');
+        text.chars().all(|c| c.is_ascii_graphic()).then(|| text.to_owned())
+    };
+    let tokens = text.split(' ').map(|token| word(token).unwrap_or_else(|| token.to_owned()));
+    tokens.collect::<Vec<_>>().join(" ")
+}
