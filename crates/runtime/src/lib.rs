@@ -11,6 +11,10 @@
 //! Not here: images (`warren-image`), namespaces' links and rules (`warren-net`),
 //! restart policy and health (`warren-agent`).
 
+mod logs;
+pub mod native;
+mod watched;
+
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

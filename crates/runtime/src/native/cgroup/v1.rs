@@ -1,0 +1,182 @@
+//! Version 1: one hierarchy for each controller, or for a few together.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{
+    CPU_PERIOD_US, Cgroups, Membership, Mode, Mounted, NEEDED, check_limits, cpu_quota_us, kill_each,
+    make, members, remove, set,
+};
+use crate::{Error, Limits};
+
+/// What every container may do with devices: make nodes of any kind, and use the ones that its
+/// /dev has.
+const DEVICES: [&str; 10] = [
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
+];
+
+#[derive(Debug)]
+pub(crate) struct V1 {
+    hierarchies: Vec<Hierarchy>,
+    parent: String,
+    hybrid: bool,
+}
+
+#[derive(Debug)]
+struct Hierarchy {
+    /// As the folder under /sys/fs/cgroup is called.
+    name: String,
+    path: PathBuf,
+    controllers: Vec<&'static str>,
+}
+
+impl V1 {
+    pub(super) fn new(parent: &str, mounts: &[Mounted], hybrid: bool) -> Self {
+        let mut hierarchies: Vec<Hierarchy> = Vec::new();
+        for mount in mounts.iter().filter(|mount| mount.kind == "cgroup") {
+            let offers = |name: &&'static str| mount.options.iter().any(|option| option == name);
+            let controllers = NEEDED.into_iter().filter(offers).collect::<Vec<_>>();
+            let known = hierarchies.iter().any(|known| known.controllers == controllers);
+            let name = mount.path.file_name().and_then(|name| name.to_str());
+            if let Some(name) = name.filter(|_| !controllers.is_empty() && !known) {
+                let (name, path) = (name.to_owned(), mount.path.clone());
+                hierarchies.push(Hierarchy { name, path, controllers });
+            }
+        }
+        Self { hierarchies, parent: parent.to_owned(), hybrid }
+    }
+
+    /// Whether containers can be limited here at all; otherwise version 2 has the controllers.
+    pub(super) fn is_usable(&self) -> bool {
+        self.hierarchy("memory").is_some() && self.hierarchy("pids").is_some()
+    }
+
+    fn hierarchy(&self, controller: &str) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|hierarchy| hierarchy.controllers.contains(&controller))
+    }
+
+    fn folder(&self, hierarchy: &Hierarchy, id: &str) -> PathBuf {
+        hierarchy.path.join(&self.parent).join(id)
+    }
+
+    fn make(&self, hierarchy: &Hierarchy, id: &str) -> Result<(), Error> {
+        let folder = self.folder(hierarchy, id);
+        match make(&folder) {
+            Ok(_) => Ok(()),
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                make(&hierarchy.path.join(&self.parent))?;
+                make(&folder).map(drop)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn limit(&self, controller: &str, folder: &Path, limits: &Limits) -> Result<(), Error> {
+        match controller {
+            "memory" => limit_memory(folder, limits),
+            "cpu" => limit_cpu(folder, limits),
+            "pids" => {
+                let pids = limits.pids.filter(|pids| *pids > 0).unwrap_or(Limits::PIDS_DEFAULT);
+                set(&folder.join("pids.max"), &pids.to_string(), "the limit of processes")
+            }
+            "devices" => {
+                set(&folder.join("devices.deny"), "a", "device rules")?;
+                let allow = folder.join("devices.allow");
+                DEVICES.iter().try_for_each(|rule| set(&allow, rule, "device rules"))
+            }
+            // cpuacct only counts.
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Cgroups for V1 {
+    fn mode(&self) -> Mode {
+        if self.hybrid { Mode::Hybrid } else { Mode::V1 }
+    }
+
+    fn missing(&self) -> Vec<&'static str> {
+        NEEDED.into_iter().filter(|name| self.hierarchy(name).is_none()).collect()
+    }
+
+    fn create(&self, id: &str, limits: &Limits) -> Result<(), Error> {
+        check_limits(limits)?;
+        if self.hierarchy("cpu").is_none() && (limits.cpu_millis.is_some() || limits.cpu_shares.is_some()) {
+            return Err(Error::Unsupported("a limit of cpu needs the cpu controller".to_owned()));
+        }
+        for hierarchy in &self.hierarchies {
+            self.make(hierarchy, id)?;
+            let folder = self.folder(hierarchy, id);
+            for controller in &hierarchy.controllers {
+                self.limit(controller, &folder, limits)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn membership(&self, id: &str) -> Membership {
+        let mut membership = Membership::default();
+        for hierarchy in &self.hierarchies {
+            let folder = self.folder(hierarchy, id);
+            membership.tasks.push(folder.join("tasks"));
+            membership.views.push((hierarchy.name.clone(), folder));
+            if let [_, _, ..] = hierarchy.controllers.as_slice() {
+                let links = hierarchy.controllers.iter();
+                let links = links.map(|name| ((*name).to_owned(), hierarchy.name.clone()));
+                membership.links.extend(links);
+            }
+        }
+        let memory = self.hierarchy("memory");
+        membership.oom_file =
+            memory.map(|hierarchy| self.folder(hierarchy, id).join("memory.oom_control"));
+        membership
+    }
+
+    fn processes(&self, id: &str) -> io::Result<Vec<i32>> {
+        // All members are in all hierarchies; this one always exists.
+        let hierarchy = self.hierarchy("pids");
+        hierarchy.map_or(Ok(Vec::new()), |hierarchy| members(&self.folder(hierarchy, id)))
+    }
+
+    fn kill(&self, id: &str) -> io::Result<()> {
+        kill_each(&self.processes(id)?)
+    }
+
+    fn remove(&self, id: &str) -> io::Result<()> {
+        self.hierarchies.iter().try_for_each(|hierarchy| remove(&self.folder(hierarchy, id)))
+    }
+}
+
+fn limit_memory(folder: &Path, limits: &Limits) -> Result<(), Error> {
+    let Some(bytes) = limits.memory_bytes.filter(|bytes| *bytes > 0) else { return Ok(()) };
+    let value = bytes.to_string();
+    set(&folder.join("memory.limit_in_bytes"), &value, "the limit of memory")?;
+    // Memory and swap together: no swap beyond the limit. Kernels may count no swap at all.
+    let with_swap = folder.join("memory.memsw.limit_in_bytes");
+    if fs::exists(&with_swap).unwrap_or(false) {
+        set(&with_swap, &value, "the limit of memory and swap")?;
+    }
+    Ok(())
+}
+
+fn limit_cpu(folder: &Path, limits: &Limits) -> Result<(), Error> {
+    if let Some(millis) = limits.cpu_millis.filter(|millis| *millis > 0) {
+        set(&folder.join("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string(), "the cpu period")?;
+        let quota = cpu_quota_us(millis).to_string();
+        set(&folder.join("cpu.cfs_quota_us"), &quota, "the limit of cpu")?;
+    }
+    if let Some(shares) = limits.cpu_shares.filter(|shares| *shares > 0) {
+        set(&folder.join("cpu.shares"), &shares.to_string(), "the weight of cpu")?;
+    }
+    Ok(())
+}
