@@ -3,10 +3,34 @@
 //! Pure part: [`Table`] in, netlink batches out (`rules`). The edge executes
 //! them. The whole table is given each time, never a delta, so a missed
 //! message heals itself.
+//!
+//! [`Net`] is the edge. Links (`link`, `sandbox`, `wire`) and the packet filter
+//! (`firewall`, `conntrack`) are driven by raw netlink (`netlink`): no external
+//! program, no C library.
+//!
+//! Not here: networks between nodes, names, service addresses.
+
+#![deny(missing_docs)]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::{fmt, io};
+
+mod conntrack;
+mod features;
+mod firewall;
+mod handle;
+mod link;
+mod netlink;
+mod reserve;
+mod rules;
+mod sandbox;
+mod watch;
+mod wire;
+
+pub use features::{Blocker, Features, features};
+pub use handle::Net;
 
 /// Where a node's names and addresses come from.
 #[derive(Debug, Clone)]
@@ -19,18 +43,47 @@ pub struct NetConfig {
     pub prepared: usize,
 }
 
+/// Transport of a published port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
+    /// Connections.
     Tcp,
+    /// Datagrams.
     Udp,
+}
+
+impl Protocol {
+    /// As people and `/proc/net` write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// As IP headers have it.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// One published port and who answers it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PublishedPort {
+    /// Tcp or udp.
     pub protocol: Protocol,
     /// `0.0.0.0` is every local address.
     pub bind: Ipv4Addr,
+    /// What clients connect to.
     pub port: u16,
     /// Ready containers; none means that connections are refused.
     pub backends: Vec<SocketAddrV4>,
@@ -39,40 +92,76 @@ pub struct PublishedPort {
 /// Everything the kernel should hold for this node's services.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
+    /// In any order; of a port named twice the backends are joined.
     pub published: Vec<PublishedPort>,
 }
 
 /// A container's network namespace, ready to be entered.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
+    /// To enter it by `setns`.
     pub netns: Arc<OwnedFd>,
+    /// The container's own address.
     pub address: Ipv4Addr,
 }
 
+/// Why the network could not be made so.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Somebody else has the port.
     #[error("port {port}/{protocol} on {bind} is taken by {holder}")]
-    PortTaken { protocol: &'static str, bind: Ipv4Addr, port: u16, holder: String },
+    PortTaken {
+        /// `tcp` or `udp`
+        protocol: &'static str,
+        /// The address that was to be bound.
+        bind: Ipv4Addr,
+        /// The port that was to be bound.
+        port: u16,
+        /// For example `nginx (pid 123)`.
+        holder: String,
+    },
+    /// The kernel refused.
     #[error("{action}")]
-    Io { action: String, source: std::io::Error },
+    Io {
+        /// What was tried, and with what.
+        action: String,
+        /// Why it was refused.
+        source: io::Error,
+    },
+    /// The kernel lacks something.
     #[error("{0}")]
     Unsupported(String),
 }
-// API that the agent uses (implement in modules, re-export nothing twice):
-// impl Net {
-//   pub async fn open(config: NetConfig) -> Result<Net, Error>;
-//   /// Wires a prepared namespace to `address` for container `id`; idempotent by id.
-//   pub async fn attach(&self, id: &str, address: Ipv4Addr) -> Result<Sandbox, Error>;
-//   /// After a restart of the daemon: container `id` of process `pid` still holds its namespace and `address`.
-//   pub async fn adopt(&self, id: &str, address: Ipv4Addr, pid: u32) -> Result<(), Error>;
-//   /// Removes the link and route of `id`. Unknown ids are fine.
-//   pub async fn detach(&self, id: &str) -> Result<(), Error>;
-//   /// Makes the kernel hold exactly `table`.
-//   pub async fn apply(&self, table: Table) -> Result<(), Error>;
-//   /// Reserves a published port by a bound, non-listening socket.
-//   pub fn reserve(&self, protocol: Protocol, bind: Ipv4Addr, port: u16) -> Result<OwnedFd, Error>;
-//   /// Removes links of containers that are not in `keep` (after a crash).
-//   pub async fn sweep(&self, keep: &[String]) -> Result<(), Error>;
-//   /// Removes everything of this node from the kernel.
-//   pub async fn clean(&self) -> Result<(), Error>;
-// }
+
+impl Error {
+    pub(crate) fn io(action: impl Into<String>, source: io::Error) -> Self {
+        Self::Io { action: action.into(), source }
+    }
+
+    /// The same error for another caller who waits for the same work.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::PortTaken { protocol, bind, port, holder } => {
+                Self::PortTaken { protocol, bind: *bind, port: *port, holder: holder.clone() }
+            }
+            Self::Io { action, source } => {
+                let source = match source.raw_os_error() {
+                    Some(code) => io::Error::from_raw_os_error(code),
+                    None => io::Error::new(source.kind(), source.to_string()),
+                };
+                Self::Io { action: action.clone(), source }
+            }
+            Self::Unsupported(text) => Self::Unsupported(text.clone()),
+        }
+    }
+}
+
+/// What names of this node's links start with: room for eight more characters in the kernel's fifteen.
+pub(crate) fn link_prefix(node_key: &str) -> String {
+    format!("w{}", node_key.get(..6).unwrap_or(node_key))
+}
+
+pub(crate) fn in_network(address: Ipv4Addr, (network, len): (Ipv4Addr, u8)) -> bool {
+    let bits = u32::MAX.checked_shl(32 - u32::from(len.min(32))).unwrap_or(0);
+    address.to_bits() & bits == network.to_bits() & bits
+}

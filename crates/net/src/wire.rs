@@ -1,0 +1,332 @@
+//! Which container has which namespace and link; two threads that change it.
+//!
+//! `Wiring` attaches and adopts, one after the other; `Removal` takes links away
+//! in batches, since removing one makes the kernel wait for its readers. Both stay
+//! in the network namespace in which they were started.
+//!
+//! Kernel state is the record: a link's alias is its container's id, so a new
+//! daemon finds what an old one made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use crate::conntrack::{Conntrack, Exposed};
+use crate::link::{Link, Links};
+use crate::sandbox::{Maker, Names, Pool, Prepared, links_of};
+use crate::{Error, Sandbox};
+
+/// The kernel's limit on an alias (`IFALIASZ` with its terminating zero).
+const ID_LEN_MAX: usize = 255;
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// A container's end of the wire and ours.
+#[derive(Debug, Clone)]
+struct Wired {
+    host: Link,
+    sandbox: Sandbox,
+}
+
+/// What both threads know.
+pub(crate) struct Board {
+    pub(crate) pool: Pool,
+    pub(crate) names: Arc<Names>,
+    exposed: Arc<Exposed>,
+    wired: Mutex<BTreeMap<String, Wired>>,
+}
+
+impl Board {
+    pub(crate) fn new(pool: Pool, names: Arc<Names>, exposed: Arc<Exposed>) -> Self {
+        Self { pool, names, exposed, wired: Mutex::default() }
+    }
+
+    fn wired(&self) -> MutexGuard<'_, BTreeMap<String, Wired>> {
+        // Every change is one insertion or removal: a panic elsewhere leaves no half.
+        self.wired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(crate) enum Wish {
+    Attach { id: String, address: Ipv4Addr, reply: Reply<Sandbox> },
+    Adopt { id: String, address: Ipv4Addr, pid: u32, reply: Reply<()> },
+}
+
+pub(crate) struct Wiring {
+    board: Arc<Board>,
+    links: Links,
+    maker: Maker,
+    /// Links of an earlier daemon by alias: looking each up in a listing would be quadratic.
+    earlier: BTreeMap<String, Link>,
+}
+
+impl Wiring {
+    pub(crate) fn open(board: Arc<Board>, earlier: Vec<Link>) -> Result<Self, Error> {
+        let earlier =
+            earlier.into_iter().filter_map(|link| Some((link.alias.clone()?, link))).collect();
+        let maker = Maker::open(Arc::clone(&board.names))?;
+        Ok(Self { board, links: Links::open()?, maker, earlier })
+    }
+
+    pub(crate) fn run(mut self, wishes: &Receiver<Wish>) {
+        for wish in wishes {
+            // A caller that went away does not need the answer.
+            match wish {
+                Wish::Attach { id, address, reply } => {
+                    let _ = reply.send(self.attach(&id, address));
+                }
+                Wish::Adopt { id, address, pid, reply } => {
+                    let _ = reply.send(self.adopt(&id, address, pid));
+                }
+            }
+        }
+    }
+
+    fn attach(&mut self, id: &str, address: Ipv4Addr) -> Result<Sandbox, Error> {
+        check_id(id)?;
+        if let Some(sandbox) = self.already(id, address)? {
+            return Ok(sandbox);
+        }
+        let prepared = match self.board.pool.take() {
+            Some(prepared) => prepared,
+            None => self.maker.make()?,
+        };
+        self.connect(id, address, prepared)
+    }
+
+    fn adopt(&mut self, id: &str, address: Ipv4Addr, pid: u32) -> Result<(), Error> {
+        check_id(id)?;
+        if self.already(id, address)?.is_some() {
+            return Ok(());
+        }
+        let path = format!("/proc/{pid}/ns/net");
+        let netns = File::open(&path)
+            .map_err(|source| Error::io(format!("open {path} of container {id}"), source))?;
+        let netns = Arc::new(OwnedFd::from(netns));
+        if is_own_namespace(&netns)? {
+            let text =
+                format!("process {pid} of container {id} is in the host's network namespace");
+            return Err(Error::io("adopt", io::Error::new(io::ErrorKind::InvalidInput, text)));
+        }
+        let mut within = links_of(&netns)?;
+        let prepared = match (self.earlier.remove(id), within.find_inside()) {
+            (Some(host), Ok(inside)) if inside.peer == Some(host.index) => {
+                within.furnish(&inside)?;
+                self.links.raise_host(&host)?;
+                Prepared { netns, host, inside, within }
+            }
+            // A link whose other end is elsewhere, or none: its eth0 cannot reach us, and a new one is made.
+            (host, inside) => {
+                if let Some(host) = host {
+                    self.links.delete(&[host.index], 0)?;
+                }
+                if let Ok(inside) = inside {
+                    within.delete(&[inside.index], 0)?;
+                }
+                tracing::info!(container = id, "the container's link was gone: making a new one");
+                self.maker.join(netns, within)?
+            }
+        };
+        self.connect(id, address, prepared).map(|_| ())
+    }
+
+    /// The sandbox that `id` has, if any.
+    fn already(&self, id: &str, address: Ipv4Addr) -> Result<Option<Sandbox>, Error> {
+        let wired = self.board.wired();
+        let Some(wired) = wired.get(id) else { return Ok(None) };
+        if wired.sandbox.address == address {
+            return Ok(Some(wired.sandbox.clone()));
+        }
+        let text = format!("it is attached with {} already", wired.sandbox.address);
+        let source = io::Error::new(io::ErrorKind::AlreadyExists, text);
+        Err(Error::io(format!("attach container {id} with {address}"), source))
+    }
+
+    fn connect(
+        &mut self,
+        id: &str,
+        address: Ipv4Addr,
+        prepared: Prepared,
+    ) -> Result<Sandbox, Error> {
+        let Prepared { netns, host, inside, mut within } = prepared;
+        let Some(mac) = inside.mac else {
+            let source = io::Error::other("the kernel did not tell its hardware address");
+            return Err(Error::io(format!("wire container {id}"), source));
+        };
+        let done =
+            within.settle(&inside, address).and_then(|()| self.links.wire(&host, id, address, mac));
+        if let Err(error) = done {
+            // Half wired is worse than not: with the link goes everything that hangs on it.
+            if let Err(left) = self.links.delete(&[host.index], 0) {
+                tracing::warn!(
+                    link = host.name,
+                    error = &left as &dyn std::error::Error,
+                    "remove a half wired link"
+                );
+            }
+            return Err(error);
+        }
+        let sandbox = Sandbox { netns, address };
+        let wired = Wired { host, sandbox: sandbox.clone() };
+        self.board.wired().insert(id.to_owned(), wired);
+        Ok(sandbox)
+    }
+}
+
+pub(crate) enum Errand {
+    Detach { id: String, reply: Reply<()> },
+    Sweep { keep: BTreeSet<String>, reply: Reply<()> },
+    Clean { reply: Reply<()> },
+}
+
+pub(crate) struct Removal {
+    board: Arc<Board>,
+    links: Links,
+    conntrack: Conntrack,
+    group: u32,
+}
+
+impl Removal {
+    /// `group` is a link group number of this node alone.
+    pub(crate) fn open(board: Arc<Board>, group: u32) -> Result<Self, Error> {
+        Ok(Self { board, links: Links::open()?, conntrack: Conntrack::open()?, group })
+    }
+
+    pub(crate) fn run(mut self, errands: &Receiver<Errand>) {
+        while let Ok(errand) = errands.recv() {
+            let mut ids = Vec::new();
+            let mut replies = Vec::new();
+            let mut next = Some(errand);
+            // Whatever was asked meanwhile goes in the same batch.
+            while let Some(Errand::Detach { id, reply }) = next {
+                ids.push(id);
+                replies.push(reply);
+                next = errands.try_recv().ok();
+            }
+            if !replies.is_empty() {
+                answer(self.detach(&ids), replies);
+            }
+            match next {
+                Some(Errand::Sweep { keep, reply }) => answer(self.sweep(&keep), vec![reply]),
+                Some(Errand::Clean { reply }) => answer(self.clean(), vec![reply]),
+                Some(Errand::Detach { .. }) | None => {}
+            }
+        }
+    }
+
+    fn detach(&mut self, ids: &[String]) -> Result<(), Error> {
+        let mut gone = Vec::new();
+        let mut unknown = BTreeSet::new();
+        {
+            let mut wired = self.board.wired();
+            for id in ids {
+                match wired.remove(id) {
+                    Some(found) => gone.push(found),
+                    None => {
+                        unknown.insert(id.as_str());
+                    }
+                }
+            }
+        }
+        let mut indices: Vec<u32> = gone.iter().map(|wired| wired.host.index).collect();
+        if !unknown.is_empty() {
+            // Perhaps a container of an earlier daemon that was never adopted.
+            let links = self.links.list(&self.board.names.prefix)?;
+            let named = |link: &&Link| link.alias.as_deref().is_some_and(|a| unknown.contains(a));
+            indices.extend(links.iter().filter(named).map(|link| link.index));
+        }
+        self.links.delete(&indices, self.group)?;
+        self.forget(&gone.iter().map(|wired| wired.sandbox.address).collect())
+    }
+
+    fn sweep(&mut self, keep: &BTreeSet<String>) -> Result<(), Error> {
+        let mut gone = Vec::new();
+        let mut addresses = BTreeSet::new();
+        {
+            let links = self.links.list(&self.board.names.prefix)?;
+            let mut wired = self.board.wired();
+            let of_link: BTreeMap<u32, String> =
+                wired.iter().map(|(id, wired)| (wired.host.index, id.clone())).collect();
+            for link in links {
+                let id = of_link.get(&link.index);
+                // Ours and without a container: it is in the pool, or on the way into it.
+                if id.is_none() && self.board.names.is_recent(&link.name) {
+                    continue;
+                }
+                let id = id.cloned().or(link.alias);
+                // An earlier link of a container that has a newer one is of no use.
+                let superseded =
+                    |id: &String| wired.get(id).is_some_and(|wired| wired.host.index != link.index);
+                match id {
+                    Some(id) if keep.contains(&id) && !superseded(&id) => {}
+                    id => {
+                        gone.push(link.index);
+                        if let Some(removed) =
+                            id.filter(|id| !superseded(id)).and_then(|id| wired.remove(&id))
+                        {
+                            addresses.insert(removed.sandbox.address);
+                        }
+                    }
+                }
+            }
+        }
+        self.links.delete(&gone, self.group)?;
+        self.forget(&addresses)
+    }
+
+    fn clean(&mut self) -> Result<(), Error> {
+        drop(self.board.pool.drain());
+        let wired = std::mem::take(&mut *self.board.wired());
+        let links = self.links.list(&self.board.names.prefix)?;
+        self.links.delete(&links.iter().map(|link| link.index).collect::<Vec<_>>(), self.group)?;
+        self.forget(&wired.values().map(|wired| wired.sandbox.address).collect())
+    }
+
+    /// Ends the connections to addresses that are no more: their peers learn it at the next
+    /// packet, and the next holder of an address gets none of them. Only of addresses that
+    /// were published: the kernel takes some 10 ms to walk its table, however empty.
+    fn forget(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+        let addresses = self.board.exposed.take(addresses);
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        self.conntrack.remove(None, |flow| addresses.contains(&flow.answered_by)).map(|_| ())
+    }
+}
+
+fn answer(result: Result<(), Error>, replies: Vec<Reply<()>>) {
+    match result {
+        Ok(()) => replies.into_iter().for_each(|reply| {
+            let _ = reply.send(Ok(()));
+        }),
+        Err(error) => {
+            for reply in replies {
+                let _ = reply.send(Err(error.again()));
+            }
+        }
+    }
+}
+
+fn check_id(id: &str) -> Result<(), Error> {
+    if (1..=ID_LEN_MAX).contains(&id.len()) {
+        return Ok(());
+    }
+    let text = format!("it has {} bytes; 1 to {ID_LEN_MAX} are allowed", id.len());
+    let source = io::Error::new(io::ErrorKind::InvalidInput, text);
+    Err(Error::io(format!("name a link after container {id:?}"), source))
+}
+
+/// Whether a descriptor is of the calling thread's own network namespace.
+fn is_own_namespace(netns: &OwnedFd) -> Result<bool, Error> {
+    let own = rustix::fs::stat("/proc/thread-self/ns/net");
+    let (own, other) = own
+        .and_then(|own| Ok((own, rustix::fs::fstat(netns)?)))
+        .map_err(|source| Error::io("compare network namespaces", source.into()))?;
+    Ok((own.st_dev, own.st_ino) == (other.st_dev, other.st_ino))
+}
