@@ -1,0 +1,356 @@
+//! Bytes of entries and snapshots: a version, then protobuf.
+//!
+//! Nothing is skipped: a field of a newer version would be dropped by protobuf
+//! in silence, so new fields and kinds are only written once every manager
+//! knows them; what cannot be understood here stops the node.
+//!
+//! The types of the state have no wire form of their own outside of the log,
+//! hence the conversions here and not in `proto`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use warren_model::Time;
+use warren_model::cluster::Cluster;
+use warren_model::service::TaskTemplate;
+use warren_proto::{Error as FieldError, node_id, service_id, task_id, v1};
+use warren_state::change::{Expect, Key, Mutation, Request, Transaction};
+use warren_state::{Head, Object};
+
+/// Of an entry's payload.
+const ENTRY_VERSION: u8 = 1;
+
+/// Why bytes are not what they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    #[error("an entry is of version {found}, this binary knows {ENTRY_VERSION}")]
+    Version { found: u8 },
+    #[error("decode {what}")]
+    Bytes { what: &'static str, source: prost::DecodeError },
+    #[error("decode {what}: {problem}")]
+    Field { what: &'static str, problem: String },
+}
+
+fn field(what: &'static str) -> impl Fn(FieldError) -> CodecError {
+    move |error| CodecError::Field { what, problem: error.to_string() }
+}
+
+fn absent(what: &'static str) -> CodecError {
+    CodecError::Field { what, problem: "it is empty, or of a newer version".to_owned() }
+}
+
+/// A log entry from transactions that are encoded already.
+pub(crate) fn encode_entry(time: Time, transactions: Vec<v1::Transaction>) -> Bytes {
+    let entry = v1::Entry { time: time.0, transactions };
+    let mut out = Vec::with_capacity(1 + entry.encoded_len());
+    out.push(ENTRY_VERSION);
+    entry.encode_raw(&mut out);
+    out.into()
+}
+
+pub(crate) fn decode_entry(payload: &[u8]) -> Result<(Time, Vec<Transaction>), CodecError> {
+    let (version, bytes) = payload.split_first().ok_or_else(|| absent("entry"))?;
+    if *version != ENTRY_VERSION {
+        return Err(CodecError::Version { found: *version });
+    }
+    let entry =
+        v1::Entry::decode(bytes).map_err(|source| CodecError::Bytes { what: "entry", source })?;
+    let transactions = entry.transactions.into_iter().map(transaction_from);
+    Ok((Time(entry.time), transactions.collect::<Result<_, _>>()?))
+}
+
+pub(crate) fn transaction(from: &Transaction) -> v1::Transaction {
+    v1::Transaction {
+        request: from.request.as_ref().map(request),
+        expects: from.expects.iter().map(expect).collect(),
+        mutations: from.mutations.iter().map(mutation).collect(),
+    }
+}
+
+fn transaction_from(wire: v1::Transaction) -> Result<Transaction, CodecError> {
+    Ok(Transaction {
+        request: wire.request.map(request_from).transpose()?,
+        expects: wire.expects.into_iter().map(expect_from).collect::<Result<_, _>>()?,
+        mutations: wire.mutations.into_iter().map(mutation_from).collect::<Result<_, _>>()?,
+    })
+}
+
+fn request(from: &Request) -> v1::Request {
+    v1::Request {
+        principal: from.principal.clone(),
+        id: from.id.to_be_bytes().to_vec(),
+        hash: from.hash,
+    }
+}
+
+fn request_from(wire: v1::Request) -> Result<Request, CodecError> {
+    let id = <[u8; 16]>::try_from(wire.id.as_slice()).map_err(|_| absent("request id"))?;
+    Ok(Request { principal: wire.principal, id: u128::from_be_bytes(id), hash: wire.hash })
+}
+
+fn expect(from: &Expect) -> v1::Expect {
+    use v1::key::Kind;
+    let kind = match from.key {
+        Key::Cluster => Kind::Cluster(true),
+        Key::Node(id) => Kind::Node(id.as_bytes().to_vec()),
+        Key::Service(id) => Kind::Service(id.as_bytes().to_vec()),
+        Key::Task(id) => Kind::Task(id.as_bytes().to_vec()),
+    };
+    v1::Expect { key: Some(v1::Key { kind: Some(kind) }), revision: from.revision }
+}
+
+fn expect_from(wire: v1::Expect) -> Result<Expect, CodecError> {
+    use v1::key::Kind;
+    let kind = wire.key.and_then(|key| key.kind).ok_or_else(|| absent("expectation"))?;
+    let wrong = field("expectation");
+    let key = match kind {
+        Kind::Cluster(_) => Key::Cluster,
+        Kind::Node(id) => Key::Node(node_id("node", &id).map_err(wrong)?),
+        Kind::Service(id) => Key::Service(service_id("service", &id).map_err(wrong)?),
+        Kind::Task(id) => Key::Task(task_id("task", &id).map_err(wrong)?),
+    };
+    Ok(Expect { key, revision: wire.revision })
+}
+
+fn mutation(from: &Mutation) -> v1::Mutation {
+    use v1::mutation as wire;
+    use v1::mutation::Kind;
+    let kind = match from {
+        Mutation::SetCluster(cluster) => Kind::SetCluster(cluster.into()),
+        Mutation::CreateNode(node) => Kind::CreateNode(node.into()),
+        Mutation::DescribeNode { id, description } => Kind::DescribeNode(wire::DescribeNode {
+            id: id.as_bytes().to_vec(),
+            description: Some(description.into()),
+        }),
+        Mutation::SetNodeStatus { id, status } => Kind::SetNodeStatus(wire::SetNodeStatus {
+            id: id.as_bytes().to_vec(),
+            status: v1::NodeStatus::from(*status).into(),
+        }),
+        Mutation::SetAvailability { id, availability } => {
+            Kind::SetAvailability(wire::SetAvailability {
+                id: id.as_bytes().to_vec(),
+                availability: v1::Availability::from(*availability).into(),
+            })
+        }
+        Mutation::GrantBlock { id, block } => Kind::GrantBlock(wire::GrantBlock {
+            id: id.as_bytes().to_vec(),
+            block: Some(block.into()),
+        }),
+        Mutation::CreateService { id, spec } => Kind::CreateService(wire::PutService {
+            id: id.as_bytes().to_vec(),
+            spec: Some(spec.into()),
+        }),
+        Mutation::UpdateService { id, spec } => Kind::UpdateService(wire::PutService {
+            id: id.as_bytes().to_vec(),
+            spec: Some(spec.into()),
+        }),
+        Mutation::RemoveService { id } => Kind::RemoveService(id.as_bytes().to_vec()),
+        Mutation::DropService { id } => Kind::DropService(id.as_bytes().to_vec()),
+        Mutation::CreateTask(task) => Kind::CreateTask(task.into()),
+        Mutation::PlaceTask { id, node, address } => Kind::PlaceTask(wire::PlaceTask {
+            id: id.as_bytes().to_vec(),
+            node: node.as_bytes().to_vec(),
+            address: address.map(u32::from),
+        }),
+        Mutation::SetDesired { id, desired } => Kind::SetDesired(wire::SetDesired {
+            id: id.as_bytes().to_vec(),
+            desired: v1::Desired::from(*desired).into(),
+        }),
+        Mutation::ExplainTask { id, error } => Kind::ExplainTask(wire::ExplainTask {
+            id: id.as_bytes().to_vec(),
+            error: error.clone(),
+        }),
+        Mutation::ReportTask { id, node, status } => Kind::ReportTask(wire::ReportTask {
+            id: id.as_bytes().to_vec(),
+            node: node.as_bytes().to_vec(),
+            status: Some(status.into()),
+        }),
+        Mutation::DropTask { id } => Kind::DropTask(id.as_bytes().to_vec()),
+    };
+    v1::Mutation { kind: Some(kind) }
+}
+
+/// A required message field.
+fn part<W, M: TryFrom<W, Error = FieldError>>(
+    what: &'static str,
+    wire: Option<W>,
+) -> Result<M, CodecError> {
+    M::try_from(wire.ok_or_else(|| absent(what))?).map_err(field(what))
+}
+
+/// A required enum field.
+fn choice<W: TryFrom<i32>, M: TryFrom<W, Error = FieldError>>(
+    what: &'static str,
+    number: i32,
+) -> Result<M, CodecError> {
+    M::try_from(W::try_from(number).map_err(|_| absent(what))?).map_err(field(what))
+}
+
+fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
+    use v1::mutation::Kind;
+    let node = |id: &[u8]| node_id("node", id).map_err(field("mutation"));
+    let service = |id: &[u8]| service_id("service", id).map_err(field("mutation"));
+    let task = |id: &[u8]| task_id("task", id).map_err(field("mutation"));
+    Ok(match wire.kind.ok_or_else(|| absent("mutation"))? {
+        Kind::SetCluster(m) => Mutation::SetCluster(part("cluster", Some(m))?),
+        Kind::CreateNode(m) => Mutation::CreateNode(part("node", Some(m))?),
+        Kind::DescribeNode(m) => Mutation::DescribeNode {
+            id: node(&m.id)?,
+            description: part("node description", m.description)?,
+        },
+        Kind::SetNodeStatus(m) => Mutation::SetNodeStatus {
+            id: node(&m.id)?,
+            status: choice::<v1::NodeStatus, _>("node status", m.status)?,
+        },
+        Kind::SetAvailability(m) => Mutation::SetAvailability {
+            id: node(&m.id)?,
+            availability: choice::<v1::Availability, _>("availability", m.availability)?,
+        },
+        Kind::GrantBlock(m) => {
+            Mutation::GrantBlock { id: node(&m.id)?, block: part("block", m.block)? }
+        }
+        Kind::CreateService(m) => {
+            Mutation::CreateService { id: service(&m.id)?, spec: part("service", m.spec)? }
+        }
+        Kind::UpdateService(m) => {
+            Mutation::UpdateService { id: service(&m.id)?, spec: part("service", m.spec)? }
+        }
+        Kind::RemoveService(id) => Mutation::RemoveService { id: service(&id)? },
+        Kind::DropService(id) => Mutation::DropService { id: service(&id)? },
+        Kind::CreateTask(m) => Mutation::CreateTask(part("task", Some(m))?),
+        Kind::PlaceTask(m) => Mutation::PlaceTask {
+            id: task(&m.id)?,
+            node: node(&m.node)?,
+            address: m.address.map(Into::into),
+        },
+        Kind::SetDesired(m) => Mutation::SetDesired {
+            id: task(&m.id)?,
+            desired: choice::<v1::Desired, _>("desired", m.desired)?,
+        },
+        Kind::ExplainTask(m) => Mutation::ExplainTask { id: task(&m.id)?, error: m.error },
+        Kind::ReportTask(m) => Mutation::ReportTask {
+            id: task(&m.id)?,
+            node: node(&m.node)?,
+            status: part("task status", m.status)?,
+        },
+        Kind::DropTask(id) => Mutation::DropTask { id: task(&id)? },
+    })
+}
+
+// ---- snapshots -------------------------------------------------------------
+
+pub(crate) fn head(from: &Head, objects: u64, checksum: u64) -> v1::SnapshotHead {
+    v1::SnapshotHead {
+        revision: from.revision,
+        time: from.time.0,
+        cluster: from.cluster.as_ref().map(Into::into),
+        objects,
+        checksum,
+    }
+}
+
+pub(crate) fn head_from(wire: v1::SnapshotHead) -> Result<Head, CodecError> {
+    let cluster = wire.cluster.map(Cluster::try_from).transpose().map_err(field("cluster"))?;
+    Ok(Head { revision: wire.revision, time: Time(wire.time), cluster })
+}
+
+pub(crate) fn object(from: &Object) -> v1::SnapshotObject {
+    use v1::snapshot_object::Kind;
+    let kind = match from {
+        Object::Node(node) => Kind::Node(node.into()),
+        Object::Service(service) => Kind::Service(service.into()),
+        Object::Template { service, number, template } => Kind::Template(v1::Template {
+            service: service.as_bytes().to_vec(),
+            number: *number,
+            task: Some(template.as_ref().into()),
+        }),
+        Object::Task(task) => Kind::Task(task.into()),
+        Object::Request { request: asked, revision, time } => Kind::Request(v1::AnsweredRequest {
+            request: Some(request(asked)),
+            revision: *revision,
+            time: time.0,
+        }),
+    };
+    v1::SnapshotObject { kind: Some(kind) }
+}
+
+pub(crate) fn object_from(wire: v1::SnapshotObject) -> Result<Object, CodecError> {
+    use v1::snapshot_object::Kind;
+    Ok(match wire.kind.ok_or_else(|| absent("object"))? {
+        Kind::Node(node) => Object::Node(part("node", Some(node))?),
+        Kind::Service(service) => Object::Service(part("service", Some(service))?),
+        Kind::Template(template) => Object::Template {
+            service: service_id("service", &template.service).map_err(field("template"))?,
+            number: template.number,
+            template: Arc::new(part::<_, TaskTemplate>("template", template.task)?),
+        },
+        Kind::Task(task) => Object::Task(part("task", Some(task))?),
+        Kind::Request(answered) => Object::Request {
+            request: request_from(answered.request.ok_or_else(|| absent("request"))?)?,
+            revision: answered.revision,
+            time: Time(answered.time),
+        },
+    })
+}
+
+// ---- consensus -------------------------------------------------------------
+
+/// Position in the log.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct WireLogId {
+    #[prost(uint64, tag = "1")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) node: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) index: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct WireVoters {
+    #[prost(uint64, repeated, tag = "1")]
+    pub(crate) nodes: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct WireMember {
+    #[prost(uint64, tag = "1")]
+    pub(crate) node: u64,
+    #[prost(string, tag = "2")]
+    pub(crate) address: String,
+}
+
+/// Who takes part in consensus; two sets of voters while it changes.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct WireMembership {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) voters: Vec<WireVoters>,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) members: Vec<WireMember>,
+}
+
+/// Which part of the log a snapshot stands for.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct WirePosition {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) last: Option<WireLogId>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) membership_at: Option<WireLogId>,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) membership: Option<WireMembership>,
+}
+
+pub(crate) fn encode_membership(membership: &WireMembership) -> Bytes {
+    let mut out = vec![ENTRY_VERSION];
+    membership.encode_raw(&mut out);
+    out.into()
+}
+
+pub(crate) fn decode_membership(payload: &[u8]) -> Result<WireMembership, CodecError> {
+    let (version, bytes) = payload.split_first().ok_or_else(|| absent("membership"))?;
+    if *version != ENTRY_VERSION {
+        return Err(CodecError::Version { found: *version });
+    }
+    WireMembership::decode(bytes).map_err(|source| CodecError::Bytes { what: "membership", source })
+}

@@ -1,0 +1,266 @@
+//! Making a store, opening one, and the files that say what it is.
+//!
+//! ```text
+//! LOCK      held by the process that has the store open; its pid
+//! VERSION   of the folder's format; written last, so it says that the store is whole
+//! KEYS      data keys, wrapped by the node's key file
+//! *.log     segments of the log
+//! *.snap    snapshots
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use warren_base::clock::Clock;
+use warren_base::rng::Rng;
+use warren_state::State;
+use warren_trust::{KeyFile, KeyFileError, KeyRing, KeyRingError};
+
+use crate::codec::WirePosition;
+use crate::disk::{self, Disk, FsDisk, Lock, LockError};
+use crate::log::{Log, LogError, LogOptions};
+use crate::raft::StartError;
+use crate::snapshot::{SnapshotError, SnapshotFile, Snapshots};
+
+const VERSION_FILE: &str = "VERSION";
+const KEYS_FILE: &str = "KEYS";
+/// Of the folder's format. A newer one is refused: an older binary would destroy it.
+const FORMAT: u32 = 1;
+/// Least log between snapshots: about a second of replay.
+const SNAPSHOT_LOG_BYTES: u64 = 16 << 20;
+/// Both small files are far below this.
+const SMALL_FILE_MAX: u64 = 64 << 10;
+
+/// Where the node's wrapping key is.
+pub enum KeySource {
+    /// A file with mode 0600; made with a new store when it is missing.
+    File(PathBuf),
+    /// For simulations.
+    Memory([u8; 32]),
+}
+
+/// What a store needs of its surroundings.
+pub struct Options {
+    pub disk: Arc<dyn Disk>,
+    pub key: KeySource,
+    /// Of this node among the managers; never changes in the life of a store.
+    pub node_number: u64,
+    pub clock: Arc<dyn Clock>,
+    pub rng: Arc<dyn Rng>,
+    pub log: LogOptions,
+    /// Least log between snapshots.
+    pub snapshot_log_bytes: u64,
+    /// Run on the caller's runtime, which must have one thread, without threads of its own: for
+    /// simulations.
+    pub inline: bool,
+}
+
+impl Options {
+    /// A store in the folder `dir`, made (mode 0700) when it is missing.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn new(
+        dir: &Path,
+        key_file: &Path,
+        node_number: u64,
+        clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            disk: Arc::new(FsDisk::new(dir)?),
+            key: KeySource::File(key_file.to_owned()),
+            node_number,
+            clock,
+            rng,
+            log: LogOptions::default(),
+            snapshot_log_bytes: SNAPSHOT_LOG_BYTES,
+            inline: false,
+        })
+    }
+}
+
+/// Why a store cannot be made or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("there is no store in {place}")]
+    NotFound { place: String },
+    #[error("there is a store in {place} already")]
+    Exists { place: String },
+    #[error(
+        "the store in {place} was never completed; nothing was ever kept in it: remove the folder"
+    )]
+    Incomplete { place: String },
+    #[error("the store in {place} has format {found}, this binary knows {FORMAT}: use a newer one")]
+    Version { place: String, found: String },
+    #[error("{action} in {place}")]
+    Disk { action: &'static str, place: String, source: io::Error },
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
+    #[error("open the keys of the store in {place}")]
+    KeyRing { place: String, source: KeyRingError },
+    #[error("open the log in {place}")]
+    Log { place: String, source: LogError },
+    #[error("open the snapshots in {place}")]
+    Snapshot { place: String, source: SnapshotError },
+    #[error(
+        "the log in {place} begins after entry {purged}, and no snapshot that can be read reaches it"
+    )]
+    Gap { place: String, purged: u64 },
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("the store ended while it was opened")]
+    Ended,
+}
+
+/// A store that was read, before it takes part in anything.
+pub(crate) struct Ground {
+    pub(crate) lock: Lock,
+    pub(crate) log: Log,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) state: State,
+    pub(crate) position: WirePosition,
+    pub(crate) current: Option<SnapshotFile>,
+}
+
+fn disk_error<'a>(
+    disk: &'a dyn Disk,
+    action: &'static str,
+) -> impl FnOnce(io::Error) -> OpenError + 'a {
+    move |source| OpenError::Disk { action, place: disk.place(), source }
+}
+
+/// Lays out a new store. It is one only after [`complete`].
+pub(crate) fn create(options: &Options) -> Result<Ground, OpenError> {
+    let disk = options.disk.as_ref();
+    let place = || disk.place();
+    let lock = disk.lock()?;
+    let names = disk.list().map_err(disk_error(disk, "list files"))?;
+    if names.iter().any(|name| name == VERSION_FILE) {
+        return Err(OpenError::Exists { place: place() });
+    }
+    let ours =
+        |name: &String| name.ends_with(".log") || name.ends_with(".snap") || name == KEYS_FILE;
+    if names.iter().any(ours) {
+        return Err(OpenError::Incomplete { place: place() });
+    }
+    let rng = options.rng.as_ref();
+    let key = match &options.key {
+        KeySource::File(path) => KeyFile::read_or_create(path, rng)?,
+        KeySource::Memory(key) => KeyFile::in_memory(*key),
+    };
+    let ring = KeyRing::generate(rng);
+    disk::write_atomic(disk, KEYS_FILE, &ring.wrap(&key, rng))
+        .map_err(disk_error(disk, "write the keys"))?;
+    let keys = Arc::new(ring);
+    let log = LogOptions { inline: options.inline, ..options.log };
+    let log = Log::create(options.disk.clone(), keys.clone(), options.rng.clone(), log)
+        .map_err(|source| OpenError::Log { place: place(), source })?;
+    Ok(Ground {
+        lock,
+        log,
+        snapshots: Snapshots::new(options.disk.clone(), keys, options.rng.clone()),
+        state: State::default(),
+        position: WirePosition::default(),
+        current: None,
+    })
+}
+
+/// Says that a new store is whole.
+pub(crate) fn complete(disk: &dyn Disk) -> Result<(), OpenError> {
+    let text = format!("warren-store {FORMAT}\n");
+    disk::write_atomic(disk, VERSION_FILE, text.as_bytes())
+        .map_err(disk_error(disk, "write the version"))
+}
+
+fn check_version(disk: &dyn Disk) -> Result<(), OpenError> {
+    let place = || disk.place();
+    let bytes = match disk::read_all(disk, VERSION_FILE, SMALL_FILE_MAX) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let names = disk.list().map_err(disk_error(disk, "list files"))?;
+            let begun = names.iter().any(|name| name == KEYS_FILE || name.ends_with(".log"));
+            let place = place();
+            return Err(if begun {
+                OpenError::Incomplete { place }
+            } else {
+                OpenError::NotFound { place }
+            });
+        }
+        Err(error) => return Err(disk_error(disk, "read the version")(error)),
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let found = text.trim().strip_prefix("warren-store ").and_then(|n| n.parse::<u32>().ok());
+    if found == Some(FORMAT) {
+        return Ok(());
+    }
+    let found = found.map_or_else(|| format!("{:?}", text.trim()), |number| number.to_string());
+    Err(OpenError::Version { place: place(), found })
+}
+
+/// Reads a store: keys, newest snapshot, log.
+pub(crate) fn open(options: &Options) -> Result<Ground, OpenError> {
+    let disk = options.disk.as_ref();
+    let place = || disk.place();
+    let lock = disk.lock()?;
+    check_version(disk)?;
+    let key = match &options.key {
+        KeySource::File(path) => KeyFile::read(path)?,
+        KeySource::Memory(key) => KeyFile::in_memory(*key),
+    };
+    let ring = disk::read_all(disk, KEYS_FILE, SMALL_FILE_MAX)
+        .map_err(disk_error(disk, "read the keys"))?;
+    let ring = KeyRing::unwrap(&ring, &key)
+        .map_err(|source| OpenError::KeyRing { place: place(), source })?;
+    let keys = Arc::new(ring);
+    remove_left_overs(disk)?;
+    let snapshots = Snapshots::new(options.disk.clone(), keys.clone(), options.rng.clone());
+    let snapshot_error = |source| OpenError::Snapshot { place: place(), source };
+    let loaded = snapshots.load().map_err(snapshot_error)?;
+    let log = LogOptions { inline: options.inline, ..options.log };
+    let log = Log::open(options.disk.clone(), keys, options.rng.clone(), log)
+        .map_err(|source| OpenError::Log { place: place(), source })?;
+    let (state, position, current) = match loaded {
+        None => (State::default(), WirePosition::default(), None),
+        Some((loaded, wrong)) => {
+            for error in &wrong {
+                let chain = warren_error(error);
+                tracing::error!(
+                    error = chain,
+                    used = loaded.file.name,
+                    "snapshot: unreadable, an older one is used"
+                );
+                snapshots.set_aside(error);
+            }
+            (loaded.state, loaded.position, Some(loaded.file))
+        }
+    };
+    let purged = log.range().0.map(|id| id.index);
+    if purged > position.last.map(|last| last.index) {
+        return Err(OpenError::Gap { place: place(), purged: purged.unwrap_or(0) });
+    }
+    Ok(Ground { lock, log, snapshots, state, position, current })
+}
+
+/// An error with its causes, in one line.
+fn warren_error(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Files that were being made when the last process ended.
+fn remove_left_overs(disk: &dyn Disk) -> Result<(), OpenError> {
+    let names = disk.list().map_err(disk_error(disk, "list files"))?;
+    for name in names.iter().filter(|name| name.ends_with(".tmp")) {
+        disk.remove(name).map_err(disk_error(disk, "remove a left-over file"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! From callers to entries: many transactions, one entry, one sync.
+//!
+//! The leader stamps the time here, the only moment when an entry meets a
+//! clock: never earlier than the entry before.
+
+use std::sync::Arc;
+
+use prost::Message;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use warren_base::clock::Clock;
+use warren_model::Time;
+use warren_proto::v1;
+use warren_state::change::{Mutation, Outcome, Rejection, Transaction};
+
+use crate::codec;
+use crate::log::Log;
+use crate::publish::Published;
+use crate::raft::{IN_FLIGHT_MAX, Node, SubmitError, Submitted};
+
+/// Of one encoded mutation, that is, of the object in it.
+pub const OBJECT_BYTES_MAX: usize = 512 << 10;
+/// Of one encoded transaction: an entry must not hold up heartbeats on a slow link.
+pub const TRANSACTION_BYTES_MAX: usize = 1 << 20;
+/// Transactions are put together into one entry up to this; a larger one goes by itself.
+const ENTRY_BYTES: usize = 256 << 10;
+const ENTRY_TRANSACTIONS: usize = 512;
+/// Callers that wait in line; more wait for a place in it.
+pub(crate) const QUEUE_LEN: usize = 1024;
+
+/// Why a transaction was not applied, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// The state refused it; nothing was changed.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// Nothing was changed; ask the leader.
+    #[error("this node does not lead the managers")]
+    NotLeader { leader: Option<u64> },
+    /// Nothing was changed, and never will be by this transaction.
+    #[error("{what} has {size}, at most {max} are allowed")]
+    TooLarge { what: &'static str, size: usize, max: usize },
+    /// Nothing was changed.
+    #[error("the disk of the store is full")]
+    DiskFull,
+    /// It may have been applied or not: ask again with the same request id.
+    #[error("leadership was lost while the change was under way")]
+    Unknown,
+    /// It may have been applied or not: ask again with the same request id.
+    #[error("the store has stopped{}", because(why))]
+    Stopped { why: String },
+}
+
+fn because(why: &str) -> String {
+    if why.is_empty() { String::new() } else { format!(": {why}") }
+}
+
+impl ProposeError {
+    pub(crate) fn stopped() -> Self {
+        Self::Stopped { why: String::new() }
+    }
+}
+
+impl From<SubmitError> for ProposeError {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::NotLeader { leader } => Self::NotLeader { leader },
+            SubmitError::Unknown => Self::Unknown,
+            SubmitError::Stopped(why) => Self::Stopped { why },
+        }
+    }
+}
+
+/// A transaction on its way.
+pub(crate) struct Proposal {
+    wire: v1::Transaction,
+    len: usize,
+    answer: oneshot::Sender<Result<u64, ProposeError>>,
+}
+
+pub(crate) type Answered = oneshot::Receiver<Result<u64, ProposeError>>;
+
+impl Proposal {
+    /// Encodes on the caller's thread, and refuses what is too large.
+    pub(crate) fn new(transaction: &Transaction) -> Result<(Self, Answered), ProposeError> {
+        let mutations = transaction.mutations.len();
+        let max = Transaction::MUTATIONS_MAX;
+        if mutations > max {
+            return Err(ProposeError::TooLarge {
+                what: "mutations in a transaction",
+                size: mutations,
+                max,
+            });
+        }
+        let wire = codec::transaction(transaction);
+        let largest = wire.mutations.iter().zip(&transaction.mutations);
+        let largest =
+            largest.map(|(wire, mutation)| (wire.encoded_len(), mutation)).max_by_key(|l| l.0);
+        if let Some((size, mutation)) = largest.filter(|largest| largest.0 > OBJECT_BYTES_MAX) {
+            let what = object_name(mutation);
+            return Err(ProposeError::TooLarge { what, size, max: OBJECT_BYTES_MAX });
+        }
+        let len = wire.encoded_len();
+        if len > TRANSACTION_BYTES_MAX {
+            let (what, max) = ("bytes of a transaction", TRANSACTION_BYTES_MAX);
+            return Err(ProposeError::TooLarge { what, size: len, max });
+        }
+        let (answer, answered) = oneshot::channel();
+        Ok((Self { wire, len, answer }, answered))
+    }
+}
+
+fn object_name(mutation: &Mutation) -> &'static str {
+    match mutation {
+        Mutation::SetCluster(_) => "bytes of the cluster's settings",
+        Mutation::CreateNode(_)
+        | Mutation::DescribeNode { .. }
+        | Mutation::SetNodeStatus { .. }
+        | Mutation::SetAvailability { .. }
+        | Mutation::GrantBlock { .. } => "bytes of a node",
+        Mutation::CreateService { .. }
+        | Mutation::UpdateService { .. }
+        | Mutation::RemoveService { .. }
+        | Mutation::DropService { .. } => "bytes of a service",
+        Mutation::CreateTask(_)
+        | Mutation::PlaceTask { .. }
+        | Mutation::SetDesired { .. }
+        | Mutation::ExplainTask { .. }
+        | Mutation::ReportTask { .. }
+        | Mutation::DropTask { .. } => "bytes of a task",
+    }
+}
+
+/// Turns proposals into entries until the last caller is gone.
+pub(crate) struct Proposer {
+    pub(crate) node: Node,
+    pub(crate) log: Log,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) published: Arc<Published>,
+}
+
+impl Proposer {
+    pub(crate) async fn run(self, proposals: &mut mpsc::Receiver<Proposal>) {
+        let places = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        let mut last = Time(0);
+        while let Some(first) = proposals.recv().await {
+            // Waiting for a place is when others join the line.
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let (wires, answers) = gather(first, proposals);
+            if !self.log.has_room() {
+                answers
+                    .into_iter()
+                    .for_each(|answer| drop(answer.send(Err(ProposeError::DiskFull))));
+                continue;
+            }
+            last = last.max(self.published.view().time()).max(Time(self.clock.now_ms()));
+            let payload = codec::encode_entry(last, wires);
+            let done = move |submitted| {
+                drop(place);
+                tell(answers, submitted);
+            };
+            self.node.submit(payload, done).await;
+        }
+    }
+}
+
+type Answers = Vec<oneshot::Sender<Result<u64, ProposeError>>>;
+
+/// Everyone who waits already, as far as an entry has room.
+fn gather(
+    first: Proposal,
+    proposals: &mut mpsc::Receiver<Proposal>,
+) -> (Vec<v1::Transaction>, Answers) {
+    let mut bytes = first.len;
+    let mut wires = vec![first.wire];
+    let mut answers = vec![first.answer];
+    while bytes < ENTRY_BYTES && wires.len() < ENTRY_TRANSACTIONS {
+        let Ok(next) = proposals.try_recv() else { break };
+        bytes += next.len;
+        wires.push(next.wire);
+        answers.push(next.answer);
+    }
+    (wires, answers)
+}
+
+/// A caller who is gone does not hear; its transaction was applied all the same.
+fn tell(answers: Answers, submitted: Submitted) {
+    match submitted {
+        Ok(outcomes) => {
+            for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                let _ = answer.send(match outcome {
+                    Outcome::Applied { revision } | Outcome::Repeated { revision } => Ok(revision),
+                    Outcome::Rejected(rejection) => Err(rejection.into()),
+                });
+            }
+        }
+        Err(error) => {
+            for answer in answers {
+                let _ = answer.send(Err(error.clone().into()));
+            }
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The state machine: entries in, published state out, snapshots now and then.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::{Stream, TryStreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
+use openraft::{EntryPayload, OptionalSend};
+use tokio::sync::{mpsc, oneshot, watch};
+use warren_model::Event;
+use warren_state::State;
+use warren_state::change::Outcome;
+
+use super::Parts;
+use super::types::{Command, LogId, Outcomes, StoredMembership, Types, position, position_from};
+use crate::codec::{self, CodecError};
+use crate::publish::Published;
+use crate::snapshot::{SnapshotError, SnapshotFile, Snapshots};
+
+/// Entries applied before readers see them and callers are answered: bounds the wait of the first
+/// caller, and how long the thread of consensus is busy without a pause.
+const GROUP_ENTRIES: usize = 64;
+const GROUP_BYTES: usize = 256 << 10;
+/// Log since the last snapshot, as a multiple of its size, that calls for the next one.
+const SNAPSHOT_FACTOR: u64 = 4;
+/// More log than this takes too long to replay, however large the snapshot.
+const SNAPSHOT_LOG_MAX: u64 = 256 << 20;
+/// Each start of the daemon begins a segment: many of them are as good a reason as much log.
+const SEGMENTS_MAX: usize = 64;
+/// Bytes of an entry beside its payload, about.
+const ENTRY_BYTES: u64 = 64;
+
+/// A state to be written as a snapshot, with its place in the log.
+pub(super) struct Draft {
+    state: State,
+    last: Option<LogId>,
+    membership: StoredMembership,
+    snapshots: Snapshots,
+    current: Arc<Mutex<Option<Current>>>,
+    inline: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MachineOptions {
+    /// Least log between snapshots.
+    pub(crate) snapshot_log_bytes: u64,
+    /// Write snapshots on the caller's thread: for simulations.
+    pub(crate) inline: bool,
+}
+
+/// The newest snapshot and what it stands for.
+struct Current {
+    last: Option<LogId>,
+    membership: StoredMembership,
+    file: SnapshotFile,
+}
+
+pub(super) struct Machine {
+    state: State,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    published: Arc<Published>,
+    snapshots: Snapshots,
+    current: Arc<Mutex<Option<Current>>>,
+    options: MachineOptions,
+    drafts: mpsc::Sender<Draft>,
+    applied_term: watch::Sender<u64>,
+    /// Of log since the last snapshot was begun.
+    log_bytes: u64,
+}
+
+/// Entries applied and not published yet.
+#[derive(Default)]
+struct Group {
+    events: Vec<Event>,
+    answers: Vec<(Option<ApplyResponder<Types>>, Vec<Outcome>)>,
+    bytes: usize,
+}
+
+impl Machine {
+    pub(super) fn new(
+        parts: Parts,
+        drafts: mpsc::Sender<Draft>,
+    ) -> Result<(Self, watch::Receiver<u64>), CodecError> {
+        let (applied, membership) = position_from(parts.position)?;
+        let (applied_term, receiver) = watch::channel(0);
+        let current = parts.current.map(|file| Current {
+            last: applied,
+            membership: membership.clone(),
+            file,
+        });
+        let machine = Self {
+            state: State::clone(&parts.published.view()),
+            applied,
+            membership,
+            published: parts.published,
+            snapshots: parts.snapshots,
+            current: Arc::new(Mutex::new(current)),
+            options: parts.options,
+            drafts,
+            applied_term,
+            log_bytes: if parts.log.segments() > SEGMENTS_MAX { SNAPSHOT_LOG_MAX } else { 0 },
+        };
+        Ok((machine, receiver))
+    }
+
+    fn apply_one(&mut self, id: LogId, command: &Command, group: &mut Group) -> io::Result<()> {
+        let decoded = codec::decode_entry(&command.0);
+        let (time, transactions) = decoded.map_err(|error| {
+            // Skipping it would make this replica another than the others.
+            tracing::error!(entry = id.index, %error, "state: an entry cannot be understood");
+            io::Error::other(error)
+        })?;
+        let outcomes = self.state.apply(time, &transactions, &mut group.events);
+        group.bytes += command.0.len();
+        self.log_bytes += command.0.len() as u64 + ENTRY_BYTES;
+        if let Some((_, answer)) = group.answers.last_mut() {
+            *answer = outcomes;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, group: &mut Group) {
+        let group = std::mem::take(group);
+        self.published.publish(self.state.clone(), group.events);
+        for (responder, outcomes) in group.answers {
+            if let Some(responder) = responder {
+                responder.send(Outcomes(outcomes));
+            }
+        }
+        if let Some(id) = &self.applied {
+            let term = id.leader_id.term;
+            self.applied_term.send_if_modified(|known| std::mem::replace(known, term) != term);
+        }
+        self.ask_for_snapshot();
+    }
+
+    fn ask_for_snapshot(&mut self) {
+        let last = held(&self.current).as_ref().map_or(0, |current| current.file.bytes);
+        let enough = (last * SNAPSHOT_FACTOR).min(SNAPSHOT_LOG_MAX);
+        let enough = enough.max(self.options.snapshot_log_bytes);
+        if self.log_bytes >= enough && self.drafts.try_send(self.draft()).is_ok() {
+            // Should it fail, the next attempt comes after as much log again.
+            self.log_bytes = 0;
+        }
+    }
+
+    fn draft(&self) -> Draft {
+        Draft {
+            state: self.state.clone(),
+            last: self.applied,
+            membership: self.membership.clone(),
+            snapshots: self.snapshots.clone(),
+            current: self.current.clone(),
+            inline: self.options.inline,
+        }
+    }
+}
+
+impl Draft {
+    /// Writes it; returns up to where the log is in every snapshot that is kept.
+    pub(super) async fn write(self) -> Result<Option<u64>, io::Error> {
+        let Self { state, last, membership, snapshots, current, inline } = self;
+        let position = position(last.as_ref(), &membership);
+        let written = beside(inline, move || {
+            let file = snapshots.write(&state, &position)?;
+            tracing::info!(name = file.name, bytes = file.bytes, "snapshot: written");
+            Ok::<_, SnapshotError>((file, snapshots.purgeable()?))
+        });
+        let (file, purgeable) = written.await?.map_err(io::Error::other)?;
+        *held(&current) = Some(Current { last, membership, file });
+        Ok(purgeable)
+    }
+}
+
+fn held(current: &Mutex<Option<Current>>) -> std::sync::MutexGuard<'_, Option<Current>> {
+    current.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Current {
+    fn to_snapshot(&self) -> SnapshotOf<Types, SnapshotFile> {
+        let (last_log_id, last_membership) = (self.last, self.membership.clone());
+        let meta = SnapshotMetaOf::<Types> { last_log_id, last_membership };
+        SnapshotOf::<Types, SnapshotFile> { meta, snapshot: self.file.clone() }
+    }
+}
+
+/// Runs slow disk work beside the thread of consensus.
+async fn beside<T: Send + 'static>(
+    inline: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    if inline {
+        return Ok(work());
+    }
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("snapshot".to_owned())
+        .spawn(move || drop(sender.send(work())))?;
+    receiver.await.map_err(|_| io::Error::other("the snapshot's thread panicked"))
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut group = Group::default();
+        while let Some((entry, responder)) = entries.try_next().await? {
+            group.answers.push((responder, Vec::new()));
+            self.applied = Some(entry.log_id);
+            match entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Normal(command) => {
+                    self.apply_one(entry.log_id, &command, &mut group)?
+                }
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                }
+            }
+            if group.answers.len() >= GROUP_ENTRIES || group.bytes >= GROUP_BYTES {
+                self.finish(&mut group);
+                // Votes and heartbeats wait behind this in the same thread.
+                tokio::task::yield_now().await;
+            }
+        }
+        if !group.answers.is_empty() {
+            self.finish(&mut group);
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { draft: Some(self.draft()), current: self.current.clone() }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<Types>,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let (snapshots, name) = (self.snapshots.clone(), snapshot.name);
+        let loaded = beside(self.options.inline, move || snapshots.read(&name)).await?;
+        let loaded = loaded.map_err(io::Error::other)?;
+        self.state = loaded.state.clone();
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.log_bytes = 0;
+        *held(&self.current) = Some(Current {
+            last: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+            file: loaded.file,
+        });
+        self.published.replace(loaded.state);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<Types, SnapshotFile>>, io::Error> {
+        Ok(held(&self.current).as_ref().map(Current::to_snapshot))
+    }
+}
+
+/// Hands over the newest snapshot. They are written beforehand, as drafts: a disk that is full
+/// then is a warning; here it would be the end of the member.
+pub(super) struct Builder {
+    draft: Option<Draft>,
+    current: Arc<Mutex<Option<Current>>>,
+}
+
+impl Builder {
+    fn newest(&self) -> Option<SnapshotOf<Types, SnapshotFile>> {
+        held(&self.current).as_ref().map(Current::to_snapshot)
+    }
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, SnapshotFile>, io::Error> {
+        if self.newest().is_none()
+            && let Some(draft) = self.draft.take()
+        {
+            draft.write().await?;
+        }
+        self.newest().ok_or_else(|| io::Error::other("no snapshot could be written"))
+    }
+}
