@@ -299,11 +299,13 @@ impl<R: Read> Reader<R> {
     }
 
     fn skip_rest(&mut self) -> Result<(), Error> {
-        self.left += std::mem::take(&mut self.padding);
         let mut scratch = [0; 16 * 1024];
         while self.left > 0 {
             Read::read(self, &mut scratch)?;
         }
+        // umoci leaves out the padding of the last entry, and all that should follow.
+        let padding = std::mem::take(&mut self.padding);
+        self.position += io::copy(&mut self.inner.by_ref().take(padding), &mut io::sink())?;
         Ok(())
     }
 

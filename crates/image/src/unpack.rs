@@ -237,6 +237,11 @@ impl Layer {
             self.devices_skipped += 1;
             return Ok(());
         }
+        // A file or a whiteout in place of a folder hides all that was in it; umoci still
+        // writes a whiteout for each.
+        if name.starts_with(WHITEOUT) && self.root.is_blocked(parents) {
+            return Ok(());
+        }
         let dir = self.root.folder(parents)?;
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
             return if *name == OPAQUE {

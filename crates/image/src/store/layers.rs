@@ -295,7 +295,8 @@ impl Store {
                 let draft = inner.draft(source, &blob, Some(&blob), Some(&layer.diff));
                 let fetched =
                     draft.map(|(draft, unpacked)| Fetched(Some((draft, unpacked, alive))));
-                // Nobody waits any more: the draft goes with the answer.
+                drop(inner);
+                // If nobody waits any more the draft goes with the answer.
                 let _ = answer.send(fetched);
             })
             .map_err(|error| Error::io("start a thread to unpack a layer", error))?;

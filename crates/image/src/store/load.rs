@@ -146,8 +146,10 @@ impl Store {
         std::thread::Builder::new()
             .name("warren-load".into())
             .spawn(move || {
+                let result = work(&inner, source);
+                drop(inner);
                 // A caller that went away does not want to know.
-                let _ = answer.send(work(&inner, source));
+                let _ = answer.send(result);
             })
             .map_err(|error| Error::io("start a thread", error))?;
         let pumped = pump(stream, sender).await;

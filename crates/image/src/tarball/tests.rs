@@ -16,6 +16,10 @@ fn members_are_walked_without_reading_them() {
     assert_eq!(names(&tar).unwrap(), ["a 1000", "b/ 0", "c 0"]);
     // Without the zero blocks at the end, as some writers leave it.
     assert_eq!(names(&tar[..tar.len() - 1024]).unwrap().len(), 3);
+    // Without the padding of the last entry: umoci.
+    let tar = Tar::default().file("a", "").file("b", "data").end();
+    assert_eq!(names(&tar[..512 + 512 + 4]).unwrap(), ["a 0", "b 4"]);
+    assert!(names(&tar[..512 + 512 + 3]).is_err());
     assert!(names(b"").unwrap().is_empty());
 }
 

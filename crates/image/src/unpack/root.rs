@@ -77,6 +77,11 @@ impl Root {
         }
     }
 
+    /// Whether the layer has something else than a folder there.
+    pub(super) fn is_blocked(&self, parts: &[&[u8]]) -> bool {
+        matches!(self.resolve(&parts.join(&b'/')), Err(Errno::NOTDIR))
+    }
+
     /// The folder has an entry of its own.
     pub(super) fn declare(&mut self, parts: &[&[u8]]) {
         self.implied.remove(&parts.join(&b'/'));

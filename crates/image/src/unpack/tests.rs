@@ -280,6 +280,11 @@ fn whiteouts_become_overlays() {
         &["d700 a opaque", "d755 b opaque", "f644 b/c = x"],
     );
     check(Tar::default().file(".wh.f", "").file("f", "new"), &["f644 f = new"]);
+    // A file took the place of a folder, whose content is gone all the same.
+    check(
+        Tar::default().file("f", "new").file("f/.wh.x", "").file(".wh.g", "").file("g/.wh.y", ""),
+        &["f644 f = new", "w g"],
+    );
     let root = run(Tar::default().file(".wh..wh..opq", ""));
     assert!(is_opaque(&root.root()));
     refuse(Tar::default().file(".wh.", ""), "whiteout of nothing");
