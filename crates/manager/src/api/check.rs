@@ -1,0 +1,55 @@
+//! Asks a node whether it could run a service, before it is accepted: image,
+//! program, user, folder, ports. Only a node can tell.
+//!
+//! A wish is not refused because nobody is there to look at it: without a
+//! connected node the check is left out.
+
+use warren_model::{ServiceId, ServiceSpec};
+use warren_proto::v1;
+use warren_proto::v1::frame::Kind;
+use warren_proto::v1::open_stream;
+
+use crate::core::Core;
+use crate::refusal::Refusal;
+use crate::stream::route::{here, request};
+
+/// The node may have to pull a large image over a slow line; a tool that gives up sooner ends the
+/// check with its call.
+const CHECK_MS: u64 = 15 * 60 * 1000;
+
+/// # Errors
+/// What the node found, or that it went away.
+pub(super) async fn check_on_node(
+    core: &Core,
+    id: ServiceId,
+    spec: &ServiceSpec,
+) -> Result<(), Refusal> {
+    let Some(node) = here(core) else { return Ok(()) };
+    let check = v1::Check { spec: Some(spec.into()), service: id.as_bytes().to_vec() };
+    let open = request(node, open_stream::Kind::Check(check));
+    // Held until the answer is there: to drop it is to give up.
+    let mut tunnel = core.broker.open(core, node, open).await?;
+    let answer = async {
+        loop {
+            match tunnel.from_node.message().await {
+                Ok(Some(v1::Frame { kind: Some(Kind::Checked(_)) })) => return Ok(()),
+                Ok(Some(v1::Frame { kind: Some(Kind::Error(error)) })) => {
+                    return Err(Refusal::of_stream(error));
+                }
+                // Progress of a pull: nobody is shown it here.
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => {
+                    return Err(Refusal::unavailable("the node went away while checking"));
+                }
+            }
+        }
+    };
+    tokio::select! {
+        answer = answer => answer,
+        () = core.clock.sleep(CHECK_MS) => {
+            let minutes = CHECK_MS / 60_000;
+            Err(Refusal::failed(format!("the node did not finish checking in {minutes} minutes"))
+                .hint("pull the image first: warren image pull"))
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Listings: rows of the view, with what only a view can tell beside them.
+
+use std::collections::BTreeSet;
+
+use warren_base::build;
+use warren_model::node::Node;
+use warren_model::service::Service;
+use warren_model::task::{Desired, Task};
+use warren_model::{ServiceId, TaskId};
+use warren_proto::v1;
+use warren_state::State;
+
+use crate::api::services::find;
+use crate::core::Core;
+use crate::refusal::Refusal;
+use crate::stream::target::find_task;
+
+pub(super) fn info(core: &Core) -> v1::Info {
+    let view = core.store.view();
+    let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+    v1::Info {
+        version: build::VERSION.to_owned(),
+        cluster_id: core.cluster_id.as_bytes().to_vec(),
+        node_id: core.node_id.as_bytes().to_vec(),
+        revision: view.revision(),
+        nodes: count(view.nodes().len()),
+        services: count(view.services().len()),
+        tasks: count(view.tasks().len()),
+    }
+}
+
+pub(super) fn services(
+    view: &State,
+    request: &v1::ListServicesRequest,
+) -> Result<v1::ListServicesResponse, Refusal> {
+    let wanted = wanted(view, &request.services)?;
+    let services = match &wanted {
+        Some(ids) => ids.iter().filter_map(|id| view.service(*id)).map(|s| row(view, s)).collect(),
+        None => view.services().map(|service| row(view, service)).collect(),
+    };
+    Ok(v1::ListServicesResponse { services, revision: view.revision() })
+}
+
+/// Services by name, each once, in the order in which they were named; `None` for all.
+fn wanted(view: &State, names: &[String]) -> Result<Option<Vec<ServiceId>>, Refusal> {
+    let mut ids = Vec::with_capacity(names.len());
+    for name in names {
+        let id = find(view, name)?.id;
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    Ok((!names.is_empty()).then_some(ids))
+}
+
+fn row(view: &State, service: &Service) -> v1::Service {
+    let (running, desired) = warren_planner::task_counts(view, service.id);
+    let update_state = update_state(view, service).to_owned();
+    v1::Service { running, desired, update_state, ..service.into() }
+}
+
+fn update_state(view: &State, service: &Service) -> &'static str {
+    let stale = |task: &Task| task.desired == Desired::Running && task.template != service.template;
+    if view.tasks_of(service.id).any(stale) {
+        "updating"
+    } else if service.template > 1 {
+        "completed"
+    } else {
+        "none"
+    }
+}
+
+pub(super) fn tasks(
+    view: &State,
+    request: &v1::ListTasksRequest,
+) -> Result<v1::ListTasksResponse, Refusal> {
+    let mut tasks: Vec<&Task> = Vec::new();
+    for id in named_tasks(view, &request.ids)? {
+        tasks.extend(view.task(id));
+    }
+    let shown = |task: &&Task| request.all || is_current(task);
+    match wanted(view, &request.services)? {
+        Some(ids) => {
+            for id in ids {
+                tasks.extend(view.tasks_of(id).filter(shown));
+            }
+        }
+        None if request.ids.is_empty() => {
+            for service in view.services() {
+                tasks.extend(view.tasks_of(service.id).filter(shown));
+            }
+        }
+        None => {}
+    }
+    let tasks = tasks.into_iter().map(|task| task_row(view, task)).collect();
+    Ok(v1::ListTasksResponse { tasks, revision: view.revision() })
+}
+
+/// Not history: wanted, or not ended yet.
+fn is_current(task: &Task) -> bool {
+    task.desired == Desired::Running || !task.status.state.is_terminal()
+}
+
+fn named_tasks(view: &State, texts: &[String]) -> Result<BTreeSet<TaskId>, Refusal> {
+    let find = |text: &String| {
+        find_task(view, text)?.ok_or_else(|| {
+            Refusal::not_found(format!("no task {text}")).hint("warren ps shows them")
+        })
+    };
+    texts.iter().map(find).collect()
+}
+
+fn task_row(view: &State, task: &Task) -> v1::Task {
+    let service = view.service(task.service).map(|service| service.spec.name.to_string());
+    let node = task.node.and_then(|id| view.node(id)).map(|n| n.description.hostname.clone());
+    let template = view.template(task.service, task.template);
+    v1::Task {
+        service_name: service.unwrap_or_default(),
+        node_name: node.unwrap_or_default(),
+        image: template.map(|template| template.image.clone()).unwrap_or_default(),
+        ..task.into()
+    }
+}
+
+pub(super) fn nodes(core: &Core, view: &State) -> v1::ListNodesResponse {
+    let leads = *core.store.leader().borrow();
+    let row = |node: &Node| v1::Node { leader: leads && node.id == core.node_id, ..node.into() };
+    let nodes = view.nodes().map(row).collect();
+    v1::ListNodesResponse { nodes, revision: view.revision() }
+}

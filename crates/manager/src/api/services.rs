@@ -1,0 +1,147 @@
+//! Making, changing and removing services.
+
+use warren_model::service::Service;
+use warren_model::{Event, ServiceId, ServiceSpec};
+use warren_proto::v1;
+use warren_state::State;
+use warren_state::change::{Expect, Key, Mutation, Outcome, Request, Transaction};
+
+use crate::api::authorize::Principal;
+use crate::api::check::check_on_node;
+use crate::api::request::{Content, request};
+use crate::core::Core;
+use crate::refusal::Refusal;
+
+pub(super) async fn create(
+    core: &Core,
+    principal: &Principal,
+    wire: v1::CreateServiceRequest,
+) -> Result<v1::Changed, Refusal> {
+    let spec = parse(wire.spec)?;
+    let content = Content::new("create").with_spec(&spec);
+    let id = ServiceId::from_bytes(core.rng.id_bytes());
+    let transaction = Transaction {
+        request: request(principal, &wire.request_id, &content)?,
+        expects: Vec::new(),
+        mutations: vec![Mutation::CreateService { id, spec: spec.clone() }],
+    };
+    if !is_repeated(core, &transaction)? && !wire.no_check {
+        check_on_node(core, id, &spec).await?;
+    }
+    let revision = propose(core, transaction).await?;
+    // A retry is answered with what its first try made.
+    let view = core.store.view();
+    let made = view.service_by_name(spec.name.as_str()).map_or(id, |service| service.id);
+    Ok(v1::Changed { ids: vec![made.as_bytes().to_vec()], revision })
+}
+
+pub(super) async fn update(
+    core: &Core,
+    principal: &Principal,
+    wire: v1::UpdateServiceRequest,
+) -> Result<v1::Changed, Refusal> {
+    let spec = parse(wire.spec)?;
+    let view = core.store.view();
+    let before = find(&view, &wire.service)?;
+    if before.spec.name != spec.name {
+        let (old, new) = (&before.spec.name, &spec.name);
+        return Err(Refusal::bad_input(format!("name: service {old} cannot be renamed to {new}"))
+            .hint("create a service of that name and remove the old one"));
+    }
+    let id = before.id;
+    let content = Content::new("update")
+        .with(id.as_bytes())
+        .with(&wire.revision.to_le_bytes())
+        .with_spec(&spec);
+    let expects = match wire.revision {
+        0 => Vec::new(),
+        revision => vec![Expect { key: Key::Service(id), revision }],
+    };
+    let transaction = Transaction {
+        request: request(principal, &wire.request_id, &content)?,
+        expects,
+        mutations: vec![Mutation::UpdateService { id, spec: spec.clone() }],
+    };
+    let same_containers = before.spec.task == spec.task && before.spec.ports == spec.ports;
+    if !is_repeated(core, &transaction)? && !wire.no_check && !same_containers {
+        check_on_node(core, id, &spec).await?;
+    }
+    let revision = propose(core, transaction).await?;
+    Ok(v1::Changed { ids: vec![id.as_bytes().to_vec()], revision })
+}
+
+pub(super) async fn remove(
+    core: &Core,
+    principal: &Principal,
+    wire: v1::RemoveServicesRequest,
+) -> Result<v1::Changed, Refusal> {
+    if wire.services.is_empty() {
+        return Err(Refusal::bad_input("services: names none"));
+    }
+    let content = Content::new("remove");
+    let content = wire.services.iter().fold(content, |c, name| c.with(name.as_bytes()));
+    let request = request(principal, &wire.request_id, &content)?;
+    let view = core.store.view();
+    if let Some(revision) = repeated(&view, request.as_ref())? {
+        return Ok(v1::Changed { ids: Vec::new(), revision });
+    }
+    let mut ids = Vec::with_capacity(wire.services.len());
+    for name in &wire.services {
+        let id = find(&view, name)?.id;
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    let mutations = ids.iter().map(|id| Mutation::RemoveService { id: *id }).collect();
+    let revision = propose(core, Transaction { request, expects: Vec::new(), mutations }).await?;
+    Ok(v1::Changed { ids: ids.iter().map(|id| id.as_bytes().to_vec()).collect(), revision })
+}
+
+fn parse(wire: Option<v1::ServiceSpec>) -> Result<ServiceSpec, Refusal> {
+    let wire = wire.ok_or_else(|| Refusal::bad_input("spec: is missing"))?;
+    let spec = ServiceSpec::try_from(wire)?;
+    spec.validate()?;
+    Ok(spec)
+}
+
+/// A service by name, id or a beginning of its id.
+pub(super) fn find<'a>(view: &'a State, text: &str) -> Result<&'a Service, Refusal> {
+    view.resolve_service(text).ok_or_else(|| {
+        Refusal::not_found(format!("no service {text}")).hint("warren service ls shows them")
+    })
+}
+
+/// What would become of a transaction now, on a copy of the view: the rules are the state's own.
+fn rehearse(view: &State, transaction: &Transaction) -> Result<Outcome, Refusal> {
+    let mut events: Vec<Event> = Vec::new();
+    let mut copy = view.clone();
+    let mut outcomes = copy.apply(view.time(), std::slice::from_ref(transaction), &mut events);
+    match outcomes.pop() {
+        Some(Outcome::Rejected(rejection)) => Err(Refusal::of_rejection(view, rejection)),
+        Some(outcome) => Ok(outcome),
+        None => Err(Refusal::failed("the state gave no answer")),
+    }
+}
+
+/// Refuses early what the state would refuse, before a node spends time on it; says whether the
+/// transaction is the retry of one that was applied.
+fn is_repeated(core: &Core, transaction: &Transaction) -> Result<bool, Refusal> {
+    let outcome = rehearse(&core.store.view(), transaction)?;
+    Ok(matches!(outcome, Outcome::Repeated { .. }))
+}
+
+/// The revision at which a request was answered before. Asked with an empty transaction: what
+/// the request named may be gone by now.
+fn repeated(view: &State, request: Option<&Request>) -> Result<Option<u64>, Refusal> {
+    let Some(request) = request else { return Ok(None) };
+    let probe = Transaction { request: Some(request.clone()), ..Transaction::default() };
+    match rehearse(view, &probe)? {
+        Outcome::Repeated { revision } => Ok(Some(revision)),
+        Outcome::Applied { .. } | Outcome::Rejected(_) => Ok(None),
+    }
+}
+
+async fn propose(core: &Core, transaction: Transaction) -> Result<u64, Refusal> {
+    let outcome = core.store.propose(transaction).await;
+    outcome.map_err(|error| Refusal::of_propose(&core.store.view(), error))
+}

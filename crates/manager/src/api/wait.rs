@@ -1,0 +1,122 @@
+//! Waiting for a service: a line at once, one whenever something changed, the
+//! last one says how it ended.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use warren_model::ServiceId;
+use warren_model::task::{Desired, Task};
+use warren_planner::Convergence;
+use warren_proto::v1;
+use warren_state::State;
+
+use crate::api::services::find;
+use crate::api::view_at;
+use crate::core::Core;
+use crate::refusal::Refusal;
+
+/// Lines on their way to one reader. A slow reader misses lines in between, never the last.
+const QUEUE_MAX: usize = 4;
+
+pub(super) async fn open(
+    core: &Arc<Core>,
+    request: v1::WaitServiceRequest,
+) -> Result<ReceiverStream<Result<v1::Progress, Status>>, Refusal> {
+    // Before the first look: nothing after it is missed.
+    let moved = core.store.watch();
+    let view = view_at(core, request.min_revision).await?;
+    let (out, lines) = mpsc::channel(QUEUE_MAX);
+    match find(&view, &request.service) {
+        Ok(service) => {
+            let goal = Goal { service: service.id, removed: request.removed };
+            core.tasks.spawn("wait", follow(Arc::clone(core), moved, goal, out));
+        }
+        // Gone already: that is what is waited for.
+        Err(_) if request.removed => {
+            // There is room: the channel is new.
+            let _ = out.try_send(Ok(v1::Progress { converged: true, ..v1::Progress::default() }));
+        }
+        Err(refusal) => return Err(refusal),
+    }
+    Ok(ReceiverStream::new(lines))
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Goal {
+    service: ServiceId,
+    removed: bool,
+}
+
+async fn follow(
+    core: Arc<Core>,
+    mut moved: watch::Receiver<u64>,
+    goal: Goal,
+    out: mpsc::Sender<Result<v1::Progress, Status>>,
+) {
+    let mut told = None;
+    // What a line depends on: while these stand, nothing is to be counted again.
+    let mut counted = None;
+    loop {
+        moved.mark_unchanged();
+        let view = core.store.view();
+        let basis = (view.activity(goal.service), view.topology());
+        if counted.replace(basis) != Some(basis) {
+            let line = observe(&view, goal);
+            let last = line.converged || !line.failure.is_empty();
+            if told.as_ref() != Some(&line) {
+                if out.send(Ok(line.clone())).await.is_err() {
+                    return;
+                }
+                told = Some(line);
+            }
+            if last {
+                return;
+            }
+        }
+        tokio::select! {
+            changed = moved.changed() => if changed.is_err() { return },
+            () = out.closed() => return,
+        }
+    }
+}
+
+fn observe(view: &State, goal: Goal) -> v1::Progress {
+    let Some(service) = view.service(goal.service) else {
+        let failure = if goal.removed { "" } else { "it was removed" }.to_owned();
+        return v1::Progress { converged: goal.removed, failure, ..v1::Progress::default() };
+    };
+    let (running, desired) = warren_planner::task_counts(view, goal.service);
+    let mut line = v1::Progress { running, desired, ..v1::Progress::default() };
+    if goal.removed {
+        let left = view.tasks_of(goal.service).filter(|t| !t.status.state.is_terminal()).count();
+        line.message = format!("{left} to stop");
+        return line;
+    }
+    if service.removing {
+        line.failure = "it is being removed".to_owned();
+        return line;
+    }
+    match warren_planner::progress(view, goal.service) {
+        Convergence::Converged => line.converged = true,
+        Convergence::Waiting { message } => {
+            line.message = message;
+            line.warning = warning(view, goal.service, service.template);
+        }
+        Convergence::Failed { reason } => line.failure = reason,
+    }
+    line
+}
+
+/// The latest thing that went wrong with a task of the current template and is being retried.
+fn warning(view: &State, service: ServiceId, template: u32) -> String {
+    let troubled = |task: &&Task| {
+        task.template == template && task.desired != Desired::Remove && task.status.error.is_some()
+    };
+    let latest = view.tasks_of(service).filter(troubled).max_by_key(|t| (t.status.since, t.id));
+    let Some(task) = latest else { return String::new() };
+    let name = view.service(service).map(|service| service.spec.name.to_string());
+    let (name, slot) = (name.unwrap_or_default(), task.slot);
+    format!("{name}.{slot}: {}", task.status.error.as_deref().unwrap_or_default())
+}

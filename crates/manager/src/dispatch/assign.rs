@@ -1,0 +1,182 @@
+//! What a node must hold, and what of it changed between two states.
+//!
+//! Pure. A node holds every task that is placed on it, also those that ended
+//! (their logs are there) and those to be removed (someone has to do it), until
+//! the planner drops them; of each service of these tasks the ports and the
+//! templates in use; and the cluster's settings.
+//!
+//! Status is not part of the comparison: the node wrote it. It is sent along
+//! for agents that lost their memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use warren_model::event::{Event, Kind};
+use warren_model::task::{Desired, Task};
+use warren_model::{NodeId, ServiceId, TaskId};
+use warren_proto::v1;
+use warren_state::State;
+
+/// Everything `node` must hold.
+pub(crate) fn complete(view: &State, node: NodeId) -> v1::Assignment {
+    let uses = uses(view, node);
+    v1::Assignment {
+        complete: true,
+        applies_to: 0,
+        revision: view.revision(),
+        tasks: view.tasks_on(node).map(assigned_task).collect(),
+        services: uses.iter().filter_map(|(id, used)| service(view, *id, used)).collect(),
+        removed_tasks: Vec::new(),
+        removed_services: Vec::new(),
+        cluster: view.cluster().map(Into::into),
+    }
+}
+
+/// What changed for `node`, which holds the set of revision `applies_to`; `None` if nothing did.
+pub(crate) fn incremental(
+    old: &State,
+    new: &State,
+    node: NodeId,
+    applies_to: u64,
+) -> Option<v1::Assignment> {
+    let (tasks, removed_tasks) = changed_tasks(old, new, node);
+    let (services, removed_services) = changed_services(old, new, node);
+    let cluster = new.cluster().filter(|cluster| old.cluster() != Some(cluster));
+    let nothing = tasks.is_empty()
+        && removed_tasks.is_empty()
+        && services.is_empty()
+        && removed_services.is_empty()
+        && cluster.is_none();
+    (!nothing).then(|| v1::Assignment {
+        complete: false,
+        applies_to,
+        revision: new.revision(),
+        tasks,
+        services,
+        removed_tasks,
+        removed_services,
+        cluster: cluster.map(Into::into),
+    })
+}
+
+/// Whose assignment may have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Touched {
+    Everyone,
+    Nodes(BTreeSet<NodeId>),
+}
+
+/// Reads events instead of comparing everything: costs what happened, not what exists.
+/// `events` are all between the two states, `None` if some are lost.
+pub(crate) fn touched(old: &State, new: &State, events: Option<&[Event]>) -> Touched {
+    let Some(events) = events else { return Touched::Everyone };
+    let mut nodes = BTreeSet::new();
+    for event in events {
+        match event.kind {
+            Kind::Cluster => return Touched::Everyone,
+            Kind::Node => {}
+            Kind::Service => {
+                let Ok(id) = event.id.parse::<ServiceId>() else { return Touched::Everyone };
+                let ports = |view: &State| view.service(id).map(|s| s.spec.ports.clone());
+                if ports(old) != ports(new) {
+                    nodes.extend(new.tasks_of(id).filter_map(|task| task.node));
+                }
+            }
+            Kind::Task => {
+                let Ok(id) = event.id.parse::<TaskId>() else { return Touched::Everyone };
+                let (before, after) = (old.task(id), new.task(id));
+                if before.map(face) != after.map(face) {
+                    nodes.extend(before.and_then(|task| task.node));
+                    nodes.extend(after.and_then(|task| task.node));
+                }
+            }
+        }
+    }
+    Touched::Nodes(nodes)
+}
+
+/// What a node is told of a task, status aside.
+fn face(task: &Task) -> (Option<NodeId>, u32, u32, Desired, Option<Ipv4Addr>) {
+    (task.node, task.slot, task.template, task.desired, task.address)
+}
+
+fn changed_tasks(old: &State, new: &State, node: NodeId) -> (Vec<v1::AssignedTask>, Vec<Vec<u8>>) {
+    let (mut changed, mut gone) = (Vec::new(), Vec::new());
+    // Both are in order of id.
+    let mut before = old.tasks_on(node).peekable();
+    for task in new.tasks_on(node) {
+        while let Some(left) = before.next_if(|b| b.id < task.id) {
+            gone.push(left.id.as_bytes().to_vec());
+        }
+        let known = before.next_if(|b| b.id == task.id);
+        if known.is_none_or(|b| face(b) != face(task)) {
+            changed.push(assigned_task(task));
+        }
+    }
+    gone.extend(before.map(|left| left.id.as_bytes().to_vec()));
+    (changed, gone)
+}
+
+fn changed_services(
+    old: &State,
+    new: &State,
+    node: NodeId,
+) -> (Vec<v1::AssignedService>, Vec<Vec<u8>>) {
+    let (before, after) = (uses(old, node), uses(new, node));
+    let same_ports = |id: ServiceId| match (old.service(id), new.service(id)) {
+        (Some(a), Some(b)) => a.revision == b.revision || a.spec.ports == b.spec.ports,
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    };
+    let changed = after
+        .iter()
+        .filter(|(id, used)| before.get(id) != Some(used) || !same_ports(**id))
+        .filter_map(|(id, used)| service(new, *id, used))
+        .collect();
+    let gone = before.keys().filter(|id| !after.contains_key(id));
+    (changed, gone.map(|id| id.as_bytes().to_vec()).collect())
+}
+
+/// Services with tasks on the node, and the templates these tasks refer to.
+fn uses(view: &State, node: NodeId) -> BTreeMap<ServiceId, BTreeSet<u32>> {
+    let mut uses: BTreeMap<ServiceId, BTreeSet<u32>> = BTreeMap::new();
+    for task in view.tasks_on(node) {
+        uses.entry(task.service).or_default().insert(task.template);
+    }
+    uses
+}
+
+fn assigned_task(task: &Task) -> v1::AssignedTask {
+    v1::AssignedTask {
+        id: task.id.as_bytes().to_vec(),
+        service: task.service.as_bytes().to_vec(),
+        slot: task.slot,
+        template: task.template,
+        desired: v1::Desired::from(task.desired).into(),
+        address: task.address.map(Into::into),
+        status: Some((&task.status).into()),
+    }
+}
+
+/// `None` for a service that is gone: its tasks go first, so nothing on a node is left of it.
+fn service(view: &State, id: ServiceId, used: &BTreeSet<u32>) -> Option<v1::AssignedService> {
+    let service = view.service(id)?;
+    let template = |number: &u32| {
+        let task = view.template(id, *number)?;
+        Some(v1::Template {
+            service: id.as_bytes().to_vec(),
+            number: *number,
+            task: Some((&**task).into()),
+        })
+    };
+    Some(v1::AssignedService {
+        id: id.as_bytes().to_vec(),
+        name: service.spec.name.to_string(),
+        ports: service.spec.ports.iter().map(Into::into).collect(),
+        templates: used.iter().filter_map(template).collect(),
+    })
+}
+
+#[cfg(test)]
+#[path = "assign_tests.rs"]
+mod tests;

@@ -1,0 +1,86 @@
+//! Which node a stream goes to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use warren_model::task::Task;
+use warren_model::{NodeId, TaskId};
+use warren_proto::v1;
+use warren_proto::v1::open_stream::Kind;
+
+use crate::core::Core;
+use crate::refusal::Refusal;
+use crate::stream::target;
+use crate::stream::target::Target;
+
+/// Where the frames come from.
+pub(crate) enum Route {
+    /// One node, with the request as it is to see it.
+    Node(NodeId, v1::OpenStream),
+    /// Log lines of a target, wherever its tasks are or were.
+    Logs(Target, v1::Logs),
+}
+
+/// Decides where a request goes, and fills in what only a manager knows.
+pub(crate) fn route(core: &Core, open: v1::OpenStream) -> Result<Route, Refusal> {
+    let Some(kind) = open.kind else {
+        return Err(Refusal::bad_input("open: says nothing that this version understands"));
+    };
+    match kind {
+        Kind::Exec(mut exec) => {
+            let view = core.store.view();
+            let task = target::running(&view, &exec.target)?;
+            let node = task.node.ok_or_else(|| {
+                Refusal::not_now(format!("{} is not placed on a node", exec.target))
+            })?;
+            exec.task = task.id.as_bytes().to_vec();
+            Ok(Route::Node(node, request(node, Kind::Exec(exec))))
+        }
+        Kind::Logs(logs) => {
+            let target = target::resolve(&core.store.view(), &logs.target)?;
+            Ok(Route::Logs(target, logs))
+        }
+        kind @ (Kind::ImagePull(_)
+        | Kind::ImageLoad(_)
+        | Kind::ImageImport(_)
+        | Kind::ImageList(_)
+        | Kind::ImageRemove(_)
+        | Kind::RegistryLogin(_)
+        | Kind::Check(_)
+        | Kind::Doctor(_)) => {
+            let node = match open.node.as_slice() {
+                [] => here(core).ok_or_else(|| {
+                    Refusal::unavailable("no node is connected that could do this")
+                        .hint("warren node ls shows which nodes are ready")
+                })?,
+                bytes => warren_proto::node_id("open.node", bytes)?,
+            };
+            Ok(Route::Node(node, request(node, kind)))
+        }
+    }
+}
+
+/// The node that this manager runs on if its agent is connected, else the first that is.
+pub(crate) fn here(core: &Core) -> Option<NodeId> {
+    let nodes = core.sessions.nodes();
+    nodes.iter().find(|node| **node == core.node_id).or_else(|| nodes.first()).copied()
+}
+
+pub(crate) fn request(node: NodeId, kind: Kind) -> v1::OpenStream {
+    v1::OpenStream { node: node.as_bytes().to_vec(), kind: Some(kind) }
+}
+
+/// Placed tasks that are not in `known` yet, by node; they are in `known` then.
+pub(crate) fn group_by_node(
+    tasks: Vec<&Task>,
+    known: &mut BTreeSet<TaskId>,
+) -> BTreeMap<NodeId, Vec<TaskId>> {
+    let mut groups: BTreeMap<NodeId, Vec<TaskId>> = BTreeMap::new();
+    for task in tasks {
+        if let Some(node) = task.node
+            && known.insert(task.id)
+        {
+            groups.entry(node).or_default().push(task.id);
+        }
+    }
+    groups
+}

@@ -1,0 +1,155 @@
+//! An agent that does what the test says.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
+use warren_manager::STREAM_ID_KEY;
+use warren_proto::v1;
+use warren_proto::v1::agent_message::{Hello, Kind, Report};
+use warren_proto::v1::dispatch_client::DispatchClient;
+use warren_proto::v1::manager_message::Kind as Said;
+
+use crate::house::{House, description, node_id, soon};
+
+pub(crate) struct Agent {
+    client: DispatchClient<Channel>,
+    to: mpsc::Sender<v1::AgentMessage>,
+    from: Streaming<v1::ManagerMessage>,
+    /// Stream requests that came while something else was awaited.
+    streams: Vec<v1::StreamRequest>,
+    pub(crate) tasks: BTreeMap<Vec<u8>, v1::AssignedTask>,
+    pub(crate) services: BTreeMap<Vec<u8>, v1::AssignedService>,
+    pub(crate) revision: u64,
+}
+
+pub(crate) fn hello(letter: char) -> v1::AgentMessage {
+    let hello = Hello {
+        node_id: node_id(letter).as_bytes().to_vec(),
+        description: Some((&description(letter)).into()),
+        assigned_revision: 0,
+    };
+    v1::AgentMessage { kind: Some(Kind::Hello(hello)) }
+}
+
+pub(crate) type Ends = (mpsc::Sender<v1::Frame>, Streaming<v1::Frame>);
+
+/// Says the last frames of a stream and waits until the manager has read them: whoever drops a
+/// call takes back what is still on its way.
+pub(crate) async fn finish((to, mut from): Ends, last: Vec<v1::frame::Kind>) {
+    for kind in last {
+        to.send(v1::Frame { kind: Some(kind) }).await.unwrap();
+    }
+    drop(to);
+    while let Ok(Some(_)) = soon(from.message()).await {}
+}
+
+impl Agent {
+    /// Says hello and takes the complete set.
+    pub(crate) async fn join(house: &House, letter: char) -> Self {
+        let mut client = house.dispatch().await;
+        let (to, messages) = mpsc::channel(8);
+        to.send(hello(letter)).await.unwrap();
+        let from = soon(client.session(ReceiverStream::new(messages))).await.unwrap().into_inner();
+        let mut agent = Self {
+            client,
+            to,
+            from,
+            streams: Vec::new(),
+            tasks: BTreeMap::new(),
+            services: BTreeMap::new(),
+            revision: 0,
+        };
+        let first = agent.assignment().await;
+        assert!(first.complete);
+        agent
+    }
+
+    pub(crate) async fn message(&mut self) -> Result<Option<v1::ManagerMessage>, Status> {
+        soon(self.from.message()).await
+    }
+
+    /// The next assignment, applied.
+    pub(crate) async fn assignment(&mut self) -> v1::Assignment {
+        loop {
+            match self.message().await.unwrap().unwrap().kind.unwrap() {
+                Said::Assignment(assignment) => {
+                    self.hold(&assignment);
+                    return assignment;
+                }
+                Said::Stream(request) => self.streams.push(request),
+            }
+        }
+    }
+
+    fn hold(&mut self, assignment: &v1::Assignment) {
+        if assignment.complete {
+            self.tasks.clear();
+            self.services.clear();
+        } else {
+            assert_eq!(assignment.applies_to, self.revision, "a gap");
+        }
+        self.revision = assignment.revision;
+        for id in &assignment.removed_tasks {
+            assert!(self.tasks.remove(id).is_some());
+        }
+        for id in &assignment.removed_services {
+            assert!(self.services.remove(id).is_some());
+        }
+        self.tasks.extend(assignment.tasks.iter().map(|t| (t.id.clone(), t.clone())));
+        self.services.extend(assignment.services.iter().map(|s| (s.id.clone(), s.clone())));
+    }
+
+    /// Takes assignments until `held` says that they are all there.
+    pub(crate) async fn hold_until(&mut self, held: impl Fn(&Self) -> bool) {
+        while !held(self) {
+            self.assignment().await;
+        }
+    }
+
+    /// Tasks held that are to run.
+    pub(crate) fn running(&self) -> Vec<Vec<u8>> {
+        let wanted = i32::from(v1::Desired::Running);
+        self.tasks.values().filter(|t| t.desired == wanted).map(|t| t.id.clone()).collect()
+    }
+
+    pub(crate) async fn report(&self, tasks: &[Vec<u8>], state: v1::TaskState) {
+        let status = |task: &Vec<u8>| v1::agent_message::Status {
+            task: task.clone(),
+            status: Some(v1::TaskStatus {
+                state: state.into(),
+                since: 1,
+                attempt: 1,
+                pid: 42,
+                ..Default::default()
+            }),
+        };
+        let report = Report { statuses: tasks.iter().map(status).collect() };
+        self.to.send(v1::AgentMessage { kind: Some(Kind::Report(report)) }).await.unwrap();
+    }
+
+    /// The next request for a stream.
+    pub(crate) async fn stream(&mut self) -> v1::StreamRequest {
+        loop {
+            if !self.streams.is_empty() {
+                return self.streams.remove(0);
+            }
+            match self.message().await.unwrap().unwrap().kind.unwrap() {
+                Said::Assignment(assignment) => self.hold(&assignment),
+                Said::Stream(request) => return request,
+            }
+        }
+    }
+
+    /// Opens the agent's side of a stream.
+    pub(crate) async fn tunnel(&mut self, stream_id: u64) -> Result<Ends, Status> {
+        let (to, frames) = mpsc::channel(8);
+        let mut request = Request::new(ReceiverStream::new(frames));
+        let id = stream_id.to_string().parse().unwrap();
+        request.metadata_mut().insert(STREAM_ID_KEY, id);
+        let from = soon(self.client.tunnel(request)).await?.into_inner();
+        Ok((to, from))
+    }
+}

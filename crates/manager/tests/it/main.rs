@@ -1,0 +1,9 @@
+//! The manager through its doors: a tool's client on one side, a scripted
+//! agent on the other, a real store underneath.
+
+mod agent;
+mod house;
+
+mod services;
+mod sessions;
+mod streams;

@@ -1,0 +1,98 @@
+//! Agents that come, go, come twice, or do not say who they are.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use warren_proto::v1;
+
+use crate::agent::{Agent, hello};
+use crate::house::{House, node_id, soon, wish};
+
+#[tokio::test]
+async fn strangers_are_refused() {
+    let house = House::open("a").await;
+    let mut client = house.dispatch().await;
+    let (to, messages) = mpsc::channel(1);
+    to.send(hello('z')).await.unwrap();
+    let refused = soon(client.session(ReceiverStream::new(messages))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    let (to, messages) = mpsc::channel(1);
+    to.send(v1::AgentMessage { kind: None }).await.unwrap();
+    let refused = soon(client.session(ReceiverStream::new(messages))).await.unwrap_err();
+    assert_eq!(refused.message(), "a session begins with hello");
+}
+
+#[tokio::test]
+async fn what_a_node_says_of_itself_is_kept() {
+    let house = House::open("a").await;
+    let mut client = house.dispatch().await;
+    let (to, messages) = mpsc::channel(1);
+    let mut hello = hello('a');
+    if let Some(v1::agent_message::Kind::Hello(hello)) = &mut hello.kind {
+        hello.description.as_mut().unwrap().kernel = "6.18".into();
+    }
+    to.send(hello).await.unwrap();
+    soon(client.session(ReceiverStream::new(messages))).await.unwrap();
+    let view = house.store.view();
+    assert_eq!(view.node(node_id('a')).unwrap().description.kernel, "6.18");
+}
+
+#[tokio::test]
+async fn a_second_session_takes_over() {
+    let mut house = House::open("a").await;
+    let mut first = Agent::join(&house, 'a').await;
+    let mut second = Agent::join(&house, 'a').await;
+    assert_eq!(first.message().await.unwrap_err().code(), Code::Aborted);
+    house.create(wish("web", 1)).await.unwrap();
+    second.hold_until(|agent| agent.running().len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_lost_agent_finds_its_work_again() {
+    let mut house = House::open("a").await;
+    let mut agent = Agent::join(&house, 'a').await;
+    house.create(wish("web", 3)).await.unwrap();
+    agent.hold_until(|agent| agent.running().len() == 3).await;
+    agent.report(&agent.running(), v1::TaskState::Running).await;
+    let runs = |view: &warren_state::State| view.tasks().filter(|t| t.status.pid == 42).count();
+    house.until(|view| runs(view) == 3).await;
+    let held = agent.running();
+    drop(agent);
+    let agent = Agent::join(&house, 'a').await;
+    assert_eq!(agent.running(), held);
+    let status = agent.tasks.values().next().unwrap().status.clone().unwrap();
+    assert_eq!(status.state, i32::from(v1::TaskState::Running));
+    // Repeating what is known costs nothing.
+    let before = house.store.view().revision();
+    agent.report(&held, v1::TaskState::Running).await;
+    agent.report(&held[..1], v1::TaskState::Stopping).await;
+    let view = house.until(|view| runs(view) == 3 && view.revision() > before).await;
+    assert_eq!(view.revision(), before + 1);
+}
+
+#[tokio::test]
+async fn only_the_nodes_own_tasks_are_believed() {
+    let mut house = House::open("ab").await;
+    let mut a = Agent::join(&house, 'a').await;
+    let b = Agent::join(&house, 'b').await;
+    house.create(wish("web", 2)).await.unwrap();
+    a.hold_until(|agent| agent.running().len() == 1).await;
+    let before = house.store.view().revision();
+    b.report(&a.running(), v1::TaskState::Failed).await;
+    b.report(&[vec![9; 10], vec![1]], v1::TaskState::Failed).await;
+    a.report(&a.running(), v1::TaskState::Running).await;
+    let view = house.until(|view| view.tasks().any(|t| t.status.pid == 42)).await;
+    assert_eq!(view.revision(), before + 1);
+}
+
+#[tokio::test]
+async fn stop_ends_everything() {
+    let mut house = House::open("a").await;
+    let mut agent = Agent::join(&house, 'a').await;
+    let mut events = house.control.watch(v1::WatchRequest { after: 0 }).await.unwrap().into_inner();
+    assert!(house.manager.stop(Duration::from_secs(5)).await);
+    assert!(soon(events.message()).await.unwrap().is_none());
+    while let Ok(Some(_)) = agent.message().await {}
+}
