@@ -145,6 +145,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (wall, wall_median) = milliseconds(&rounds, |round| round.wall);
     let (start, start_median) = milliseconds(&rounds, |round| round.start);
     let (cpu, cpu_median) = milliseconds(&rounds, |round| round.cpu);
+    native.dispose()?;
     std::fs::remove_dir_all(&settings.base)?;
     let report = serde_json::json!({
         "count": rounds.len(),

@@ -118,6 +118,20 @@ impl Native {
     }
 }
 
+impl Native {
+    /// Removes the folders and control groups that all containers of this node share, for a node
+    /// that leaves for good. Containers must have been removed.
+    ///
+    /// # Errors
+    /// When containers are left, or the kernel refuses.
+    pub fn dispose(self) -> Result<(), Error> {
+        let shared = &self.shared;
+        let action = "remove the folders and control groups of all containers";
+        shared.folders.dispose().map_err(io_error(action))?;
+        shared.cgroups.dispose().map_err(io_error(action))
+    }
+}
+
 fn read(file: &str) -> Result<String, Error> {
     fs::read_to_string(file).map_err(io_error(format!("read {file}")))
 }

@@ -165,6 +165,12 @@ impl Folders {
         remove_tree(&self.state(id))
     }
 
+    /// Removes the folders of all containers, which must be empty.
+    pub(crate) fn dispose(&self) -> io::Result<()> {
+        fs::remove_dir(&self.containers)?;
+        fs::remove_dir(&self.layers)
+    }
+
     /// Removes writable layers without a run folder: those of before a reboot that cleared it.
     pub(crate) fn sweep(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.layers)? {

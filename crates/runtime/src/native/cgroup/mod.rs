@@ -68,6 +68,8 @@ pub(crate) trait Cgroups: Debug + Send + Sync {
     fn kill(&self, id: &str) -> io::Result<()>;
     /// Removes empty groups; those that are missing are fine.
     fn remove(&self, id: &str) -> io::Result<()>;
+    /// Removes the parent of all containers' groups, which must be empty.
+    fn dispose(&self) -> io::Result<()>;
 }
 
 /// What limits of ours need.

@@ -155,6 +155,11 @@ impl Cgroups for V1 {
     fn remove(&self, id: &str) -> io::Result<()> {
         self.hierarchies.iter().try_for_each(|hierarchy| remove(&self.folder(hierarchy, id)))
     }
+
+    fn dispose(&self) -> io::Result<()> {
+        let parents = self.hierarchies.iter().map(|hierarchy| hierarchy.path.join(&self.parent));
+        parents.into_iter().try_for_each(|parent| remove(&parent))
+    }
 }
 
 fn limit_memory(folder: &Path, limits: &Limits) -> Result<(), Error> {

@@ -171,6 +171,10 @@ impl Cgroups for V2 {
     fn remove(&self, id: &str) -> io::Result<()> {
         remove(&self.folder(id))
     }
+
+    fn dispose(&self) -> io::Result<()> {
+        remove(&self.parent)
+    }
 }
 
 /// v1 shares (2 to 262144, 1024 is the default) as a v2 weight (1 to 10000), as everybody converts.
