@@ -21,19 +21,19 @@ use crate::task::{Policy, Wanted};
 
 /// A task as managers want it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AssignedTask {
-    pub(crate) id: TaskId,
-    pub(crate) service: ServiceId,
-    pub(crate) slot: u32,
-    pub(crate) template: u32,
-    pub(crate) desired: Desired,
-    pub(crate) address: Option<Ipv4Addr>,
+pub struct AssignedTask {
+    pub id: TaskId,
+    pub service: ServiceId,
+    pub slot: u32,
+    pub template: u32,
+    pub desired: Desired,
+    pub address: Option<Ipv4Addr>,
     /// What managers know of it.
-    pub(crate) known: TaskStatus,
+    pub known: TaskStatus,
 }
 
 impl AssignedTask {
-    pub(crate) fn wanted(&self) -> Wanted {
+    pub fn wanted(&self) -> Wanted {
         match self.desired {
             Desired::Running => Wanted::Running,
             Desired::Shutdown => Wanted::Shutdown,
@@ -44,29 +44,29 @@ impl AssignedTask {
 
 /// A service as far as this node needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct AssignedService {
-    pub(crate) name: String,
-    pub(crate) ports: Vec<PortSpec>,
-    pub(crate) templates: BTreeMap<u32, Arc<TaskTemplate>>,
+pub struct AssignedService {
+    pub name: String,
+    pub ports: Vec<PortSpec>,
+    pub templates: BTreeMap<u32, Arc<TaskTemplate>>,
 }
 
 /// A message of a manager, checked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Assignment {
-    pub(crate) complete: bool,
-    pub(crate) applies_to: u64,
-    pub(crate) revision: u64,
-    pub(crate) tasks: Vec<AssignedTask>,
-    pub(crate) services: Vec<(ServiceId, AssignedService)>,
-    pub(crate) removed_tasks: Vec<TaskId>,
-    pub(crate) removed_services: Vec<ServiceId>,
+pub struct Assignment {
+    pub complete: bool,
+    pub applies_to: u64,
+    pub revision: u64,
+    pub tasks: Vec<AssignedTask>,
+    pub services: Vec<(ServiceId, AssignedService)>,
+    pub removed_tasks: Vec<TaskId>,
+    pub removed_services: Vec<ServiceId>,
     /// What was left out because it makes no sense to this version.
-    pub(crate) problems: Vec<String>,
+    pub problems: Vec<String>,
 }
 
 /// Why a message was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Gap {
+pub enum Gap {
     /// An incremental message that does not follow what is held.
     #[error("assignment applies to revision {applies_to}, held is {held}")]
     Missed { applies_to: u64, held: u64 },
@@ -77,11 +77,11 @@ pub(crate) enum Gap {
 
 /// Everything assigned to this node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Set {
+pub struct Set {
     /// 0 until the first complete message.
-    pub(crate) revision: u64,
-    pub(crate) tasks: BTreeMap<TaskId, AssignedTask>,
-    pub(crate) services: BTreeMap<ServiceId, AssignedService>,
+    pub revision: u64,
+    pub tasks: BTreeMap<TaskId, AssignedTask>,
+    pub services: BTreeMap<ServiceId, AssignedService>,
 }
 
 impl Set {
@@ -89,7 +89,7 @@ impl Set {
     ///
     /// # Errors
     /// [`Gap`] when it is old or does not follow; nothing is changed then.
-    pub(crate) fn apply(&mut self, message: Assignment) -> Result<(), Gap> {
+    pub fn apply(&mut self, message: Assignment) -> Result<(), Gap> {
         let (revision, held) = (message.revision, self.revision);
         if revision < held {
             return Err(Gap::Older { revision, held });
@@ -134,7 +134,7 @@ impl Set {
 }
 
 /// How a template's containers live and die.
-pub(crate) fn policy(template: &TaskTemplate) -> Policy {
+pub fn policy(template: &TaskTemplate) -> Policy {
     let stop_grace_ms = template.stop_grace_ms.unwrap_or(TaskTemplate::STOP_GRACE_MS);
     Policy { restart: template.restart, stop_grace_ms }
 }

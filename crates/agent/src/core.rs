@@ -24,37 +24,37 @@ use crate::task::{Effect, Event, Found, Machine, Now, Policy, Wanted};
 
 /// What never changes of a task while it is on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TaskSpec {
-    pub(crate) id: TaskId,
-    pub(crate) service: ServiceId,
-    pub(crate) slot: u32,
-    pub(crate) template_number: u32,
-    pub(crate) template: Arc<TaskTemplate>,
-    pub(crate) address: Option<Ipv4Addr>,
+pub struct TaskSpec {
+    pub id: TaskId,
+    pub service: ServiceId,
+    pub slot: u32,
+    pub template_number: u32,
+    pub template: Arc<TaskTemplate>,
+    pub address: Option<Ipv4Addr>,
 }
 
 impl TaskSpec {
     /// Of the container of one attempt.
-    pub(crate) fn container_id(&self, attempt: u32) -> String {
+    pub fn container_id(&self, attempt: u32) -> String {
         container_id(self.id, attempt)
     }
 }
 
-pub(crate) fn container_id(task: TaskId, attempt: u32) -> String {
+pub fn container_id(task: TaskId, attempt: u32) -> String {
     format!("{task}.{attempt}")
 }
 
 /// The containers of one task that an earlier process left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct FoundTask {
-    pub(crate) newest: Found,
+pub struct FoundTask {
+    pub newest: Found,
     /// Attempts before it, whose containers were not removed yet.
-    pub(crate) older: Vec<u32>,
+    pub older: Vec<u32>,
 }
 
 /// Something happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Input {
+pub enum Input {
     Assigned(Assignment),
     /// An effect of a task's attempt had an outcome; `claimed` are the ports it holds now.
     Done {
@@ -77,7 +77,7 @@ pub(crate) enum Input {
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Command {
+pub enum Command {
     Do(Box<Order>),
     Apply {
         generation: u64,
@@ -98,14 +98,14 @@ pub(crate) enum Command {
 
 /// An effect with all that it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Order {
-    pub(crate) spec: Arc<TaskSpec>,
-    pub(crate) service_name: String,
-    pub(crate) claims: Vec<Claim>,
-    pub(crate) attempt: u32,
-    pub(crate) restarts: u32,
-    pub(crate) last_exit: Option<TaskExit>,
-    pub(crate) effect: Effect,
+pub struct Order {
+    pub spec: Arc<TaskSpec>,
+    pub service_name: String,
+    pub claims: Vec<Claim>,
+    pub attempt: u32,
+    pub restarts: u32,
+    pub last_exit: Option<TaskExit>,
+    pub effect: Effect,
 }
 
 #[derive(Debug)]
@@ -119,15 +119,15 @@ struct Held {
 
 /// What streams ask of a task.
 #[derive(Debug, Clone)]
-pub(crate) struct TaskView {
-    pub(crate) spec: Arc<TaskSpec>,
-    pub(crate) service_name: String,
-    pub(crate) status: TaskStatus,
-    pub(crate) is_up: bool,
+pub struct TaskView {
+    pub spec: Arc<TaskSpec>,
+    pub service_name: String,
+    pub status: TaskStatus,
+    pub is_up: bool,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Core {
+pub struct Core {
     set: Set,
     tasks: BTreeMap<TaskId, Held>,
     found: BTreeMap<TaskId, FoundTask>,
@@ -141,24 +141,24 @@ pub(crate) struct Core {
 
 impl Core {
     /// `found` is what an earlier process left running or ended.
-    pub(crate) fn new(found: BTreeMap<TaskId, FoundTask>) -> Self {
+    pub fn new(found: BTreeMap<TaskId, FoundTask>) -> Self {
         Self { found, ..Self::default() }
     }
 
     /// What to tell managers that we hold; 0 asks for everything.
-    pub(crate) fn revision(&self) -> u64 {
+    pub fn revision(&self) -> u64 {
         if self.broken { 0 } else { self.set.revision }
     }
 
-    pub(crate) fn outbox(&mut self) -> &mut Outbox {
+    pub fn outbox(&mut self) -> &mut Outbox {
         &mut self.outbox
     }
 
-    pub(crate) fn report_due_at(&self) -> Option<u64> {
+    pub fn report_due_at(&self) -> Option<u64> {
         self.outbox.due_at()
     }
 
-    pub(crate) fn task(&self, id: TaskId) -> Option<TaskView> {
+    pub fn task(&self, id: TaskId) -> Option<TaskView> {
         let held = self.tasks.get(&id)?;
         Some(TaskView {
             spec: Arc::clone(&held.spec),
@@ -169,24 +169,24 @@ impl Core {
     }
 
     /// Tasks whose containers run, with their attempts.
-    pub(crate) fn up(&self) -> Vec<(TaskId, u32)> {
+    pub fn up(&self) -> Vec<(TaskId, u32)> {
         let up = self.tasks.iter().filter(|(_, held)| held.machine.is_up());
         up.map(|(id, held)| (*id, held.machine.attempt())).collect()
     }
 
     /// References of the images that tasks of this node need.
-    pub(crate) fn images(&self) -> BTreeSet<String> {
+    pub fn images(&self) -> BTreeSet<String> {
         let gone = |held: &&Held| !held.machine.is_gone();
         self.tasks.values().filter(gone).map(|held| held.spec.template.image.clone()).collect()
     }
 
     /// When to send [`Input::Wake`], on the monotonic clock.
-    pub(crate) fn wake_at(&self) -> Option<u64> {
+    pub fn wake_at(&self) -> Option<u64> {
         let machines = self.tasks.values().filter_map(|held| held.machine.wake_at());
         machines.chain(self.publisher.wake_at()).min()
     }
 
-    pub(crate) fn handle(&mut self, input: Input, now: Now) -> Vec<Command> {
+    pub fn handle(&mut self, input: Input, now: Now) -> Vec<Command> {
         match input {
             Input::Assigned(message) => self.assigned(message, now),
             Input::Done { task, attempt, event, claimed } => {
@@ -507,7 +507,7 @@ fn never_again(policy: Policy) -> Policy {
 }
 
 /// Sorts what a runtime lists into tasks.
-pub(crate) fn group(found: impl Iterator<Item = (TaskId, Found)>) -> BTreeMap<TaskId, FoundTask> {
+pub fn group(found: impl Iterator<Item = (TaskId, Found)>) -> BTreeMap<TaskId, FoundTask> {
     let mut tasks: BTreeMap<TaskId, FoundTask> = BTreeMap::new();
     for (id, found) in found {
         match tasks.get_mut(&id) {

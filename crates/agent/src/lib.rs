@@ -13,22 +13,22 @@
 //! Not here: health checks, secrets, volumes, the way to a manager
 //! ([`Connect`] is the caller's).
 
-mod assignments;
+pub mod assignments;
 mod container;
-mod core;
+pub mod core;
 mod doctor;
 mod effects;
 pub mod fake;
 mod ports;
-mod published;
+pub mod published;
 mod reconcile;
-mod report;
+pub mod report;
 mod restart;
 mod seams;
 mod session;
 mod stream;
 mod table;
-mod task;
+pub mod task;
 #[cfg(test)]
 mod tests;
 mod worker;

@@ -17,23 +17,23 @@ use warren_net::PublishedPort;
 
 /// A port of this node that can be reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PortKey {
-    pub(crate) protocol: Protocol,
-    pub(crate) bind: Ipv4Addr,
-    pub(crate) port: u16,
+pub struct PortKey {
+    pub protocol: Protocol,
+    pub bind: Ipv4Addr,
+    pub port: u16,
 }
 
 impl PortKey {
-    pub(crate) fn of(spec: &PortSpec) -> Self {
+    pub fn of(spec: &PortSpec) -> Self {
         Self { protocol: spec.protocol, bind: spec.bind, port: spec.published }
     }
 
     /// Under which name a container's shim keeps the reservation.
-    pub(crate) fn label(&self) -> String {
+    pub fn label(&self) -> String {
         format!("port:{}:{}:{}", self.protocol.as_str(), self.bind, self.port)
     }
 
-    pub(crate) fn net_protocol(&self) -> warren_net::Protocol {
+    pub fn net_protocol(&self) -> warren_net::Protocol {
         match self.protocol {
             Protocol::Tcp => warren_net::Protocol::Tcp,
             Protocol::Udp => warren_net::Protocol::Udp,
@@ -53,21 +53,21 @@ impl fmt::Display for PortKey {
 
 /// A reservation that a task needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Claim {
-    pub(crate) key: PortKey,
+pub struct Claim {
+    pub key: PortKey,
     /// With the other replicas of the service on this node.
-    pub(crate) shared: bool,
+    pub shared: bool,
 }
 
 impl Claim {
     /// As kept in a container's labels: `shared:tcp:0.0.0.0:8080`.
-    pub(crate) fn to_text(self) -> String {
+    pub fn to_text(self) -> String {
         let kind = if self.shared { "shared" } else { "own" };
         let PortKey { protocol, bind, port } = self.key;
         format!("{kind}:{}:{bind}:{port}", protocol.as_str())
     }
 
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');
         let shared = match parts.next()? {
             "shared" => true,
@@ -85,7 +85,7 @@ impl Claim {
 }
 
 /// The reservations that a task of a service with `ports` needs.
-pub(crate) fn claims(ports: &[PortSpec]) -> Vec<Claim> {
+pub fn claims(ports: &[PortSpec]) -> Vec<Claim> {
     let claim = |port: &PortSpec| Claim {
         key: PortKey::of(port),
         shared: match port.mode {
@@ -98,17 +98,17 @@ pub(crate) fn claims(ports: &[PortSpec]) -> Vec<Claim> {
 
 /// A task of this node as the table sees it.
 #[derive(Debug, Clone)]
-pub(crate) struct Replica<'a> {
-    pub(crate) service: ServiceId,
-    pub(crate) address: Option<Ipv4Addr>,
+pub struct Replica<'a> {
+    pub service: ServiceId,
+    pub address: Option<Ipv4Addr>,
     /// Running, ready and not draining.
-    pub(crate) serving: bool,
+    pub serving: bool,
     /// What it holds.
-    pub(crate) claimed: &'a BTreeSet<PortKey>,
+    pub claimed: &'a BTreeSet<PortKey>,
 }
 
 /// Everything the kernel should publish for this node, by service.
-pub(crate) fn table<'a>(
+pub fn table<'a>(
     services: impl Iterator<Item = (ServiceId, &'a [PortSpec])>,
     replicas: &[Replica<'_>],
 ) -> BTreeMap<ServiceId, Vec<PublishedPort>> {

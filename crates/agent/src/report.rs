@@ -16,10 +16,10 @@ const LAZY_MS: u64 = 40;
 /// Least time between two reports of one task; managers batch for about as long anyway.
 const GAP_MS: u64 = 20;
 /// Statuses in one message: about 60 KiB.
-pub(crate) const BATCH_MAX: usize = 1000;
+pub const BATCH_MAX: usize = 1000;
 
 #[derive(Debug, Default)]
-pub(crate) struct Outbox {
+pub struct Outbox {
     /// Not sent yet, with the moment it is due.
     dirty: BTreeMap<TaskId, (u64, TaskStatus)>,
     /// When a task was last reported; only while that still matters.
@@ -28,7 +28,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// A status to be reported; replaces an earlier one of the task.
-    pub(crate) fn put(&mut self, task: TaskId, status: TaskStatus, now_ms: u64) {
+    pub fn put(&mut self, task: TaskId, status: TaskStatus, now_ms: u64) {
         let lazy = match status.state {
             TaskState::Pending
             | TaskState::Assigned
@@ -52,27 +52,27 @@ impl Outbox {
 
     /// A status that the managers may have heard, in a session that was lost: not urgent, since
     /// a complete assignment says soon what they know.
-    pub(crate) fn repeat(&mut self, task: TaskId, status: TaskStatus, now_ms: u64) {
+    pub fn repeat(&mut self, task: TaskId, status: TaskStatus, now_ms: u64) {
         self.dirty.insert(task, (now_ms + LAZY_MS, status));
     }
 
     /// Nothing about this task is to be said any more.
-    pub(crate) fn forget(&mut self, task: TaskId) {
+    pub fn forget(&mut self, task: TaskId) {
         self.dirty.remove(&task);
         self.sent_at.remove(&task);
     }
 
     /// Forgets what was not sent.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.dirty.clear();
     }
 
-    pub(crate) fn due_at(&self) -> Option<u64> {
+    pub fn due_at(&self) -> Option<u64> {
         self.dirty.values().map(|(due, _)| *due).min()
     }
 
     /// What is due, oldest tasks first, at most [`BATCH_MAX`].
-    pub(crate) fn take(&mut self, now_ms: u64) -> Vec<(TaskId, TaskStatus)> {
+    pub fn take(&mut self, now_ms: u64) -> Vec<(TaskId, TaskStatus)> {
         self.sent_at.retain(|_, at| *at + GAP_MS > now_ms);
         let due: Vec<TaskId> = self
             .dirty

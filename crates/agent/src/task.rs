@@ -18,124 +18,21 @@
 use std::collections::BTreeSet;
 
 use warren_model::quantity::{Time, format_duration_ms};
-use warren_model::service::RestartPolicy;
 use warren_model::task::{TaskExit, TaskState, TaskStatus};
 
 use crate::restart::{self, Run, Verdict, doubled};
+
+mod birth;
+mod kinds;
+
+pub use kinds::{
+    Effect, Ended, Event, Failure, FailureKind, Found, FoundState, Now, Policy, Wanted,
+};
 
 /// First pause after a failure that may pass (registry down, disk full, port taken).
 const RETRY_FIRST_MS: u64 = 250;
 /// Longest such pause: an outage that ends is noticed within half a minute.
 const RETRY_MAX_MS: u64 = 30_000;
-
-/// Both clocks: people's for records, the monotonic one for deadlines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Now {
-    pub(crate) wall: Time,
-    pub(crate) mono_ms: u64,
-}
-
-/// What is wanted of a task; only goes down the list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Wanted {
-    Running,
-    /// Stopped, logs and exit kept.
-    Shutdown,
-    /// Stopped, cleaned up, and reported so.
-    Remove,
-    /// No longer ours: stopped, cleaned up, not mentioned again.
-    Forget,
-}
-
-/// The part of a template that decides a task's life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Policy {
-    pub(crate) restart: RestartPolicy,
-    pub(crate) stop_grace_ms: u64,
-}
-
-/// Why a step did not work.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
-    /// For people.
-    pub(crate) message: String,
-    pub(crate) kind: FailureKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FailureKind {
-    /// As specified it can never work.
-    Permanent,
-    /// It may work later.
-    Transient,
-    /// It may work as soon as somebody gives up a port.
-    Port,
-}
-
-/// How a container ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ended {
-    pub(crate) code: i32,
-    pub(crate) signal: Option<i32>,
-    pub(crate) oom_killed: bool,
-    pub(crate) supervisor_lost: bool,
-    pub(crate) at: Time,
-}
-
-/// Something happened to the current attempt (those of others are dropped before).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Event {
-    Wanted(Wanted),
-    /// Image, namespace and ports are there.
-    Prepared,
-    PrepareFailed(Failure),
-    Started {
-        pid: u32,
-        at: Time,
-    },
-    StartFailed(Failure),
-    /// The kernel's table agrees with [`Machine::is_serving`].
-    Published,
-    PublishFailed(String),
-    Exited(Ended),
-    /// The container of an earlier attempt is gone.
-    Cleared {
-        attempt: u32,
-    },
-    Released,
-    Cleaned,
-    /// An effect that is insisted upon did not work yet.
-    Trouble(String),
-    /// The service's published ports are other ones now.
-    PortsChanged,
-    /// Somebody gave up a port.
-    PortsFreed,
-    Claimed,
-    ClaimFailed(String),
-    /// [`Machine::wake_at`] has come.
-    Wake,
-}
-
-/// Something to do for the current attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// Get image, network namespace and ports, all at once.
-    Prepare,
-    /// Start the container.
-    Start,
-    /// Tell when the container has ended.
-    Wait,
-    /// Stop signal, then SIGKILL after the grace period.
-    Stop { grace_ms: u64 },
-    /// Remove the container of an ended attempt; logs stay.
-    Clear { attempt: u32 },
-    /// Hold exactly the ports that the service publishes now.
-    Claim,
-    /// Give up preparing, if it is under way; free address and ports.
-    Release,
-    /// Remove containers, logs, address, ports.
-    Clean { attempts: Vec<u32> },
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
@@ -168,26 +65,9 @@ enum Phase {
     Gone,
 }
 
-/// What is known of a container that an earlier process started.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Found {
-    pub(crate) attempt: u32,
-    /// Restarts since the last good attempt, as of its start.
-    pub(crate) restarts: u32,
-    /// End of the attempt before it.
-    pub(crate) last_exit: Option<TaskExit>,
-    pub(crate) state: FoundState,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FoundState {
-    Running { pid: u32, at: Time },
-    Exited { started: Option<Time>, ended: Ended },
-}
-
 /// The state machine of one task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Machine {
+pub struct Machine {
     wanted: Wanted,
     policy: Policy,
     phase: Phase,
@@ -207,147 +87,35 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// A task of which nothing is found on this node; `known` is what the managers remember.
-    pub(crate) fn new(
-        wanted: Wanted,
-        policy: Policy,
-        known: TaskStatus,
-        now: Now,
-    ) -> (Self, Vec<Effect>) {
-        let ended = known.state.is_terminal();
-        let mut machine = Self {
-            wanted,
-            policy,
-            phase: Phase::Ended,
-            status: known,
-            restarts: 0,
-            failures: 0,
-            clearing: BTreeSet::new(),
-            ports_stale: false,
-            claim_at_ms: None,
-            claim_failed: false,
-        };
-        machine.status.pid = 0;
-        let effects = match wanted {
-            Wanted::Running if ended => vec![],
-            Wanted::Shutdown if ended => vec![],
-            Wanted::Running => {
-                // What the managers saw started is lost: this is the next attempt.
-                let fresh = machine.status.attempt == 0;
-                if fresh || machine.status.state > TaskState::Preparing {
-                    machine.status.attempt = machine.status.attempt.saturating_add(1);
-                }
-                machine.enter(TaskState::Preparing, now);
-                machine.prepare(now)
-            }
-            Wanted::Shutdown | Wanted::Remove | Wanted::Forget => machine.end(TaskState::Complete),
-        };
-        (machine, effects)
-    }
-
-    /// A task that can never start, e.g. because its template is not understood.
-    pub(crate) fn rejected(
-        wanted: Wanted,
-        policy: Policy,
-        known: TaskStatus,
-        why: &str,
-        now: Now,
-    ) -> (Self, Vec<Effect>) {
-        let ended = known.state.is_terminal();
-        let (mut machine, _) = Self::new(Wanted::Running, policy, known, now);
-        machine.phase = Phase::Ended;
-        if !ended {
-            machine.status.error = Some(why.into());
-            machine.enter(TaskState::Rejected, now);
-        }
-        let effects = machine.step(Event::Wanted(wanted), now);
-        (machine, effects)
-    }
-
-    /// A task whose container an earlier process of the agent left behind.
-    pub(crate) fn adopt(
-        wanted: Wanted,
-        policy: Policy,
-        known: TaskStatus,
-        found: &Found,
-        now: Now,
-    ) -> (Self, Vec<Effect>) {
-        let ended = known.state.is_terminal();
-        let overtaken = known.attempt > found.attempt;
-        if ended || overtaken {
-            // What is found belongs to the past; life goes on from what is known. The container of
-            // a task that ended stays until the task is removed, unless it lives against all order.
-            let (mut machine, mut effects) = Self::new(wanted, policy, known, now);
-            let stray = overtaken || matches!(found.state, FoundState::Running { .. });
-            if stray {
-                machine.clearing.insert(found.attempt);
-                effects.insert(0, Effect::Clear { attempt: found.attempt });
-            }
-            return (machine, effects);
-        }
-        let mut machine = Self {
-            wanted: Wanted::Running,
-            policy,
-            phase: Phase::Running,
-            status: known,
-            restarts: found.restarts,
-            failures: 0,
-            clearing: BTreeSet::new(),
-            ports_stale: false,
-            claim_at_ms: None,
-            claim_failed: false,
-        };
-        machine.status.attempt = found.attempt;
-        machine.status.exit = found.last_exit.or(machine.status.exit);
-        let mut effects = match found.state {
-            FoundState::Running { pid, at } => {
-                machine.status.pid = pid;
-                machine.status.started = Some(at);
-                machine.status.error = None;
-                if machine.status.state != TaskState::Running {
-                    machine.enter(TaskState::Running, now);
-                }
-                vec![Effect::Wait, Effect::Claim]
-            }
-            FoundState::Exited { started, ended } => {
-                machine.status.started = started.or(machine.status.started);
-                machine.wanted = wanted;
-                machine.exited(ended, now)
-            }
-        };
-        effects.extend(machine.step(Event::Wanted(wanted), now));
-        (machine, effects)
-    }
-
-    pub(crate) fn status(&self) -> &TaskStatus {
+    pub fn status(&self) -> &TaskStatus {
         &self.status
     }
 
-    pub(crate) fn attempt(&self) -> u32 {
+    pub fn attempt(&self) -> u32 {
         self.status.attempt
     }
 
-    pub(crate) fn wanted(&self) -> Wanted {
+    pub fn wanted(&self) -> Wanted {
         self.wanted
     }
 
     /// Restarts since the last good attempt.
-    pub(crate) fn restarts(&self) -> u32 {
+    pub fn restarts(&self) -> u32 {
         self.restarts
     }
 
     /// Whether the table should name it.
-    pub(crate) fn is_serving(&self) -> bool {
+    pub fn is_serving(&self) -> bool {
         matches!(self.phase, Phase::Publishing | Phase::Running)
     }
 
     /// Whether [`Event::Published`] is waited for.
-    pub(crate) fn awaits_table(&self) -> bool {
+    pub fn awaits_table(&self) -> bool {
         matches!(self.phase, Phase::Publishing | Phase::Draining)
     }
 
     /// Whether its container runs.
-    pub(crate) fn is_up(&self) -> bool {
+    pub fn is_up(&self) -> bool {
         match self.phase {
             Phase::Publishing | Phase::Running | Phase::Draining | Phase::Stopping => true,
             Phase::Paused { .. }
@@ -361,12 +129,12 @@ impl Machine {
     }
 
     /// Nothing is left of it on this node.
-    pub(crate) fn is_gone(&self) -> bool {
+    pub fn is_gone(&self) -> bool {
         self.phase == Phase::Gone
     }
 
     /// When to send [`Event::Wake`], on the monotonic clock.
-    pub(crate) fn wake_at(&self) -> Option<u64> {
+    pub fn wake_at(&self) -> Option<u64> {
         match self.phase {
             Phase::Paused { at_ms, next, .. } if self.may_go(next) => Some(at_ms),
             Phase::Publishing | Phase::Running => self.claim_at_ms,
@@ -383,7 +151,7 @@ impl Machine {
     }
 
     /// What follows from `event`. Events that the current phase does not wait for change nothing.
-    pub(crate) fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
+    pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
         match (event, self.phase) {
             (Event::Wanted(wanted), _) => self.want(wanted, now),
             (Event::Prepared, Phase::Preparing) => {
@@ -636,10 +404,10 @@ impl Machine {
         if self.wanted > Wanted::Running {
             // We asked for it: dying of our signals is a good end.
             let bad = ended.oom_killed || ended.supervisor_lost;
-            self.status.error = bad.then(|| describe(&ended).into());
+            self.status.error = bad.then(|| ended.describe().into());
             return self.end(if bad { TaskState::Failed } else { TaskState::Complete });
         }
-        self.status.error = (!well).then(|| describe(&ended).into());
+        self.status.error = (!well).then(|| ended.describe().into());
         let ran_ms = self.status.started.map_or(0, |started| ended.at.since_ms(started));
         match restart::decide(&self.policy.restart, self.restarts, Run { ran_ms, well }) {
             Verdict::Complete => self.end(TaskState::Complete),
@@ -649,7 +417,7 @@ impl Machine {
                 if after_ms > 0 {
                     let pause = format_duration_ms(after_ms);
                     self.status.error =
-                        Some(format!("{}; restarts after {pause}", describe(&ended)).into());
+                        Some(format!("{}; restarts after {pause}", ended.describe()).into());
                 }
                 self.restart(after_ms, now)
             }
@@ -693,19 +461,6 @@ impl Machine {
         attempts.insert(self.status.attempt);
         vec![Effect::Clean { attempts: attempts.into_iter().collect() }]
     }
-}
-
-/// How it ended, in words for people.
-fn describe(ended: &Ended) -> String {
-    if ended.supervisor_lost {
-        return "supervisor lost".to_owned();
-    }
-    let how = match ended.signal {
-        Some(9) => format!("killed (exit code {})", ended.code),
-        Some(signal) => format!("ended by signal {signal} (exit code {})", ended.code),
-        None => format!("exit code {}", ended.code),
-    };
-    if ended.oom_killed { format!("out of memory: {how}") } else { how }
 }
 
 #[cfg(test)]

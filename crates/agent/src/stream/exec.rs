@@ -65,6 +65,8 @@ async fn carry(tools: &Tools, exec: Exec, line: &mut Line) -> Outcome {
     let Exec { stdin, stdout, stderr, mut control } = exec;
     let (input, typed) = mpsc::channel(INPUT_MAX);
     let mut input = Some(input);
+    // Input that waits for room; nothing more is read meanwhile.
+    let mut held = None;
     let outgoing = line.outgoing.clone();
     let out = copy_out(stdout, outgoing.clone(), Kind::Stdout);
     let errors = outgoing.clone();
@@ -91,11 +93,17 @@ async fn carry(tools: &Tools, exec: Exec, line: &mut Line) -> Outcome {
             _ = &mut outputs, if !drained => drained = true,
             () = &mut feed, if !fed => fed = true,
             () = &mut late, if code.is_some() => drained = true,
+            permit = room(input.clone()), if held.is_some() => {
+                if let (Some(permit), Some(bytes)) = (permit, held.take()) {
+                    permit.send(bytes);
+                }
+            }
             () = outgoing.closed(), if listening => {
                 listening = false;
                 hang_up(control.as_mut()).await;
             }
-            heard = line.receive(), if listening && has_room(input.as_ref()) => match heard {
+            heard = line.receive(), if listening && held.is_none() => match heard {
+                Heard::Frame(Kind::Stdin(bytes)) => held = Some(bytes),
                 Heard::Frame(frame) => take(frame, &mut input, control.as_mut()).await,
                 Heard::End => input = None,
                 Heard::Gone => {
@@ -110,9 +118,9 @@ async fn carry(tools: &Tools, exec: Exec, line: &mut Line) -> Outcome {
     line.send(last).await.map_or(Outcome::Gone, |()| Outcome::Served)
 }
 
-/// Reading on without room would lose input or block the rest of the stream.
-fn has_room(input: Option<&mpsc::Sender<Bytes>>) -> bool {
-    input.is_none_or(|input| input.is_closed() || input.capacity() > 0)
+/// Room for one more piece of input; `None` when the process takes no more.
+async fn room(input: Option<mpsc::Sender<Bytes>>) -> Option<mpsc::OwnedPermit<Bytes>> {
+    input?.reserve_owned().await.ok()
 }
 
 async fn hang_up(control: &mut dyn ExecControl) {
@@ -123,13 +131,6 @@ async fn hang_up(control: &mut dyn ExecControl) {
 
 async fn take(frame: Kind, input: &mut Option<mpsc::Sender<Bytes>>, control: &mut dyn ExecControl) {
     let result = match frame {
-        Kind::Stdin(bytes) => {
-            if let Some(input) = input {
-                // Room was seen before; a process that closed its input does not want it.
-                let _ = input.try_send(bytes);
-            }
-            Ok(())
-        }
         Kind::StdinClosed(_) => {
             *input = None;
             Ok(())
@@ -140,6 +141,7 @@ async fn take(frame: Kind, input: &mut Option<mpsc::Sender<Bytes>>, control: &mu
         }
         Kind::Signal(signal) => control.signal(signal).await,
         Kind::Open(_)
+        | Kind::Stdin(_)
         | Kind::Stdout(_)
         | Kind::Stderr(_)
         | Kind::ExitCode(_)

@@ -1,4 +1,4 @@
-use warren_model::service::RestartCondition;
+use warren_model::service::{RestartCondition, RestartPolicy};
 
 use super::*;
 

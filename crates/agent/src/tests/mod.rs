@@ -1,0 +1,217 @@
+//! The whole agent against a scripted manager, over gRPC in memory.
+//!
+//! Runtime, network and images are pretended; time is tokio's paused clock, so
+//! pauses pass as soon as everybody waits and no test sleeps.
+
+mod lifecycle;
+mod manager;
+mod recovery;
+mod runtime;
+mod streams;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use warren_base::clock::{Clock, Sleep};
+use warren_base::rng::SeededRng;
+use warren_model::node::Description;
+use warren_model::service::{PortSpec, Protocol, PublishMode, RestartPolicy};
+use warren_model::task::{Desired, TaskState, TaskStatus};
+use warren_model::{NodeId, ServiceId, TaskId, TaskTemplate, Time};
+use warren_proto::v1;
+
+use crate::fake::{FakeImages, FakeNetwork};
+use crate::{Agent, Options};
+use manager::{Manager, Session};
+use runtime::Pretend;
+
+/// Nothing in these tests takes that long; tokio's clock jumps there at once when all is quiet.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Tokio's clock, which stands still until nobody has anything to do.
+#[derive(Debug)]
+struct QuietClock(tokio::time::Instant);
+
+impl Clock for QuietClock {
+    fn now_ms(&self) -> u64 {
+        1_750_000_000_000 + self.monotonic_ms()
+    }
+
+    fn monotonic_ms(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap()
+    }
+
+    fn sleep_until(&self, at_ms: u64) -> Sleep {
+        // Rounded up, as tokio's timers are: one that ends early would spin.
+        let wait = at_ms.saturating_sub(self.monotonic_ms()).min(1 << 40);
+        Box::pin(tokio::time::sleep(Duration::from_millis(wait)))
+    }
+}
+
+/// An agent and all that surrounds it; what surrounds it survives the agent.
+struct Bench {
+    manager: Manager,
+    runtime: Arc<Pretend>,
+    images: Arc<FakeImages>,
+    network: Arc<FakeNetwork>,
+    clock: Arc<QuietClock>,
+    dir: tempfile::TempDir,
+    agent: Option<Agent>,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let clock = Arc::new(QuietClock(tokio::time::Instant::now()));
+        let images = Arc::new(FakeImages::default());
+        images.put(&"web:1".parse().unwrap());
+        let mut bench = Self {
+            manager: Manager::default(),
+            runtime: Arc::new(Pretend::new(clock.clone())),
+            images,
+            network: Arc::new(FakeNetwork::default()),
+            clock,
+            dir: tempfile::tempdir().unwrap(),
+            agent: None,
+        };
+        bench.start().await;
+        bench
+    }
+
+    async fn start(&mut self) {
+        let options = Options {
+            node_id: NodeId::from_bytes([9; 10]),
+            description: Description { hostname: "here".into(), ..Description::default() },
+            runtime: self.runtime.clone(),
+            images: self.images.clone(),
+            network: self.network.clone(),
+            data_dir: self.dir.path().to_owned(),
+            pool: (Ipv4Addr::new(10, 128, 0, 0), 10),
+            clock: self.clock.clone(),
+            rng: Arc::new(SeededRng::new(1)),
+            connect: Arc::new(self.manager.clone()),
+        };
+        self.agent = Some(Agent::start(options).await.unwrap());
+    }
+
+    /// As `kill -9`: nothing is said, nothing is tidied.
+    fn kill(&mut self) {
+        self.agent = None;
+    }
+
+    async fn session(&self) -> Session {
+        patiently(self.manager.session()).await
+    }
+
+    fn mono(&self) -> u64 {
+        self.clock.monotonic_ms()
+    }
+}
+
+#[track_caller]
+fn patiently<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    let here = std::panic::Location::caller();
+    async move {
+        let Ok(done) = tokio::time::timeout(PATIENCE, work).await else {
+            panic!("nothing happened at {here}");
+        };
+        done
+    }
+}
+
+fn task_id(n: u8) -> TaskId {
+    TaskId::from_bytes([n; 10])
+}
+
+fn service_id() -> ServiceId {
+    ServiceId::from_bytes([200; 10])
+}
+
+fn address(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 128, 0, n)
+}
+
+fn template() -> TaskTemplate {
+    let restart = RestartPolicy { delay_ms: 0, ..RestartPolicy::default() };
+    TaskTemplate { image: "web:1".into(), restart, ..TaskTemplate::default() }
+}
+
+fn port(published: u16, mode: PublishMode) -> PortSpec {
+    let (protocol, bind) = (Protocol::Tcp, Ipv4Addr::UNSPECIFIED);
+    PortSpec { protocol, bind, published, target: 80, mode }
+}
+
+/// What a node must hold, in the making. One service; tasks by number.
+#[derive(Clone)]
+struct Wish {
+    revision: u64,
+    tasks: BTreeMap<u8, (Desired, TaskStatus)>,
+    template: TaskTemplate,
+    ports: Vec<PortSpec>,
+}
+
+impl Wish {
+    fn new() -> Self {
+        Self { revision: 1, tasks: BTreeMap::new(), template: template(), ports: vec![] }
+    }
+
+    fn task(mut self, n: u8, desired: Desired) -> Self {
+        let known = TaskStatus::new(TaskState::Assigned, Time(0));
+        self.tasks.insert(n, (desired, known));
+        self
+    }
+
+    fn known(mut self, n: u8, status: &TaskStatus) -> Self {
+        self.tasks.get_mut(&n).unwrap().1 = status.clone();
+        self
+    }
+
+    fn ports(mut self, ports: &[PortSpec]) -> Self {
+        self.ports = ports.to_vec();
+        self
+    }
+
+    fn template(mut self, edit: impl FnOnce(&mut TaskTemplate)) -> Self {
+        edit(&mut self.template);
+        self
+    }
+
+    fn complete(&self) -> v1::Assignment {
+        v1::Assignment { complete: true, ..self.next(0) }
+    }
+
+    /// Everything again, as a change from `applies_to`.
+    fn next(&self, applies_to: u64) -> v1::Assignment {
+        let tasks = self.tasks.iter().map(|(n, (desired, known))| v1::AssignedTask {
+            id: task_id(*n).as_bytes().to_vec(),
+            service: service_id().as_bytes().to_vec(),
+            slot: u32::from(*n),
+            template: 1,
+            desired: v1::Desired::from(*desired).into(),
+            address: Some(address(*n).into()),
+            status: Some(known.into()),
+        });
+        let template = v1::Template {
+            service: service_id().as_bytes().to_vec(),
+            number: 1,
+            task: Some((&self.template).into()),
+        };
+        let service = v1::AssignedService {
+            id: service_id().as_bytes().to_vec(),
+            name: "web".into(),
+            ports: self.ports.iter().map(Into::into).collect(),
+            templates: vec![template],
+        };
+        v1::Assignment {
+            complete: false,
+            applies_to,
+            revision: self.revision,
+            tasks: tasks.collect(),
+            services: vec![service],
+            removed_tasks: vec![],
+            removed_services: vec![],
+            cluster: None,
+        }
+    }
+}
