@@ -2,8 +2,33 @@
 //!
 //! Pure and only ever run by the leader: state, heartbeats, random ids and the
 //! clock go in, one transaction comes out. The caller proposes it and calls
-//! again when the state changes or at `wake_at`. A pass right after applying a
-//! pass changes nothing.
+//! again when the state changes or at `wake_at`; there is no other timer.
+//!
+//! Stages, in order: liveness of nodes, then for each service: orchestrate
+//! (slots wanted), roll out (which slots get the new template now), replace
+//! (failed, lost), place (a node and an address), reap (history). A new task is
+//! created with its place, so a new service costs one plan.
+//!
+//! Invariants (tested on random clusters):
+//! - a pass right after applying a pass changes nothing;
+//! - at most `parallelism` slots of a service are being renewed;
+//! - the [`Index`] only skips work: a fresh one gives the same plan.
+//!
+//! Not here: restarts in place (the agent), memory and CPU reservations (not
+//! modelled yet), preemption.
+
+mod address;
+mod draft;
+mod liveness;
+mod nodes;
+mod orchestrate;
+mod place;
+mod progress;
+mod reap;
+mod replace;
+mod rollout;
+mod service;
+mod slot;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +36,10 @@ use warren_model::Time;
 use warren_model::id::{NodeId, ServiceId};
 use warren_state::State;
 use warren_state::change::Transaction;
+
+use crate::draft::Draft;
+pub use crate::liveness::SUSPICION_MS;
+pub use crate::progress::{Convergence, progress, task_counts};
 
 /// What the leader hears of nodes; kept in memory, never replicated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,49 +60,83 @@ pub trait IdSource {
 /// What to do now, and when to look again though nothing moved.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Empty of mutations when nothing is to be done.
+    /// Empty of mutations when nothing is to be done. Its expectations name the services written
+    /// and the nodes that tasks were placed on.
     pub transaction: Transaction,
     pub wake_at: Option<Time>,
-    /// The plan was cut at its limit of mutations: apply it and call again.
+    /// The plan was cut at [`MUTATIONS_MAX`]: apply it and call again.
     pub more: bool,
 }
 
-/// What the planner remembers between passes. May only skip work, never change a plan: a fresh
-/// one gives the same.
+/// Of one plan: a slice of work that never holds up the log (half of what a transaction may have).
+pub const MUTATIONS_MAX: usize = 1000;
+
+/// What the planner remembers between passes: services with nothing to do.
+///
+/// May only skip work, never change a plan: a fresh one gives the same.
 #[derive(Debug, Clone, Default)]
-pub struct Index {}
-
-/// Whether a service is as it is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Convergence {
-    Converged,
-    /// On its way; what is missing, for people.
-    Waiting {
-        message: String,
-    },
-    /// It will not converge by itself; why.
-    Failed {
-        reason: String,
-    },
+pub struct Index {
+    revision: u64,
+    topology: u64,
+    idle: BTreeMap<ServiceId, Idle>,
 }
 
-/// Decides what follows from the state.
+/// A service had nothing to do at this activity of its own, and will not before `wake_at`.
+#[derive(Debug, Clone, Copy)]
+struct Idle {
+    activity: u64,
+    wake_at: Option<Time>,
+}
+
+impl Index {
+    /// Forgets everything if nodes changed, for they matter to every service.
+    fn follow(&mut self, state: &State) {
+        if state.topology() != self.topology || state.revision() < self.revision {
+            self.idle.clear();
+        }
+        // Dropped services are few and cheap to keep, but not for ever.
+        if self.idle.len() > 2 * state.services().len() {
+            self.idle.retain(|id, _| state.service(*id).is_some());
+        }
+        (self.revision, self.topology) = (state.revision(), state.topology());
+    }
+
+    fn idle(&self, id: ServiceId, activity: u64, now: Time) -> Option<Idle> {
+        let idle = *self.idle.get(&id)?;
+        let due = idle.wake_at.is_some_and(|at| at <= now);
+        (idle.activity == activity && !due).then_some(idle)
+    }
+}
+
+/// Decides what follows from the state; nothing before the cluster has settings.
 pub fn plan(
-    _state: &State,
-    _index: &mut Index,
-    _beats: &Beats,
-    _ids: &mut dyn IdSource,
-    _now: Time,
+    state: &State,
+    index: &mut Index,
+    beats: &Beats,
+    ids: &mut dyn IdSource,
+    now: Time,
 ) -> Plan {
-    Plan::default()
-}
-
-/// Slots of a service that run, and that are wanted.
-pub fn task_counts(_state: &State, _service: ServiceId) -> (u32, u32) {
-    (0, 0)
-}
-
-/// Whether a service is as it is wanted.
-pub fn progress(_state: &State, _service: ServiceId) -> Convergence {
-    Convergence::Waiting { message: String::new() }
+    let Some(cluster) = state.cluster() else { return Plan::default() };
+    // A new leader's clock may be behind the last entry's.
+    let mut draft = Draft::new(state, cluster, ids, now.max(state.time()));
+    liveness::judge(&mut draft, beats);
+    index.follow(state);
+    // Services see nodes as they are about to be; what they conclude holds once that is applied.
+    let calm = draft.is_empty();
+    for service in state.services() {
+        let activity = state.activity(service.id);
+        if calm && let Some(idle) = index.idle(service.id, activity, draft.now) {
+            draft.wake(idle.wake_at);
+            continue;
+        }
+        if !draft.room(1) {
+            break;
+        }
+        let verdict = service::pass(&mut draft, service);
+        draft.wake(verdict.wake_at);
+        if calm && verdict.idle {
+            index.idle.insert(service.id, Idle { activity, wake_at: verdict.wake_at });
+        }
+    }
+    draft.finish()
 }

@@ -1,0 +1,183 @@
+//! Addresses of one node's containers, and blocks of addresses for nodes.
+//!
+//! The lowest address that no task on record has comes first. Then those of
+//! ended tasks, the longest ended first: what others remember of an address
+//! (connection tracking, caches of names) should be as old as possible.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+
+use warren_model::Time;
+use warren_model::cluster::{Cluster, Subnet};
+use warren_model::task::Task;
+
+/// First address of a block that a container may get: 0 is the network, 1 the gateway.
+const FIRST: u64 = 2;
+
+/// What one node has left.
+pub(crate) struct Pool {
+    blocks: Vec<Subnet>,
+    /// Of tasks on record, ended ones included.
+    used: BTreeSet<Ipv4Addr>,
+    /// Of ended tasks alone, the longest ended first.
+    released: VecDeque<Ipv4Addr>,
+    /// Block and number in it where the search for an unused address goes on.
+    next: (usize, u64),
+}
+
+impl Pool {
+    pub(crate) fn new<'a>(blocks: &[Subnet], tasks: impl Iterator<Item = &'a Task>) -> Self {
+        let mut used = BTreeSet::new();
+        let mut live = BTreeSet::new();
+        let mut released: Vec<(Time, Ipv4Addr)> = Vec::new();
+        for task in tasks {
+            let Some(address) = task.address else { continue };
+            used.insert(address);
+            if task.status.state.is_terminal() {
+                released.push((task.status.since, address));
+            } else {
+                live.insert(address);
+            }
+        }
+        // The last release counts: keep each address once, where it occurs last.
+        released.sort_unstable();
+        let mut seen = BTreeSet::new();
+        let mut order: VecDeque<Ipv4Addr> = VecDeque::new();
+        for (_, address) in released.into_iter().rev() {
+            let usable = blocks.iter().any(|block| is_usable(*block, address));
+            if usable && !live.contains(&address) && seen.insert(address) {
+                order.push_front(address);
+            }
+        }
+        Self { blocks: blocks.to_vec(), used, released: order, next: (0, FIRST) }
+    }
+
+    pub(crate) fn add(&mut self, block: Subnet) {
+        self.blocks.push(block);
+    }
+
+    pub(crate) fn take(&mut self) -> Option<Ipv4Addr> {
+        while let Some(block) = self.blocks.get(self.next.0) {
+            // The last is the broadcast address.
+            if self.next.1 + 1 >= block.size() {
+                self.next = (self.next.0 + 1, FIRST);
+                continue;
+            }
+            let address = block.nth(self.next.1);
+            self.next.1 += 1;
+            if let Some(address) = address
+                && self.used.insert(address)
+            {
+                return Some(address);
+            }
+        }
+        self.released.pop_front()
+    }
+}
+
+fn is_usable(block: Subnet, address: Ipv4Addr) -> bool {
+    let at = u64::from(u32::from(address)).checked_sub(u64::from(u32::from(block.address)));
+    at.is_some_and(|at| at >= FIRST && at + 1 < block.size())
+}
+
+/// The lowest block of the cluster's pool that overlaps none of `granted`.
+pub(crate) fn next_block(
+    cluster: &Cluster,
+    granted: impl Iterator<Item = Subnet>,
+) -> Option<Subnet> {
+    let start = |subnet: &Subnet| u64::from(u32::from(subnet.address));
+    let prefix = cluster.block_prefix;
+    let size = Subnet { prefix, ..cluster.pool }.size();
+    let mut granted: Vec<Subnet> = granted.collect();
+    granted.sort_unstable();
+    let mut at = start(&cluster.pool);
+    for block in &granted {
+        if at + size <= start(block) {
+            break;
+        }
+        // Blocks of another size than today's may end anywhere; the next begins on a multiple.
+        let end = start(block) + block.size();
+        at = at.max(end.next_multiple_of(size));
+    }
+    let fits = at + size <= start(&cluster.pool) + cluster.pool.size();
+    let address = u32::try_from(at).ok().filter(|_| fits)?;
+    Some(Subnet { address: address.into(), prefix })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use warren_model::id::{ClusterId, ServiceId, TaskId};
+    use warren_model::task::{Desired, TaskState, TaskStatus};
+
+    fn subnet(text: &str) -> Subnet {
+        let (address, prefix) = text.split_once('/').unwrap();
+        Subnet { address: address.parse().unwrap(), prefix: prefix.parse().unwrap() }
+    }
+
+    /// Tasks as `.2` (live) or `.2@7` (ended at 7); gives what is taken, in order.
+    #[track_caller]
+    fn check(blocks: &str, tasks: &str, expected: &str) {
+        let blocks: Vec<Subnet> = blocks.split_whitespace().map(subnet).collect();
+        let tasks = tasks.split_whitespace().map(|word| {
+            let (last, ended) =
+                word.strip_prefix('.').unwrap().split_once('@').unwrap_or((&word[1..], ""));
+            let state = if ended.is_empty() { TaskState::Running } else { TaskState::Complete };
+            Task {
+                id: TaskId::MIN,
+                service: ServiceId::MIN,
+                slot: 1,
+                template: 1,
+                node: None,
+                address: blocks[0].nth(last.parse().unwrap()),
+                desired: Desired::Running,
+                status: TaskStatus::new(state, Time(ended.parse().unwrap_or(0))),
+                created: Time(0),
+                revision: 1,
+            }
+        });
+        let tasks: Vec<Task> = tasks.collect();
+        let mut pool = Pool::new(&blocks, tasks.iter());
+        let taken = std::iter::from_fn(|| pool.take()).take(8);
+        let last = |address: Ipv4Addr| format!(".{}", address.octets()[3]);
+        assert_eq!(taken.map(last).collect::<Vec<_>>().join(" "), expected);
+    }
+
+    #[test]
+    fn unused_first_then_the_longest_released() {
+        check("10.0.0.0/29", "", ".2 .3 .4 .5 .6");
+        check("10.0.0.0/29", ".2 .4", ".3 .5 .6");
+        check("10.0.0.0/29", ".2@9 .3@7 .4", ".5 .6 .3 .2");
+        check("10.0.0.0/29", ".2@1 .2@9 .3@7", ".4 .5 .6 .3 .2");
+        check("10.0.0.0/29", ".2@1 .2", ".3 .4 .5 .6");
+        check("10.0.0.0/30 10.0.0.4/30", "", ".2 .6");
+        check("10.0.0.0/31 10.0.0.4/32", "", "");
+        check("", "", "");
+    }
+
+    #[track_caller]
+    fn check_block(pool: &str, prefix: u8, granted: &str, expected: &str) {
+        let cluster = Cluster {
+            pool: subnet(pool),
+            block_prefix: prefix,
+            ..Cluster::new(ClusterId::from_bytes([0; 10]))
+        };
+        let granted: Vec<Subnet> = granted.split_whitespace().map(subnet).collect();
+        let found = next_block(&cluster, granted.into_iter());
+        assert_eq!(found.map_or("none".to_owned(), |block| block.to_string()), expected);
+    }
+
+    #[test]
+    fn blocks() {
+        check_block("10.128.0.0/10", 24, "", "10.128.0.0/24");
+        check_block("10.128.0.0/10", 24, "10.128.0.0/24 10.128.2.0/24", "10.128.1.0/24");
+        check_block("10.128.0.0/10", 24, "10.128.1.0/24 10.128.0.0/24", "10.128.2.0/24");
+        check_block("10.128.0.0/10", 24, "10.128.0.0/26", "10.128.1.0/24");
+        check_block("10.128.0.0/10", 26, "10.128.0.0/24", "10.128.1.0/26");
+        check_block("10.0.0.0/24", 25, "10.0.0.0/25", "10.0.0.128/25");
+        check_block("10.0.0.0/24", 25, "10.0.0.0/25 10.0.0.128/25", "none");
+        check_block("255.255.255.0/24", 24, "255.255.255.0/24", "none");
+        // A pool that was moved: old blocks below and above do not matter.
+        check_block("10.1.0.0/16", 24, "10.0.0.0/24 10.2.0.0/24", "10.1.0.0/24");
+    }
+}

@@ -1,0 +1,107 @@
+//! The plan while it is being made.
+
+use std::collections::BTreeMap;
+
+use warren_model::Time;
+use warren_model::cluster::Cluster;
+use warren_model::id::TaskId;
+use warren_state::State;
+use warren_state::change::{Expect, Key, Mutation, Transaction};
+
+use crate::nodes::Nodes;
+use crate::{IdSource, MUTATIONS_MAX, Plan};
+
+pub(crate) struct Draft<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) now: Time,
+    pub(crate) nodes: Nodes<'a>,
+    ids: &'a mut dyn IdSource,
+    mutations: Vec<Mutation>,
+    expects: BTreeMap<Key, u64>,
+    wake_at: Option<Time>,
+    more: bool,
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(
+        state: &'a State,
+        cluster: &'a Cluster,
+        ids: &'a mut dyn IdSource,
+        now: Time,
+    ) -> Self {
+        Self {
+            state,
+            cluster,
+            now,
+            nodes: Nodes::new(state),
+            ids,
+            mutations: Vec::new(),
+            expects: BTreeMap::new(),
+            wake_at: None,
+            more: false,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.mutations.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.mutations.len()
+    }
+
+    /// Whether `count` more mutations fit; if not, the plan says that there is more. What belongs
+    /// together asks for all its room at once.
+    pub(crate) fn room(&mut self, count: usize) -> bool {
+        // A single step larger than any plan must not be put off for ever.
+        let fits = self.mutations.is_empty() || self.mutations.len() + count <= MUTATIONS_MAX;
+        self.more |= !fits;
+        fits
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        self.more
+    }
+
+    pub(crate) fn push(&mut self, mutation: Mutation) {
+        self.mutations.push(mutation);
+    }
+
+    /// Relies on an object being as it is now.
+    pub(crate) fn expect(&mut self, key: Key) {
+        let revision = self.state.revision_of(key);
+        self.expects.insert(key, revision);
+    }
+
+    /// Asks to be called again at `at`, or earlier.
+    pub(crate) fn wake(&mut self, at: Option<Time>) {
+        self.wake_at = earlier(self.wake_at, at);
+    }
+
+    pub(crate) fn task_id(&mut self) -> TaskId {
+        TaskId::from_bytes(self.ids.id())
+    }
+
+    pub(crate) fn finish(self) -> Plan {
+        let expects = if self.mutations.is_empty() { BTreeMap::new() } else { self.expects };
+        let expects = expects.into_iter().map(|(key, revision)| Expect { key, revision });
+        Plan {
+            transaction: Transaction {
+                request: None,
+                expects: expects.collect(),
+                mutations: self.mutations,
+            },
+            wake_at: self.wake_at,
+            more: self.more,
+        }
+    }
+}
+
+/// The earlier of two times, either of which may not be set.
+pub(crate) fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

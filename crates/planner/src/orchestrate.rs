@@ -1,0 +1,54 @@
+//! Which slots a service shall have: empty ones are filled, superfluous ones emptied.
+//!
+//! Replicated services have slots 1 to n, so scaling down takes the highest
+//! numbers; global services have one on every worker that is active and ready.
+
+use crate::service::Pass;
+use crate::slot::{Slot, Wanted, is_stop_first, is_up, wanted, wanted_keys};
+
+/// Puts a task into every wanted slot that has none.
+pub(crate) fn fill(pass: &mut Pass<'_, '_>) {
+    add_missing(pass);
+    let stop_first = is_stop_first(pass.service);
+    for at in 0..pass.slots.len() {
+        let slot = &pass.slots[at];
+        let Wanted::Yes = wanted(pass.service, slot.key, &pass.draft.nodes) else { continue };
+        // Who wants the old one gone before the new one starts also waits for it here.
+        if !slot.wanted.is_empty() || stop_first && slot.is_stopping(&pass.draft.nodes) {
+            continue;
+        }
+        if !pass.create(at, pass.service.template) && pass.draft.is_cut() {
+            return;
+        }
+    }
+}
+
+/// Adds the wanted slots that have no tasks yet; the list stays in order.
+fn add_missing(pass: &mut Pass<'_, '_>) {
+    let keys = wanted_keys(pass.service, &pass.draft.nodes);
+    let missing = |key: &_| pass.slots.binary_search_by_key(key, |slot| slot.key).is_err();
+    let missing: Vec<Slot<'_>> = keys.into_iter().filter(missing).map(Slot::new).collect();
+    if !missing.is_empty() {
+        pass.slots.extend(missing);
+        pass.slots.sort_by_key(|slot| slot.key);
+    }
+}
+
+/// Empties the slots that are not wanted, history included: highest first, and in each what does
+/// not work before what does.
+pub(crate) fn scale_down(pass: &mut Pass<'_, '_>) {
+    for at in (0..pass.slots.len()).rev() {
+        let slot = &pass.slots[at];
+        let Wanted::No = wanted(pass.service, slot.key, &pass.draft.nodes) else { continue };
+        let mut tasks: Vec<_> = slot.tasks().collect();
+        tasks.sort_by_key(|task| is_up(task, &pass.draft.nodes));
+        for task in tasks {
+            if !pass.draft.room(1) {
+                return;
+            }
+            pass.leave(task);
+        }
+        let slot = &mut pass.slots[at];
+        (slot.wanted, slot.past, slot.leaving) = (vec![], vec![], vec![]);
+    }
+}

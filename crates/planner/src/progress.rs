@@ -1,0 +1,146 @@
+//! Whether a service is as it is wanted: for those who wait, and for listings.
+
+use std::collections::BTreeMap;
+
+use warren_model::id::ServiceId;
+use warren_model::service::{RestartCondition, Service};
+use warren_model::task::{Task, TaskState};
+use warren_state::State;
+
+use crate::nodes::Nodes;
+use crate::rollout;
+use crate::slot::{Slot, Wanted, is_failed, is_lost, is_outdated, slots_of, wanted, wanted_keys};
+
+/// Whether a service is as it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Convergence {
+    /// Every wanted slot runs the current template, and nothing older is still wanted.
+    Converged,
+    /// On its way; what is missing, for people: `1 of 3 running, 2 starting`.
+    Waiting { message: String },
+    /// It will not converge by itself, or not soon; why.
+    Failed { reason: String },
+}
+
+/// Slots of a service that have a running task, and slots that are wanted.
+pub fn task_counts(state: &State, service: ServiceId) -> (u32, u32) {
+    let Some(service) = state.service(service) else { return (0, 0) };
+    let nodes = Nodes::new(state);
+    let slots = slots_of(state, service);
+    let desired = if service.removing { 0 } else { wanted_keys(service, &nodes).len() };
+    let runs = |slot: &&Slot<'_>| slot.wanted.iter().any(|task| is_running(task, &nodes));
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    (count(slots.iter().filter(runs).count()), count(desired))
+}
+
+/// Whether a service is as it is wanted. One that does not exist has failed.
+pub fn progress(state: &State, service: ServiceId) -> Convergence {
+    let Some(service) = state.service(service) else {
+        return Convergence::Failed { reason: format!("service {service} does not exist") };
+    };
+    let slots = slots_of(state, service);
+    if service.removing {
+        let left: usize = slots.iter().map(|slot| slot.tasks().count()).sum();
+        return Convergence::Waiting { message: format!("removing, {left} tasks left") };
+    }
+    let nodes = Nodes::new(state);
+    if let Some(reason) = failure(state, service, &slots, &nodes) {
+        return Convergence::Failed { reason };
+    }
+    let keys = wanted_keys(service, &nodes);
+    let done = slots.iter().filter(|slot| is_wanted(slot, service, &nodes));
+    let done = done.filter(|slot| is_done(slot, service, &nodes)).count();
+    let superfluous = |slot: &&Slot<'_>| match wanted(service, slot.key, &nodes) {
+        Wanted::Yes => slot.wanted.iter().any(|task| is_outdated(task, service, &nodes)),
+        Wanted::No => !slot.wanted.is_empty(),
+        Wanted::Keep => false,
+    };
+    let superfluous = slots.iter().filter(superfluous).count();
+    if done == keys.len() && superfluous == 0 {
+        return Convergence::Converged;
+    }
+    let message = describe(service, &slots, &nodes, done, keys.len());
+    Convergence::Waiting { message }
+}
+
+fn is_wanted(slot: &Slot<'_>, service: &Service, nodes: &Nodes<'_>) -> bool {
+    matches!(wanted(service, slot.key, nodes), Wanted::Yes)
+}
+
+/// Whether a slot's current task runs, or has done its work.
+fn is_done(slot: &Slot<'_>, service: &Service, nodes: &Nodes<'_>) -> bool {
+    slot.current(service, nodes)
+        .is_some_and(|task| is_running(task, nodes) || task.status.state == TaskState::Complete)
+}
+
+fn is_running(task: &Task, nodes: &Nodes<'_>) -> bool {
+    task.status.state == TaskState::Running && !is_lost(task, nodes)
+}
+
+/// Why a service does not get there by itself: the first slot that ended badly.
+fn failure(
+    state: &State,
+    service: &Service,
+    slots: &[Slot<'_>],
+    nodes: &Nodes<'_>,
+) -> Option<String> {
+    let halted = rollout::progress(slots, service, nodes) == rollout::Progress::Halted;
+    let wanted = slots.iter().filter(|slot| is_wanted(slot, service, nodes));
+    let ended = wanted.filter_map(|slot| slot.current(service, nodes)).find(|task| {
+        // Who is always to be restarted never ends well.
+        let endless = service.spec.task.restart.condition == RestartCondition::Any;
+        is_failed(task) || endless && task.status.state == TaskState::Complete
+    })?;
+    let what = say(state, service, ended);
+    Some(if halted { format!("the update is halted: {what}") } else { what })
+}
+
+/// `web.2 failed on host: exit code 3`.
+fn say(state: &State, service: &Service, task: &Task) -> String {
+    let status = &task.status;
+    let mut text = format!("{}.{} is {}", service.spec.name, task.slot, status.state.as_str());
+    if let Some(node) = task.node.and_then(|id| state.node(id)) {
+        text = format!("{text} on {}", node.description.hostname);
+    }
+    match (&status.error, status.exit) {
+        (Some(error), _) => format!("{text}: {error}"),
+        (None, Some(exit)) if exit.oom_killed => format!("{text}: out of memory"),
+        (None, Some(exit)) => format!("{text}: exit code {}", exit.code),
+        (None, None) => text,
+    }
+}
+
+/// `1 of 3 running, 1 starting, 1 pending: no node is ready`.
+fn describe(
+    service: &Service,
+    slots: &[Slot<'_>],
+    nodes: &Nodes<'_>,
+    done: usize,
+    desired: usize,
+) -> String {
+    let mut counts: BTreeMap<TaskState, usize> = BTreeMap::new();
+    let (mut lost, mut outdated) = (0, 0);
+    let mut error = None;
+    for slot in slots.iter().filter(|slot| is_wanted(slot, service, nodes)) {
+        let Some(task) = slot.current(service, nodes) else {
+            outdated += usize::from(!slot.wanted.is_empty());
+            continue;
+        };
+        if is_lost(task, nodes) {
+            lost += 1;
+        } else if !is_done(slot, service, nodes) {
+            *counts.entry(task.status.state).or_default() += 1;
+            error = error.or(task.status.error.as_deref());
+        }
+    }
+    let mut parts = vec![format!("{done} of {desired} running")];
+    let counted = counts.iter().rev();
+    parts.extend(counted.map(|(state, count)| format!("{count} {}", state.as_str())));
+    for (count, word) in [(lost, "lost"), (outdated, "to be updated")] {
+        if count > 0 {
+            parts.push(format!("{count} {word}"));
+        }
+    }
+    let text = parts.join(", ");
+    error.map_or(text.clone(), |error| format!("{text}: {error}"))
+}

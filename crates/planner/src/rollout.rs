@@ -1,0 +1,150 @@
+//! A changed template, slot by slot: which to renew next.
+//!
+//! Start-first keeps the old task until the new one runs; stop-first, and any
+//! service with host-mode ports, ends the old one first. At most `parallelism`
+//! slots are in flight, each counted until its new task has run for `delay`.
+//! One new task that failed halts the rollout: nothing further is touched until
+//! the spec changes again. A node that drains outdates what is on it.
+//!
+//! Nothing is remembered between passes: all of it follows from the tasks.
+
+use warren_model::service::Service;
+use warren_model::task::{Task, TaskState};
+
+use crate::nodes::Nodes;
+use crate::service::Pass;
+use crate::slot::{
+    Key, Slot, Wanted, is_failed, is_live, is_lost, is_outdated, is_stop_first, is_up, wanted,
+};
+
+/// How far the rollout of a service is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Every slot has the current template.
+    Done,
+    Moving,
+    /// A new task failed.
+    Halted,
+}
+
+pub(crate) fn progress<'a>(
+    slots: impl IntoIterator<Item = &'a Slot<'a>>,
+    service: &Service,
+    nodes: &Nodes<'_>,
+) -> Progress {
+    let (mut unfinished, mut failed) = (false, false);
+    for slot in slots {
+        let Wanted::Yes = wanted(service, slot.key, nodes) else { continue };
+        unfinished |= slot.wanted.iter().any(|task| is_outdated(task, service, nodes));
+        failed |= slot.current(service, nodes).is_some_and(is_failed);
+    }
+    match (unfinished, failed) {
+        (false, _) => Progress::Done,
+        (true, false) => Progress::Moving,
+        (true, true) => Progress::Halted,
+    }
+}
+
+pub(crate) fn advance(pass: &mut Pass<'_, '_>) -> Progress {
+    for at in 0..pass.slots.len() {
+        hand_over(pass, at);
+    }
+    let progress = progress(&pass.slots, pass.service, &pass.draft.nodes);
+    match progress {
+        Progress::Done | Progress::Halted => {}
+        Progress::Moving => renew_some(pass),
+    }
+    progress
+}
+
+/// Ends what the current task of a slot makes superfluous.
+fn hand_over(pass: &mut Pass<'_, '_>, at: usize) {
+    let (slot, nodes) = (&pass.slots[at], &pass.draft.nodes);
+    let Wanted::Yes = wanted(pass.service, slot.key, nodes) else { return };
+    let Some(current) = slot.current(pass.service, nodes) else { return };
+    let up = is_up(current, nodes);
+    let superfluous = |task: &&&Task| task.id != current.id && (up || !is_useful(task, nodes));
+    let tasks: Vec<_> = slot.wanted.iter().filter(superfluous).copied().collect();
+    for task in tasks {
+        if pass.draft.room(1) {
+            pass.stop(at, task);
+        }
+    }
+}
+
+/// Whether an old task is worth keeping until its successor runs: it does run, or may.
+fn is_useful(task: &Task, nodes: &Nodes<'_>) -> bool {
+    is_lost(task, nodes) || is_live(task) && task.status.state >= TaskState::Running
+}
+
+fn renew_some(pass: &mut Pass<'_, '_>) {
+    let parallelism = match pass.service.spec.update.parallelism {
+        0 => usize::MAX,
+        limit => usize::try_from(limit).unwrap_or(usize::MAX),
+    };
+    let mut in_flight = 0;
+    let mut outdated = Vec::new();
+    for at in 0..pass.slots.len() {
+        let slot = &pass.slots[at];
+        let Wanted::Yes = wanted(pass.service, slot.key, &pass.draft.nodes) else { continue };
+        let fresh = slot.renewed || slot.current(pass.service, &pass.draft.nodes).is_some();
+        if !fresh && !slot.wanted.is_empty() {
+            let works = slot.wanted.iter().any(|task| is_up(task, &pass.draft.nodes));
+            outdated.push((works, at));
+        } else if is_in_flight(pass, at) {
+            in_flight += 1;
+        }
+    }
+    // What does not work has nothing to lose by going first.
+    outdated.sort_unstable();
+    for (_, at) in outdated.into_iter().take(parallelism.saturating_sub(in_flight)) {
+        if !renew(pass, at) {
+            return;
+        }
+    }
+}
+
+/// Whether a slot without outdated tasks alone still counts against `parallelism`: it is between
+/// two tasks, or the new one has not run for `delay` yet.
+fn is_in_flight(pass: &mut Pass<'_, '_>, at: usize) -> bool {
+    let slot = &pass.slots[at];
+    let current = slot.current(pass.service, &pass.draft.nodes);
+    let Some(current) = current.filter(|task| is_up(task, &pass.draft.nodes)) else {
+        // A slot that is merely new renews nothing.
+        return slot.has_predecessor();
+    };
+    let until = current.status.since.plus_ms(pass.service.spec.update.delay_ms);
+    if pass.draft.now < until {
+        pass.wake(until);
+        return true;
+    }
+    false
+}
+
+/// Begins with a slot; `false` if the plan is full.
+fn renew(pass: &mut Pass<'_, '_>, at: usize) -> bool {
+    let slot = &pass.slots[at];
+    let olds = slot.wanted.clone();
+    // One to grant a block, one to create, and one for each old task.
+    if !pass.draft.room(2 + olds.len()) {
+        return false;
+    }
+    let in_the_way = |task: &Task| is_live(task) && task.node.is_some();
+    let blocked = olds.iter().any(|task| in_the_way(task) && !is_lost(task, &pass.draft.nodes))
+        || slot.is_stopping(&pass.draft.nodes);
+    if is_stop_first(pass.service) && blocked {
+        olds.into_iter().for_each(|task| pass.stop(at, task));
+        return true;
+    }
+    // First the useless ones, so that their places are free for the new one.
+    let nodes = &pass.draft.nodes;
+    let (keep, stop): (Vec<&Task>, Vec<&Task>) =
+        olds.into_iter().partition(|task| is_useful(task, nodes) && !is_stop_first(pass.service));
+    stop.into_iter().for_each(|task| pass.stop(at, task));
+    let created = pass.create(at, pass.service.template);
+    if !created && matches!(pass.slots[at].key, Key::On(_)) && !pass.draft.is_cut() {
+        // No second task fits beside the old one on this node.
+        keep.into_iter().for_each(|task| pass.stop(at, task));
+    }
+    true
+}
