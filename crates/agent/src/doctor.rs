@@ -28,7 +28,7 @@ pub(crate) async fn findings(tools: &Arc<Tools>) -> Vec<Finding> {
         let mut found = vec![disk(&dir)];
         found.extend(network(&warren_net::features(pool)));
         // What containers could use but do not need is no defect: only told when it is there.
-        let kernel = warren_runtime::native::features::features().into_iter();
+        let kernel = warren_runtime::native::features().into_iter();
         let told = kernel.filter(|feature| feature.ok || feature.required);
         found.extend(told.map(|feature| finding(feature.name, feature.ok, feature.detail, "")));
         found

@@ -104,7 +104,7 @@ mod tests {
         let mut out = Vec::new();
         for word in script.split_whitespace() {
             if word == "due" {
-                out.push(outbox.due_at().map_or("never".to_owned(), |at| at.to_string()));
+                out.push(outbox.due_at().map_or_else(|| "never".to_owned(), |at| at.to_string()));
                 continue;
             }
             let (what, at) = word.split_once('@').unwrap();

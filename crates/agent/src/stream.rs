@@ -75,7 +75,7 @@ struct Gone;
 /// What the far end says.
 #[derive(Debug)]
 enum Heard {
-    Frame(Kind),
+    Frame(Box<Kind>),
     /// It has said all it has to say, and listens on.
     End,
     Gone,
@@ -114,7 +114,7 @@ impl Line {
         }
         loop {
             let heard = match self.incoming.message().await {
-                Ok(Some(v1::Frame { kind: Some(kind) })) => return Heard::Frame(kind),
+                Ok(Some(v1::Frame { kind: Some(kind) })) => return Heard::Frame(Box::new(kind)),
                 // A kind that we do not know is a newer peer's: skip it.
                 Ok(Some(v1::Frame { kind: None })) => continue,
                 Ok(None) => Heard::End,

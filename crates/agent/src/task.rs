@@ -150,95 +150,100 @@ impl Machine {
         }
     }
 
+    /// Whether the current phase waits for `event`; a late answer means nothing any more.
+    fn awaits(&self, event: &Event) -> bool {
+        match event {
+            Event::Wanted(_) | Event::Cleared { .. } | Event::PortsFreed | Event::Wake => true,
+            Event::Prepared | Event::PrepareFailed(_) => self.phase == Phase::Preparing,
+            Event::Started { .. } | Event::StartFailed(_) => self.phase == Phase::Starting,
+            Event::Published | Event::PublishFailed(_) => self.awaits_table(),
+            Event::Exited(_) => self.is_up(),
+            Event::Released => matches!(self.phase, Phase::Releasing { .. }),
+            Event::Cleaned => self.phase == Phase::Cleaning,
+            Event::Trouble(_) => {
+                matches!(self.phase, Phase::Stopping | Phase::Releasing { .. } | Phase::Cleaning)
+            }
+            Event::PortsChanged => {
+                let begins = matches!(self.phase, Phase::Paused { .. } | Phase::Preparing);
+                begins || self.phase == Phase::Starting || self.is_serving()
+            }
+            Event::Claimed | Event::ClaimFailed(_) => self.is_serving(),
+        }
+    }
+
     /// What follows from `event`. Events that the current phase does not wait for change nothing.
     pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
-        match (event, self.phase) {
-            (Event::Wanted(wanted), _) => self.want(wanted, now),
-            (Event::Prepared, Phase::Preparing) => {
+        if !self.awaits(&event) {
+            return vec![];
+        }
+        match event {
+            Event::Wanted(wanted) => self.want(wanted, now),
+            Event::Prepared => {
                 self.failures = 0;
                 self.start(now)
             }
-            (Event::PrepareFailed(failure), Phase::Preparing) => {
-                self.failed(failure, Next::Prepare, now)
-            }
-            (Event::Started { pid, at }, Phase::Starting) => self.started(pid, at, now),
-            (Event::StartFailed(failure), Phase::Starting) => {
-                self.failed(failure, Next::Start, now)
-            }
-            (Event::Published, Phase::Publishing) => {
-                self.phase = Phase::Running;
-                self.status.error = None;
-                self.enter(TaskState::Running, now);
-                vec![]
-            }
-            (Event::PublishFailed(message), Phase::Publishing) => {
+            Event::PrepareFailed(failure) => self.failed(failure, Next::Prepare, now),
+            Event::Started { pid, at } => self.started(pid, at, now),
+            Event::StartFailed(failure) => self.failed(failure, Next::Start, now),
+            Event::Published => self.published(now),
+            // A table that cannot be changed must not keep a container alive for ever.
+            Event::PublishFailed(_) if self.phase == Phase::Draining => self.stop(now),
+            Event::PublishFailed(message) | Event::Trouble(message) => {
                 self.status.error = Some(message.into());
                 vec![]
             }
-            // A table that cannot be changed must not keep a container alive for ever.
-            (Event::Published | Event::PublishFailed(_), Phase::Draining) => self.stop(now),
-            (
-                Event::Exited(ended),
-                Phase::Publishing | Phase::Running | Phase::Draining | Phase::Stopping,
-            ) => self.exited(ended, now),
-            (Event::Cleared { attempt }, _) => {
+            Event::Exited(ended) => self.exited(ended, now),
+            Event::Cleared { attempt } => {
                 self.clearing.remove(&attempt);
                 self.wake(now)
             }
-            (Event::Released, Phase::Releasing { end }) => self.released(end, now),
-            (Event::Cleaned, Phase::Cleaning) => {
+            Event::Released => self.released(now),
+            Event::Cleaned => {
                 self.phase = Phase::Gone;
                 self.status.error = None;
                 self.enter(TaskState::Removed, now);
                 vec![]
             }
-            (
-                Event::Trouble(message),
-                Phase::Stopping | Phase::Releasing { .. } | Phase::Cleaning,
-            ) => {
-                self.status.error = Some(message.into());
-                vec![]
-            }
-            (Event::PortsChanged, Phase::Publishing | Phase::Running) => {
+            Event::PortsChanged if self.is_serving() => {
                 self.claim_at_ms = None;
                 vec![Effect::Claim]
             }
-            (Event::PortsChanged, Phase::Preparing | Phase::Starting | Phase::Paused { .. }) => {
+            Event::PortsChanged => {
                 self.ports_stale = true;
                 vec![]
             }
-            (Event::PortsFreed, _) => self.ports_freed(now),
-            (Event::Claimed, Phase::Publishing | Phase::Running) => {
-                self.claim_at_ms = None;
-                if std::mem::take(&mut self.claim_failed) {
-                    self.status.error = None;
-                }
-                self.failures = 0;
+            Event::PortsFreed => self.ports_freed(now),
+            Event::Claimed => {
+                self.claimed();
                 vec![]
             }
-            (Event::ClaimFailed(message), Phase::Publishing | Phase::Running) => {
+            Event::ClaimFailed(message) => {
                 self.claim_at_ms = Some(now.mono_ms.saturating_add(self.retry_ms()));
                 self.claim_failed = true;
                 self.status.error = Some(message.into());
                 vec![]
             }
-            (Event::Wake, _) => self.wake(now),
-            (
-                Event::Prepared
-                | Event::PrepareFailed(_)
-                | Event::Started { .. }
-                | Event::StartFailed(_)
-                | Event::Published
-                | Event::PublishFailed(_)
-                | Event::Exited(_)
-                | Event::Released
-                | Event::Cleaned
-                | Event::Trouble(_)
-                | Event::PortsChanged
-                | Event::Claimed
-                | Event::ClaimFailed(_),
-                _,
-            ) => vec![],
+            Event::Wake => self.wake(now),
+        }
+    }
+
+    fn published(&mut self, now: Now) -> Vec<Effect> {
+        if self.phase == Phase::Draining {
+            return self.stop(now);
+        }
+        self.phase = Phase::Running;
+        if !self.claim_failed {
+            self.status.error = None;
+        }
+        self.enter(TaskState::Running, now);
+        vec![]
+    }
+
+    fn claimed(&mut self) {
+        self.claim_at_ms = None;
+        self.failures = 0;
+        if std::mem::take(&mut self.claim_failed) {
+            self.status.error = None;
         }
     }
 
@@ -449,7 +454,8 @@ impl Machine {
         vec![Effect::Release]
     }
 
-    fn released(&mut self, end: TaskState, now: Now) -> Vec<Effect> {
+    fn released(&mut self, now: Now) -> Vec<Effect> {
+        let Phase::Releasing { end } = self.phase else { return vec![] };
         self.phase = Phase::Ended;
         self.enter(end, now);
         if self.wanted >= Wanted::Remove { self.clean() } else { vec![] }

@@ -103,8 +103,10 @@ async fn carry(tools: &Tools, exec: Exec, line: &mut Line) -> Outcome {
                 hang_up(control.as_mut()).await;
             }
             heard = line.receive(), if listening && held.is_none() => match heard {
-                Heard::Frame(Kind::Stdin(bytes)) => held = Some(bytes),
-                Heard::Frame(frame) => take(frame, &mut input, control.as_mut()).await,
+                Heard::Frame(frame) => match *frame {
+                    Kind::Stdin(bytes) => held = Some(bytes),
+                    other => take(other, &mut input, control.as_mut()).await,
+                },
                 Heard::End => input = None,
                 Heard::Gone => {
                     listening = false;

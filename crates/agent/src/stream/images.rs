@@ -175,9 +175,11 @@ async fn with_archive<T, F: Future<Output = Result<T, Error>>>(
     let feed = async move {
         loop {
             let piece = match line.receive().await {
-                Heard::Frame(Kind::Stdin(bytes)) => Ok(bytes),
-                Heard::Frame(Kind::StdinClosed(_)) => break,
-                Heard::Frame(_) => continue,
+                Heard::Frame(frame) => match *frame {
+                    Kind::Stdin(bytes) => Ok(bytes),
+                    Kind::StdinClosed(_) => break,
+                    _ => continue,
+                },
                 // Without its end the archive is not whole: the store must not take it for that.
                 Heard::End | Heard::Gone => Err(io::ErrorKind::UnexpectedEof.into()),
             };

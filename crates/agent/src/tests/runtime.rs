@@ -106,7 +106,7 @@ impl Pretend {
         let line = LogLine {
             at: UNIX_EPOCH + Duration::from_millis(at_ms),
             stream: warren_runtime::Stream::Stdout,
-            line: line.as_bytes().to_vec().into(),
+            line: line.as_bytes().to_vec(),
         };
         self.lock().logs.entry(dir).or_default().push(line);
     }

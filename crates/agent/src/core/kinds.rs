@@ -1,0 +1,127 @@
+//! What the core takes in and gives out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use warren_model::service::TaskTemplate;
+use warren_model::task::{TaskExit, TaskStatus};
+use warren_model::{ServiceId, TaskId};
+use warren_net::Table;
+
+use crate::assignments::Assignment;
+use crate::published::{Claim, PortKey};
+use crate::task::{Effect, Event, Found};
+
+/// What never changes of a task while it is on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskSpec {
+    pub id: TaskId,
+    pub service: ServiceId,
+    pub slot: u32,
+    pub template_number: u32,
+    pub template: Arc<TaskTemplate>,
+    pub address: Option<Ipv4Addr>,
+}
+
+impl TaskSpec {
+    /// Of the container of one attempt.
+    pub fn container_id(&self, attempt: u32) -> String {
+        container_id(self.id, attempt)
+    }
+}
+
+pub fn container_id(task: TaskId, attempt: u32) -> String {
+    format!("{task}.{attempt}")
+}
+
+/// The containers of one task that an earlier process left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundTask {
+    pub newest: Found,
+    /// Attempts before it, whose containers were not removed yet.
+    pub older: Vec<u32>,
+}
+
+/// Something happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    Assigned(Assignment),
+    /// An effect of a task's attempt had an outcome; `claimed` are the ports it holds now.
+    Done {
+        task: TaskId,
+        attempt: u32,
+        event: Event,
+        claimed: Option<BTreeSet<PortKey>>,
+    },
+    /// The kernel took the table, or did not.
+    Applied {
+        generation: u64,
+        error: Option<String>,
+    },
+    /// A session is up; the managers said to go on from the held revision.
+    Resumed,
+    /// Somebody gave up a port.
+    PortsFreed,
+    Wake,
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    Do(Box<Order>),
+    Apply {
+        generation: u64,
+        table: Table,
+    },
+    /// Containers of a task that is nobody's.
+    Discard {
+        task: TaskId,
+        attempts: Vec<u32>,
+    },
+    /// The first complete set is here: logs of tasks that are not in it are nobody's.
+    SweepLogs {
+        keep: BTreeSet<TaskId>,
+    },
+    /// What is held cannot be continued: connect anew and ask for everything.
+    Reconnect(String),
+}
+
+/// An effect with all that it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    pub spec: Arc<TaskSpec>,
+    pub service_name: String,
+    pub claims: Vec<Claim>,
+    pub attempt: u32,
+    pub restarts: u32,
+    pub last_exit: Option<TaskExit>,
+    pub effect: Effect,
+}
+
+/// What streams ask of a task.
+#[derive(Debug, Clone)]
+pub struct TaskView {
+    pub spec: Arc<TaskSpec>,
+    pub service_name: String,
+    pub status: TaskStatus,
+    pub is_up: bool,
+}
+
+/// Sorts what a runtime lists into tasks.
+pub fn group(found: impl Iterator<Item = (TaskId, Found)>) -> BTreeMap<TaskId, FoundTask> {
+    let mut tasks: BTreeMap<TaskId, FoundTask> = BTreeMap::new();
+    for (id, found) in found {
+        match tasks.get_mut(&id) {
+            None => {
+                tasks.insert(id, FoundTask { newest: found, older: vec![] });
+            }
+            Some(task) if task.newest.attempt < found.attempt => {
+                task.older.push(task.newest.attempt);
+                task.newest = found;
+            }
+            Some(task) => task.older.push(found.attempt),
+        }
+    }
+    tasks
+}
