@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tonic::transport::Server;
 use warren_base::clock::Clock;
 use warren_base::rng::Rng;
 use warren_base::tasks::Tasks;
@@ -32,6 +33,22 @@ pub use crate::api::Control;
 pub use crate::api::authorize::Principal;
 pub use crate::dispatch::{Dispatch, STREAM_ID_KEY};
 pub use crate::refusal::{HINT_KEY, Refusal};
+
+/// Of one stream's bytes that nobody has read yet; HTTP/2's default.
+pub const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+/// Of all streams of a connection together: far more than one, so that a person who does not read
+/// on holds up their own stream alone, never a node's session. Both ends of a connection need it.
+pub const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// A session and the streams that an agent serves at once, or the calls of a busy tool.
+const CALLS_MAX: u32 = 2048;
+
+/// A gRPC server with the limits that the manager's services count on.
+pub fn server() -> Server {
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(CALLS_MAX)
+}
 
 /// Asks the daemon to stop, with its containers or without. Returns at once: the answer to the
 /// caller goes out first.

@@ -83,7 +83,10 @@ pub(super) async fn remove(
     let request = request(principal, &wire.request_id, &content)?;
     let view = core.store.view();
     if let Some(revision) = repeated(&view, request.as_ref())? {
-        return Ok(v1::Changed { ids: Vec::new(), revision });
+        // What is left of what the first try removed.
+        let left = wire.services.iter().filter_map(|name| view.resolve_service(name));
+        let ids = left.filter(|s| s.removing).map(|s| s.id.as_bytes().to_vec()).collect();
+        return Ok(v1::Changed { ids, revision });
     }
     let mut ids = Vec::with_capacity(wire.services.len());
     for name in &wire.services {

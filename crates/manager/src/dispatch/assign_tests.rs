@@ -57,7 +57,7 @@ fn check(text: &str, mutations: Vec<Mutation>, expected: &str) {
             assert_eq!((assignment.complete, assignment.applies_to), (false, 7));
             assert_eq!(assignment.revision, new.revision());
         }
-        assignment.as_ref().map_or(".".to_owned(), show)
+        assignment.as_ref().map_or_else(|| ".".to_owned(), show)
     });
     let woken = match touched(&old, &new, Some(&events)) {
         Touched::Everyone => "all".to_owned(),
@@ -82,7 +82,7 @@ fn changes() {
     check(gone, vec![Mutation::DropTask { id: task_id(2) }], ". | -2 -svc | b");
     let pending = "web: 1 running a, 2 pending";
     let place = Mutation::PlaceTask { id: task_id(2), node: node_id('b'), address: None };
-    check(pending, vec![place.clone()], ". | +2:running web[1] | b");
+    check(pending, vec![place], ". | +2:running web[1] | b");
     let place = Mutation::PlaceTask { id: task_id(2), node: node_id('a'), address: None };
     check(pending, vec![place], "+2:running | . | a");
 }

@@ -90,6 +90,8 @@ struct Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        // Tells those who wait for this agent to open a tunnel.
+        self.line.end.cancel();
         if self.core.sessions.close(self.node, &self.line) {
             self.core.beats.disconnected(self.node, self.core.now());
         }

@@ -22,7 +22,7 @@ pub(crate) struct Line {
     pub(crate) outbox: Outbox,
     /// Something that concerns this node has changed.
     pub(crate) wake: Arc<Notify>,
-    /// Ends the session.
+    /// Ends the session; cancelled as well when it ended by itself.
     pub(crate) end: CancellationToken,
 }
 

@@ -111,7 +111,7 @@ impl Job {
             }
             tokio::select! {
                 ended = relays.next(), if !relays.is_empty() => {
-                    self.trouble = self.trouble.take().or(ended.flatten());
+                    self.trouble = self.trouble.take().or_else(|| ended.flatten());
                 }
                 changed = self.moved.changed(), if goes_on => {
                     if changed.is_err() {

@@ -38,7 +38,7 @@ pub(crate) async fn open(
     let (to_tool, frames) = mpsc::channel(FRAMES_MAX);
     match route(core, request)? {
         Route::Node(node, request) => {
-            let tunnel = core.broker.open(core, node, request).await?;
+            let tunnel = core.broker.open(core, node, *request).await?;
             let name = node_name(core, node);
             core.tasks.spawn("stream", pipe(from_tool, tunnel, to_tool, name));
         }

@@ -15,7 +15,7 @@ use crate::stream::target::Target;
 /// Where the frames come from.
 pub(crate) enum Route {
     /// One node, with the request as it is to see it.
-    Node(NodeId, v1::OpenStream),
+    Node(NodeId, Box<v1::OpenStream>),
     /// Log lines of a target, wherever its tasks are or were.
     Logs(Target, v1::Logs),
 }
@@ -33,7 +33,7 @@ pub(crate) fn route(core: &Core, open: v1::OpenStream) -> Result<Route, Refusal>
                 Refusal::not_now(format!("{} is not placed on a node", exec.target))
             })?;
             exec.task = task.id.as_bytes().to_vec();
-            Ok(Route::Node(node, request(node, Kind::Exec(exec))))
+            Ok(Route::Node(node, Box::new(request(node, Kind::Exec(exec)))))
         }
         Kind::Logs(logs) => {
             let target = target::resolve(&core.store.view(), &logs.target)?;
@@ -54,7 +54,7 @@ pub(crate) fn route(core: &Core, open: v1::OpenStream) -> Result<Route, Refusal>
                 })?,
                 bytes => warren_proto::node_id("open.node", bytes)?,
             };
-            Ok(Route::Node(node, request(node, kind)))
+            Ok(Route::Node(node, Box::new(request(node, kind))))
         }
     }
 }

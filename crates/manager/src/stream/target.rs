@@ -66,7 +66,7 @@ pub(crate) fn find_task(view: &State, text: &str) -> Result<Option<TaskId>, Refu
 }
 
 /// Tasks of a target, in order of slot.
-pub(crate) fn tasks<'a>(view: &'a State, target: Target) -> Vec<&'a Task> {
+pub(crate) fn tasks(view: &State, target: Target) -> Vec<&Task> {
     match target {
         Target::Service(id) => view.tasks_of(id).collect(),
         Target::Slot(id, slot) => view.tasks_of(id).filter(|task| task.slot == slot).collect(),

