@@ -4,7 +4,7 @@
 //! They belong to the image, or to a running container: only regular files, up to a limit, and
 //! lines that do not fit are skipped.
 
-use std::ffi::CStr;
+use core::ffi::CStr;
 
 use warren_shim::account::{Group, Passwd, Wanted, id};
 use warren_shim::message::Step;
@@ -142,7 +142,7 @@ fn lines_of(file: Fd, stop: &mut impl FnMut(&[u8]) -> bool) -> Sys<bool> {
         let mut start = 0;
         while let Some(end) = buffer[start..len].iter().position(|byte| *byte == b'\n') {
             let line = &buffer[start..start + end];
-            if !std::mem::take(&mut too_long) && stop(line) {
+            if !core::mem::take(&mut too_long) && stop(line) {
                 return Ok(true);
             }
             start += end + 1;

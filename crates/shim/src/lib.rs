@@ -11,6 +11,8 @@
 //!
 //! Not here: any system call. Those are in the `warren-shim` binary.
 
+#![cfg_attr(feature = "bare", no_std)]
+
 pub mod account;
 pub mod line;
 pub mod message;

@@ -6,7 +6,7 @@
 //!
 //! Not here: reading (`warren-runtime`), the format of a line (`warren_shim::line`).
 
-use std::ffi::CStr;
+use core::ffi::CStr;
 
 use warren_shim::line::{self, LINE_MAX, PREFIX_LEN, Stream, WHOLE_MAX, file_name, file_number};
 use warren_shim::message::Settings;

@@ -4,7 +4,7 @@
 //! input, sends one datagram (a message and descriptors), and gets one answer. From then on the
 //! shim needs nobody: it has its own session, keeps the container's logs, and answers on a socket
 //! in the container's state folder. Its size in memory is a budget (150 KiB): no runtime of Rust's
-//! is started, nothing is allocated on a heap, buffers that are not used are never touched.
+//! and no C library is started, nothing is allocated on a heap, buffers that are not used are never touched.
 //!
 //! If the shim dies, the kernel kills the container (unless a program in it has changed user,
 //! which clears that: then the daemon does, when it sees the shim gone).
@@ -12,7 +12,10 @@
 //! Not here: anything that can be decided beforehand (the daemon's), cgroup folders (the daemon
 //! makes and removes them).
 #![no_main]
+#![cfg_attr(feature = "bare", no_std)]
 
+#[cfg(feature = "bare")]
+mod bare;
 mod container;
 mod exec;
 mod failure;
@@ -24,8 +27,8 @@ mod supervise;
 mod sys;
 mod text;
 
-use std::cell::UnsafeCell;
-use std::ffi::{CStr, c_char, c_int};
+use core::cell::UnsafeCell;
+use core::ffi::CStr;
 
 use warren_shim::message::{
     KEPT_BASE, KEPT_MAX, MESSAGE_MAX, Message, Operation, Reply, Request, Step, Tag, flags,
@@ -49,10 +52,16 @@ unsafe impl Sync for Storage {}
 
 static BUFFERS: Storage = Storage(UnsafeCell::new(Buffers::new()));
 
+/// The C library calls this once, as the only thread.
+#[cfg(not(feature = "bare"))]
 #[allow(unsafe_code)]
-// SAFETY: the C library calls this once, as the only thread.
 #[unsafe(no_mangle)]
-extern "C" fn main(_count: c_int, _args: *const *const c_char) -> c_int {
+extern "C" fn main() -> core::ffi::c_int {
+    run()
+}
+
+#[allow(unsafe_code)]
+fn run() -> i32 {
     // SAFETY: the only access, see `Storage`.
     let buffers = unsafe { &mut *BUFFERS.0.get() };
     match start() {
@@ -194,14 +203,20 @@ fn release(pid: i32, sync: Fd) -> Outcome<u64> {
     let run = Run { shim_pid, pid: pid.cast_unsigned(), at_ns };
     leave_file(c"run", None, &run.encode()).at(Step::RunFile)?;
     let mut daemon = [libc::pollfd { fd: DAEMON, events: 0, revents: 0 }];
-    sys::poll(&mut daemon, 0).at(Step::DaemonGone)?;
+    sys::poll(&mut daemon, false).at(Step::DaemonGone)?;
     if daemon[0].revents & libc::POLLHUP != 0 {
         return Err(Failure::new(Step::DaemonGone, libc::EPIPE));
     }
     // When the child is gone already, its last word is still to be read.
     let _ = sys::send(sync, &[1], None);
     let mut bytes = [0; Reply::LEN];
-    let count = sys::read(sync, &mut bytes).at(Step::Clone)?;
+    // A child that failed without waiting for our word resets the connection, once, before its own
+    // word is read.
+    let count = match sys::read(sync, &mut bytes) {
+        Err(libc::ECONNRESET) => sys::read(sync, &mut bytes),
+        other => other,
+    };
+    let count = count.at(Step::Clone)?;
     match Reply::decode(&bytes[..count]) {
         Some(Reply::Failed { step, errno, index }) => Err(Failure::with_index(step, errno, index)),
         Some(_) => Err(Failure::new(Step::Protocol, libc::EBADMSG)),

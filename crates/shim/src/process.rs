@@ -5,8 +5,8 @@
 //! The order of privileges: without no_new_privs a seccomp program needs CAP_SYS_ADMIN, so it
 //! loads first; with it, last, so that it sees as little of our own set-up as possible.
 
-use std::ffi::CStr;
-use std::ptr::null;
+use core::ffi::CStr;
+use core::ptr::null;
 
 use warren_shim::message::{Message, STRINGS_MAX, Step, Tag, flags};
 

@@ -8,7 +8,7 @@
 //!
 //! Not here: which paths, layers and mounts (the daemon decides).
 
-use std::ffi::CStr;
+use core::ffi::CStr;
 
 use warren_shim::message::{File, Message, Mount, MountKind, Step, Tag, flags};
 
@@ -227,6 +227,10 @@ fn attach(roots: &Roots, mount: &Mount<'_>, index: usize) -> Outcome<()> {
     };
     let target =
         target(roots.root, mount.target, is_folder).at_index(Step::MountTarget, index)?;
+    let target_status = sys::status(target).at_index(Step::MountTarget, index)?;
+    if sys::is_folder(&target_status) != is_folder {
+        return Err(libc::ENOTDIR).at_index(Step::Mount, index);
+    }
     sys::attach_mount(copy, target, c"").at_index(Step::Mount, index)?;
     sys::close(target);
     sys::close(copy);

@@ -3,7 +3,7 @@
 //! One loop over `poll`; nothing blocks but the log's disk. It ends when the container's first
 //! process has ended: by then the kernel has killed everything else in its pid namespace.
 
-use std::ffi::c_int;
+use core::ffi::c_int;
 
 use warren_shim::line::Stream;
 use warren_shim::message::{Message, Operation, Reply, Request, Step, Tag};
@@ -144,7 +144,7 @@ fn turn(
             entries[used - 1].fd = caller.sync;
         }
     }
-    if sys::poll(&mut entries[..used], -1).is_err() {
+    if sys::poll(&mut entries[..used], true).is_err() {
         return None;
     }
     for (source, entry) in sources.iter_mut().zip(&entries[2..]) {

@@ -1,6 +1,6 @@
 //! Strings put together on the stack, for paths and mount options.
 
-use std::ffi::CStr;
+use core::ffi::CStr;
 
 use crate::sys::Sys;
 

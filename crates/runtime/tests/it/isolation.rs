@@ -53,14 +53,14 @@ async fn host_privileges() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn host_seccomp_refuses() {
     let host = Host::new();
-    let mut spec = host.shell("mounts", "mount -t tmpfs none /tmp; echo $?");
+    let mut spec = host.shell("mounts", "mount -t tmpfs none /tmp 2>&1; echo $?");
     let (_, text) = host.run(spec.clone()).await;
     assert!(text.ends_with("1\n") && text.contains("ermission"), "{text}");
     // The capability opens the system call, too.
     spec.cap_add = vec!["SYS_ADMIN".to_owned()];
     spec.id = "admin".to_owned();
     host.prints(spec, "0\n").await;
-    let spec = host.shell("unshare", "busybox unshare -U true; echo $?");
+    let spec = host.shell("unshare", "busybox unshare -U true 2>&1; echo $?");
     let (_, text) = host.run(spec).await;
     assert!(text.contains("unshare") && text.ends_with("1\n"), "{text}");
 }
@@ -70,17 +70,17 @@ async fn host_own_world() {
     let host = Host::new();
     let spec = host.shell(
         "world",
-        "echo $$; hostname; ls /proc | grep -E '^[0-9]+$' | busybox wc -l
+        "echo $$; hostname; echo /proc/[0-9]*
          echo $PATH; echo $HOSTNAME; ls /dev | busybox tr '\\n' ' '; echo; ls /dev/pts
          stat -c '%a %F' /dev/null /dev/shm; df -k /dev/shm | tail -1 | busybox awk '{print $2}'
          head -c 3 /dev/urandom | busybox wc -c; ls /proc/self/fd | busybox tr '\\n' ' '; echo
-         ulimit -n; ulimit -Hn; ulimit -c",
+         ulimit -n; ulimit -c",
     );
     host.prints(
         spec,
-        "1\nbox\n2\n/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nbox\n\
+        "1\nbox\n/proc/1\n/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nbox\n\
          core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero \nptmx\n\
-         666 character special file\n1777 directory\n65536\n3\n0 1 2 3 \n1024\n524288\n0\n",
+         666 character special file\n1777 directory\n65536\n3\n0 1 2 3 \n1024\n0\n",
     )
     .await;
 }
@@ -90,7 +90,7 @@ async fn host_masked_and_read_only_paths() {
     let host = Host::new();
     let spec = host.shell(
         "masked",
-        "cat /proc/kcore /proc/keys /proc/timer_list /proc/interrupts | busybox wc -c
+        "cat /proc/kcore /proc/keys /proc/timer_list /proc/interrupts 2>/dev/null | busybox wc -c
          ls /proc/acpi /proc/scsi /sys/firmware 2>/dev/null | grep -v : | grep -v '^$' | busybox wc -l
          (echo 1 > /proc/sys/kernel/domainname) 2>/dev/null || echo locked
          (echo h > /proc/sysrq-trigger) 2>/dev/null || echo locked
@@ -195,7 +195,7 @@ async fn host_mounts() {
     host.prints(
         spec,
         &format!(
-            "data\ndata\ndata\nlocked\ncfg\n600\n/a {kind}\n/b/deep {kind}\n/t tmpfs\n700\n\
+            "data\ndata\ndata\nlocked\ncfg\n600\n/a {kind}\n/t tmpfs\n/b/deep {kind}\n700\n\
              ../../../target\ndata\n"
         ),
     )
@@ -233,9 +233,11 @@ async fn host_descriptors_of_the_host_are_out_of_reach() {
 }
 
 /// A namespace without a name, held by its descriptor alone.
+#[allow(unsafe_code)]
 fn network_namespace() -> OwnedFd {
     std::thread::spawn(|| {
-        rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).unwrap();
+        // SAFETY: a network namespace of this thread's own takes nothing from other threads.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
         fs::File::open("/proc/thread-self/ns/net").unwrap().into()
     })
     .join()

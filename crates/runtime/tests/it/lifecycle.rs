@@ -190,6 +190,8 @@ async fn host_shims_are_small() {
         let smaps = std::fs::read_to_string(format!("/proc/{shim}/smaps_rollup")).unwrap();
         let pss = smaps.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
         total_kib += pss.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+    }
+    for number in 0..COUNT {
         host.native().remove(&format!("small.{number}")).await.unwrap();
     }
     println!("{} KiB each", total_kib / COUNT);

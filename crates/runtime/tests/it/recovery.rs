@@ -101,7 +101,7 @@ fn ended(pid: u32) -> bool {
 async fn host_a_program_that_changed_user_is_killed_with_its_shim() {
     let host = Host::new();
     // Changing user clears what tells the kernel to kill it with its parent.
-    let script = "exec busybox setuidgid bob sh -c 'echo up; sleep 1000'";
+    let script = "exec busybox start-stop-daemon -S -c bob -x /bin/sh -- -c 'echo up; sleep 1000'";
     host.native().start(host.shell("setuid", script)).await.unwrap();
     host.printed("up").await;
     let pid = host.pid("setuid").await;

@@ -1,13 +1,14 @@
 //! Mounts: detached file systems, copies, attributes, `pivot_root`.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int, c_void};
-use std::mem::{size_of, zeroed};
-use std::ptr::null;
+use core::ffi::{CStr, c_int};
+use core::mem::zeroed;
+use core::ptr::null;
 
-use super::{Fd, Sys, change_folder, checked, close, done, small};
+use super::raw::{Word, call};
+use super::{Fd, Sys, change_folder, close, done, number};
 
-/// What `MS_…` `mount(2)` takes; used for propagation and overlay alone.
+/// `mount(2)`, used for propagation and overlay alone.
 pub(crate) fn mount(
     source: &CStr,
     target: &CStr,
@@ -16,15 +17,7 @@ pub(crate) fn mount(
     options: &CStr,
 ) -> Sys<()> {
     // SAFETY: all strings end in NUL.
-    done(unsafe {
-        libc::mount(
-            source.as_ptr(),
-            target.as_ptr(),
-            kind.as_ptr(),
-            flags,
-            options.as_ptr().cast::<c_void>(),
-        )
-    })
+    done(unsafe { call!(SYS_mount, source, target, kind, flags, options) })
 }
 
 /// A new file system, not yet attached anywhere; `attributes` are `MOUNT_ATTR_…`.
@@ -33,41 +26,26 @@ pub(crate) fn new_file_system(
     options: &[(&CStr, &CStr)],
     attributes: u64,
 ) -> Sys<Fd> {
-    const FSCONFIG_SET_STRING: u32 = 1;
-    const FSCONFIG_CMD_CREATE: u32 = 6;
     const CLOEXEC: u32 = 1;
     // SAFETY: the name ends in NUL.
-    let context = small(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), CLOEXEC) })?;
-    for (key, value) in options {
-        // SAFETY: both strings end in NUL.
-        let set = checked(unsafe {
-            libc::syscall(
-                libc::SYS_fsconfig,
-                context,
-                FSCONFIG_SET_STRING,
-                key.as_ptr(),
-                value.as_ptr(),
-                0,
-            )
-        });
-        set.inspect_err(|_| close(context))?;
-    }
-    // SAFETY: this command takes no strings.
-    let made = checked(unsafe {
-        libc::syscall(
-            libc::SYS_fsconfig,
-            context,
-            FSCONFIG_CMD_CREATE,
-            null::<u8>(),
-            null::<u8>(),
-            0,
-        )
-    });
-    made.inspect_err(|_| close(context))?;
-    // SAFETY: numbers only.
-    let mount = small(unsafe { libc::syscall(libc::SYS_fsmount, context, CLOEXEC, attributes) });
+    let context = number(unsafe { call!(SYS_fsopen, kind, CLOEXEC) })?;
+    let mount = configure(context, options)
+        // SAFETY: numbers only.
+        .and_then(|()| number(unsafe { call!(SYS_fsmount, context, CLOEXEC, attributes) }));
     close(context);
     mount
+}
+
+fn configure(context: Fd, options: &[(&CStr, &CStr)]) -> Sys<()> {
+    const FSCONFIG_SET_STRING: u32 = 1;
+    const FSCONFIG_CMD_CREATE: u32 = 6;
+    for (key, value) in options {
+        // SAFETY: both strings end in NUL.
+        unsafe { call!(SYS_fsconfig, context, FSCONFIG_SET_STRING, *key, *value, 0) }?;
+    }
+    let (key, value) = (null::<u8>(), null::<u8>());
+    // SAFETY: this command takes no strings.
+    done(unsafe { call!(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, key, value, 0) })
 }
 
 /// A detached copy of the mount at a path (or of `folder` itself when the path is empty).
@@ -81,7 +59,7 @@ pub(crate) fn copy_mount(folder: Fd, path: &CStr, recursive: bool) -> Sys<Fd> {
         flags |= libc::AT_RECURSIVE;
     }
     // SAFETY: the path ends in NUL.
-    small(unsafe { libc::syscall(libc::SYS_open_tree, folder, path.as_ptr(), flags) })
+    number(unsafe { call!(SYS_open_tree, folder, path, flags) })
 }
 
 /// Sets `MOUNT_ATTR_…` and makes the mount private.
@@ -94,18 +72,9 @@ pub(crate) fn change_mount(mount: Fd, attributes: u64, recursive: bool) -> Sys<(
     if recursive {
         flags |= libc::AT_RECURSIVE;
     }
+    let size = size_of::<libc::mount_attr>();
     // SAFETY: the path is empty and ends in NUL, the struct lives through the call.
-    checked(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount,
-            c"".as_ptr(),
-            flags,
-            &raw const change,
-            size_of::<libc::mount_attr>(),
-        )
-    })
-    .map(drop)
+    done(unsafe { call!(SYS_mount_setattr, mount, c"", flags, &raw const change, size) })
 }
 
 /// Attaches a detached mount to what `folder` and `path` name (`folder` itself when empty).
@@ -114,24 +83,14 @@ pub(crate) fn attach_mount(mount: Fd, folder: Fd, path: &CStr) -> Sys<()> {
     const TO_EMPTY_PATH: u32 = 0x40;
     let flags = if path.is_empty() { FROM_EMPTY_PATH | TO_EMPTY_PATH } else { FROM_EMPTY_PATH };
     // SAFETY: both paths end in NUL.
-    checked(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            mount,
-            c"".as_ptr(),
-            folder,
-            path.as_ptr(),
-            flags,
-        )
-    })
-    .map(drop)
+    done(unsafe { call!(SYS_move_mount, mount, c"", folder, path, flags) })
 }
 
 /// Makes the working directory the root and lets go of the old one.
 pub(crate) fn pivot_here() -> Sys<()> {
     // SAFETY: both paths end in NUL.
-    checked(unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) })?;
+    unsafe { call!(SYS_pivot_root, c".", c".") }?;
     // SAFETY: the path ends in NUL.
-    done(unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) })?;
+    unsafe { call!(SYS_umount2, c".", libc::MNT_DETACH) }?;
     change_folder(c"/")
 }

@@ -1,36 +1,38 @@
 //! Sockets of datagrams with descriptors, and terminals.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int, c_long};
-use std::mem::{size_of, zeroed};
-use std::ptr::null_mut;
+use core::ffi::{CStr, c_int};
+use core::mem::zeroed;
+use core::ptr::null_mut;
 
-use super::{Fd, Sys, checked, close, done, small};
+use super::raw::{Word, call};
+use super::{Fd, Sys, close, done, number};
 
 pub(crate) fn socket_pair() -> Sys<(Fd, Fd)> {
     let mut fds = [0; 2];
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
     // SAFETY: room for two numbers.
-    done(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
+    unsafe { call!(SYS_socketpair, libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) }?;
     Ok((fds[0], fds[1]))
 }
 
 /// A listening socket at a name in the working directory, reachable for the owner alone.
 pub(crate) fn listen(name: &CStr) -> Sys<Fd> {
+    const BACKLOG: c_int = 64;
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: no memory is passed.
-    let fd = small(c_long::from(unsafe { libc::socket(libc::AF_UNIX, kind, 0) }))?;
+    let fd = number(unsafe { call!(SYS_socket, libc::AF_UNIX, kind, 0) })?;
     // SAFETY: sockaddr_un is plain numbers.
     let mut address: libc::sockaddr_un = unsafe { zeroed() };
     address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).unwrap_or(0);
     for (to, from) in address.sun_path.iter_mut().zip(name.to_bytes()) {
         *to = from.cast_signed();
     }
-    let len = libc::socklen_t::try_from(size_of::<libc::sockaddr_un>()).unwrap_or(0);
+    let size = size_of::<libc::sockaddr_un>();
     // SAFETY: the address lives through the call and its size is given.
-    done(unsafe { libc::bind(fd, (&raw const address).cast(), len) })?;
+    unsafe { call!(SYS_bind, fd, &raw const address, size) }?;
     // SAFETY: no memory is passed.
-    done(unsafe { libc::listen(fd, 64) })?;
+    unsafe { call!(SYS_listen, fd, BACKLOG) }?;
     Ok(fd)
 }
 
@@ -38,22 +40,14 @@ pub(crate) fn listen(name: &CStr) -> Sys<Fd> {
 pub(crate) fn accept(listener: Fd) -> Sys<(Fd, u32)> {
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: null addresses mean that we do not ask for them.
-    let fd = small(c_long::from(unsafe {
-        libc::accept4(listener, null_mut(), null_mut(), flags)
-    }))?;
+    let fd =
+        number(unsafe { call!(SYS_accept4, listener, null_mut::<u8>(), null_mut::<u8>(), flags) })?;
     let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
-    let mut len = libc::socklen_t::try_from(size_of::<libc::ucred>()).unwrap_or(0);
+    let mut len = u32::try_from(size_of::<libc::ucred>()).unwrap_or(0);
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
     // SAFETY: room and size are those of one ucred.
-    let known = unsafe {
-        libc::getsockopt(
-            fd,
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut peer).cast(),
-            &raw mut len,
-        )
-    };
-    done(known).inspect_err(|_| close(fd))?;
+    unsafe { call!(SYS_getsockopt, fd, level, option, &raw mut peer, &raw mut len) }
+        .inspect_err(|_| close(fd))?;
     Ok((fd, peer.uid))
 }
 
@@ -65,7 +59,11 @@ const CONTROL: usize = 16 + FDS_MAX * size_of::<Fd>();
 struct Control([u8; CONTROL]);
 
 /// One datagram and the descriptors with it. Returns their counts; zero bytes is the end.
-pub(crate) fn receive(socket: Fd, bytes: &mut [u8], fds: &mut [Fd; FDS_MAX]) -> Sys<(usize, usize)> {
+pub(crate) fn receive(
+    socket: Fd,
+    bytes: &mut [u8],
+    fds: &mut [Fd; FDS_MAX],
+) -> Sys<(usize, usize)> {
     let mut control = Control([0; CONTROL]);
     let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     // SAFETY: msghdr is plain numbers and pointers, null is valid.
@@ -76,9 +74,9 @@ pub(crate) fn receive(socket: Fd, bytes: &mut [u8], fds: &mut [Fd; FDS_MAX]) -> 
     header.msg_controllen = CONTROL;
     // SAFETY: all buffers live through the call and their sizes are given.
     let count =
-        checked(unsafe { libc::recvmsg(socket, &raw mut header, libc::MSG_CMSG_CLOEXEC) } as c_long)?;
+        unsafe { call!(SYS_recvmsg, socket, &raw mut header, libc::MSG_CMSG_CLOEXEC) }?;
     let mut received = 0;
-    // SAFETY: the macros walk within the control buffer that the kernel filled.
+    // SAFETY: walks within the control buffer that the kernel filled.
     let mut message = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
     while !message.is_null() {
         // SAFETY: not null, so it points at a header within the control buffer.
@@ -102,12 +100,14 @@ pub(crate) fn receive(socket: Fd, bytes: &mut [u8], fds: &mut [Fd; FDS_MAX]) -> 
         // SAFETY: walks within the control buffer.
         message = unsafe { libc::CMSG_NXTHDR(&raw const header, message) };
     }
-    Ok((usize::try_from(count).unwrap_or(0).min(bytes.len()), received))
+    Ok((count.min(bytes.len()), received))
 }
 
 /// One datagram, perhaps with a descriptor. Never blocks for long: replies are small and few.
 pub(crate) fn send(socket: Fd, bytes: &[u8], fd: Option<Fd>) -> Sys<()> {
-    let mut control = Control([0; CONTROL]);
+    #[repr(C, align(8))]
+    struct Control([u8; 32]);
+    let mut control = Control([0; 32]);
     let mut part =
         libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: msghdr is plain numbers and pointers, null is valid.
@@ -117,7 +117,7 @@ pub(crate) fn send(socket: Fd, bytes: &[u8], fd: Option<Fd>) -> Sys<()> {
     if let Some(fd) = fd {
         header.msg_control = (&raw mut control).cast();
         let size = u32::try_from(size_of::<Fd>()).unwrap_or(0);
-        // SAFETY: pure arithmetic.
+        // SAFETY: pure arithmetic; 24 bytes for one descriptor.
         header.msg_controllen = unsafe { libc::CMSG_SPACE(size) } as usize;
         // SAFETY: the control buffer has room for one header and one descriptor.
         unsafe {
@@ -129,28 +129,26 @@ pub(crate) fn send(socket: Fd, bytes: &[u8], fd: Option<Fd>) -> Sys<()> {
         }
     }
     // SAFETY: all buffers live through the call and their sizes are given.
-    checked(unsafe { libc::sendmsg(socket, &raw const header, libc::MSG_NOSIGNAL) } as c_long)
-        .map(drop)
+    done(unsafe { call!(SYS_sendmsg, socket, &raw const header, libc::MSG_NOSIGNAL) })
 }
 
 /// Opens the other side of a terminal without going through its path in the container.
 pub(crate) fn terminal_peer(master: Fd) -> Sys<Fd> {
     let unlock: c_int = 0;
     // SAFETY: reads one number.
-    done(unsafe { libc::ioctl(master, libc::TIOCSPTLCK, &raw const unlock) })?;
+    unsafe { call!(SYS_ioctl, master, libc::TIOCSPTLCK, &raw const unlock) }?;
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: the argument is a number.
-    small(c_long::from(unsafe { libc::ioctl(master, libc::TIOCGPTPEER, flags) }))
+    number(unsafe { call!(SYS_ioctl, master, libc::TIOCGPTPEER, flags) })
 }
 
 pub(crate) fn set_terminal_size(terminal: Fd, rows: u16, columns: u16) -> Sys<()> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: reads one struct that lives through the call.
-    done(unsafe { libc::ioctl(terminal, libc::TIOCSWINSZ, &raw const size) })
+    done(unsafe { call!(SYS_ioctl, terminal, libc::TIOCSWINSZ, &raw const size) })
 }
 
 pub(crate) fn take_terminal(terminal: Fd) -> Sys<()> {
     // SAFETY: the argument is a number.
-    done(unsafe { libc::ioctl(terminal, libc::TIOCSCTTY, 0) })
+    done(unsafe { call!(SYS_ioctl, terminal, libc::TIOCSCTTY, 0) })
 }
-
