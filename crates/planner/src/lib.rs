@@ -63,6 +63,7 @@ pub struct Plan {
     /// Empty of mutations when nothing is to be done. Its expectations name the services written
     /// and the nodes that tasks were placed on.
     pub transaction: Transaction,
+    /// Call again at this time at the latest, or, like always, when the state has changed.
     pub wake_at: Option<Time>,
     /// The plan was cut at [`MUTATIONS_MAX`]: apply it and call again.
     pub more: bool,

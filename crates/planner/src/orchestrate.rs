@@ -48,7 +48,5 @@ pub(crate) fn scale_down(pass: &mut Pass<'_, '_>) {
             }
             pass.leave(task);
         }
-        let slot = &mut pass.slots[at];
-        (slot.wanted, slot.past, slot.leaving) = (vec![], vec![], vec![]);
     }
 }

@@ -15,7 +15,7 @@ use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 use warren_state::change::{Key as ObjectKey, Mutation};
 
 use crate::service::Pass;
-use crate::slot::{Key, has_host_ports, is_failed, is_live};
+use crate::slot::{Key, Renewed, Wanted, has_host_ports, is_failed, is_live, wanted};
 
 /// Tasks of one service on one node.
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,6 +62,7 @@ impl Pass<'_, '_> {
             // A global task without its node would be nobody's.
             (Err(_), Key::On(_), _) | (Err(_), _, Unplaceable::Nothing) => return false,
         };
+        let renewed = if place.is_some() { Renewed::Placed } else { Renewed::Waiting };
         let task = Task {
             id: self.new_id(),
             service: self.service.id,
@@ -78,7 +79,7 @@ impl Pass<'_, '_> {
             revision: 0,
         };
         self.draft.push(Mutation::CreateTask(task));
-        self.slots[at].renewed = true;
+        self.slots[at].renewed = renewed;
         true
     }
 
@@ -105,6 +106,11 @@ impl Pass<'_, '_> {
             (share.wanted, share.live) = (share.wanted + 1, share.live + 1);
             return Ok(Place { node, address });
         }
+    }
+
+    /// Whether some node could take a task of a slot now.
+    pub(crate) fn has_place(&mut self, at: usize, template: u32) -> bool {
+        self.best(at, template, &BTreeSet::new()).is_some()
     }
 
     fn best(&mut self, at: usize, template: u32, full: &BTreeSet<usize>) -> Option<usize> {
@@ -200,7 +206,9 @@ pub(crate) fn place_pending(pass: &mut Pass<'_, '_>) {
     // Nodes are judged alike for all tasks of a service: the first that fails speaks for the rest.
     let mut reason: Option<String> = None;
     for at in 0..pass.slots.len() {
-        for task in pass.slots[at].wanted.clone() {
+        let slot = &pass.slots[at];
+        let Wanted::Yes = wanted(pass.service, slot.key, &pass.draft.nodes) else { continue };
+        for task in slot.wanted.clone() {
             if task.node.is_some() || task.status.state != TaskState::Pending {
                 continue;
             }

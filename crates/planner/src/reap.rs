@@ -6,13 +6,18 @@
 use warren_state::change::Mutation;
 
 use crate::service::{Pass, is_gone};
-use crate::slot::{is_live, is_up};
+use crate::slot::{Wanted, is_live, is_up, wanted};
 
 /// Trims the history of every slot, and forgets what was cleaned up.
 pub(crate) fn history(pass: &mut Pass<'_, '_>) {
     let limit = usize::try_from(pass.draft.cluster.history_limit).unwrap_or(usize::MAX);
     for at in 0..pass.slots.len() {
         let slot = &pass.slots[at];
+        match wanted(pass.service, slot.key, &pass.draft.nodes) {
+            Wanted::Yes | Wanted::Keep => {}
+            // Emptied altogether, by scaling down.
+            Wanted::No => continue,
+        }
         // While a slot is between two tasks its last one is needed: it says that this is a rollout.
         let settled = slot.wanted.iter().any(|task| is_up(task, &pass.draft.nodes));
         let limit = if settled { limit } else { limit.max(1) };

@@ -10,7 +10,7 @@ use warren_model::task::Task;
 
 use crate::rollout::Progress;
 use crate::service::Pass;
-use crate::slot::{Key, Slot, Wanted, is_failed, is_lost, is_up, wanted, wants_successor};
+use crate::slot::{Key, Renewed, Slot, Wanted, is_failed, is_lost, is_up, wanted, wants_successor};
 
 /// Pause before the successor, by the number of predecessors that failed in a row. The agent has
 /// restarted in place before, with a back-off of its own; the last is rare enough for ever.
@@ -31,7 +31,7 @@ pub(crate) fn replace(pass: &mut Pass<'_, '_>, progress: Progress) {
 
 /// The task of a slot that everything depends on, unless a successor is on its way.
 fn candidate<'a>(pass: &Pass<'_, 'a>, slot: &Slot<'a>, progress: Progress) -> Option<&'a Task> {
-    if slot.renewed {
+    if slot.renewed != Renewed::No {
         return None;
     }
     let current = slot.current(pass.service, &pass.draft.nodes);

@@ -4,17 +4,19 @@
 //! service with host-mode ports, ends the old one first. At most `parallelism`
 //! slots are in flight, each counted until its new task has run for `delay`.
 //! One new task that failed halts the rollout: nothing further is touched until
-//! the spec changes again. A node that drains outdates what is on it.
+//! the spec changes again. A node that drains outdates what is on it, so tasks
+//! move away at the same pace (and not while a rollout is halted).
 //!
 //! Nothing is remembered between passes: all of it follows from the tasks.
 
 use warren_model::service::Service;
 use warren_model::task::{Task, TaskState};
 
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, Site};
 use crate::service::Pass;
 use crate::slot::{
-    Key, Slot, Wanted, is_failed, is_live, is_lost, is_outdated, is_stop_first, is_up, wanted,
+    Key, Renewed, Slot, Wanted, is_failed, is_live, is_lost, is_outdated, is_stop_first, is_up,
+    wanted,
 };
 
 /// How far the rollout of a service is.
@@ -32,13 +34,14 @@ pub(crate) fn progress<'a>(
     service: &Service,
     nodes: &Nodes<'_>,
 ) -> Progress {
-    let (mut unfinished, mut failed) = (false, false);
+    let (mut unfinished, mut older, mut failed) = (false, false, false);
     for slot in slots {
         let Wanted::Yes = wanted(service, slot.key, nodes) else { continue };
         unfinished |= slot.wanted.iter().any(|task| is_outdated(task, service, nodes));
+        older |= slot.wanted.iter().any(|task| task.template != service.template);
         failed |= slot.current(service, nodes).is_some_and(is_failed);
     }
-    match (unfinished, failed) {
+    match (unfinished, older && failed) {
         (false, _) => Progress::Done,
         (true, false) => Progress::Moving,
         (true, true) => Progress::Halted,
@@ -87,8 +90,8 @@ fn renew_some(pass: &mut Pass<'_, '_>) {
     for at in 0..pass.slots.len() {
         let slot = &pass.slots[at];
         let Wanted::Yes = wanted(pass.service, slot.key, &pass.draft.nodes) else { continue };
-        let fresh = slot.renewed || slot.current(pass.service, &pass.draft.nodes).is_some();
-        if !fresh && !slot.wanted.is_empty() {
+        let current = slot.current(pass.service, &pass.draft.nodes);
+        if slot.renewed == Renewed::No && current.is_none() && !slot.wanted.is_empty() {
             let works = slot.wanted.iter().any(|task| is_up(task, &pass.draft.nodes));
             outdated.push((works, at));
         } else if is_in_flight(pass, at) {
@@ -97,22 +100,34 @@ fn renew_some(pass: &mut Pass<'_, '_>) {
     }
     // What does not work has nothing to lose by going first.
     outdated.sort_unstable();
-    for (_, at) in outdated.into_iter().take(parallelism.saturating_sub(in_flight)) {
-        if !renew(pass, at) {
+    for (_, at) in outdated {
+        if in_flight >= parallelism {
             return;
+        }
+        match renew(pass, at) {
+            Renewal::Begun => in_flight += usize::from(is_in_flight(pass, at)),
+            Renewal::Impossible => {}
+            Renewal::NoRoom => return,
         }
     }
 }
 
-/// Whether a slot without outdated tasks alone still counts against `parallelism`: it is between
-/// two tasks, or the new one has not run for `delay` yet.
+/// Whether a slot counts against `parallelism`: it is between two tasks, or its new one has not
+/// run for `delay` yet. One that only waits for a place, with nothing beside it, does not: it may
+/// wait for ever, and nothing of it can break.
 fn is_in_flight(pass: &mut Pass<'_, '_>, at: usize) -> bool {
-    let slot = &pass.slots[at];
-    let current = slot.current(pass.service, &pass.draft.nodes);
-    let Some(current) = current.filter(|task| is_up(task, &pass.draft.nodes)) else {
-        // A slot that is merely new renews nothing.
-        return slot.has_predecessor();
+    let (slot, nodes) = (&pass.slots[at], &pass.draft.nodes);
+    match slot.renewed {
+        Renewed::No => {}
+        Renewed::Placed => return true,
+        Renewed::Waiting => return !slot.wanted.is_empty(),
+    }
+    let Some(current) = slot.current(pass.service, nodes) else {
+        return slot.wanted.is_empty() && slot.is_stopping(nodes);
     };
+    if !is_up(current, nodes) {
+        return current.node.is_some() || slot.wanted.len() > 1;
+    }
     let until = current.status.since.plus_ms(pass.service.spec.update.delay_ms);
     if pass.draft.now < until {
         pass.wake(until);
@@ -121,20 +136,28 @@ fn is_in_flight(pass: &mut Pass<'_, '_>, at: usize) -> bool {
     false
 }
 
-/// Begins with a slot; `false` if the plan is full.
-fn renew(pass: &mut Pass<'_, '_>, at: usize) -> bool {
-    let slot = &pass.slots[at];
-    let olds = slot.wanted.clone();
+enum Renewal {
+    Begun,
+    /// What would be stopped could not be started again.
+    Impossible,
+    /// The plan is full.
+    NoRoom,
+}
+
+fn renew(pass: &mut Pass<'_, '_>, at: usize) -> Renewal {
+    let olds = pass.slots[at].wanted.clone();
     // One to grant a block, one to create, and one for each old task.
     if !pass.draft.room(2 + olds.len()) {
-        return false;
+        return Renewal::NoRoom;
     }
-    let in_the_way = |task: &Task| is_live(task) && task.node.is_some();
-    let blocked = olds.iter().any(|task| in_the_way(task) && !is_lost(task, &pass.draft.nodes))
-        || slot.is_stopping(&pass.draft.nodes);
-    if is_stop_first(pass.service) && blocked {
+    if is_stop_first(pass.service) && stands_in_the_way(pass, at) {
+        let eligible = |node| pass.draft.nodes.get(node).is_some_and(Site::is_eligible);
+        let returns = olds.iter().any(|task| task.node.is_some_and(eligible));
+        if !returns && !pass.has_place(at, pass.service.template) {
+            return Renewal::Impossible;
+        }
         olds.into_iter().for_each(|task| pass.stop(at, task));
-        return true;
+        return Renewal::Begun;
     }
     // First the useless ones, so that their places are free for the new one.
     let nodes = &pass.draft.nodes;
@@ -146,5 +169,12 @@ fn renew(pass: &mut Pass<'_, '_>, at: usize) -> bool {
         // No second task fits beside the old one on this node.
         keep.into_iter().for_each(|task| pass.stop(at, task));
     }
-    true
+    Renewal::Begun
+}
+
+/// Whether something of a slot runs that must end before the next starts.
+fn stands_in_the_way(pass: &Pass<'_, '_>, at: usize) -> bool {
+    let (slot, nodes) = (&pass.slots[at], &pass.draft.nodes);
+    let runs = |task: &&Task| is_live(task) && task.node.is_some() && !is_lost(task, nodes);
+    slot.wanted.iter().any(runs) || slot.is_stopping(nodes)
 }

@@ -26,13 +26,21 @@ pub(crate) struct Slot<'a> {
     pub(crate) past: Vec<&'a Task>,
     /// Desired remove.
     pub(crate) leaving: Vec<&'a Task>,
-    /// This plan made a task in it.
-    pub(crate) renewed: bool,
+    pub(crate) renewed: Renewed,
+}
+
+/// Whether this plan made a task in a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewed {
+    No,
+    Placed,
+    /// It waits for a place.
+    Waiting,
 }
 
 impl<'a> Slot<'a> {
     pub(crate) fn new(key: Key) -> Self {
-        Self { key, wanted: vec![], past: vec![], leaving: vec![], renewed: false }
+        Self { key, wanted: vec![], past: vec![], leaving: vec![], renewed: Renewed::No }
     }
 
     pub(crate) fn tasks(&self) -> impl Iterator<Item = &'a Task> {
@@ -51,12 +59,6 @@ impl<'a> Slot<'a> {
     pub(crate) fn is_stopping(&self, nodes: &Nodes<'_>) -> bool {
         let mut unwanted = self.past.iter().chain(&self.leaving);
         unwanted.any(|task| is_live(task) && !is_lost(task, nodes))
-    }
-
-    /// Whether something was here before what is wanted now.
-    pub(crate) fn has_predecessor(&self) -> bool {
-        let wanted = self.wanted.len() + usize::from(self.renewed);
-        !self.past.is_empty() || !self.leaving.is_empty() || wanted > 1
     }
 }
 

@@ -1,0 +1,409 @@
+//! A cluster in a few words: nodes, agents that do as they are told, and a leader that plans.
+//!
+//! Commands, one a line:
+//! ```text
+//! nodes a b          ready workers with a block each      down|up|lose|drain|pause|active a
+//! service web n=2 …  create; `global` for one per node    update web n=3 image=b …   remove web
+//! wait 5s            the clock goes on
+//! start [web.1]      all (or that slot's) wanted tasks get to run
+//! obey               what is not wanted ends and is cleaned up
+//! fail|reject|complete|boot web.1    the newest wanted task of the slot changes so
+//! ```
+//! and two with an answer, written `plan => …`: `plan` makes and applies one plan,
+//! `progress web`, `counts web`. A plan is written as:
+//! `+web.1@a` created on a (`+web.1` nowhere), `-web.1` shut down, `x web.1` removed,
+//! `drop web.1`, `place web.1@a`, `why web.1: text`, `a is down`, `drop-service web`,
+//! and `wake 5s`. Tasks of another template than the first are `web.1/2`.
+
+use std::collections::BTreeMap;
+
+use warren_model::Time;
+use warren_model::cluster::{Cluster, Subnet};
+use warren_model::id::{ClusterId, NodeId, ServiceId};
+use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::service::{
+    Mode, PortSpec, Protocol, PublishMode, RestartCondition, ServiceSpec, TaskTemplate,
+    UpdateOrder, UpdatePolicy,
+};
+use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
+use warren_planner::{Beats, Convergence, IdSource, Index, Plan, plan, progress, task_counts};
+use warren_state::State;
+use warren_state::change::{Mutation, Outcome, Transaction};
+
+/// Counts, scattered: ids are not in order of creation.
+#[derive(Clone, Default)]
+pub(crate) struct Ids(u64);
+
+impl IdSource for Ids {
+    fn id(&mut self) -> [u8; 10] {
+        self.0 += 1;
+        let mut bytes = [0; 10];
+        bytes[..8].copy_from_slice(&self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        bytes
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) state: State,
+    pub(crate) now: Time,
+    pub(crate) beats: Beats,
+    index: Index,
+    ids: Ids,
+}
+
+fn bytes(word: &str) -> [u8; 10] {
+    let mut bytes = [0; 10];
+    bytes[..word.len()].copy_from_slice(word.as_bytes());
+    bytes
+}
+
+pub(crate) fn node_id(word: &str) -> NodeId {
+    NodeId::from_bytes(bytes(word))
+}
+
+pub(crate) fn service_id(word: &str) -> ServiceId {
+    ServiceId::from_bytes(bytes(word))
+}
+
+/// `5s`, `250ms`.
+fn duration(word: &str) -> u64 {
+    match word.strip_suffix("ms") {
+        Some(ms) => ms.parse().unwrap(),
+        None => word.strip_suffix('s').unwrap().parse::<u64>().unwrap() * 1000,
+    }
+}
+
+fn edit(spec: &mut ServiceSpec, word: &str) {
+    let (key, value) = word.split_once('=').unwrap_or((word, ""));
+    match key {
+        "n" => spec.mode = Mode::Replicated { replicas: value.parse().unwrap() },
+        "global" => spec.mode = Mode::Global,
+        "image" => spec.task.image = value.into(),
+        "par" => spec.update.parallelism = value.parse().unwrap(),
+        "delay" => spec.update.delay_ms = duration(value),
+        "stop-first" => spec.update.order = UpdateOrder::StopFirst,
+        "start-first" => spec.update.order = UpdateOrder::StartFirst,
+        "cond" => {
+            spec.task.restart.condition = match value {
+                "none" => RestartCondition::None,
+                "on-failure" => RestartCondition::OnFailure,
+                _ => RestartCondition::Any,
+            }
+        }
+        "host" => spec.ports.push(PortSpec {
+            protocol: Protocol::Tcp,
+            bind: [0; 4].into(),
+            published: value.parse().unwrap(),
+            target: 80,
+            mode: PublishMode::Host,
+        }),
+        other => panic!("unknown option {other:?}"),
+    }
+}
+
+pub(crate) fn is_live(task: &Task) -> bool {
+    !task.status.state.is_terminal()
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let mut world = Self {
+            state: State::default(),
+            now: Time(100_000),
+            beats: Beats::default(),
+            index: Index::default(),
+            ids: Ids::default(),
+        };
+        world.cluster(|cluster| cluster.history_limit = 2);
+        world
+    }
+
+    pub(crate) fn cluster(&mut self, change: impl FnOnce(&mut Cluster)) {
+        let mut cluster = match self.state.cluster() {
+            Some(cluster) => cluster.clone(),
+            None => Cluster::new(ClusterId::from_bytes([1; 10])),
+        };
+        change(&mut cluster);
+        self.write(Mutation::SetCluster(cluster));
+    }
+
+    pub(crate) fn add_node(&mut self, name: &str, blocks: Vec<Subnet>) {
+        let id = node_id(name);
+        self.beats.connected.insert(id);
+        self.write(Mutation::CreateNode(Node {
+            id,
+            description: Description { hostname: name.into(), ..Description::default() },
+            manager: true,
+            worker: true,
+            availability: Availability::Active,
+            status: NodeStatus::Ready,
+            blocks,
+            revision: 0,
+        }));
+    }
+
+    #[track_caller]
+    pub(crate) fn write(&mut self, mutation: Mutation) {
+        let outcome = self.try_write(mutation);
+        assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+    }
+
+    pub(crate) fn try_write(&mut self, mutation: Mutation) -> Outcome {
+        let transaction = Transaction { mutations: vec![mutation], ..Transaction::default() };
+        self.state.apply(self.now, &[transaction], &mut vec![]).remove(0)
+    }
+
+    /// Plans with the index and with a fresh one, which must agree.
+    #[track_caller]
+    pub(crate) fn look(&mut self) -> Plan {
+        let mut ids = self.ids.clone();
+        let fresh = plan(&self.state, &mut Index::default(), &self.beats, &mut ids, self.now);
+        let plan = plan(&self.state, &mut self.index, &self.beats, &mut self.ids, self.now);
+        assert_eq!(plan, fresh, "an index changes no plan");
+        assert!(plan.transaction.mutations.len() <= warren_planner::MUTATIONS_MAX);
+        plan
+    }
+
+    /// Makes one plan and applies it; whatever follows must be nothing, if there is no more.
+    #[track_caller]
+    pub(crate) fn plan(&mut self) -> Plan {
+        let plan = self.look();
+        let before = self.state.clone();
+        if !plan.transaction.mutations.is_empty() {
+            let transactions = [plan.transaction.clone()];
+            let outcome = self.state.apply(self.now, &transactions, &mut vec![]).remove(0);
+            assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}: {plan:?}");
+        }
+        if !plan.more {
+            let again = self.look();
+            let settled = again.transaction.mutations.is_empty();
+            assert!(settled, "not stable:\n{}", self.explain(&before, &plan, &again));
+        }
+        plan
+    }
+
+    pub(crate) fn report(&mut self, task: &Task, state: TaskState) {
+        let Some(node) = task.node else { return };
+        let mut status = TaskStatus { state, since: self.now, ..task.status.clone() };
+        status.attempt = status.attempt.max(1);
+        if state == TaskState::Running {
+            status.started = Some(self.now);
+        }
+        if state == TaskState::Failed {
+            status.exit = Some(TaskExit { code: 3, oom_killed: false });
+        }
+        if state == TaskState::Rejected {
+            status.error = Some("no such image".into());
+        }
+        self.write(Mutation::ReportTask { id: task.id, node, status });
+    }
+
+    pub(crate) fn hears(&self, task: &Task) -> bool {
+        task.node.is_some_and(|node| self.beats.connected.contains(&node))
+    }
+
+    /// Wanted tasks get to run, of all slots or of one (`web.1`).
+    fn start(&mut self, slot: Option<&str>) {
+        let tasks: Vec<Task> = self.state.tasks().cloned().collect();
+        for task in tasks {
+            let wanted = task.desired == Desired::Running && self.hears(&task);
+            let named =
+                slot.is_none_or(|slot| name(&self.state, &task).split('/').next() == Some(slot));
+            if wanted && named && is_live(&task) && task.status.state != TaskState::Running {
+                self.report(&task, TaskState::Running);
+            }
+        }
+    }
+
+    /// Agents end and clean up what is not wanted.
+    pub(crate) fn obey(&mut self) {
+        let heard = self.state.tasks().filter(|task| self.hears(task));
+        let tasks: Vec<Task> = heard.cloned().collect();
+        for task in &tasks {
+            match task.desired {
+                Desired::Running => {}
+                Desired::Shutdown if is_live(task) => self.report(task, TaskState::Complete),
+                Desired::Shutdown => {}
+                Desired::Remove => self.report(task, TaskState::Removed),
+            }
+        }
+    }
+
+    fn newest(&self, slot: &str) -> Task {
+        let named = |task: &&Task| name(&self.state, task).split('/').next() == Some(slot);
+        let wanted = |task: &&Task| task.desired == Desired::Running;
+        let tasks = self.state.tasks().filter(named).filter(wanted);
+        tasks.max_by_key(|task| (task.created, task.template)).cloned().unwrap()
+    }
+
+    fn host(&self, id: NodeId) -> String {
+        host(&self.state, id)
+    }
+
+    fn write_plan(&self, before: &State, plan: &Plan) -> String {
+        // What is dropped has its name in the state before, what is new in the one after.
+        let named = |id| before.task(id).map_or("?".to_owned(), |task| name(before, task));
+        let words = plan.transaction.mutations.iter().map(|mutation| match mutation {
+            Mutation::CreateTask(task) => match task.node {
+                Some(node) => format!("+{}@{}", name(&self.state, task), self.host(node)),
+                None => format!("+{}", name(&self.state, task)),
+            },
+            Mutation::PlaceTask { id, node, .. } => {
+                format!("place {}@{}", named(*id), self.host(*node))
+            }
+            Mutation::SetDesired { id, desired: Desired::Remove } => format!("x {}", named(*id)),
+            Mutation::SetDesired { id, .. } => format!("-{}", named(*id)),
+            Mutation::ExplainTask { id, error } => format!("why {}: {error}", named(*id)),
+            Mutation::DropTask { id } => format!("drop {}", named(*id)),
+            Mutation::DropService { id } => {
+                let name = before.service(*id).map(|service| service.spec.name.to_string());
+                format!("drop-service {}", name.unwrap())
+            }
+            Mutation::SetNodeStatus { id, status } => match status {
+                NodeStatus::Ready => format!("{} is ready", self.host(*id)),
+                NodeStatus::Down => format!("{} is down", self.host(*id)),
+            },
+            Mutation::GrantBlock { id, block } => format!("grant {} {block}", self.host(*id)),
+            other => panic!("planned {other:?}"),
+        });
+        let mut words: Vec<String> = words.collect();
+        if let Some(at) = plan.wake_at {
+            words.push(match at.since_ms(self.now) {
+                ms if ms % 1000 == 0 => format!("wake {}s", ms / 1000),
+                ms => format!("wake {ms}ms"),
+            });
+        }
+        if plan.more {
+            words.push("more".into());
+        }
+        words.join(" ")
+    }
+
+    fn explain(&self, before: &State, plan: &Plan, again: &Plan) -> String {
+        let tasks = before.tasks().map(|task| {
+            let host = task.node.map_or("nowhere".to_owned(), |node| self.host(node));
+            let state = task.status.state.as_str();
+            format!("{} on {host}: {:?}, {state}\n", name(before, task), task.desired)
+        });
+        let nodes = before.nodes().map(|node| {
+            format!("{} {:?} {:?}\n", node.description.hostname, node.status, node.availability)
+        });
+        let specs = before.services().map(|service| {
+            let spec = &service.spec;
+            let condition = spec.task.restart.condition;
+            format!(
+                "{} {:?} {:?} {:?} {condition:?}\n",
+                spec.name, spec.mode, spec.update, spec.ports
+            )
+        });
+        let facts: String = nodes.chain(specs).chain(tasks).collect();
+        let plans = [self.write_plan(before, plan), self.write_plan(&self.state, again)];
+        format!("{facts}{}\n{}", plans[0], plans[1])
+    }
+
+    /// Runs one command; gives its answer.
+    #[track_caller]
+    pub(crate) fn run(&mut self, command: &str) -> String {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        match words[..] {
+            ["plan"] => {
+                let before = self.state.clone();
+                let plan = self.plan();
+                return self.write_plan(&before, &plan);
+            }
+            ["progress", name] => {
+                return match progress(&self.state, service_id(name)) {
+                    Convergence::Converged => "converged".into(),
+                    Convergence::Waiting { message } => message,
+                    Convergence::Failed { reason } => format!("failed: {reason}"),
+                };
+            }
+            ["counts", name] => {
+                let (running, desired) = task_counts(&self.state, service_id(name));
+                return format!("{running}/{desired}");
+            }
+            ["nodes", ref names @ ..] => {
+                for name in names {
+                    let n = u8::try_from(self.state.nodes().len()).unwrap();
+                    let block = Subnet { address: [10, 128, n, 0].into(), prefix: 24 };
+                    self.add_node(name, vec![block]);
+                }
+            }
+            ["service", name, ref rest @ ..] => {
+                let mut spec = ServiceSpec {
+                    name: name.parse().unwrap(),
+                    labels: BTreeMap::new(),
+                    mode: Mode::Replicated { replicas: 1 },
+                    ports: vec![],
+                    update: UpdatePolicy::default(),
+                    task: TaskTemplate { image: "a".into(), ..TaskTemplate::default() },
+                };
+                rest.iter().for_each(|word| edit(&mut spec, word));
+                self.write(Mutation::CreateService { id: service_id(name), spec });
+            }
+            ["update", name, ref rest @ ..] => {
+                let id = service_id(name);
+                let mut spec = self.state.service(id).unwrap().spec.clone();
+                rest.iter().for_each(|word| edit(&mut spec, word));
+                self.write(Mutation::UpdateService { id, spec });
+            }
+            ["remove", name] => self.write(Mutation::RemoveService { id: service_id(name) }),
+            ["wait", time] => self.now = self.now.plus_ms(duration(time)),
+            ["start"] => self.start(None),
+            ["start", slot] => self.start(Some(slot)),
+            ["obey"] => self.obey(),
+            ["fail", slot] => self.report(&self.newest(slot), TaskState::Failed),
+            ["reject", slot] => self.report(&self.newest(slot), TaskState::Rejected),
+            ["complete", slot] => self.report(&self.newest(slot), TaskState::Complete),
+            // Lost contact just now; `down` after the window has passed.
+            ["lose", node] | ["down", node] => {
+                self.beats.connected.remove(&node_id(node));
+                self.beats.last_seen.insert(node_id(node), self.now);
+                if words[0] == "down" {
+                    self.now = self.now.plus_ms(6000);
+                }
+            }
+            ["up", node] => drop(self.beats.connected.insert(node_id(node))),
+            [word @ ("drain" | "pause" | "active"), node] => {
+                let availability = match word {
+                    "drain" => Availability::Drain,
+                    "pause" => Availability::Pause,
+                    _ => Availability::Active,
+                };
+                self.write(Mutation::SetAvailability { id: node_id(node), availability });
+            }
+            ref other => panic!("unknown command {other:?}"),
+        }
+        String::new()
+    }
+}
+
+/// `web.1`, `web.1/2`; of a global service `web.a`.
+fn name(state: &State, task: &Task) -> String {
+    let service = state.service(task.service);
+    let name = service.map_or("?", |service| service.spec.name.as_str());
+    let slot = match (service.map(|service| service.spec.mode), task.node) {
+        (Some(Mode::Global), Some(node)) => host(state, node),
+        _ => task.slot.to_string(),
+    };
+    match task.template {
+        1 => format!("{name}.{slot}"),
+        template => format!("{name}.{slot}/{template}"),
+    }
+}
+
+fn host(state: &State, id: NodeId) -> String {
+    state.node(id).map_or("?".into(), |node| node.description.hostname.clone())
+}
+
+/// Runs a script; a line `COMMAND => ANSWER` compares, other commands say nothing.
+#[track_caller]
+pub(crate) fn check(script: &str) {
+    let mut world = World::new();
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (command, expected) = line.split_once("=>").unwrap_or((line, ""));
+        let answer = world.run(command);
+        assert_eq!(answer, expected.trim(), "in `{line}` of\n{script}");
+        assert_eq!(world.state.check(), Vec::<String>::new());
+    }
+}
