@@ -3,6 +3,7 @@
 //! Runtime, network and images are pretended; time is tokio's paused clock, so
 //! pauses pass as soon as everybody waits and no test sleeps.
 
+mod host;
 mod lifecycle;
 mod manager;
 mod recovery;
