@@ -16,6 +16,8 @@ const CONFIG_DEFAULT: &str = "/etc/warren/warren.toml";
 const RUN_DIR_DEFAULT: &str = "/run/warren";
 const DATA_DIR_DEFAULT: &str = "/var/lib/warren";
 const LOG_LEVEL_DEFAULT: &str = "info";
+/// Libraries that tell each step of theirs; whoever wants that names them.
+const LOG_QUIET: &str = "openraft=warn,h2=info,hyper=info,tower=info";
 const LOG_FORMAT_DEFAULT: &str = "text";
 const SOCKET_NAME: &str = "warren.sock";
 const PID_NAME: &str = "warren.pid";
@@ -23,7 +25,9 @@ const PID_NAME: &str = "warren.pid";
 const FILE_MAX: u64 = 1 << 20;
 
 /// Keys that the file may have.
-const KEYS: [&str; 4] = ["data_dir", "run_dir", "log_level", "log_format"];
+const KEYS: [&str; 5] = ["data_dir", "run_dir", "insecure_registry", "log_level", "log_format"];
+/// The one key whose value is a list.
+const LIST_KEY: &str = "insecure_registry";
 
 /// Where things are: flags of every command.
 #[derive(Debug, Clone, Default, Args)]
@@ -42,6 +46,10 @@ pub(crate) struct NodeFlags {
     /// Folder of everything that must last [env: WARREN_DATA_DIR] [default: /var/lib/warren]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Registry that may be spoken to over plain HTTP; repeat for more, commas in the environment
+    /// [env: WARREN_INSECURE_REGISTRY]
+    #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
+    insecure_registry: Vec<String>,
     /// error, warn, info, debug, trace, or by module [env: WARREN_LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -69,6 +77,8 @@ pub(crate) struct Place {
 pub(crate) struct NodeSettings {
     pub(crate) data_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
+    /// `host` or `host:port`.
+    pub(crate) insecure_registries: Vec<String>,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
 }
@@ -149,7 +159,8 @@ impl Place {
         Ok(NodeSettings {
             data_dir,
             run_dir: self.run_dir.clone(),
-            log_level: level.map_or_else(|| LOG_LEVEL_DEFAULT.to_owned(), |g| g.text),
+            insecure_registries: registries(env, file, &flags.insecure_registry)?,
+            log_level: filter(level.as_ref().map_or(LOG_LEVEL_DEFAULT, |g| g.text.as_str())),
             log_format,
         })
     }
@@ -178,6 +189,37 @@ fn pick(env: Environment<'_>, file: &File, flag: Option<&Path>, key: &str) -> Op
     }
     let text = file.values.get(key)?.as_str()?.to_owned();
     Some(Given { text, source: format!("{}: {key}", file.path.display()) })
+}
+
+/// A plain level is about us: chatty libraries stay quiet under it.
+fn filter(level: &str) -> String {
+    match level {
+        "info" | "debug" | "trace" => format!("{level},{LOG_QUIET}"),
+        other => other.to_owned(),
+    }
+}
+
+/// Flags, else the environment, else the file; each checked to be a host.
+fn registries(env: Environment<'_>, file: &File, flags: &[String]) -> Result<Vec<String>, Failure> {
+    let variable = format!("WARREN_{}", LIST_KEY.to_ascii_uppercase());
+    let (hosts, source) = match env(&variable).filter(|text| !text.is_empty()) {
+        _ if !flags.is_empty() => (flags.to_vec(), "--insecure-registry".to_owned()),
+        Some(text) => (text.split(',').map(str::to_owned).collect(), variable),
+        None => {
+            let list = file.values.get(LIST_KEY).and_then(toml::Value::as_array);
+            let texts = list.into_iter().flatten().filter_map(toml::Value::as_str);
+            let source = format!("{}: {LIST_KEY}", file.path.display());
+            (texts.map(str::to_owned).collect::<Vec<String>>(), source)
+        }
+    };
+    let sane = |host: &&String| {
+        !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]".contains(c))
+    };
+    match hosts.iter().find(|host| !sane(host)) {
+        None => Ok(hosts),
+        Some(host) => Err(Failure::input(format!("{source}: {host:?} is not a host"))
+            .hint("write registry.example.org or 10.0.0.1:5000, without a scheme")),
+    }
 }
 
 fn path(given: Option<Given>, default: &str) -> Result<PathBuf, Failure> {
@@ -222,11 +264,16 @@ impl File {
                     None => failure.hint(format!("settings are {}", KEYS.join(", "))),
                 });
             }
-            if value.as_str().is_none() {
-                let kind = value.type_str();
-                return Err(Failure::input(format!(
-                    "{shown}: {key} is of type {kind}, not a string"
-                )));
+            let wanted = if key == LIST_KEY { "a list of strings" } else { "a string" };
+            let right = match value {
+                toml::Value::String(_) => key != LIST_KEY,
+                toml::Value::Array(items) => {
+                    key == LIST_KEY && items.iter().all(toml::Value::is_str)
+                }
+                _ => false,
+            };
+            if !right {
+                return Err(Failure::input(format!("{shown}: {key} is not {wanted}")));
             }
         }
         Ok(Self { path: path.to_owned(), values })
@@ -278,14 +325,9 @@ mod tests {
             None,
             None,
             "replicas = 3",
-            "DIR/warren.toml: there is no setting \"replicas\" (settings are data_dir, run_dir, log_level, log_format)",
+            "DIR/warren.toml: there is no setting \"replicas\" (settings are data_dir, run_dir, insecure_registry, log_level, log_format)",
         );
-        check(
-            None,
-            None,
-            "data_dir = 3",
-            "DIR/warren.toml: data_dir is of type integer, not a string",
-        );
+        check(None, None, "data_dir = 3", "DIR/warren.toml: data_dir is not a string");
         check(
             None,
             None,
@@ -293,6 +335,18 @@ mod tests {
             "DIR/warren.toml: log_format: \"xml\" is not one of text, json",
         );
         check(Some(""), None, "", "--data-dir: the path is empty");
+        check(
+            None,
+            None,
+            "insecure_registry = \"a:5000\"",
+            "DIR/warren.toml: insecure_registry is not a list of strings",
+        );
+        check(
+            None,
+            None,
+            "insecure_registry = [\"http://a\"]",
+            "DIR/warren.toml: insecure_registry: \"http://a\" is not a host (write registry.example.org or 10.0.0.1:5000, without a scheme)",
+        );
     }
 
     #[test]

@@ -25,6 +25,8 @@ use super::failure::{Exit, Failure};
 const TRIES_MAX: u32 = 7;
 /// Before the second try; doubles with each further one.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// A listing of a million tasks; only a broken node would send more.
+const ANSWER_BYTES_MAX: usize = 512 << 20;
 /// Frames on their way to the node: enough to keep the socket busy.
 const FRAMES_MAX: usize = 8;
 
@@ -144,7 +146,7 @@ async fn dial(socket: &Path) -> Result<Control, Failure> {
     let channel = channel.map_err(|_| {
         Failure::new(Exit::Unreachable, format!("{} does not speak gRPC", socket.display()))
     })?;
-    Ok(ControlClient::new(channel))
+    Ok(ControlClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
 }
 
 fn unreachable(socket: &Path, error: &std::io::Error) -> Failure {

@@ -19,6 +19,7 @@ mod moment;
 mod node;
 mod ports;
 pub(crate) mod printer;
+pub(crate) mod probe;
 mod rows;
 mod service;
 mod spec;
@@ -35,7 +36,7 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::settings::{Environment, NodeFlags, Place, PlaceFlags};
+use crate::settings::{Environment, NodeFlags, PlaceFlags};
 use context::Context;
 pub(crate) use doctor::{Check, Level};
 use failure::{Exit, Failure};
@@ -152,7 +153,7 @@ pub(crate) async fn run(
     command: Command,
     printer: &mut Printer,
     environment: Environment<'_>,
-    local: impl FnOnce(&Place) -> Vec<Check>,
+    local: impl FnOnce() -> Vec<Check>,
 ) -> Result<(), Failure> {
     let Command { place, verb, program } = command;
     // Those that need no node.
@@ -163,7 +164,7 @@ pub(crate) async fn run(
     };
     let place = place.resolve(environment)?;
     let verb = match verb {
-        Verb::Doctor(args) => return doctor::run(printer, &args, &place, local(&place)).await,
+        Verb::Doctor(args) => return doctor::run(printer, &args, &place, local()).await,
         verb => verb,
     };
     let mut context = Context::connect(&place.socket, printer).await?;

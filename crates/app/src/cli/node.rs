@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::json;
+use tonic::Code;
 use warren_proto::v1;
 
 use super::client::is_lost;
@@ -21,6 +22,11 @@ use super::wait::{Goal, until};
 /// For the daemon's process to end once it has said that it will. Containers
 /// have been stopped by then; what is left is closing files.
 const END_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Revisions that `events` looks back without `-f`: more than a screen, less than the node keeps.
+const EVENTS_BACK: u64 = 1024;
+/// What the node remembers it sends at once; silence of this length means that it was all.
+const EVENTS_QUIET: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
@@ -131,37 +137,73 @@ pub(crate) async fn info(context: &mut Context<'_>, args: &InfoArgs) -> Result<(
 }
 
 pub(crate) async fn events(context: &mut Context<'_>, args: &EventsArgs) -> Result<(), Failure> {
-    let info = context
-        .client
-        .call(async |mut control| control.get_info(v1::GetInfoRequest {}).await)
-        .await?;
-    // Without -f: what the node still remembers, up to now.
-    let mut after = if args.follow { info.revision } else { 1 };
+    let mut now = revision(context).await?;
+    let mut back = if args.follow { 0 } else { EVENTS_BACK };
+    // Revision 0 means "from now on" to the node.
+    let mut after = now.saturating_sub(back).max(1);
     loop {
-        if !args.follow && after >= info.revision {
+        if !args.follow && after >= now {
             return Ok(());
         }
-        let request = v1::WatchRequest { after };
-        let mut events =
-            context.client.subscribe(async |mut control| control.watch(request).await).await?;
-        loop {
-            let event = tokio::select! {
-                event = events.message() => event,
-                // Following has no other end: stopping it is no error.
-                _ = tokio::signal::ctrl_c() => return Ok(()),
-            };
-            match event {
-                Ok(Some(event)) => {
-                    if !args.follow && event.revision > info.revision {
-                        return Ok(());
-                    }
-                    after = after.max(event.revision);
-                    show(context, event, &args.format)?;
-                }
-                Ok(None) => break,
-                Err(status) if is_lost(&status) => break,
-                Err(status) => return Err(status.into()),
+        match stream(context, args, &mut after, now).await? {
+            Ended::Done => return Ok(()),
+            Ended::Lost => {}
+            // Asked for more than the node remembers: ask for less.
+            Ended::Gap if !args.follow => {
+                back /= 2;
+                after = now.saturating_sub(back).max(1);
             }
+            Ended::Gap => {
+                context
+                    .printer
+                    .warning("some events were missed: they came faster than they were read");
+                now = revision(context).await?;
+                after = now;
+            }
+        }
+    }
+}
+
+enum Ended {
+    Done,
+    Lost,
+    Gap,
+}
+
+async fn revision(context: &mut Context<'_>) -> Result<u64, Failure> {
+    let asked =
+        context.client.call(async |mut control| control.get_info(v1::GetInfoRequest {}).await);
+    Ok(asked.await?.revision)
+}
+
+/// Shows events after `after`, which goes with them; without following, those up to `now`.
+async fn stream(
+    context: &mut Context<'_>,
+    args: &EventsArgs,
+    after: &mut u64,
+    now: u64,
+) -> Result<Ended, Failure> {
+    let request = v1::WatchRequest { after: *after };
+    let mut events =
+        context.client.subscribe(async |mut control| control.watch(request).await).await?;
+    loop {
+        let event = tokio::select! {
+            event = events.message() => event,
+            // Following has no other end: stopping it is no error.
+            _ = tokio::signal::ctrl_c() => return Ok(Ended::Done),
+            // Not every revision has an event, so the last one may never come.
+            () = tokio::time::sleep(EVENTS_QUIET), if !args.follow => return Ok(Ended::Done),
+        };
+        match event {
+            Ok(Some(event)) if !args.follow && event.revision > now => return Ok(Ended::Done),
+            Ok(Some(event)) => {
+                *after = (*after).max(event.revision);
+                show(context, event, &args.format)?;
+            }
+            Ok(None) => return Ok(Ended::Lost),
+            Err(status) if status.code() == Code::Aborted => return Ok(Ended::Gap),
+            Err(status) if is_lost(&status) => return Ok(Ended::Lost),
+            Err(status) => return Err(status.into()),
         }
     }
 }
@@ -184,6 +226,7 @@ pub(crate) async fn wait(context: &mut Context<'_>, verb: WaitVerb) -> Result<()
     let WaitVerb::Service(args) = verb;
     let goal = Goal {
         service: &args.service,
+        name: &args.service,
         revision: 0,
         removed: false,
         timeout: args.timeout.map(Duration::from_millis),

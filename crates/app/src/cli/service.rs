@@ -161,7 +161,7 @@ async fn converge(
     if flags.detach {
         return Ok(());
     }
-    let goal = Goal { service, revision, removed: false, timeout: None };
+    let goal = Goal { service, name: service, revision, removed: false, timeout: None };
     until(&mut context.client, context.printer, &goal).await
 }
 
@@ -333,8 +333,13 @@ async fn remove(context: &mut Context<'_>, args: NamesArgs) -> Result<(), Failur
         if !args.wait.detach {
             // By id: a new service of the same name is another one.
             let id = changed.ids.get(at).map(|id| service_id(id));
-            let service = id.as_deref().unwrap_or(service);
-            let goal = Goal { service, revision: changed.revision, removed: true, timeout: None };
+            let goal = Goal {
+                service: id.as_deref().unwrap_or(service),
+                name: service,
+                revision: changed.revision,
+                removed: true,
+                timeout: None,
+            };
             until(&mut context.client, context.printer, &goal).await?;
         }
     }

@@ -14,8 +14,10 @@ use super::printer::Printer;
 const RESUBSCRIBE_MAX: u32 = 20;
 
 pub(crate) struct Goal<'a> {
-    /// Name or id.
+    /// Name or id that is asked for.
     pub(crate) service: &'a str,
+    /// What people call it.
+    pub(crate) name: &'a str,
     /// Of the change that is waited for; 0 takes things as they are.
     pub(crate) revision: u64,
     /// Wait until it is gone.
@@ -32,7 +34,7 @@ pub(crate) async fn until(
     printer: &mut Printer,
     goal: &Goal<'_>,
 ) -> Result<(), Failure> {
-    let name = goal.service;
+    let name = goal.name;
     let timeout = async {
         match goal.timeout {
             Some(timeout) => tokio::time::sleep(timeout).await,
@@ -86,7 +88,7 @@ async fn follow(
             match lines.message().await {
                 Ok(Some(progress)) => {
                     *last = describe(goal, &progress);
-                    printer.board(vec![format!("{}: {last}", goal.service)]);
+                    printer.board(vec![format!("{}: {last}", goal.name)]);
                     warn_once(printer, &mut warned, &progress);
                     if progress.converged {
                         return Ok(());
@@ -94,9 +96,9 @@ async fn follow(
                     if !progress.failure.is_empty() {
                         return Err(Failure::failed(format!(
                             "service {} will not converge: {}",
-                            goal.service, progress.failure
+                            goal.name, progress.failure
                         ))
-                        .hint(format!("warren service ps {}", goal.service)));
+                        .hint(format!("warren service ps {}", goal.name)));
                     }
                 }
                 Ok(None) => break,
@@ -117,9 +119,13 @@ fn describe(goal: &Goal<'_>, progress: &v1::Progress) -> String {
         (true, false) => "removing".to_owned(),
         (false, _) => format!("{}/{} running", progress.running, progress.desired),
     };
-    if !progress.message.is_empty() {
+    // Planners begin with the count, too.
+    let count = format!("{} of {} running", progress.running, progress.desired);
+    let message = progress.message.strip_prefix(&count).unwrap_or(&progress.message);
+    let message = message.trim_start_matches(", ");
+    if !message.is_empty() {
         text.push_str(", ");
-        text.push_str(&progress.message);
+        text.push_str(message);
     }
     text
 }

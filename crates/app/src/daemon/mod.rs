@@ -98,6 +98,18 @@ fn taken(file: &mut File, what: &Path) -> Failure {
         .hint("stop it with `warren node stop`, or use other --data-dir and --run-dir")
 }
 
+/// Descriptors as many as the system lets us have: each container needs a few.
+/// Containers do not inherit this, their limits are set anew.
+pub(crate) fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, "limit of open files stays at {current:?}");
+    }
+}
+
 /// Tells systemd how we are, when it asked to be told.
 pub(crate) fn tell_systemd(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
@@ -125,6 +137,7 @@ mod tests {
         let settings = NodeSettings {
             data_dir: dir.path().join("data"),
             run_dir: dir.path().join("run"),
+            insecure_registries: Vec::new(),
             log_level: "info".into(),
             log_format: LogFormat::Text,
         };

@@ -37,9 +37,7 @@ async fn say(node: &FakeNode, line: &str) -> Said {
     let socket = node.socket().display().to_string();
     let environment = move |key: &str| (key == "WARREN_SOCKET").then(|| socket.clone());
     let outcome = match parse(args, &mut printer) {
-        Ok(Asked::Command(command)) => {
-            run(command, &mut printer, &environment, |_| Vec::new()).await
-        }
+        Ok(Asked::Command(command)) => run(command, &mut printer, &environment, Vec::new).await,
         Ok(Asked::Role(_)) => panic!("{line}: not a command"),
         Err(failure) => Err(failure),
     };
@@ -65,7 +63,7 @@ fn scripts_for_shells() {
         let args = ["wrn", "completion", shell].map(OsString::from).to_vec();
         let Ok(Asked::Command(command)) = parse(args, &mut printer) else { panic!("{shell}") };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(run(command, &mut printer, &|_| None, |_| Vec::new())).unwrap();
+        runtime.block_on(run(command, &mut printer, &|_| None, Vec::new)).unwrap();
         let script = out.text();
         assert!(script.contains("wrn") && script.contains("restart-max-attempts"), "{shell}");
     }

@@ -1,0 +1,154 @@
+//! The daemon comes and goes; containers stay.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
+use serde_json::Value;
+
+use crate::node::{Node, kill_and_wait, until};
+
+fn pids(tasks: &[Value]) -> Vec<(String, Value, Value)> {
+    let row = |t: &Value| (t["id"].to_string(), t["pid"].clone(), t["attempt"].clone());
+    tasks.iter().map(row).collect()
+}
+
+#[test]
+fn host_init_run_and_stop() {
+    let node = Node::bare();
+    let said = node.warren(&["service", "ls"]);
+    assert_eq!(said.exit, 5);
+    assert!(said.err.contains("warren node run"), "{}", said.err);
+    let said = node.warren(&["node", "run", "--detach"]);
+    assert_eq!(said.exit, 3, "{said:?}");
+    assert!(said.err.contains("warren cluster init"), "{}", said.err);
+
+    node.ok(&["cluster", "init", "--detach"]);
+    let nodes = node.json(&["node", "ls"]);
+    assert_eq!((&nodes[0]["status"], &nodes[0]["leader"]), (&"ready".into(), &true.into()));
+    assert_eq!(node.ok(&["cluster", "info", "--format", "{{.Nodes}}"]), "1\n");
+    let pid = node.pid().unwrap();
+
+    let said = node.warren(&["cluster", "init", "--detach"]);
+    assert_eq!(said.exit, 4, "{said:?}");
+    let said = node.warren(&["node", "run"]);
+    let number = pid.as_raw_nonzero().to_string();
+    assert!(said.exit == 4 && said.err.contains(&number), "{said:?}");
+
+    node.ok(&["node", "stop"]);
+    assert!(node.pid().is_none());
+    assert_eq!(node.warren(&["node", "ls"]).exit, 5);
+    let said = node.warren(&["cluster", "init"]);
+    assert_eq!(said.exit, 4, "{said:?}");
+    assert!(said.err.contains("warren node run"), "{}", said.err);
+    node.ok(&["node", "run", "--detach"]);
+    assert_eq!(node.json(&["node", "ls"])[0]["id"], nodes[0]["id"]);
+}
+
+#[test]
+fn host_containers_survive_a_killed_daemon() {
+    let node = Node::with_image();
+    node.ok(&[
+        "service",
+        "create",
+        "web",
+        "--image",
+        "bb:1",
+        "--stop-signal",
+        "KILL",
+        "--replicas",
+        "2",
+        "-p",
+        "8080:80",
+        "httpd",
+        "-f",
+        "-p",
+        "80",
+        "-h",
+        "/www",
+    ]);
+    node.ok(&[
+        "service",
+        "create",
+        "ends",
+        "--image",
+        "bb:1",
+        "--stop-signal",
+        "KILL",
+        "--restart-condition",
+        "none",
+        "sh",
+        "-c",
+        "while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 9",
+    ]);
+    let before = node.tasks("web");
+    let ending = node.tasks("ends")[0].clone();
+    node.ok(&["exec", "ends", "sh", "-c", "echo 1 > /tmp/ready"]);
+    node.kill_daemon();
+    // It still answers with nobody there.
+    assert_eq!(node.get("127.0.0.1:8080").as_deref(), Some("hello"));
+    // What ends meanwhile is reported as it ended.
+    let root = format!("/proc/{}/root/tmp/go", ending["pid"]);
+    let pid = Pid::from_raw(i32::try_from(ending["pid"].as_i64().unwrap()).unwrap()).unwrap();
+    std::fs::write(root, "").unwrap();
+    until("the container ended", || rustix::process::test_kill_process(pid).err());
+    node.ok(&["node", "run", "--detach"]);
+    node.ok(&["wait", "service", "web", "--timeout", "30s"]);
+    assert_eq!(pids(&node.tasks("web")), pids(&before));
+    let ended = until("its end is known", || {
+        let task = node.json(&["service", "ps", "ends"]).remove(0);
+        (task["exit_code"] != Value::Null).then_some(task)
+    });
+    assert_eq!((&ended["exit_code"], &ended["id"]), (&9.into(), &ending["id"]));
+    // And is still cared for.
+    let victim = &node.tasks("web")[0]["pid"];
+    kill_and_wait(Pid::from_raw(i32::try_from(victim.as_i64().unwrap()).unwrap()).unwrap());
+    until("the replica is back", || {
+        let tasks = node.tasks("web");
+        let running = tasks.iter().filter(|t| t["state"] == "running" && t["pid"] != *victim);
+        (running.count() == 2).then_some(())
+    });
+}
+
+#[test]
+fn host_stop_with_containers_leaves_nothing_and_run_brings_it_back() {
+    let node = Node::with_image();
+    let clean = node.footprint();
+    node.ok(&[
+        "service",
+        "create",
+        "web",
+        "--image",
+        "bb:1",
+        "--stop-signal",
+        "KILL",
+        "-p",
+        "8080:80",
+        "httpd",
+        "-f",
+        "-p",
+        "80",
+        "-h",
+        "/www",
+    ]);
+    node.ok(&["node", "stop", "--with-containers"]);
+    let left = node.footprint();
+    for kind in ["mounts", "processes", "cgroups", "run folders"] {
+        assert_eq!(left[kind], clean[kind], "{kind}: {left:?}");
+    }
+    node.ok(&["node", "run", "--detach"]);
+    node.ok(&["wait", "service", "web", "--timeout", "30s"]);
+    until("it answers again", || node.get("127.0.0.1:8080"));
+}
+
+#[test]
+fn host_foreground_daemon_ends_by_signal() {
+    let node = Node::bare();
+    let mut child = node.command(&["cluster", "init"]).spawn().unwrap();
+    until("the node is ready", || (node.warren(&["node", "ls"]).exit == 0).then_some(()));
+    let pid = node.pid().unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let start = Instant::now();
+    let status = child.wait().unwrap();
+    assert!(status.success() && start.elapsed() < Duration::from_secs(20), "{status}");
+    assert!(node.pid().is_none());
+}

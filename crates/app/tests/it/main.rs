@@ -1,0 +1,11 @@
+//! The real binary on a node of its own: data and run folder in a temporary
+//! place, a network namespace of its own, everything removed at the end, also
+//! when a test fails.
+//!
+//! Names start with `host_`: these tests make namespaces, mounts and cgroups,
+//! need root, and are run one at a time.
+
+mod daemon;
+mod input;
+mod node;
+mod service;
