@@ -7,8 +7,9 @@ use std::fs;
 use std::net::Ipv4Addr;
 
 use crate::firewall::{open_socket, table_exists};
+use crate::namespace::in_new_namespace;
 use crate::netlink::{Messages, Socket, attribute, flag, text};
-use crate::sandbox::{Maker, Names, in_new_namespace};
+use crate::sandbox::{Maker, Names};
 
 mod legacy;
 

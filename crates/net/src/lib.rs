@@ -22,6 +22,7 @@ mod features;
 mod firewall;
 mod handle;
 mod link;
+mod namespace;
 mod netlink;
 mod reserve;
 mod rules;

@@ -358,7 +358,7 @@ fn base_rules(config: &NetConfig) -> Vec<(&'static str, Vec<Expression>)> {
     use Expression::{
         DestinationIn, DestinationIs, DestinationNotIn, FromLink, FromLinkNot, HostUnreachable,
         InvalidState, Known, LocalDestination, LookUp, Masquerade, NewState, NoReturnRoute,
-        NotPublished, PortUnreachable, Published, ResetTcp, SourceAs, SourceIn, ToLink, ToLinkNot,
+        OverTcp, PortUnreachable, Published, ResetTcp, SourceAs, SourceIn, ToLink, ToLinkNot,
         Verdict as Then,
     };
     const LOOPBACK: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 0, 0, 0), 8);
@@ -393,11 +393,14 @@ fn base_rules(config: &NetConfig) -> Vec<(&'static str, Vec<Expression>)> {
             "forward",
             vec![ToLinkNot(ours()), DestinationIn(pool), FromLink(ours()), HostUnreachable],
         ),
-        ("forward", vec![ToLinkNot(ours()), DestinationIn(pool), Published, HostUnreachable]),
+        // An ICMP error about a translated packet would not find its way back; a reset does.
+        ("forward", vec![ToLinkNot(ours()), DestinationIn(pool), Published, OverTcp, ResetTcp]),
+        ("forward", vec![ToLinkNot(ours()), DestinationIn(pool), Published, Then(Verdict::Drop)]),
         ("forward", vec![Known, Then(Verdict::Accept)]),
         // Invalid packets escape translation; dropped where translation is ours alone.
         ("forward", vec![FromLink(ours()), InvalidState, Then(Verdict::Drop)]),
-        ("forward", vec![ToLink(ours()), InvalidState, Then(Verdict::Drop)]),
-        ("forward", vec![ToLink(ours()), FromLinkNot(ours()), NotPublished, Then(Verdict::Drop)]),
+        // From elsewhere only what was published: not what is invalid or untracked either.
+        ("forward", vec![ToLink(ours()), FromLinkNot(ours()), Published, Then(Verdict::Accept)]),
+        ("forward", vec![ToLink(ours()), FromLinkNot(ours()), Then(Verdict::Drop)]),
     ]
 }

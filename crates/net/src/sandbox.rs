@@ -11,15 +11,12 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::Error;
 use crate::link::{Link, Links};
+use crate::namespace::{in_new_namespace, write_setting};
 
 /// Names of links left by a daemon that died may linger while the kernel takes its namespaces apart.
 const NAME_ATTEMPTS: usize = 16;
@@ -146,57 +143,6 @@ impl Maker {
                 Err(error) => return Err(error),
             }
         }
-    }
-}
-
-/// Runs `work` in a network namespace of its own, on a thread that ends with it: no way back is needed.
-pub(crate) fn in_new_namespace<T: Send>(
-    work: impl FnOnce() -> Result<T, Error> + Send,
-) -> Result<T, Error> {
-    on_thread(|| {
-        unshare_network().map_err(|source| Error::io("make a network namespace", source))?;
-        work()
-    })
-}
-
-/// Opens netlink in the namespace behind `netns`.
-pub(crate) fn links_of(netns: &OwnedFd) -> Result<Links, Error> {
-    on_thread(|| {
-        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
-            .map_err(|source| Error::io("enter a container's network namespace", source.into()))?;
-        Links::open()
-    })
-}
-
-fn on_thread<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().name("net-enter".into()).stack_size(STACK_LEN);
-        let thread = thread
-            .spawn_scoped(scope, work)
-            .map_err(|source| Error::io("start a thread for a network namespace", source))?;
-        thread.join().unwrap_or_else(|_| {
-            Err(Error::io("work in a network namespace", io::Error::other("the thread panicked")))
-        })
-    })
-}
-
-/// Threads here call a few functions deep; the largest buffer (32 KiB) is on the heap.
-pub(crate) const STACK_LEN: usize = 128 * 1024;
-
-#[allow(unsafe_code)]
-fn unshare_network() -> io::Result<()> {
-    // SAFETY: only CLONE_FILES would be unsafe: it parts this thread's descriptors from the others'.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
-    Ok(())
-}
-
-/// Writes a setting of the calling thread's network namespace. One that this kernel lacks (no IPv6) is fine.
-pub(crate) fn write_setting(setting: &str, value: &str) -> Result<(), Error> {
-    match std::fs::write(Path::new("/proc/sys/net").join(setting), value) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io(format!("set net/{setting} to {value}"), error))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -19,7 +19,8 @@ use tokio::sync::oneshot;
 
 use crate::conntrack::{Conntrack, Exposed};
 use crate::link::{Link, Links};
-use crate::sandbox::{Maker, Names, Pool, Prepared, links_of};
+use crate::namespace::links_of;
+use crate::sandbox::{Maker, Names, Pool, Prepared};
 use crate::{Error, Sandbox};
 
 /// The kernel's limit on an alias (`IFALIASZ` with its terminating zero).
@@ -64,6 +65,8 @@ pub(crate) struct Wiring {
     maker: Maker,
     /// Links of an earlier daemon by alias: looking each up in a listing would be quadratic.
     earlier: BTreeMap<String, Link>,
+    /// Sockets in namespaces that need no more wiring: closed when nobody waits, a tenth of an attach each.
+    spent: Vec<Links>,
 }
 
 impl Wiring {
@@ -71,11 +74,12 @@ impl Wiring {
         let earlier =
             earlier.into_iter().filter_map(|link| Some((link.alias.clone()?, link))).collect();
         let maker = Maker::open(Arc::clone(&board.names))?;
-        Ok(Self { board, links: Links::open()?, maker, earlier })
+        Ok(Self { board, links: Links::open()?, maker, earlier, spent: Vec::new() })
     }
 
     pub(crate) fn run(mut self, wishes: &Receiver<Wish>) {
-        for wish in wishes {
+        let mut next = wishes.recv();
+        while let Ok(wish) = next {
             // A caller that went away does not need the answer.
             match wish {
                 Wish::Attach { id, address, reply } => {
@@ -85,6 +89,10 @@ impl Wiring {
                     let _ = reply.send(self.adopt(&id, address, pid));
                 }
             }
+            next = wishes.try_recv().or_else(|_| {
+                self.spent.clear();
+                wishes.recv()
+            });
         }
     }
 
@@ -161,6 +169,7 @@ impl Wiring {
         };
         let done =
             within.settle(&inside, address).and_then(|()| self.links.wire(&host, id, address, mac));
+        self.spent.push(within);
         if let Err(error) = done {
             // Half wired is worse than not: with the link goes everything that hangs on it.
             if let Err(left) = self.links.delete(&[host.index], 0) {

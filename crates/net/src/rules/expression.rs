@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use crate::Protocol;
 use crate::netlink::Attributes;
 use crate::rules::Set;
 
@@ -43,7 +44,7 @@ pub(crate) enum Expression {
     NewState,
     /// Its destination was translated.
     Published,
-    NotPublished,
+    OverTcp,
     /// Verdict maps decide, sets are a condition.
     LookUp(Set),
     Verdict(Verdict),
@@ -77,7 +78,7 @@ impl fmt::Display for Expression {
             Self::InvalidState => f.write_str("invalid"),
             Self::NewState => f.write_str("new"),
             Self::Published => f.write_str("published"),
-            Self::NotPublished => f.write_str("not published"),
+            Self::OverTcp => f.write_str("tcp"),
             Self::LookUp(set) => write!(f, "in {}", set.name()),
             Self::Verdict(verdict) => write!(f, "{verdict:?}"),
             Self::Destination(backend) => write!(f, "dnat {backend}"),
@@ -177,11 +178,14 @@ impl Expression {
                 fib(list, FIB_OIF, FIB_SADDR | FIB_IIF);
                 compare(list, R0, CMP_EQ, &[0; 4]);
             }
-            Self::Known => tracked(list, CT_STATE, STATE_ESTABLISHED_RELATED, CMP_NEQ),
-            Self::InvalidState => tracked(list, CT_STATE, STATE_INVALID, CMP_NEQ),
-            Self::NewState => tracked(list, CT_STATE, STATE_NEW, CMP_NEQ),
-            Self::Published => tracked(list, CT_STATUS, STATUS_DST_NAT, CMP_NEQ),
-            Self::NotPublished => tracked(list, CT_STATUS, STATUS_DST_NAT, CMP_EQ),
+            Self::Known => tracked(list, CT_STATE, STATE_ESTABLISHED_RELATED),
+            Self::InvalidState => tracked(list, CT_STATE, STATE_INVALID),
+            Self::NewState => tracked(list, CT_STATE, STATE_NEW),
+            Self::Published => tracked(list, CT_STATUS, STATUS_DST_NAT),
+            Self::OverTcp => {
+                l4_protocol(list);
+                compare(list, R0, CMP_EQ, &[Protocol::Tcp.number()]);
+            }
             Self::LookUp(set) => look_up(list, *set),
             Self::Verdict(verdict) => {
                 expression(list, "immediate", |a| {
@@ -291,13 +295,13 @@ fn within(list: &mut Attributes<'_>, offset: u32, op: u32, (address, len): Netwo
     compare(list, R0, op, &(address.to_bits() & bits).to_be_bytes());
 }
 
-/// True if the masked value differs from zero (`CMP_NEQ`) or not (`CMP_EQ`).
-fn tracked(list: &mut Attributes<'_>, key: u32, bits: u32, op: u32) {
+/// True if any of `bits` is set.
+fn tracked(list: &mut Attributes<'_>, key: u32, bits: u32) {
     expression(list, "ct", |a| {
         a.net32(1, R0).net32(2, key);
     });
     mask(list, bits.to_ne_bytes());
-    compare(list, R0, op, &[0; 4]);
+    compare(list, R0, CMP_NEQ, &[0; 4]);
 }
 
 fn fib(list: &mut Attributes<'_>, result: u32, flags: u32) {
@@ -306,19 +310,20 @@ fn fib(list: &mut Attributes<'_>, result: u32, flags: u32) {
     });
 }
 
+fn l4_protocol(list: &mut Attributes<'_>) {
+    expression(list, "meta", |a| {
+        a.net32(2, META_L4PROTO).net32(1, R0);
+    });
+}
+
 fn look_up(list: &mut Attributes<'_>, set: Set) {
-    let protocol = |list: &mut Attributes<'_>| {
-        expression(list, "meta", |a| {
-            a.net32(2, META_L4PROTO).net32(1, R0);
-        });
-    };
     match set {
         Set::Anywhere | Set::RefusedAnywhere => {
-            protocol(list);
+            l4_protocol(list);
             payload(list, R1, PAYLOAD_TRANSPORT, PORT_OFFSET, 2);
         }
         Set::Bound | Set::RefusedBound => {
-            protocol(list);
+            l4_protocol(list);
             payload(list, R1, PAYLOAD_NETWORK, DESTINATION_OFFSET, 4);
             payload(list, R2, PAYLOAD_TRANSPORT, PORT_OFFSET, 2);
         }

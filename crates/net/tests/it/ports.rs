@@ -1,6 +1,12 @@
 //! Published ports: from where they answer, who answers, who may not.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, socket_with,
+};
 
 use warren_net::Protocol::{Tcp, Udp};
 
@@ -49,8 +55,7 @@ fn host_bind_to_loopback_answers_loopback_only() {
         std::fs::write("/proc/sys/net/ipv4/conf/up0/route_localnet", "1").unwrap();
         within(&world.other, || {
             std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap();
-            run("ip route del local 127.0.0.1 dev lo table local");
-            run("ip route del local 127.0.0.0/8 dev lo table local");
+            run("ip addr del 127.0.0.1/8 dev lo");
             run("ip route add 127.0.0.1/32 via 192.0.2.1 dev eth0 src 192.0.2.2");
             assert_eq!(tcp_briefly(LOOPBACK, 8080), "silence");
         });
@@ -94,6 +99,76 @@ fn host_port_without_backends_refuses() {
 }
 
 #[test]
+fn host_invalid_packets_do_not_pass() {
+    on_host(|world| async move {
+        let web = world.container("web", 2).await;
+        let sibling = world.container("sibling", 3).await;
+        // Hears every TCP packet that arrives, checksum right or wrong.
+        let ear = within(web.netns(), raw_tcp_socket);
+        let heard_port = || {
+            let mut packet = [0; 128];
+            rustix::net::recv(&ear, &mut packet, RecvFlags::empty()).unwrap();
+            u16::from_be_bytes([packet[22], packet[23]])
+        };
+        for from in [sibling.netns(), &*world.other] {
+            within(from, || send_invalid(web.address(), 90));
+            // From another machine nothing passes that was not published.
+            within(sibling.netns(), || tcp(web.address(), 91));
+            assert_eq!(heard_port(), 91);
+            // The refusal's own packets are not heard: they leave.
+        }
+    });
+}
+
+fn raw_tcp_socket() -> OwnedFd {
+    let flags = SocketFlags::CLOEXEC;
+    socket_with(AddressFamily::INET, SocketType::RAW, flags, Some(ipproto::TCP)).unwrap()
+}
+
+/// A connection attempt with a wrong checksum: tracking calls it invalid.
+fn send_invalid(to: Ipv4Addr, port: u16) {
+    let [hi, lo] = port.to_be_bytes();
+    let header = [0x80, 0, hi, lo, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0xde, 0xad, 0, 0];
+    let to = SocketAddrV4::new(to, 0);
+    rustix::net::sendto(raw_tcp_socket(), &header, SendFlags::empty(), &to).unwrap();
+}
+
+#[test]
+fn host_refusals_know_their_address() {
+    on_host(|world| async move {
+        let web = world.container("web", 2).await;
+        // Somebody came to listen while nobody reserved: the port is still ours.
+        let _foreign = (Server::tcp("foreign", ANY, 8080), Server::udp("foreign", ANY, 8080));
+        world.publish(&[(Tcp, LOOPBACK, 8080, &[]), (Udp, LOOPBACK, 8080, &[])]).await;
+        for ask in [tcp, udp] {
+            assert_eq!(ask(LOOPBACK, 8080), "refused");
+            assert_eq!(ask(HOST, 8080), "foreign 192.0.2.1");
+        }
+        world.publish(&[(Tcp, ANY, 8080, &[]), (Udp, ANY, 8080, &[])]).await;
+        for ask in [tcp, udp] {
+            assert_eq!(ask(HOST, 8080), "refused");
+            assert_eq!(within(web.netns(), || ask(HOST, 8080)), "refused");
+        }
+    });
+}
+
+#[test]
+fn host_gateway_ports_are_the_nodes_own() {
+    on_host(|world| async move {
+        let web = world.container("web", 2).await;
+        let _servers = (web.serve("web"), web.serve_udp("web"));
+        let gateway = Ipv4Addr::new(169, 254, 1, 1);
+        let _own = (Server::tcp("own", gateway, 53), Server::udp("own", gateway, 53));
+        for backends in [&[][..], &[&web]] {
+            world.publish(&[(Tcp, ANY, 53, backends), (Udp, ANY, 53, backends)]).await;
+            for ask in [tcp, udp] {
+                assert_eq!(within(web.netns(), || ask(gateway, 53)), "own 10.128.0.2");
+            }
+        }
+    });
+}
+
+#[test]
 fn host_foreign_addresses_are_not_hijacked() {
     on_host(|world| async move {
         let web = world.container("web", 2).await;
@@ -115,19 +190,26 @@ fn host_containers_are_shielded() {
         let _server = web.serve("web");
         // Another machine that routes to the pool gets in by published ports alone.
         assert_eq!(within(&world.other, || tcp_briefly(web.address(), 80)), "silence");
-        // A container that takes another's address is not heard.
-        within(liar.netns(), || {
-            run("ip addr add 10.128.0.77/32 dev eth0");
-            run("ip route replace default via 169.254.1.1 dev eth0 onlink src 10.128.0.77");
-            assert_eq!(tcp_briefly(web.address(), 80), "silence");
-            run("ip route replace default via 169.254.1.1 dev eth0 onlink src 10.128.0.3");
-            assert_eq!(tcp(web.address(), 80), "web 10.128.0.3");
-        });
+        // A container that takes another address is not heard under it.
+        let ear = within(web.netns(), || UdpSocket::bind((ANY, 90))).unwrap();
+        ear.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        within(liar.netns(), || run("ip addr add 10.128.0.77/32 dev eth0"));
+        for from in [Ipv4Addr::new(10, 128, 0, 77), liar.address()] {
+            let mouth = within(liar.netns(), || UdpSocket::bind((from, 0))).unwrap();
+            mouth.send_to(b"hello", (web.address(), 90)).unwrap();
+        }
+        let (_, heard) = ear.recv_from(&mut [0; 8]).unwrap();
+        assert_eq!(heard.ip(), liar.address());
         // An address of the pool that nobody has does not leave the host.
         let nobody = Ipv4Addr::new(10, 128, 0, 99);
         run("ip route add default via 192.0.2.2");
         let answer = within(web.netns(), || tcp(nobody, 80));
         assert!(answer.starts_with("No route to host"), "{answer}");
+        // Nor does what was published to it.
+        let mut stale = table(&[(Tcp, ANY, 8080, &[&web])]);
+        stale.published[0].backends = vec![SocketAddrV4::new(nobody, 80)];
+        world.net.apply(stale).await.unwrap();
+        assert_eq!(within(&world.other, || tcp(HOST, 8080)), "refused");
     });
 }
 

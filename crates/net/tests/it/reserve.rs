@@ -127,5 +127,15 @@ fn host_features_tell_who_drops() {
         let fixes: Vec<&str> = found.blockers.iter().map(|blocker| blocker.fix.as_str()).collect();
         let fix = "iptables -I DOCKER-USER -s 10.128.0.0/10 -j ACCEPT; iptables -I DOCKER-USER -d 10.128.0.0/10 -j ACCEPT";
         assert_eq!(fixes, [fix]);
+        run("nft flush ruleset");
+        assert_eq!(features(pool).blockers, []);
+        // The older kind, on machines that still have it.
+        let mut legacy = std::process::Command::new("iptables-legacy");
+        if legacy.args(["-P", "FORWARD", "DROP"]).status().is_ok_and(|status| status.success()) {
+            let found = features(pool);
+            assert!(found.blockers[0].fix.starts_with("iptables-legacy -I FORWARD"), "{found:?}");
+            run("iptables-legacy -P FORWARD ACCEPT");
+            assert_eq!(features(pool).blockers, []);
+        }
     });
 }

@@ -53,6 +53,8 @@ pub(crate) fn on_host<F: Future<Output = ()>>(test: impl FnOnce(World) -> F + Se
         run("ip addr add 192.0.2.1/24 dev up0");
         run("ip link set up0 up");
         within(&other, || {
+            // New namespaces inherit it from the machine's.
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
             run("ip link set lo up");
             run("ip addr add 192.0.2.2/24 dev eth0");
             run("ip link set eth0 up");
