@@ -7,7 +7,7 @@
 //! Not here: byte streams of people (`stream`), though the agent's side of one
 //! arrives at this service.
 
-mod assign;
+pub mod assign;
 mod batch;
 pub(crate) mod post;
 mod session;

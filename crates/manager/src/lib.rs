@@ -11,7 +11,7 @@
 mod api;
 mod beats;
 mod core;
-mod dispatch;
+pub mod dispatch;
 mod leader;
 mod refusal;
 mod stream;

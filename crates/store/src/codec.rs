@@ -41,7 +41,7 @@ fn absent(what: &'static str) -> CodecError {
 }
 
 /// A log entry from transactions that are encoded already.
-pub(crate) fn encode_entry(time: Time, transactions: Vec<v1::Transaction>) -> Bytes {
+pub fn encode_entry(time: Time, transactions: Vec<v1::Transaction>) -> Bytes {
     let entry = v1::Entry { time: time.0, transactions };
     let mut out = Vec::with_capacity(1 + entry.encoded_len());
     out.push(ENTRY_VERSION);
@@ -49,7 +49,7 @@ pub(crate) fn encode_entry(time: Time, transactions: Vec<v1::Transaction>) -> By
     out.into()
 }
 
-pub(crate) fn decode_entry(payload: &[u8]) -> Result<(Time, Vec<Transaction>), CodecError> {
+pub fn decode_entry(payload: &[u8]) -> Result<(Time, Vec<Transaction>), CodecError> {
     let (version, bytes) = payload.split_first().ok_or_else(|| absent("entry"))?;
     if *version != ENTRY_VERSION {
         return Err(CodecError::Version { found: *version });
@@ -60,7 +60,7 @@ pub(crate) fn decode_entry(payload: &[u8]) -> Result<(Time, Vec<Transaction>), C
     Ok((Time(entry.time), transactions.collect::<Result<_, _>>()?))
 }
 
-pub(crate) fn transaction(from: &Transaction) -> v1::Transaction {
+pub fn transaction(from: &Transaction) -> v1::Transaction {
     v1::Transaction {
         request: from.request.as_ref().map(request),
         expects: from.expects.iter().map(expect).collect(),

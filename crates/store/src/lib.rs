@@ -7,7 +7,7 @@
 //!
 //! Not here: what transactions mean (`state`), who may propose what (`manager`).
 
-mod codec;
+pub mod codec;
 pub mod disk;
 pub mod log;
 mod open;
@@ -17,10 +17,13 @@ mod raft;
 mod ring;
 pub mod sim_disk;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use warren_model::Event;
 use warren_state::State;
 use warren_state::change::Transaction;
@@ -33,7 +36,7 @@ pub use crate::propose::{OBJECT_BYTES_MAX, ProposeError, TRANSACTION_BYTES_MAX};
 use crate::propose::{Proposal, Proposer, QUEUE_LEN};
 use crate::publish::Published;
 pub use crate::raft::StartError;
-use crate::raft::{MachineOptions, Node, Parts};
+use crate::raft::{IN_FLIGHT_MAX, MachineOptions, Node, Parts};
 pub use crate::ring::Resync;
 
 /// A handle on the store; clones are the same store. It goes on until [`Store::shutdown`], or
@@ -50,6 +53,9 @@ struct Inner {
     stop: watch::Sender<bool>,
     ended: watch::Receiver<bool>,
 }
+
+/// How long an ending store waits for entries that consensus has taken.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// How the store came to be.
 #[derive(Clone, Copy)]
@@ -173,12 +179,19 @@ async fn serve(options: Options, begin: Begin, ready: Ready) {
     let (end, ended) = watch::channel(false);
     let Running { ground_lock, node, log, published, leader } = running;
     let mut failing = leader.clone();
+    let places = Arc::new(Semaphore::new(IN_FLIGHT_MAX as usize));
     let store = Store {
         inner: Arc::new(Inner { proposals, published: published.clone(), leader, stop, ended }),
     };
     if ready.send(Ok(store)).is_ok() {
         let proposer =
-            Proposer { node: node.clone(), log: log.clone(), clock: options.clock, published };
+            Proposer {
+                node: node.clone(),
+                log: log.clone(),
+                clock: options.clock,
+                published,
+                places: places.clone(),
+            };
         tokio::select! {
             () = proposer.run(&mut waiting) => {}
             // Gone with its last handle: the proposer sees that too.
@@ -191,6 +204,11 @@ async fn serve(options: Options, begin: Begin, ready: Ready) {
     }
     waiting.close();
     while waiting.try_recv().is_ok() {}
+    // What consensus has taken is answered; not for ever, its disk may hang.
+    let in_flight = places.acquire_many(IN_FLIGHT_MAX);
+    if tokio::time::timeout(GRACE, in_flight).await.is_err() {
+        tracing::warn!("store: entries under way are given up");
+    }
     node.shutdown().await;
     close(&log).await;
     drop(ground_lock);

@@ -18,7 +18,7 @@ use warren_proto::v1;
 use warren_state::State;
 
 /// Everything `node` must hold.
-pub(crate) fn complete(view: &State, node: NodeId) -> v1::Assignment {
+pub fn complete(view: &State, node: NodeId) -> v1::Assignment {
     let uses = uses(view, node);
     v1::Assignment {
         complete: true,
@@ -33,7 +33,7 @@ pub(crate) fn complete(view: &State, node: NodeId) -> v1::Assignment {
 }
 
 /// What changed for `node`, which holds the set of revision `applies_to`; `None` if nothing did.
-pub(crate) fn incremental(
+pub fn incremental(
     old: &State,
     new: &State,
     node: NodeId,
@@ -101,19 +101,16 @@ fn face(task: &Task) -> (Option<NodeId>, u32, u32, Desired, Option<Ipv4Addr>) {
 }
 
 fn changed_tasks(old: &State, new: &State, node: NodeId) -> (Vec<v1::AssignedTask>, Vec<Vec<u8>>) {
-    let (mut changed, mut gone) = (Vec::new(), Vec::new());
-    // Both are in order of id.
-    let mut before = old.tasks_on(node).peekable();
+    // By id: the order of a node's tasks is the state's own business.
+    let mut before: BTreeMap<TaskId, &Task> =
+        old.tasks_on(node).map(|task| (task.id, task)).collect();
+    let mut changed = Vec::new();
     for task in new.tasks_on(node) {
-        while let Some(left) = before.next_if(|b| b.id < task.id) {
-            gone.push(left.id.as_bytes().to_vec());
-        }
-        let known = before.next_if(|b| b.id == task.id);
-        if known.is_none_or(|b| face(b) != face(task)) {
+        if before.remove(&task.id).is_none_or(|known| face(known) != face(task)) {
             changed.push(assigned_task(task));
         }
     }
-    gone.extend(before.map(|left| left.id.as_bytes().to_vec()));
+    let gone = before.keys().map(|id| id.as_bytes().to_vec()).collect();
     (changed, gone)
 }
 

@@ -1,0 +1,382 @@
+//! One manager, one worker, one person who keeps changing their mind.
+//!
+//! Everything between the rooms takes seeded time: the disk, the wire, effects
+//! on containers. Messages of one session stay in order, as on a stream.
+
+mod agent;
+mod check;
+mod user;
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::Ipv4Addr;
+
+use warren_agent::assignments::Assignment;
+use warren_agent::core::Input;
+use warren_agent::task::Now;
+use warren_base::rng::{Rng, SeededRng};
+use warren_manager::dispatch::assign;
+use warren_model::cluster::{Cluster, Subnet};
+use warren_model::id::{ClusterId, NodeId};
+use warren_model::node::{Availability, Description, Node as NodeObject, NodeStatus};
+use warren_model::task::TaskStatus;
+use warren_model::{TaskId, Time};
+use warren_planner::{Beats, IdSource, Index};
+use warren_state::State;
+use warren_state::change::{Mutation, Outcome, Transaction};
+
+use crate::ledger::Ledger;
+use crate::node::Node;
+use crate::queue::Queue;
+use crate::{Failure, Options, Report};
+
+/// 2026-01-01: any day will do, but 1970 hides bugs.
+const EPOCH_MS: u64 = 1_767_225_600_000;
+/// Everything must be calm this long after the trouble ended: the longest back-off of the planner
+/// and of a crash loop, with room.
+const CALM_MS: u64 = 30 * 60_000;
+/// Events of one run; more means that something spins.
+const EVENTS_MAX: u64 = 400_000;
+
+/// What can happen. `life` is the daemon's: what an earlier one began never arrives.
+#[derive(Debug)]
+enum Happening {
+    /// The leader looks.
+    Plan { life: u64 },
+    /// A proposed transaction reaches the disk.
+    Commit { life: u64, transaction: Transaction, planned: bool },
+    /// An assignment arrives at the agent.
+    Assigned { life: u64, assignment: Assignment },
+    /// Reports arrive at the manager.
+    Reported { life: u64, statuses: Vec<(TaskId, TaskStatus)> },
+    /// An effect of the agent had an outcome.
+    Effect { life: u64, input: Input },
+    /// The agent wanted to be woken, or has reports due.
+    AgentWake { life: u64 },
+    /// A stopped container's process ends.
+    ContainerEnds { task: TaskId, attempt: u32, code: i32, signal: Option<i32> },
+    User,
+    CrashContainer,
+    KillDaemon { power: bool },
+}
+
+struct Session {
+    /// What the agent was told last.
+    told: State,
+    revision: u64,
+    last_delivery: u64,
+    last_report: u64,
+}
+
+struct Ids<'a>(&'a SeededRng);
+
+impl IdSource for Ids<'_> {
+    fn id(&mut self) -> [u8; 10] {
+        self.0.id_bytes()
+    }
+}
+
+/// One run.
+pub struct World {
+    options: Options,
+    rng: SeededRng,
+    now_ms: u64,
+    queue: Queue<Happening>,
+    trace: DefaultHasher,
+    report: Report,
+    life: u64,
+
+    ledger: Option<Ledger>,
+    state: State,
+    index: Index,
+    beats: Beats,
+    /// A plan is due, or its transaction is on its way to the disk.
+    planning: bool,
+    /// What moved while a plan was under way.
+    moved: bool,
+    last_commit: u64,
+
+    node_id: NodeId,
+    node: Node,
+    session: Option<Session>,
+    /// When the agent's next wake-up is queued for.
+    agent_wake: BTreeMap<u64, ()>,
+    services_made: u32,
+}
+
+type Held = Result<(), String>;
+
+impl World {
+    pub fn new(options: Options) -> Self {
+        let rng = SeededRng::new(options.seed);
+        let node_id = NodeId::from_bytes(rng.id_bytes());
+        Self {
+            options,
+            now_ms: 0,
+            queue: Queue::new(),
+            trace: DefaultHasher::new(),
+            report: Report {
+                trace: 0,
+                events: 0,
+                entries: 0,
+                container_crashes: 0,
+                daemon_kills: 0,
+                power_failures: 0,
+            },
+            life: 0,
+            ledger: None,
+            state: State::default(),
+            index: Index::default(),
+            beats: Beats::default(),
+            planning: false,
+            moved: false,
+            last_commit: 0,
+            node_id,
+            node: Node::default(),
+            session: None,
+            agent_wake: BTreeMap::new(),
+            services_made: 0,
+            rng,
+        }
+    }
+
+    /// Trouble, then calm, then the checks.
+    ///
+    /// # Errors
+    /// The first thing that did not hold.
+    pub fn run(mut self) -> Result<Report, Failure> {
+        let outcome = self.live();
+        let (seed, at_ms) = (self.options.seed, self.now_ms);
+        outcome.map_err(|what| Failure { seed, at_ms, what })?;
+        self.report.trace = self.trace.finish();
+        self.report.entries = self.ledger.as_ref().map_or(0, Ledger::entries);
+        Ok(self.report)
+    }
+
+    fn live(&mut self) -> Held {
+        self.begin()?;
+        let end = self.options.trouble_ms + CALM_MS;
+        while let Some(at) = self.queue.next_at() {
+            if at > end {
+                break;
+            }
+            let Some((at, happening)) = self.queue.pop() else { break };
+            self.now_ms = at;
+            self.report.events += 1;
+            if self.report.events > EVENTS_MAX {
+                return Err(format!("more than {EVENTS_MAX} events: something spins, last {happening:?}"));
+            }
+            (at, format!("{happening:?}")).hash(&mut self.trace);
+            self.happen(happening)?;
+            self.check_step()?;
+        }
+        self.check_calm()
+    }
+
+    fn begin(&mut self) -> Held {
+        self.ledger = Some(Ledger::create(self.rng.next_u64())?);
+        let cluster = Cluster::new(ClusterId::from_bytes(self.rng.id_bytes()));
+        let node = NodeObject {
+            id: self.node_id,
+            description: Description { hostname: "one".into(), cpus: 2, ..Description::default() },
+            manager: true,
+            worker: true,
+            availability: Availability::Active,
+            status: NodeStatus::Ready,
+            blocks: vec![Subnet { address: Ipv4Addr::new(10, 128, 0, 0), prefix: 24 }],
+            revision: 0,
+        };
+        let mutations = vec![Mutation::SetCluster(cluster), Mutation::CreateNode(node)];
+        self.commit(Transaction { mutations, ..Transaction::default() })?;
+        self.start_daemon();
+        let trouble = self.options.trouble_ms;
+        self.queue.at(1, Happening::User);
+        for _ in 0..12 {
+            let at = self.rng.below(trouble);
+            self.queue.at(at, Happening::CrashContainer);
+        }
+        for _ in 0..5 {
+            let (at, power) = (self.rng.below(trouble), self.rng.below(3) == 0);
+            self.queue.at(at, Happening::KillDaemon { power });
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, happening: Happening) -> Held {
+        match happening {
+            Happening::Plan { life } if life == self.life => self.plan(),
+            Happening::Commit { life, transaction, planned } if life == self.life => {
+                if planned {
+                    self.planning = false;
+                }
+                self.commit(transaction)
+            }
+            Happening::Assigned { life, assignment } if life == self.life => {
+                self.agent(Input::Assigned(assignment))
+            }
+            Happening::Reported { life, statuses } if life == self.life => self.reported(statuses),
+            Happening::Effect { life, input } if life == self.life => self.agent(input),
+            Happening::AgentWake { life } if life == self.life => {
+                self.agent_wake.remove(&self.now_ms);
+                self.agent(Input::Wake)
+            }
+            // Of a daemon that is dead.
+            Happening::Plan { .. }
+            | Happening::Commit { .. }
+            | Happening::Assigned { .. }
+            | Happening::Reported { .. }
+            | Happening::Effect { .. }
+            | Happening::AgentWake { .. } => Ok(()),
+            Happening::ContainerEnds { task, attempt, code, signal } => {
+                self.container_ends((task, attempt), code, signal);
+                Ok(())
+            }
+            Happening::User => self.user(),
+            Happening::CrashContainer => {
+                self.crash_container();
+                Ok(())
+            }
+            Happening::KillDaemon { power } => self.kill_daemon(power),
+        }
+    }
+
+    fn wall(&self) -> Time {
+        Time(EPOCH_MS + self.now_ms)
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: self.wall(), mono_ms: self.now_ms }
+    }
+
+    /// A moment up to `most_ms` from now.
+    fn soon(&self, most_ms: u64) -> u64 {
+        self.now_ms + self.rng.below(most_ms + 1)
+    }
+
+    // ---- the manager ----
+
+    /// Makes a transaction durable, applies it and tells whom it concerns.
+    fn commit(&mut self, transaction: Transaction) -> Held {
+        let time = self.wall();
+        let ledger = self.ledger.as_mut().ok_or("no ledger")?;
+        ledger.append(time, std::slice::from_ref(&transaction))?;
+        let before = self.state.revision();
+        let mut events = Vec::new();
+        let outcomes = self.state.apply(time, std::slice::from_ref(&transaction), &mut events);
+        for outcome in &outcomes {
+            format!("{outcome:?}").hash(&mut self.trace);
+        }
+        let stale = matches!(outcomes.first(), Some(Outcome::Rejected(_)));
+        if self.state.revision() != before || stale {
+            self.wake_planner();
+            self.dispatch();
+        }
+        Ok(())
+    }
+
+    fn propose(&mut self, transaction: Transaction, planned: bool) {
+        // One disk, in order.
+        self.last_commit = self.soon(4).max(self.last_commit);
+        let life = self.life;
+        self.queue.at(self.last_commit, Happening::Commit { life, transaction, planned });
+    }
+
+    fn wake_planner(&mut self) {
+        if self.planning {
+            self.moved = true;
+            return;
+        }
+        self.planning = true;
+        self.moved = false;
+        let at = self.soon(1);
+        self.queue.at(at, Happening::Plan { life: self.life });
+    }
+
+    fn plan(&mut self) -> Held {
+        let now = self.wall();
+        let mut ids = Ids(&self.rng);
+        let plan = warren_planner::plan(&self.state, &mut self.index, &self.beats, &mut ids, now);
+        self.planning = false;
+        if plan.transaction.mutations.is_empty() {
+            if let Some(at) = plan.wake_at {
+                let at = at.0.saturating_sub(EPOCH_MS).max(self.now_ms + 1);
+                self.queue.at(at, Happening::Plan { life: self.life });
+            }
+            if self.moved {
+                self.wake_planner();
+            }
+            return Ok(());
+        }
+        self.planning = true;
+        self.propose(plan.transaction, true);
+        Ok(())
+    }
+
+    fn dispatch(&mut self) {
+        let Some(session) = &mut self.session else { return };
+        let message = assign::incremental(&session.told, &self.state, self.node_id, session.revision);
+        session.told = self.state.clone();
+        let Some(message) = message else { return };
+        session.revision = message.revision;
+        let at = (self.now_ms + self.rng.below(4)).max(session.last_delivery);
+        session.last_delivery = at;
+        let assignment = Assignment::from(message);
+        self.queue.at(at, Happening::Assigned { life: self.life, assignment });
+    }
+
+    fn reported(&mut self, statuses: Vec<(TaskId, TaskStatus)>) -> Held {
+        let node = self.node_id;
+        let mutations =
+            statuses.into_iter().map(|(id, status)| Mutation::ReportTask { id, node, status }).collect();
+        self.propose(Transaction { mutations, ..Transaction::default() }, false);
+        Ok(())
+    }
+
+    // ---- lives ----
+
+    fn start_daemon(&mut self) {
+        self.life += 1;
+        self.planning = false;
+        self.moved = false;
+        self.last_commit = self.now_ms;
+        self.index = Index::default();
+        self.beats = Beats { since: self.wall(), ..Beats::default() };
+        self.beats.connected.insert(self.node_id);
+        self.agent_wake.clear();
+        self.node.restart();
+        self.connect();
+        self.wake_planner();
+    }
+
+    /// A session opens and brings everything.
+    fn connect(&mut self) {
+        let message = assign::complete(&self.state, self.node_id);
+        let at = self.soon(5);
+        self.session = Some(Session {
+            told: self.state.clone(),
+            revision: message.revision,
+            last_delivery: at,
+            last_report: at,
+        });
+        let assignment = Assignment::from(message);
+        self.queue.at(at, Happening::Assigned { life: self.life, assignment });
+    }
+
+    fn kill_daemon(&mut self, power: bool) -> Held {
+        if power {
+            self.report.power_failures += 1;
+            self.node.power_off();
+        } else {
+            self.report.daemon_kills += 1;
+        }
+        let ledger = self.ledger.as_mut().ok_or("no ledger")?;
+        ledger.crash(power, &self.rng)?;
+        let replayed = ledger.replay()?;
+        if replayed.checksum() != self.state.checksum() {
+            return Err(format!("replay gives {replayed:?}, lost was {:?}", self.state));
+        }
+        self.state = replayed;
+        self.start_daemon();
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! A person who creates, changes, scales, restarts and removes services.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use warren_base::rng::Rng;
+use warren_model::id::ServiceId;
+use warren_model::service::{
+    Mode, PortSpec, Protocol, PublishMode, RestartPolicy, ServiceSpec, TaskTemplate, UpdateOrder,
+    UpdatePolicy,
+};
+use warren_state::change::{Expect, Key, Mutation, Request, Transaction};
+
+use super::{Happening, Held, World};
+
+/// Services at a time: enough to overlap, few enough to be changed often.
+const SERVICES_MAX: usize = 6;
+
+impl World {
+    pub(super) fn user(&mut self) -> Held {
+        if self.now_ms >= self.options.trouble_ms {
+            return Ok(());
+        }
+        let next = self.soon(1500) + 1;
+        self.queue.at(next, Happening::User);
+        let ids: Vec<ServiceId> = self.state.services().map(|service| service.id).collect();
+        let choice = self.rng.below(10);
+        let mutation = if ids.is_empty() || (choice < 3 && ids.len() < SERVICES_MAX) {
+            let id = ServiceId::from_bytes(self.rng.id_bytes());
+            Some(Mutation::CreateService { id, spec: self.new_spec()? })
+        } else {
+            let at = usize::try_from(self.rng.below(ids.len() as u64)).unwrap_or(0);
+            self.change(ids[at], choice)
+        };
+        if let Some(mutation) = mutation {
+            let expects = match &mutation {
+                Mutation::UpdateService { id, .. } => {
+                    let key = Key::Service(*id);
+                    vec![Expect { key, revision: self.state.revision_of(key) }]
+                }
+                _ => vec![],
+            };
+            let id = u128::from(self.rng.next_u64());
+            let request = Some(Request { principal: "socket:0".into(), id, hash: 1 });
+            let transaction = Transaction { request, expects, mutations: vec![mutation] };
+            // An impatient client asks twice: it must be done once.
+            if self.rng.below(8) == 0 {
+                self.propose(transaction.clone(), false);
+            }
+            self.propose(transaction, false);
+        }
+        Ok(())
+    }
+
+    fn change(&self, id: ServiceId, choice: u64) -> Option<Mutation> {
+        let service = self.state.service(id).filter(|service| !service.removing)?;
+        let mut spec = service.spec.clone();
+        match choice {
+            0..=4 => spec.mode = Mode::Replicated { replicas: u32::try_from(self.rng.below(8)).ok()? },
+            5 | 6 => spec.task.env = vec![format!("V={}", self.rng.below(1000))],
+            7 => spec.task.force += 1,
+            8 => spec.ports = self.ports(),
+            _ => return Some(Mutation::RemoveService { id }),
+        }
+        Some(Mutation::UpdateService { id, spec })
+    }
+
+    fn ports(&self) -> Vec<PortSpec> {
+        if self.rng.below(2) == 0 {
+            return vec![];
+        }
+        let published = 8000 + u16::try_from(self.rng.below(3)).unwrap_or(0);
+        vec![PortSpec {
+            protocol: Protocol::Tcp,
+            bind: Ipv4Addr::UNSPECIFIED,
+            published,
+            target: 80,
+            mode: PublishMode::Ingress,
+        }]
+    }
+
+    fn new_spec(&mut self) -> Result<ServiceSpec, String> {
+        self.services_made += 1;
+        let name = format!("s{}", self.services_made).parse().map_err(|e| format!("name: {e}"))?;
+        let order =
+            if self.rng.below(2) == 0 { UpdateOrder::StartFirst } else { UpdateOrder::StopFirst };
+        let parallelism = u32::try_from(self.rng.below(3)).unwrap_or(0);
+        let command = if self.rng.below(8) == 0 { vec!["crash".to_owned()] } else { vec![] };
+        let restart = RestartPolicy { delay_ms: self.rng.below(200), ..RestartPolicy::default() };
+        Ok(ServiceSpec {
+            name,
+            labels: BTreeMap::new(),
+            mode: Mode::Replicated { replicas: u32::try_from(self.rng.below(6)).unwrap_or(1) },
+            ports: self.ports(),
+            update: UpdatePolicy { parallelism, delay_ms: self.rng.below(300), order },
+            task: TaskTemplate {
+                image: "sim:1".into(),
+                command,
+                restart,
+                stop_grace_ms: Some(1000),
+                ..TaskTemplate::default()
+            },
+        })
+    }
+}
