@@ -11,6 +11,7 @@
 //! Not here: images (`warren-image`), namespaces' links and rules (`warren-net`),
 //! restart policy and health (`warren-agent`).
 
+pub mod fake;
 mod logs;
 pub mod native;
 mod watched;
@@ -98,8 +99,13 @@ pub struct Mount {
 #[derive(Debug, Clone)]
 pub enum MountKind {
     /// Host folder or file.
-    Bind { source: PathBuf },
-    Tmpfs { size_bytes: Option<u64>, mode: u32 },
+    Bind {
+        source: PathBuf,
+    },
+    Tmpfs {
+        size_bytes: Option<u64>,
+        mode: u32,
+    },
 }
 
 #[derive(Debug, Clone)]

@@ -16,8 +16,8 @@ use rustix::fs::inotify;
 use tokio::sync::mpsc;
 use warren_shim::line::{self, WHOLE_MAX, file_name, file_number};
 
-use crate::{Error, LogLine, LogQuery, Stream};
 use crate::watched::{Watched, watch};
+use crate::{Error, LogLine, LogQuery, Stream};
 
 /// Lines on their way to a reader: enough to keep both sides busy, little enough when the reader
 /// stops (16 KiB each at most).

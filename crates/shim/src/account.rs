@@ -95,9 +95,14 @@ mod tests {
     #[test]
     fn passwd_lines() {
         let bob = Passwd::parse(b"bob:x:1000:100:Bob,,,:/home/bob:/bin/sh").unwrap();
-        assert_eq!((bob.name, bob.uid, bob.gid, bob.home), (&b"bob"[..], 1000, 100, &b"/home/bob"[..]));
+        assert_eq!(
+            (bob.name, bob.uid, bob.gid, bob.home),
+            (&b"bob"[..], 1000, 100, &b"/home/bob"[..])
+        );
         assert_eq!(Passwd::parse(b"a:x:1:2").unwrap().home, b"");
-        for line in ["", "# bob", ":x:0:0:::", "bob:x:abc:0:::", "bob:x:4294967296:0:::", "bob:x:-1:0"] {
+        for line in
+            ["", "# bob", ":x:0:0:::", "bob:x:abc:0:::", "bob:x:4294967296:0:::", "bob:x:-1:0"]
+        {
             assert_eq!(Passwd::parse(line.as_bytes()), None, "{line}");
         }
     }

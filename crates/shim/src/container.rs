@@ -10,8 +10,8 @@ use warren_shim::message::{Message, Step, Tag, flags};
 
 use crate::failure::{At, Failure, Outcome};
 use crate::process::{self, Description, Gate};
-use crate::sys::{self, Fd};
 use crate::rootfs;
+use crate::sys::{self, Fd};
 
 /// What the child inherits from the shim.
 pub(crate) struct Inherited {

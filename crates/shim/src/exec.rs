@@ -41,7 +41,8 @@ pub(crate) fn spawn(asked: &Asked<'_>) -> Outcome<Child> {
         _ => return Err(Failure::new(Step::Protocol, libc::EINVAL)),
     };
     let namespaces = sys::process_fd(asked.container_pid).at(Step::Namespaces)?;
-    let (own, childs) = sys::socket_pair().at(Step::Pipe).inspect_err(|_| sys::close(namespaces))?;
+    let (own, childs) =
+        sys::socket_pair().at(Step::Pipe).inspect_err(|_| sys::close(namespaces))?;
     let born = birth(&container, namespaces);
     if let Ok(0) = born {
         let description = Description { container: &container, exec: Some(&exec) };

@@ -53,8 +53,7 @@ pub fn parse(line: &[u8]) -> Option<(u64, Stream, &[u8])> {
     if shape.iter().any(|(at, byte)| head[*at] != *byte) {
         return None;
     }
-    let (year, month, day) =
-        (number(&head[0..4])?, number(&head[5..7])?, number(&head[8..10])?);
+    let (year, month, day) = (number(&head[0..4])?, number(&head[5..7])?, number(&head[8..10])?);
     if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }

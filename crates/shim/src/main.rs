@@ -114,15 +114,14 @@ fn receive() -> Outcome<Received> {
 
 /// Starts the container and returns once its program runs.
 fn launch(received: &Received, mapping: &Mapping) -> Outcome<Running> {
-    let message = Message::parse(mapping.bytes())
-        .map_err(|_| Failure::new(Step::Protocol, libc::EBADMSG))?;
+    let message =
+        Message::parse(mapping.bytes()).map_err(|_| Failure::new(Step::Protocol, libc::EBADMSG))?;
     let network = place(received, &message)?;
     let state = message.text(Tag::StateDir).unwrap_or_default();
     sys::change_folder(state).at(Step::StateDir)?;
     let listener = sys::listen(c"sock").at(Step::Socket)?;
     let logs = message.text(Tag::LogDir).unwrap_or_default();
-    let log_folder =
-        sys::open(logs, libc::O_RDONLY | libc::O_DIRECTORY).at(Step::LogFolder)?;
+    let log_folder = sys::open(logs, libc::O_RDONLY | libc::O_DIRECTORY).at(Step::LogFolder)?;
     let (stdout, stdout_child) = sys::pipe().at(Step::Pipe)?;
     let (stderr, stderr_child) = sys::pipe().at(Step::Pipe)?;
     sys::set_nonblocking(stdout).at(Step::Pipe)?;
@@ -132,11 +131,8 @@ fn launch(received: &Received, mapping: &Mapping) -> Outcome<Running> {
     let children = sys::child_events().at(Step::Pipe)?;
     let pid = birth(&message)?;
     if pid == 0 {
-        let inherited = Inherited {
-            streams: [stdin, stdout_child, stderr_child],
-            sync: sync_child,
-            network,
-        };
+        let inherited =
+            Inherited { streams: [stdin, stdout_child, stderr_child], sync: sync_child, network };
         container::run(&message, &inherited);
     }
     for fd in [stdin, stdout_child, stderr_child, sync_child].into_iter().chain(network) {
@@ -185,8 +181,7 @@ fn birth(message: &Message<'_>) -> Outcome<i32> {
     let folder = message.text(Tag::CgroupDir);
     let cgroup = folder.map(|path| sys::open(path, libc::O_PATH | libc::O_DIRECTORY));
     let cgroup = cgroup.transpose().at(Step::Cgroup)?;
-    let kinds =
-        libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+    let kinds = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
     let pid = sys::clone(u64::from(kinds.cast_unsigned()), cgroup).at(Step::Clone)?;
     if let Some(cgroup) = cgroup.filter(|_| pid != 0) {
         sys::close(cgroup);

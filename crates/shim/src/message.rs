@@ -439,14 +439,25 @@ impl Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
     /// The program runs: its process id on the host, and when, in nanoseconds since 1970.
-    Started { pid: u32, at_ns: u64 },
-    Failed { step: Step, errno: i32, index: u32 },
+    Started {
+        pid: u32,
+        at_ns: u64,
+    },
+    Failed {
+        step: Step,
+        errno: i32,
+        index: u32,
+    },
     /// A terminal's master comes with this datagram.
     Terminal,
     /// An exec has ended; the code as a shell shows it.
-    Exited { code: i32 },
+    Exited {
+        code: i32,
+    },
     /// The signal was sent, or there was nobody left: 0 or an errno.
-    Signalled { errno: i32 },
+    Signalled {
+        errno: i32,
+    },
 }
 
 impl Reply {

@@ -195,9 +195,7 @@ fn execute(description: &Description<'_>, identity: &Identity) -> Failure {
             path = entry;
         }
     }
-    if !has_home
-        && home.push(b"HOME=").and_then(|()| home.push(identity.home())).is_ok()
-    {
+    if !has_home && home.push(b"HOME=").and_then(|()| home.push(identity.home())).is_ok() {
         env[env_len] = home.c_str().as_ptr().cast();
         env_len += 1;
     }
@@ -242,6 +240,7 @@ fn run(program: &CStr, search: &[u8], args: &[*const u8], env: &[*const u8]) -> 
 
 /// ENOENT of a file that is there means the interpreter or loader that it names.
 fn explain(path: &CStr, errno: i32) -> Failure {
-    let step = if errno == libc::ENOENT && sys::exists(path) { Step::Interpreter } else { Step::Exec };
+    let step =
+        if errno == libc::ENOENT && sys::exists(path) { Step::Interpreter } else { Step::Exec };
     Failure::new(step, errno)
 }

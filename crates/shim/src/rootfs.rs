@@ -225,8 +225,7 @@ fn attach(roots: &Roots, mount: &Mount<'_>, index: usize) -> Outcome<()> {
             (copy, true)
         }
     };
-    let target =
-        target(roots.root, mount.target, is_folder).at_index(Step::MountTarget, index)?;
+    let target = target(roots.root, mount.target, is_folder).at_index(Step::MountTarget, index)?;
     let target_status = sys::status(target).at_index(Step::MountTarget, index)?;
     if sys::is_folder(&target_status) != is_folder {
         return Err(libc::ENOTDIR).at_index(Step::Mount, index);

@@ -90,10 +90,8 @@ pub(crate) fn run(running: &Running, message: Mapping, buffers: &mut Buffers) {
     // From here on the message costs no memory.
     drop(message);
     let mut log = Log::new(running.log_folder, &settings.unwrap_or_default(), buffers);
-    let mut sources = [
-        Source::new(running.stdout, Stream::Stdout),
-        Source::new(running.stderr, Stream::Stderr),
-    ];
+    let mut sources =
+        [Source::new(running.stdout, Stream::Stdout), Source::new(running.stderr, Stream::Stderr)];
     let mut callers = [FREE; CALLERS_MAX];
     let status = loop {
         if let Some(status) = turn(running, &mut log, &mut sources, &mut callers) {
@@ -154,7 +152,8 @@ fn turn(
         }
     }
     for (index, caller) in callers.iter_mut().enumerate() {
-        let Some([connection, sync]) = entries[..used].get(FIXED + 2 * index..FIXED + 2 * index + 2)
+        let Some([connection, sync]) =
+            entries[..used].get(FIXED + 2 * index..FIXED + 2 * index + 2)
         else {
             break;
         };
@@ -264,7 +263,7 @@ fn oom_killed(message: Fd) -> bool {
     let mut text = [0; 1024];
     let len = sys::read(file, &mut text).unwrap_or(0);
     sys::close(file);
-    text[..len].split(|byte| *byte == b'\n').any(|line| {
-        line.strip_prefix(b"oom_kill ").is_some_and(|count| count != b"0")
-    })
+    text[..len]
+        .split(|byte| *byte == b'\n')
+        .any(|line| line.strip_prefix(b"oom_kill ").is_some_and(|count| count != b"0"))
 }

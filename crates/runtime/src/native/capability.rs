@@ -122,7 +122,8 @@ mod tests {
 
     #[track_caller]
     fn check(add: &[&str], drop: &[&str], expected: &str) {
-        let strings = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let strings =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let answer = match effective(&strings(add), &strings(drop), ALL & !(1 << 24)) {
             Ok(set) => format!("{set:x}"),
             Err(error) => error.to_string(),

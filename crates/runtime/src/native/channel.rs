@@ -72,17 +72,11 @@ impl Channel {
         fds: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
         let bytes = request.encode();
-        self.socket
-            .async_io(Interest::WRITABLE, |socket| send(socket, &bytes, fds))
-            .await
+        self.socket.async_io(Interest::WRITABLE, |socket| send(socket, &bytes, fds)).await
     }
 
     /// Sends at once, from a thread that may not wait; a fresh socket always has room.
-    pub(crate) fn request_now(
-        &self,
-        request: &Request,
-        fds: &[BorrowedFd<'_>],
-    ) -> io::Result<()> {
+    pub(crate) fn request_now(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         send(self.socket.get_ref(), &request.encode(), fds)
     }
 
@@ -107,12 +101,8 @@ fn receive(socket: &OwnedFd) -> io::Result<(Reply, Option<OwnedFd>)> {
     let mut bytes = [0; Reply::LEN + 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
+    let received =
+        recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
     if received.bytes == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }

@@ -19,8 +19,8 @@ use super::binary::sealed_bytes;
 use super::channel::Channel;
 use super::explain::Subject;
 use super::spec;
-use crate::{Error, Exec, ExecControl, ExecSpec};
 use crate::watched::{Watched, watch};
+use crate::{Error, Exec, ExecControl, ExecSpec};
 
 /// The child's ends of its streams, and ours.
 struct Pipes {
@@ -54,11 +54,8 @@ impl Shared {
         let at = |source| Error::Io { action: format!("execute in container {id}"), source };
         let message = sealed_bytes(&spec::exec_message(exec)?).map_err(at)?;
         let channel = self.channel(id)?;
-        let pipes = if exec.tty.is_some() {
-            None
-        } else {
-            Some(Pipes::new(exec.stdin).map_err(at)?)
-        };
+        let pipes =
+            if exec.tty.is_some() { None } else { Some(Pipes::new(exec.stdin).map_err(at)?) };
         let theirs = pipes.iter().flat_map(|pipes| &pipes.theirs).map(AsFd::as_fd);
         let fds = std::iter::once(message.as_fd()).chain(theirs).collect::<Vec<BorrowedFd<'_>>>();
         let request = Request { operation: Operation::Exec, argument: 0 };
@@ -108,8 +105,10 @@ impl ExecControl for Control {
             return Err(Error::Rejected("this exec has no terminal".to_owned()));
         };
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(terminal.master.get_ref(), size)
-            .map_err(|error| Error::Io { action: "resize a terminal".to_owned(), source: error.into() })
+        tcsetwinsize(terminal.master.get_ref(), size).map_err(|error| Error::Io {
+            action: "resize a terminal".to_owned(),
+            source: error.into(),
+        })
     }
 
     async fn signal(&mut self, signal: i32) -> Result<(), Error> {

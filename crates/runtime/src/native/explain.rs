@@ -78,7 +78,9 @@ impl<'a> Subject<'a> {
                 let what = self.mount(index);
                 Some(format!("{what}: a directory and a file cannot be mounted on each other"))
             }
-            Step::File => Some(format!("put file {} into the container: {source}", self.file(index))),
+            Step::File => {
+                Some(format!("put file {} into the container: {source}", self.file(index)))
+            }
             _ => None,
         };
         match rejected {

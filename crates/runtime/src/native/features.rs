@@ -15,8 +15,18 @@ use super::{capability, cgroup};
 const KERNEL_MIN: (u32, u32) = (5, 12);
 /// Of the daemon: CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_CHROOT,
 /// SYS_PTRACE, SYS_ADMIN, MKNOD.
-const CAPABILITIES: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 18
-    | 1 << 19 | 1 << 21 | 1 << 27;
+const CAPABILITIES: u64 = 1
+    | 1 << 1
+    | 1 << 3
+    | 1 << 5
+    | 1 << 6
+    | 1 << 7
+    | 1 << 8
+    | 1 << 12
+    | 1 << 18
+    | 1 << 19
+    | 1 << 21
+    | 1 << 27;
 
 /// One thing that containers need or can use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +40,16 @@ pub struct Feature {
 
 /// Checks everything that the native runtime builds on.
 pub fn features() -> Vec<Feature> {
-    vec![kernel(), privileges(), overlay(), namespaces(), seccomp(), memory_files(), cgroups(), controllers()]
+    vec![
+        kernel(),
+        privileges(),
+        overlay(),
+        namespaces(),
+        seccomp(),
+        memory_files(),
+        cgroups(),
+        controllers(),
+    ]
 }
 
 fn feature(name: &'static str, required: bool, answer: Result<String, String>) -> Feature {

@@ -92,7 +92,8 @@ impl Native {
     /// [`Error::Unsupported`] when the kernel or the process lacks something that is needed.
     pub fn open(options: Options) -> Result<Self, Error> {
         let key = &options.node_key;
-        if key.is_empty() || key.len() > 32 || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        if key.is_empty() || key.len() > 32 || !key.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        {
             return Err(Error::Rejected(format!("node key \"{key}\" is not allowed")));
         }
         if let Some(missing) = features().into_iter().find(|known| known.required && !known.ok) {
@@ -359,11 +360,7 @@ impl Runtime for Native {
         }
     }
 
-    async fn logs(
-        &self,
-        dir: PathBuf,
-        query: LogQuery,
-    ) -> Result<mpsc::Receiver<LogLine>, Error> {
+    async fn logs(&self, dir: PathBuf, query: LogQuery) -> Result<mpsc::Receiver<LogLine>, Error> {
         logs::read(dir, query).await
     }
 }

@@ -8,8 +8,8 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 
 use warren_shim::message::{
-    Builder, HasNul, KEPT_MAX, LAYERS_MAX, MESSAGE_MAX, MountKind as Kind, STRINGS_MAX, Settings, Tag,
-    flags,
+    Builder, HasNul, KEPT_MAX, LAYERS_MAX, MESSAGE_MAX, MountKind as Kind, STRINGS_MAX, Settings,
+    Tag, flags,
 };
 
 use super::cgroup::Membership;
@@ -92,7 +92,9 @@ pub(crate) fn check(spec: &mut ContainerSpec) -> Result<(), Error> {
 }
 
 pub(crate) fn check_id(id: &str) -> Result<(), Error> {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'.' || byte == b'-';
+    let allowed = |byte: u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'.' || byte == b'-'
+    };
     let is_fine = !id.is_empty() && id.len() <= ID_MAX && id.bytes().all(allowed);
     // Ids are names of folders.
     if is_fine && !id.starts_with('.') {
@@ -102,7 +104,11 @@ pub(crate) fn check_id(id: &str) -> Result<(), Error> {
 }
 
 pub(crate) fn check_signal(signal: i32) -> Result<(), Error> {
-    if (1..=SIGNAL_MAX).contains(&signal) { Ok(()) } else { rejected(format!("no signal {signal}")) }
+    if (1..=SIGNAL_MAX).contains(&signal) {
+        Ok(())
+    } else {
+        rejected(format!("no signal {signal}"))
+    }
 }
 
 fn check_env(env: &[String]) -> Result<(), Error> {
@@ -123,9 +129,12 @@ fn check_cwd(cwd: &str) -> Result<(), Error> {
 fn check_target(target: &str) -> Result<(), Error> {
     let path = Path::new(target);
     let mut components = path.components().skip(1);
-    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let plain =
+        path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if !path.is_absolute() || !plain || target.len() > PATH_MAX {
-        return rejected(format!("mount target \"{target}\" is not an absolute path without \"..\""));
+        return rejected(format!(
+            "mount target \"{target}\" is not an absolute path without \"..\""
+        ));
     }
     match components.next() {
         None => rejected("mount target \"/\" would hide the image".to_owned()),

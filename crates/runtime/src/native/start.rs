@@ -15,8 +15,8 @@ use super::explain::Subject;
 use super::spec::{self, Surroundings};
 use super::state::{Found, State};
 use super::{Shared, Slot, capability};
-use crate::{ContainerSpec, Error, Seccomp};
 use crate::watched::{Watched, watch};
+use crate::{ContainerSpec, Error, Seccomp};
 
 /// A shim that has its orders.
 struct Launched {
@@ -46,8 +46,7 @@ impl Shared {
             Ok((Reply::Started { pid, at_ns }, _)) => {
                 let run = Run { shim_pid: 0, pid, at_ns };
                 let pidfd = Arc::new(launched.pidfd);
-                let container =
-                    Arc::new(Container::running(self, &id, launched.state, run, pidfd));
+                let container = Arc::new(Container::running(self, &id, launched.state, run, pidfd));
                 *slot = Some(Arc::clone(&container));
                 Ok(container)
             }
@@ -72,8 +71,7 @@ impl Shared {
             let action = format!("{action} of container {id}");
             move |source: io::Error| Error::Io { action, source }
         };
-        let capabilities =
-            capability::effective(&spec.cap_add, &spec.cap_drop, self.capabilities)?;
+        let capabilities = capability::effective(&spec.cap_add, &spec.cap_drop, self.capabilities)?;
         // Its program loads while the rest is prepared.
         let (channel, theirs) = Channel::pair().map_err(at("make the socket"))?;
         let pidfd = self.binary.spawn(id, theirs).map_err(at("start the shim"))?;
@@ -111,8 +109,6 @@ impl Shared {
     /// Removes everything but logs.
     pub(crate) async fn clean(self: &Arc<Self>, id: &str) -> Result<(), Error> {
         let cleaned = self.blocking(id, |shared, id| {
-            // Nobody is in there any more, or somebody who has to leave.
-            shared.cgroups.kill(id)?;
             shared.cgroups.remove(id)?;
             shared.folders.remove(id)
         });
@@ -134,7 +130,8 @@ impl Shared {
     }
 
     async fn attach(self: &Arc<Self>, id: &str) -> Result<Option<Container>, Error> {
-        let found = self.blocking(id, |shared, id| shared.folders.load(id)).await;
+        // Small files on a tmpfs, quicker read here than on another thread.
+        let found = self.folders.load(id);
         let action = || format!("read the state of container {id}");
         let (state, run) = match found.map_err(|source| Error::Io { action: action(), source })? {
             None => return Ok(None),
@@ -150,7 +147,8 @@ impl Shared {
         };
         if state.boot_id != self.boot_id {
             let now = SystemTime::now();
-            let exit = self.blocking(id, move |shared, id| shared.folders.leave_exit(id, now)).await;
+            let exit =
+                self.blocking(id, move |shared, id| shared.folders.leave_exit(id, now)).await;
             let exit = exit.map_err(|source| Error::Io { action: action(), source })?;
             return Ok(Some(Container::exited(id, state, run, exit)));
         }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use warren_shim::record::{self, EXIT_FILE, RUN_FILE, Run};
+use warren_shim::record::{self, EXIT_FILE, RUN_FILE, Run, SOCKET};
 
 use crate::{ContainerSpec, Exit};
 
@@ -54,7 +54,11 @@ pub(crate) struct Folders {
 pub(crate) enum Found {
     /// Never got as far as running, or not understood: to be removed.
     Rubbish,
-    Container { state: State, run: Run, exit: Option<Exit> },
+    Container {
+        state: State,
+        run: Run,
+        exit: Option<Exit>,
+    },
 }
 
 impl Folders {
@@ -160,9 +164,22 @@ impl Folders {
         })
     }
 
+    /// Tries the names that are always there first: listing folders takes most of the time.
     pub(crate) fn remove(&self, id: &str) -> io::Result<()> {
-        remove_tree(&self.layers.join(id))?;
-        remove_tree(&self.state(id))
+        let layers = self.layers.join(id);
+        let work = layers.join("work");
+        // As overlayfs leaves its work folder after a volatile mount.
+        let _ = fs::remove_file(work.join("work/incompat/volatile/dirty"));
+        for folder in ["work/incompat/volatile", "work/incompat", "work", ""] {
+            let _ = fs::remove_dir(work.join(folder));
+        }
+        let _ = fs::remove_dir(layers.join("upper"));
+        remove_tree(&layers)?;
+        let state = self.state(id);
+        for file in ["state.json", RUN_FILE, SOCKET, EXIT_FILE] {
+            let _ = fs::remove_file(state.join(file));
+        }
+        remove_tree(&state)
     }
 
     /// Removes the folders of all containers, which must be empty.
@@ -191,8 +208,13 @@ fn read_if_any(file: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
+/// Quick when the folder is empty.
 fn remove_tree(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
+    let removed = fs::remove_dir(folder).or_else(|error| match error.kind() {
+        io::ErrorKind::DirectoryNotEmpty => fs::remove_dir_all(folder),
+        _ => Err(error),
+    });
+    match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }

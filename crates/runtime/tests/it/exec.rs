@@ -135,7 +135,10 @@ async fn host_exec_refusals() {
     assert_eq!((code, stderr.as_str()), (126, "exec: /etc/passwd: permission denied\n"));
     for (exec, expected) in [
         (spec(&[]), "no command to execute"),
-        (ExecSpec { user: Some("eve".to_owned()), ..spec(&["true"]) }, "no user \"eve\" in the image"),
+        (
+            ExecSpec { user: Some("eve".to_owned()), ..spec(&["true"]) },
+            "no user \"eve\" in the image",
+        ),
         (
             ExecSpec { cwd: Some("/etc/passwd".to_owned()), ..spec(&["true"]) },
             "working directory \"/etc/passwd\" is not a directory",

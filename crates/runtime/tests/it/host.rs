@@ -17,9 +17,9 @@ use warren_runtime::{
 pub(crate) const LONGEST: Duration = Duration::from_secs(60);
 
 const APPLETS: [&str; 31] = [
-    "[", "cat", "chmod", "dd", "df", "echo", "env", "false", "grep", "head", "hostname", "id", "kill",
-    "ln", "ls", "mkdir", "mount", "ps", "pwd", "readlink", "rm", "seq", "sh", "sleep", "stat", "stty",
-    "tail", "touch", "true", "tty", "umount",
+    "[", "cat", "chmod", "dd", "df", "echo", "env", "false", "grep", "head", "hostname", "id",
+    "kill", "ln", "ls", "mkdir", "mount", "ps", "pwd", "readlink", "rm", "seq", "sh", "sleep",
+    "stat", "stty", "tail", "touch", "true", "tty", "umount",
 ];
 
 pub(crate) struct Host {
@@ -188,8 +188,7 @@ impl Host {
             let entries = fs::read_dir(self.base.path().join(folder)).unwrap();
             remains.extend(entries.map(|entry| entry.unwrap().path()));
         }
-        let mut remains =
-            remains.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        let mut remains = remains.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
         let base = self.base.path().to_str().unwrap();
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         remains.extend(mounts.lines().filter(|line| line.contains(base)).map(str::to_owned));

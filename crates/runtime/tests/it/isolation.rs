@@ -21,7 +21,8 @@ async fn host_privileges() {
          CapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n0022\n",
     )
     .await;
-    let mut spec = host.shell("changed", "grep -E '^(CapEff|NoNewPrivs|Seccomp:)' /proc/self/status");
+    let mut spec =
+        host.shell("changed", "grep -E '^(CapEff|NoNewPrivs|Seccomp:)' /proc/self/status");
     spec.cap_drop = vec!["ALL".to_owned()];
     spec.cap_add = vec!["NET_ADMIN".to_owned()];
     spec.no_new_privileges = false;
@@ -105,14 +106,16 @@ async fn host_masked_and_read_only_paths() {
 async fn host_devices_are_refused() {
     let host = Host::new();
     // A node of the host's first disk or memory can be made, but not opened.
-    let script = "busybox mknod /tmp/mem c 1 1 && (cat /tmp/mem | head -c 1) 2>&1 | grep -c ermitted";
+    let script =
+        "busybox mknod /tmp/mem c 1 1 && (cat /tmp/mem | head -c 1) 2>&1 | grep -c ermitted";
     host.prints(host.shell("devices", script), "1\n").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn host_root_file_system() {
     let host = Host::new();
-    let script = "echo changed > /etc/passwd; rm /bin/tty; mkdir /made; cat /etc/passwd; ls -d /made";
+    let script =
+        "echo changed > /etc/passwd; rm /bin/tty; mkdir /made; cat /etc/passwd; ls -d /made";
     host.prints(host.shell("writes", script), "changed\n/made\n").await;
     assert!(fs::read_to_string(host.image().join("etc/passwd")).unwrap().starts_with("root"));
     assert!(host.image().join("bin/tty").is_symlink());
@@ -187,7 +190,8 @@ async fn host_mounts() {
     ];
     symlink("../../../target", host.image().join("link")).unwrap();
     fs::create_dir(host.image().join("target")).unwrap();
-    let config = InjectedFile { target: "/etc/config".to_owned(), data: b"cfg\n".to_vec(), mode: 0o600 };
+    let config =
+        InjectedFile { target: "/etc/config".to_owned(), data: b"cfg\n".to_vec(), mode: 0o600 };
     spec.files = vec![config];
     let kind = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let kind = kind.lines().rfind(|line| line.split(' ').nth(4) == Some("/")).unwrap();

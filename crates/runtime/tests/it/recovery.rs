@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType, connect, sendmsg, socket_with,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, connect, sendmsg, socket_with,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use warren_runtime::{ContainerState, Error, Runtime};
@@ -37,7 +37,11 @@ async fn host_a_new_daemon_finds_everything() {
 
     host.reopen();
     fs::write(gate.join("go"), "").unwrap();
-    until(|| !fs::exists(format!("/proc/{shim}/exe")).unwrap_or(false) || host.state_dir("ends").join("exit").exists()).await;
+    until(|| {
+        !fs::exists(format!("/proc/{shim}/exe")).unwrap_or(false)
+            || host.state_dir("ends").join("exit").exists()
+    })
+    .await;
     assert_eq!(host.wait("ends").await.code, 42);
     host.reopen();
     let listed = host.native().list().await.unwrap();

@@ -32,7 +32,8 @@ async fn host_commands() {
         "command \"/etc/passwd\" cannot be executed: permission denied",
     )
     .await;
-    host.refuses(refused(&["/tmp"]), "command \"/tmp\" cannot be executed: permission denied").await;
+    host.refuses(refused(&["/tmp"]), "command \"/tmp\" cannot be executed: permission denied")
+        .await;
     host.refuses(refused(&[]), "no command: neither the image nor the service names one").await;
 
     let program = |name: &str, text: &str| {
@@ -78,10 +79,18 @@ async fn host_mounts_and_names() {
     let host = Host::new();
     let missing = PathBuf::from("/nonexistent/source");
     for (source, target, expected) in [
-        (missing, "/data", "mount /nonexistent/source at /data: No such file or directory (os error 2)"),
+        (
+            missing,
+            "/data",
+            "mount /nonexistent/source at /data: No such file or directory (os error 2)",
+        ),
         ("/tmp".into(), "/", "mount target \"/\" would hide the image"),
         ("/tmp".into(), "/proc/sys", "mount target \"/proc/sys\" lies in /proc"),
-        ("/tmp".into(), "/a/../proc", "mount target \"/a/../proc\" is not an absolute path without \"..\""),
+        (
+            "/tmp".into(),
+            "/a/../proc",
+            "mount target \"/a/../proc\" is not an absolute path without \"..\"",
+        ),
         ("/tmp".into(), "data", "mount target \"data\" is not an absolute path without \"..\""),
         ("tmp".into(), "/data", "mount source \"tmp\" is not absolute"),
         (
@@ -91,8 +100,11 @@ async fn host_mounts_and_names() {
         ),
     ] {
         let mut spec = host.spec("a", &["true"]);
-        spec.mounts =
-            vec![Mount { kind: MountKind::Bind { source }, target: target.to_owned(), read_only: false }];
+        spec.mounts = vec![Mount {
+            kind: MountKind::Bind { source },
+            target: target.to_owned(),
+            read_only: false,
+        }];
         host.refuses(spec, expected).await;
     }
     let mut spec = host.spec("a", &["true"]);

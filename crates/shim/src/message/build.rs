@@ -108,4 +108,3 @@ impl Builder {
 fn no_nul(text: &[u8]) -> Result<(), HasNul> {
     if text.contains(&0) { Err(HasNul) } else { Ok(()) }
 }
-

@@ -33,12 +33,14 @@ fn round_trip() {
     assert_eq!((message.settings().kept, message.settings().columns), (2, 80));
     assert_eq!(message.texts(Tag::Arg).collect::<Vec<_>>(), [c"sh", c""]);
     let mounts = message.mounts().collect::<Vec<_>>();
-    let bind =
-        Mount { kind: MountKind::Bind, read_only: true, source: c"/src", target: c"/dst" };
+    let bind = Mount { kind: MountKind::Bind, read_only: true, source: c"/src", target: c"/dst" };
     assert_eq!(mounts[0], bind);
     assert_eq!(mounts[1].kind, MountKind::Tmpfs { size_bytes: 1 << 20, mode: 0o1777 });
     let file = message.files().next().unwrap();
-    assert_eq!((file.mode, file.target, file.data), (0o600, c"/etc/hosts", &b"127.0.0.1\0localhost"[..]));
+    assert_eq!(
+        (file.mode, file.target, file.data),
+        (0o600, c"/etc/hosts", &b"127.0.0.1\0localhost"[..])
+    );
     let view = Pair { first: c"memory", second: c"/sys/fs/cgroup/memory/x" };
     assert_eq!(message.pairs(Tag::CgroupView).collect::<Vec<_>>(), [view]);
     assert_eq!(message.bytes(Tag::Seccomp), Some(&[7; 16][..]));

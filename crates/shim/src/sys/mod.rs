@@ -88,9 +88,7 @@ pub(crate) fn open_in_root(root: Fd, path: &CStr, flags: c_int, resolve: u64) ->
     how.flags = u64::from((flags | libc::O_CLOEXEC).cast_unsigned());
     how.resolve = resolve;
     // SAFETY: path ends in NUL, `how` lives through the call and its size is given.
-    number(unsafe {
-        call!(SYS_openat2, root, path, &raw const how, size_of::<libc::open_how>())
-    })
+    number(unsafe { call!(SYS_openat2, root, path, &raw const how, size_of::<libc::open_how>()) })
 }
 
 pub(crate) fn read(fd: Fd, buffer: &mut [u8]) -> Sys<usize> {

@@ -21,11 +21,7 @@ pub(crate) fn mount(
 }
 
 /// A new file system, not yet attached anywhere; `attributes` are `MOUNT_ATTR_…`.
-pub(crate) fn new_file_system(
-    kind: &CStr,
-    options: &[(&CStr, &CStr)],
-    attributes: u64,
-) -> Sys<Fd> {
+pub(crate) fn new_file_system(kind: &CStr, options: &[(&CStr, &CStr)], attributes: u64) -> Sys<Fd> {
     const CLOEXEC: u32 = 1;
     // SAFETY: the name ends in NUL.
     let context = number(unsafe { call!(SYS_fsopen, kind, CLOEXEC) })?;

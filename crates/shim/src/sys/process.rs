@@ -179,9 +179,7 @@ pub(crate) fn load_seccomp(program: &[u8]) -> Sys<()> {
     // The kernel copies from this address byte-wise, so alignment does not matter to it.
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
     // SAFETY: the program lives through the call, its length is in instructions.
-    done(unsafe {
-        call!(SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
-    })
+    done(unsafe { call!(SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) })
 }
 
 /// Returns only on failure. Both arrays end in null and hold strings ending in NUL.
@@ -207,9 +205,7 @@ pub(crate) fn reset_signals() {
     for signal in 1..=SIGNALS {
         // KILL and STOP are refused, which is fine.
         // SAFETY: the kernel reads the action, and SIG_DFL runs no code of ours.
-        let _ = unsafe {
-            call!(SYS_rt_sigaction, signal, action.as_ptr(), null_mut::<u8>(), SET)
-        };
+        let _ = unsafe { call!(SYS_rt_sigaction, signal, action.as_ptr(), null_mut::<u8>(), SET) };
     }
 }
 

@@ -73,8 +73,7 @@ pub(crate) fn receive(
     header.msg_control = (&raw mut control).cast();
     header.msg_controllen = CONTROL;
     // SAFETY: all buffers live through the call and their sizes are given.
-    let count =
-        unsafe { call!(SYS_recvmsg, socket, &raw mut header, libc::MSG_CMSG_CLOEXEC) }?;
+    let count = unsafe { call!(SYS_recvmsg, socket, &raw mut header, libc::MSG_CMSG_CLOEXEC) }?;
     let mut received = 0;
     // SAFETY: walks within the control buffer that the kernel filled.
     let mut message = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
@@ -108,8 +107,7 @@ pub(crate) fn send(socket: Fd, bytes: &[u8], fd: Option<Fd>) -> Sys<()> {
     #[repr(C, align(8))]
     struct Control([u8; 32]);
     let mut control = Control([0; 32]);
-    let mut part =
-        libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: msghdr is plain numbers and pointers, null is valid.
     let mut header: libc::msghdr = unsafe { zeroed() };
     header.msg_iov = &raw mut part;

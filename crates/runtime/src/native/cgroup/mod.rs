@@ -66,7 +66,7 @@ pub(crate) trait Cgroups: Debug + Send + Sync {
     fn processes(&self, id: &str) -> io::Result<Vec<i32>>;
     /// Sends SIGKILL to every member once.
     fn kill(&self, id: &str) -> io::Result<()>;
-    /// Removes empty groups; those that are missing are fine.
+    /// Removes groups, killing who is left in them; those that are missing are fine.
     fn remove(&self, id: &str) -> io::Result<()>;
     /// Removes the parent of all containers' groups, which must be empty.
     fn dispose(&self) -> io::Result<()>;
@@ -184,7 +184,7 @@ fn kill_each(pids: &[i32]) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes an empty group, waiting a little for the kernel to see that it is empty.
+/// Removes a group, killing who is left in it and waiting a little for the kernel to see the end.
 fn remove(folder: &Path) -> io::Result<()> {
     let mut pauses = REMOVE_PAUSES_MS.iter();
     loop {
@@ -194,6 +194,7 @@ fn remove(folder: &Path) -> io::Result<()> {
             Err(error) => error,
         };
         let Some(pause) = pauses.next().filter(|_| is_busy(&error)) else { return Err(error) };
+        kill_each(&members(folder)?)?;
         std::thread::sleep(Duration::from_millis(*pause));
     }
 }
@@ -238,8 +239,10 @@ mod tests {
             ]
         );
         assert_eq!(membership.views[0].0, "cpu,cpuacct");
-        let links =
-            [("cpu".to_owned(), "cpu,cpuacct".to_owned()), ("cpuacct".to_owned(), "cpu,cpuacct".to_owned())];
+        let links = [
+            ("cpu".to_owned(), "cpu,cpuacct".to_owned()),
+            ("cpuacct".to_owned(), "cpu,cpuacct".to_owned()),
+        ];
         assert_eq!(membership.links, links);
         assert_eq!(membership.folder, None);
         let oom_file = "/sys/fs/cgroup/memory/warren-abcdefgh/web.1/memory.oom_control";

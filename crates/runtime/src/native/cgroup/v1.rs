@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{
-    CPU_PERIOD_US, Cgroups, Membership, Mode, Mounted, NEEDED, check_limits, cpu_quota_us, kill_each,
-    make, members, remove, set,
+    CPU_PERIOD_US, Cgroups, Membership, Mode, Mounted, NEEDED, check_limits, cpu_quota_us,
+    kill_each, make, members, remove, set,
 };
 use crate::{Error, Limits};
 
@@ -111,7 +111,9 @@ impl Cgroups for V1 {
 
     fn create(&self, id: &str, limits: &Limits) -> Result<(), Error> {
         check_limits(limits)?;
-        if self.hierarchy("cpu").is_none() && (limits.cpu_millis.is_some() || limits.cpu_shares.is_some()) {
+        if self.hierarchy("cpu").is_none()
+            && (limits.cpu_millis.is_some() || limits.cpu_shares.is_some())
+        {
             return Err(Error::Unsupported("a limit of cpu needs the cpu controller".to_owned()));
         }
         for hierarchy in &self.hierarchies {

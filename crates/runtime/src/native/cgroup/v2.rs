@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::{
-    CPU_PERIOD_US, Cgroups, Membership, Mode, check_limits, cpu_quota_us, io_error, is_busy, is_gone,
-    kill_each, make, members, read, remove, set, write,
+    CPU_PERIOD_US, Cgroups, Membership, Mode, check_limits, cpu_quota_us, io_error, is_busy,
+    is_gone, kill_each, make, members, read, remove, set, write,
 };
 use crate::{Error, Limits};
 
@@ -281,7 +281,9 @@ mod tests {
 
     #[test]
     fn weights() {
-        for (shares, expected) in [(0, 1), (2, 1), (1024, 39), (262_144, 10_000), (u32::MAX, 10_000)] {
+        for (shares, expected) in
+            [(0, 1), (2, 1), (1024, 39), (262_144, 10_000), (u32::MAX, 10_000)]
+        {
             assert_eq!(weight(shares), expected, "{shares}");
         }
     }

@@ -41,9 +41,8 @@ impl Programs {
         if programs.len() >= PROGRAMS_MAX && !programs.contains_key(&capabilities) {
             programs.clear();
         }
-        let program = programs
-            .entry(capabilities)
-            .or_insert_with(|| assemble(&actions(capabilities)).into());
+        let program =
+            programs.entry(capabilities).or_insert_with(|| assemble(&actions(capabilities)).into());
         Arc::clone(program)
     }
 }
@@ -83,21 +82,30 @@ fn row(line: &str) -> Option<(&str, u32)> {
 fn action(section: &str, name: &str, capabilities: u64) -> Action {
     match section {
         "allow" => Action::Allow,
-        "socket" => {
-            Action::AllowIf(vec![Test { arg: 0, mask: u32::MAX, values: vec![AF_ALG, AF_VSOCK], equal: false }])
-        }
-        "personality" => Action::AllowIf(vec![
-            Test { arg: 0, mask: u32::MAX, values: PERSONALITIES.to_vec(), equal: true },
-        ]),
+        "socket" => Action::AllowIf(vec![Test {
+            arg: 0,
+            mask: u32::MAX,
+            values: vec![AF_ALG, AF_VSOCK],
+            equal: false,
+        }]),
+        "personality" => Action::AllowIf(vec![Test {
+            arg: 0,
+            mask: u32::MAX,
+            values: PERSONALITIES.to_vec(),
+            equal: true,
+        }]),
         _ => {
             let wanted = section.strip_prefix("with ").and_then(capability::bit);
             if wanted.is_some_and(|wanted| capabilities & wanted != 0) {
                 return Action::Allow;
             }
             match name {
-                "clone" => Action::AllowIf(vec![
-                    Test { arg: 0, mask: CLONE_NAMESPACES, values: vec![0], equal: true },
-                ]),
+                "clone" => Action::AllowIf(vec![Test {
+                    arg: 0,
+                    mask: CLONE_NAMESPACES,
+                    values: vec![0],
+                    equal: true,
+                }]),
                 "clone3" => Action::Errno(libc::ENOSYS.cast_unsigned()),
                 _ => Action::Errno(libc::EPERM.cast_unsigned()),
             }
