@@ -4,12 +4,16 @@
 //! aside, their file system flushed once, renamed, parent flushed. What lies
 //! aside is rubbish after a restart.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
 /// Only root reads images: they may hold secrets.
@@ -42,7 +46,7 @@ impl Scratch {
     pub(crate) fn draft(&self) -> io::Result<Draft> {
         let path = self.path();
         fs::DirBuilder::new().mode(DIR_MODE).create(&path)?;
-        Ok(Draft { path, kept: false })
+        Ok(Draft { path, kept: false, flushed: false })
     }
 
     /// A file without a name: it vanishes when closed.
@@ -89,11 +93,80 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a file or a whole folder.
+/// Removes a file or a whole folder; deep parts are moved beside it on the way.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::remove_dir_all(path),
-        result => result,
+    Trash::beside(path).remove_at(CWD, path.as_os_str().as_bytes())
+}
+
+/// Folders entered at once while removing: two descriptors each.
+const DEPTH_MAX: usize = 32;
+
+/// Removal with bounded descriptors and stack. A layer may nest folders without end
+/// (through its links also deeper than any path reaches); std keeps a descriptor
+/// for each level. What lies too deep is moved to a place beside and removed there.
+#[derive(Debug)]
+pub(crate) struct Trash {
+    dir: PathBuf,
+    prefix: OsString,
+    next: u64,
+    pending: Vec<PathBuf>,
+}
+
+impl Trash {
+    /// Uses names that start with that of `path`, and a dot, in the same folder.
+    pub(crate) fn beside(path: &Path) -> Self {
+        let dir = path.parent().unwrap_or(path).to_owned();
+        let mut prefix = path.file_name().unwrap_or_default().to_owned();
+        prefix.push(".");
+        Self { dir, prefix, next: 0, pending: Vec::new() }
+    }
+
+    /// Removes what `name` is in `dir`. Never follows a link.
+    pub(crate) fn remove_at(&mut self, dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+        self.remove_one(dir, name)?;
+        while let Some(path) = self.pending.pop() {
+            self.remove_one(CWD, path.as_os_str().as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn remove_one(&mut self, dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+        match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+            Ok(()) => return Ok(()),
+            Err(Errno::ISDIR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.empty(dir, name, 0)?;
+        Ok(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?)
+    }
+
+    fn empty(&mut self, dir: BorrowedFd<'_>, name: &[u8], depth: usize) -> io::Result<()> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+        for entry in Dir::read_from(&fd)? {
+            let entry = entry?;
+            let inside = entry.file_name().to_bytes();
+            if matches!(inside, b"." | b"..") {
+                continue;
+            }
+            match rustix::fs::unlinkat(&fd, inside, AtFlags::empty()) {
+                Ok(()) => continue,
+                Err(Errno::ISDIR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if depth == DEPTH_MAX {
+                let mut name = self.prefix.clone();
+                name.push(self.next.to_string());
+                self.next += 1;
+                let aside = self.dir.join(name);
+                rustix::fs::renameat(&fd, inside, CWD, &aside)?;
+                self.pending.push(aside);
+                continue;
+            }
+            self.empty(fd.as_fd(), inside, depth + 1)?;
+            rustix::fs::unlinkat(&fd, inside, AtFlags::REMOVEDIR)?;
+        }
+        Ok(())
     }
 }
 
@@ -102,6 +175,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 pub(crate) struct Draft {
     path: PathBuf,
     kept: bool,
+    flushed: bool,
 }
 
 impl Draft {
@@ -109,10 +183,25 @@ impl Draft {
         &self.path
     }
 
+    /// Flushes what was written so far: one call for the whole file system, since one
+    /// for each file costs a journal commit each.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        rustix::fs::syncfs(File::open(&self.path)?)?;
+        self.flushed = true;
+        Ok(())
+    }
+
+    /// Something was written after the flush.
+    pub(crate) fn touch(&mut self) {
+        self.flushed = false;
+    }
+
     /// Flushes the folder and gives it its name. If that name is taken, by the same
     /// content since names are digests, the draft goes.
     pub(crate) fn keep(mut self, target: &Path) -> io::Result<()> {
-        rustix::fs::syncfs(File::open(&self.path)?)?;
+        if !self.flushed {
+            self.flush()?;
+        }
         match rustix::fs::rename(&self.path, target) {
             Ok(()) => {
                 self.kept = true;
@@ -127,7 +216,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.kept
-            && let Err(error) = fs::remove_dir_all(&self.path)
+            && let Err(error) = remove(&self.path)
         {
             tracing::warn!(path = %self.path.display(), %error, "unfinished layer stays until restart");
         }
@@ -154,6 +243,28 @@ mod tests {
         fs::write(aside.join("8"), "x").unwrap();
         Scratch::open(aside.clone()).unwrap();
         assert_eq!(fs::read_dir(&aside).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn folders_of_any_depth_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        fs::create_dir(&victim).unwrap();
+        fs::write(dir.path().join("safe"), "x").unwrap();
+        let mut fd = rustix::fs::open(&victim, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        // Three times the descriptors that a process usually has.
+        for _ in 0..3000 {
+            rustix::fs::symlinkat("../../safe", &fd, "link").unwrap();
+            for name in ["a", "b"] {
+                rustix::fs::mkdirat(&fd, name, Mode::RWXU).unwrap();
+            }
+            fd = rustix::fs::openat(&fd, "a", OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        drop(fd);
+        remove(&victim).unwrap();
+        let left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["safe"]);
     }
 
     #[test]

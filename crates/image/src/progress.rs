@@ -34,7 +34,9 @@ pub enum Phase {
 
 /// Receives [`Step`]s.
 #[derive(Clone, Default)]
-pub struct Progress(Option<Arc<dyn Fn(&Step) + Send + Sync>>);
+pub struct Progress(Option<Arc<Watcher>>);
+
+type Watcher = dyn Fn(&Step) + Send + Sync;
 
 impl Progress {
     pub fn new(watch: impl Fn(&Step) + Send + Sync + 'static) -> Self {

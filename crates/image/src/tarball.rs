@@ -18,7 +18,7 @@ use pax::Pax;
 
 const BLOCK: usize = 512;
 /// Linux refuses longer paths, so no image can use them.
-pub(crate) const PATH_LEN_MAX: usize = 4096;
+pub(crate) const PATH_LEN_MAX: usize = 4095;
 /// PAX records of one member: extended attributes are at most 64 KiB each.
 const EXTENSION_LEN_MAX: u64 = 1024 * 1024;
 /// Pieces of a sparse file; 16 bytes each. GNU tar writes one per hole.
@@ -156,6 +156,8 @@ impl<R: Read> Reader<R> {
                 return bad(format!("{name}: unknown kind of entry '{other}'"));
             }
         };
+        // As Go's reader, and so Docker: these have no data whatever their size says.
+        let size = if kind == Kind::File { size } else { 0 };
         for bytes in [&path, &link] {
             if bytes.len() > PATH_LEN_MAX {
                 return bad(format!("name of {} bytes, {PATH_LEN_MAX} are allowed", bytes.len()));

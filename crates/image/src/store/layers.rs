@@ -105,7 +105,7 @@ impl Inner {
         diff: Option<&Digest>,
     ) -> Result<(Draft, Unpacked), Error> {
         let layer = name.short();
-        let draft = self
+        let mut draft = self
             .scratch
             .draft()
             .map_err(|error| Error::io(format!("make a folder for layer {layer}"), error))?;
@@ -117,20 +117,27 @@ impl Inner {
                 expected: diff.to_string(),
                 actual: unpacked.diff.to_string(),
             }),
-            _ => Ok((draft, unpacked)),
+            _ => {
+                // Here, so that the layers of an image flush side by side.
+                draft.flush().map_err(|error| Error::io(format!("flush layer {layer}"), error))?;
+                Ok((draft, unpacked))
+            }
         }
     }
 
     /// Makes a draft the layer `chain` on top of `below`, topmost first. Blocking.
     pub(super) fn settle(
         &self,
-        draft: Draft,
+        mut draft: Draft,
         unpacked: &Unpacked,
         chain: &Digest,
         below: &[PathBuf],
     ) -> LayerResult {
-        unpack::inherit(draft.path(), &unpacked.implied, below)
+        let flushed = unpack::inherit(draft.path(), &unpacked.implied, below)
             .map_err(|error| explain(error, chain.short()))?;
+        if !flushed {
+            draft.touch();
+        }
         let folder = self.layer_path(chain);
         draft.keep(&folder).map_err(|error| Error::at("store layer in", &folder, error))?;
         if unpacked.devices_skipped + unpacked.xattrs_dropped > 0 {
@@ -212,7 +219,7 @@ impl Store {
     ) -> LayerResult {
         let tell = Teller { fan, blob: origin.blob.clone() };
         if let Some(top) = self.0.present(&layer.chain) {
-            tell.report(top.size, Phase::Present);
+            tell.report(origin.blob.size, Phase::Present);
             let mut folders = vec![self.0.layer_path(&layer.chain)];
             if let Some(below) = below {
                 folders.extend(below.work.await?.folders);
@@ -231,7 +238,6 @@ impl Store {
         let Some((draft, unpacked, alive)) = fetched.0.take() else {
             return Err(Error::Interrupted { what: format!("layer {}", layer.chain.short()) });
         };
-        tell.report(origin.blob.size, Phase::Flushing);
         let chain = layer.chain;
         let stack = self
             .blocking("storing a layer", move |inner| {
@@ -270,6 +276,7 @@ impl Store {
                 }
             }
             sender.end().await;
+            tell.report(done, Phase::Flushing);
             Ok(())
         };
         // The network's own error says more than the thread's, that it was left alone.

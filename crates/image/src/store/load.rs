@@ -234,7 +234,6 @@ fn load_one(
         let source = archive.open(packed)?;
         let (draft, unpacked) =
             inner.draft(source, name, packed.blob.as_ref(), Some(&layer.diff))?;
-        tell(packed.len, Phase::Flushing);
         let stack = inner.settle(draft, &unpacked, &layer.chain, &folders)?;
         tell(packed.len, Phase::Done);
         folders = stack.folders;
@@ -273,7 +272,6 @@ fn import(
     let diff_ids = vec![unpacked.diff.clone()];
     let wanted = wanted(&diff_ids);
     let _hold = Hold::new(inner, &wanted);
-    tell(&unpacked.diff, unpacked.size, Phase::Flushing);
     let stack = inner.settle(draft, &unpacked, &unpacked.diff, &[])?;
     tell(&unpacked.diff, unpacked.size, Phase::Done);
     let layers: Vec<StoredLayer> = vec![stack.top];

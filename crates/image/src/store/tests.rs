@@ -2,6 +2,7 @@
 //! registry's misbehaviour is in `stub`, real programs are in `host`.
 
 mod archives;
+mod crash;
 mod failures;
 mod host;
 mod stub;
@@ -110,7 +111,7 @@ async fn a_pull_brings_an_image_that_outlives_a_restart() {
     assert_eq!(rig.store.get(&by_digest), Some(image.clone()));
     let listed = rig.store.list();
     assert_eq!(listed.len(), 1);
-    assert_eq!(listed[0].names, [name.clone()]);
+    assert_eq!(listed[0].names, std::slice::from_ref(&name));
     assert_eq!((rig.count("tmp"), rig.count("layers"), rig.count("blobs/sha256")), (0, 2, 2));
     assert_eq!(crate::check::check(&image, "root", "/", &["sh".into()], "/bin"), Ok(()));
 

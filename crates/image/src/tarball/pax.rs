@@ -39,7 +39,7 @@ impl Pax {
 
     /// The name: that of a sparse file is not the one in `path`.
     pub(super) fn take_path(&mut self) -> Option<Vec<u8>> {
-        self.sparse_name.take().or(self.path.take())
+        self.sparse_name.take().or_else(|| self.path.take())
     }
 
     fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), Error> {

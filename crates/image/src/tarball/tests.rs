@@ -44,6 +44,21 @@ fn the_size_of_pax_counts() {
 }
 
 #[test]
+fn only_files_have_data() {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::hard_link());
+    header.set_size(5000);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_path("link").unwrap();
+    header.set_cksum();
+    let tar = Tar::default().raw(&header, b"").file("next", "").end();
+    assert_eq!(names(&tar).unwrap(), ["link 0", "next 0"]);
+}
+
+#[test]
 fn offsets_lead_to_the_data() {
     let bytes = Tar::default().file("a", "first").long(b'L', "b").file("x", "second").end();
     let mut reader = Reader::new(&bytes[..]);

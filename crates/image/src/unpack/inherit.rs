@@ -14,8 +14,18 @@ use super::Error;
 use super::root::OPAQUE_XATTR;
 use crate::tree::{Node, Tree};
 
-/// Completes the unpacked folder `target` from `lower`, topmost first.
-pub(crate) fn inherit(target: &Path, implied: &[Vec<u8>], lower: &[PathBuf]) -> Result<(), Error> {
+/// Folders flushed one by one: for more of them the whole file system is cheaper.
+/// Most layers have one, their root.
+const FLUSHED_MAX: usize = 8;
+
+/// Completes the unpacked folder `target` from `lower`, topmost first. Tells whether
+/// all changes are on disk.
+pub(crate) fn inherit(
+    target: &Path,
+    implied: &[Vec<u8>],
+    lower: &[PathBuf],
+) -> Result<bool, Error> {
+    let flush = implied.len() <= FLUSHED_MAX;
     let tree = Tree::new(lower);
     for path in implied {
         let found = tree
@@ -27,13 +37,13 @@ pub(crate) fn inherit(target: &Path, implied: &[Vec<u8>], lower: &[PathBuf]) -> 
         let Some(folder) = folders.first() else {
             continue;
         };
-        copy(folder, target, path)
+        copy(folder, target, path, flush)
             .map_err(|error| Error::io(format!("set attributes of /{}", show(path)), error))?;
     }
-    Ok(())
+    Ok(flush)
 }
 
-fn copy(from: &Path, target: &Path, path: &[u8]) -> std::io::Result<()> {
+fn copy(from: &Path, target: &Path, path: &[u8], flush: bool) -> std::io::Result<()> {
     let metadata = from.symlink_metadata()?;
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let root = rustix::fs::open(target, flags, Mode::empty())?;
@@ -50,6 +60,9 @@ fn copy(from: &Path, target: &Path, path: &[u8]) -> std::io::Result<()> {
     rustix::fs::fchmod(&fd, Mode::from_raw_mode(metadata.mode() & 0o7777))?;
     let time = Timespec { tv_sec: metadata.mtime(), tv_nsec: metadata.mtime_nsec() };
     rustix::fs::futimens(&fd, &Timestamps { last_access: time, last_modification: time })?;
+    if flush {
+        rustix::fs::fsync(&fd)?;
+    }
     Ok(())
 }
 

@@ -4,8 +4,7 @@
 //! of the layer are followed as if the folder were `/`, so no link leads out.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -13,6 +12,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags
 use rustix::io::Errno;
 
 use super::{Error, NAMES_BYTES_MAX, bad};
+use crate::disk::Trash;
 use crate::tarball::printable;
 
 /// overlayfs: nothing of the layers below shows through this folder.
@@ -28,6 +28,7 @@ pub(super) struct Root {
     cached: Option<(Vec<u8>, Rc<OwnedFd>)>,
     implied: BTreeSet<Vec<u8>>,
     implied_bytes: usize,
+    trash: Trash,
 }
 
 impl Root {
@@ -42,7 +43,8 @@ impl Root {
             Error::io(format!("open layer folder {}", path.display()), error)
         })?;
         let implied = BTreeSet::from([Vec::new()]);
-        Ok(Self { fd, cached: None, implied, implied_bytes: 0 })
+        let trash = Trash::beside(path);
+        Ok(Self { fd, cached: None, implied, implied_bytes: 0, trash })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -94,14 +96,8 @@ impl Root {
 
     /// Removes what an earlier entry made, folders with all that is in them.
     pub(super) fn remove(&mut self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Error> {
-        match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-            Ok(()) => {}
-            Err(Errno::ISDIR) => remove_tree(dir, name)
-                .map_err(|error| Error::io("remove replaced folder", error))?,
-            Err(error) => return Err(Error::io("remove replaced file", error)),
-        }
         self.cached = None;
-        Ok(())
+        self.trash.remove_at(dir, name).map_err(|error| Error::io("remove replaced", error))
     }
 
     pub(super) fn resolve(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
@@ -189,15 +185,6 @@ fn unreachable_folder(path: &[u8], error: Errno) -> Error {
         }
         other => Error::io("open folder of", other),
     }
-}
-
-/// std's removal never follows a link, also when given a folder by descriptor.
-fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = Path::new("/proc/self/fd")
-        .join(dir.as_raw_fd().to_string())
-        .join(std::ffi::OsStr::from_bytes(name));
-    std::fs::remove_dir_all(path)
 }
 
 pub(super) fn stat(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Stat>, Error> {

@@ -245,6 +245,26 @@ fn later_entries_replace_earlier_ones() {
 }
 
 #[test]
+fn deep_nesting_through_links_is_replaced_and_removed() {
+    // Each link starts where the one before ended. The kernel follows 40 in all, and
+    // counts those of a walk that it had to begin anew.
+    let step = vec!["d"; 45].join("/");
+    let mut tar = Tar::default().dir(&step, 0o755).link("l00", &step);
+    let mut expected = vec!["f644 d = flat".to_owned(), "f644 l00 = ".to_owned()];
+    for number in 1..18 {
+        let (link, below) = (format!("l{number:02}"), format!("l{:02}/{step}", number - 1));
+        tar = tar.dir(&below, 0o755).link(&link, &below);
+        expected.push(format!("f644 {link} = "));
+    }
+    let (dir, result) = try_unpack(&tar.clone().end(), &Limits::default());
+    result.unwrap();
+    crate::disk::remove(&dir.path().join("outer/layer")).unwrap();
+    let tar = (0..18).fold(tar, |tar, number| tar.file(&format!("l{number:02}"), ""));
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    check(tar.file("d", "flat"), &expected);
+}
+
+#[test]
 fn whiteouts_become_overlays() {
     check(
         Tar::default()
