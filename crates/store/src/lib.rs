@@ -184,14 +184,13 @@ async fn serve(options: Options, begin: Begin, ready: Ready) {
         inner: Arc::new(Inner { proposals, published: published.clone(), leader, stop, ended }),
     };
     if ready.send(Ok(store)).is_ok() {
-        let proposer =
-            Proposer {
-                node: node.clone(),
-                log: log.clone(),
-                clock: options.clock,
-                published,
-                places: places.clone(),
-            };
+        let proposer = Proposer {
+            node: node.clone(),
+            log: log.clone(),
+            clock: options.clock,
+            published,
+            places: places.clone(),
+        };
         tokio::select! {
             () = proposer.run(&mut waiting) => {}
             // Gone with its last handle: the proposer sees that too.

@@ -15,7 +15,7 @@ use warren_state::change::{Mutation, Outcome, Rejection, Transaction};
 use crate::codec;
 use crate::log::Log;
 use crate::publish::Published;
-use crate::raft::{IN_FLIGHT_MAX, Node, SubmitError, Submitted};
+use crate::raft::{Node, SubmitError, Submitted};
 
 /// Of one encoded mutation, that is, of the object in it.
 pub const OBJECT_BYTES_MAX: usize = 512 << 10;
@@ -136,15 +136,16 @@ pub(crate) struct Proposer {
     pub(crate) log: Log,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) published: Arc<Published>,
+    /// Of entries that consensus has taken and not answered.
+    pub(crate) places: Arc<Semaphore>,
 }
 
 impl Proposer {
     pub(crate) async fn run(self, proposals: &mut mpsc::Receiver<Proposal>) {
-        let places = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let mut last = Time(0);
         while let Some(first) = proposals.recv().await {
             // Waiting for a place is when others join the line.
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let Ok(place) = self.places.clone().acquire_owned().await else { return };
             let (wires, answers) = gather(first, proposals);
             if !self.log.has_room() {
                 answers

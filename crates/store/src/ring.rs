@@ -124,6 +124,6 @@ mod tests {
             ring.push(revision, vec![event(revision)]);
         }
         assert_eq!(ring.events.len(), 10);
-        assert_eq!(ring.bytes, ring.events.iter().map(weight).sum());
+        assert_eq!(ring.bytes, ring.events.iter().map(weight).sum::<usize>());
     }
 }

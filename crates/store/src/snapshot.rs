@@ -73,11 +73,28 @@ pub struct Loaded {
     pub(crate) file: SnapshotFile,
 }
 
+impl Loaded {
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+}
+
 /// A snapshot on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotFile {
     pub(crate) name: String,
     pub(crate) bytes: u64,
+}
+
+impl SnapshotFile {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its size.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 /// The snapshots of a store.
@@ -99,6 +116,14 @@ impl Snapshots {
         let mut names = self.disk.list().map_err(fail)?;
         names.retain(|name| name.ends_with(SUFFIX));
         Ok(names)
+    }
+
+    /// Writes a state that stands in no log.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Disk`].
+    pub fn write_state(&self, state: &State) -> Result<SnapshotFile, SnapshotError> {
+        self.write(state, &WirePosition::default())
     }
 
     /// Writes a snapshot and removes those that are not needed any more.
@@ -186,7 +211,7 @@ impl Snapshots {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(crate) fn read(&self, name: &str) -> Result<Loaded, SnapshotError> {
+    pub fn read(&self, name: &str) -> Result<Loaded, SnapshotError> {
         let mut reader = ChunkReader::start(self, name)?;
         let position: WirePosition = reader.expect_message()?;
         let head: v1::SnapshotHead = reader.expect_message()?;

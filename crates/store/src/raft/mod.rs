@@ -36,7 +36,7 @@ use types::{Answer, Command, Types, metrics_leads};
 
 /// Entries that were given to consensus and not answered. More than one keeps the disk busy while
 /// an entry is applied; few keep the batches large.
-pub(crate) const IN_FLIGHT_MAX: usize = 4;
+pub(crate) const IN_FLIGHT_MAX: u32 = 4;
 
 /// Why consensus cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +90,8 @@ fn config() -> Config {
         election_timeout_min: 150,
         election_timeout_max: 300,
         enable_pre_vote: Some(true),
+        // A leader of before has to be elected again: its first entry tells when all is applied.
+        enable_leader_restore: Some(false),
         // Off until there is a second voter.
         enable_tick: false,
         // Counted in entries; ours are counted in bytes.
@@ -136,7 +138,11 @@ impl Node {
 
     /// Stands for election at once if nobody else could win it. Whether it is alone.
     pub(crate) async fn elect_if_alone(&self, number: u64) -> Result<bool, StartError> {
-        let voters: Vec<u64> = self.raft.voter_ids().collect();
+        // Asked of the member itself: its metrics say nothing before it has done something.
+        let voters = self.raft.with_raft_state(|state| {
+            state.membership_state.effective().voter_ids().collect::<Vec<u64>>()
+        });
+        let voters = voters.await.map_err(|error| StartError::Fatal(error.to_string()))?;
         if !voters.contains(&number) {
             let found = voters.first().map_or("none".to_owned(), u64::to_string);
             return Err(StartError::OtherNode { expected: number, found });
