@@ -363,17 +363,22 @@ pub(crate) async fn clean(
     if let Some(preparing) = preparing {
         preparing.end().await;
     }
-    for attempt in attempts {
-        if !remove(tools, &container_id(task, *attempt)).await {
-            return false;
+    // Containers are dead by now or never were: the kernel takes links and mounts apart at once.
+    let containers = async {
+        for attempt in attempts {
+            if !remove(tools, &container_id(task, *attempt)).await {
+                return false;
+            }
         }
-    }
-    if !detach(tools, task).await {
+        let logs = tools.log_dir(task);
+        insist(tools, "remove logs", || remove_folder(logs.clone())).await
+    };
+    let (removed, detached) = tokio::join!(containers, detach(tools, task));
+    if !removed || !detached {
         return false;
     }
     release_ports(tools, task).await;
-    let logs = tools.log_dir(task);
-    insist(tools, "remove logs", || remove_folder(logs.clone())).await
+    true
 }
 
 async fn remove_folder(path: std::path::PathBuf) -> io::Result<()> {

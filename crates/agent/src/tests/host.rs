@@ -113,6 +113,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.agent = None;
         let Some(native) = self.native.take() else { return };
+        let failed = std::thread::panicking();
         // On a thread of its own: a test that failed is still inside its runtime.
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -121,8 +122,14 @@ impl Drop for Host {
                     let _ = native.remove(&info.id).await;
                 }
             });
-            if let Some(native) = Arc::into_inner(native) {
-                let _ = native.dispose();
+            // The agent's tasks hold it until they have noticed that they are cancelled.
+            let begin = Instant::now();
+            while Arc::strong_count(&native) > 1 && begin.elapsed() < Duration::from_secs(10) {
+                std::thread::yield_now();
+            }
+            let disposed = Arc::into_inner(native).map(Native::dispose);
+            if !failed {
+                disposed.expect("nobody holds the runtime").unwrap();
             }
         })
         .join()
@@ -132,8 +139,10 @@ impl Drop for Host {
 
 #[allow(unsafe_code)]
 fn on_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Send + 'static) {
-    if !rustix::process::geteuid().is_root() || !fs::exists("/bin/busybox").unwrap() {
-        eprintln!("skipped: needs root and /bin/busybox");
+    let tools =
+        Command::new("ip").arg("-V").output().is_ok() && fs::exists("/bin/busybox").unwrap();
+    if !rustix::process::geteuid().is_root() || !tools {
+        eprintln!("skipped: needs root, ip and /bin/busybox");
         return;
     }
     let host = std::thread::spawn(|| {
