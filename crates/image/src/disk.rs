@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
 /// Only root reads images: they may hold secrets.
-const DIR_MODE: u32 = 0o700;
+pub(crate) const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
 /// The folder for unfinished things.
@@ -31,8 +31,11 @@ impl Scratch {
     /// Opens the folder and empties it.
     pub(crate) fn open(dir: PathBuf) -> io::Result<Self> {
         make_dir(&dir)?;
-        for entry in fs::read_dir(&dir)? {
-            remove(&entry?.path())?;
+        // All names first: removing deep folders makes, and unmakes, names of its own.
+        let left: Vec<PathBuf> =
+            fs::read_dir(&dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+        for path in left {
+            remove(&path)?;
         }
         Ok(Self { dir, next: AtomicU64::new(0) })
     }
@@ -155,18 +158,31 @@ impl Trash {
                 Err(error) => return Err(error.into()),
             }
             if depth == DEPTH_MAX {
-                let mut name = self.prefix.clone();
-                name.push(self.next.to_string());
-                self.next += 1;
-                let aside = self.dir.join(name);
-                rustix::fs::renameat(&fd, inside, CWD, &aside)?;
-                self.pending.push(aside);
+                self.move_aside(fd.as_fd(), inside)?;
                 continue;
             }
             self.empty(fd.as_fd(), inside, depth + 1)?;
             rustix::fs::unlinkat(&fd, inside, AtFlags::REMOVEDIR)?;
         }
         Ok(())
+    }
+
+    fn move_aside(&mut self, dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+        loop {
+            let mut free = self.prefix.clone();
+            free.push(self.next.to_string());
+            self.next += 1;
+            let aside = self.dir.join(free);
+            match rustix::fs::renameat(dir, name, CWD, &aside) {
+                Ok(()) => {
+                    self.pending.push(aside);
+                    return Ok(());
+                }
+                // Left by a removal that was interrupted.
+                Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
@@ -251,6 +267,8 @@ mod tests {
         let victim = dir.path().join("victim");
         fs::create_dir(&victim).unwrap();
         fs::write(dir.path().join("safe"), "x").unwrap();
+        // Of a removal that was interrupted.
+        fs::create_dir_all(dir.path().join("victim.0/left")).unwrap();
         let mut fd = rustix::fs::open(&victim, OFlags::DIRECTORY, Mode::empty()).unwrap();
         // Three times the descriptors that a process usually has.
         for _ in 0..3000 {
@@ -262,9 +280,10 @@ mod tests {
         }
         drop(fd);
         remove(&victim).unwrap();
-        let left: Vec<_> =
+        let mut left: Vec<_> =
             fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["safe"]);
+        left.sort();
+        assert_eq!(left, ["safe", "victim.0"]);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod remove;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -127,6 +128,8 @@ impl Store {
         for folder in [dir.clone(), dir.join("layers"), dir.join("blobs/sha256")] {
             disk::make_dir(&folder).map_err(at)?;
         }
+        // Layers hold set-user-id programs: nobody else may come by.
+        fs::set_permissions(&dir, fs::Permissions::from_mode(disk::DIR_MODE)).map_err(at)?;
         let lock = File::create(dir.join("lock")).map_err(at)?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| Error::StoreInUse { path: dir.display().to_string() })?;

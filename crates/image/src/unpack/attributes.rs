@@ -9,6 +9,9 @@ use super::root::Root;
 use super::{Error, NAMES_BYTES_MAX, bad};
 use crate::tarball::Member;
 
+/// Every file system has room for values of this length.
+const XATTR_LEN_SURE: usize = 2048;
+
 /// Sets owner, mode and attributes of a file or folder; tells how many
 /// attributes were dropped. The order matters: a change of owner clears the
 /// set-user-id bit and file capabilities.
@@ -32,6 +35,14 @@ pub(super) fn set(fd: BorrowedFd<'_>, member: &Member) -> Result<u64, Error> {
                 return bad(format!(
                     "extended attribute {} is damaged",
                     crate::tarball::printable(name)
+                ));
+            }
+            // ext4 says so of a value larger than its block, on an empty disk too.
+            Err(Errno::NOSPC) if value.len() > XATTR_LEN_SURE => {
+                return bad(format!(
+                    "extended attribute {} of {} bytes does not fit this file system",
+                    crate::tarball::printable(name),
+                    value.len()
                 ));
             }
             Err(error) => return Err(Error::io("set extended attribute of", error)),

@@ -36,10 +36,14 @@ impl Drop for Registry {
 
 impl Registry {
     fn start(dir: &Path) -> Self {
+        Self::start_with(dir, "")
+    }
+
+    fn start_with(dir: &Path, http: &str) -> Self {
         fs::write(dir.join("htpasswd"), HTPASSWD).unwrap();
         let config = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {0}/data}}}}\n\
-             http: {{addr: '127.0.0.1:0'}}\nauth: {{htpasswd: {{realm: test, path: {0}/htpasswd}}}}\n",
+             http: {{addr: '127.0.0.1:0'{http}}}\nauth: {{htpasswd: {{realm: test, path: {0}/htpasswd}}}}\n",
             dir.display()
         );
         fs::write(dir.join("config.yml"), config).unwrap();
@@ -284,4 +288,50 @@ async fn host_a_full_disk_is_told_and_nothing_stays() {
     assert_eq!(rig.store.list().len(), 1);
     stub.serve(&sample());
     rig.pull(&stub.name("x:1")).await.unwrap();
+}
+
+const TRUSTING: &str = "store::tests::host::host_victim_trusts_a_certificate";
+const NAME: &str = "WARREN_IMAGE_TEST_HTTPS_NAME";
+
+/// Does nothing unless it is told what: certificates are read from the environment,
+/// which belongs to a whole process.
+#[tokio::test]
+async fn host_victim_trusts_a_certificate() {
+    let Ok(name) = std::env::var(NAME) else {
+        return;
+    };
+    let rig = Rig::new();
+    let (registry, _) = name.split_once('/').unwrap();
+    rig.store.login(registry, "me", "secret").await.unwrap();
+    rig.pull(&name).await.unwrap();
+    println!("PULLED");
+}
+
+#[tokio::test]
+async fn host_certificates_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, cert) = (dir.path().join("key.pem"), dir.path().join("cert.pem"));
+    let (key_text, cert_text) = (key.display().to_string(), cert.display().to_string());
+    let request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test \
+        -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
+    let mut args: Vec<&str> = request.split_whitespace().collect();
+    args.extend(["-keyout", &key_text, "-out", &cert_text]);
+    run("openssl", &args);
+    let tls = format!(", tls: {{certificate: {cert_text}, key: {key_text}}}");
+    let registry = Registry::start_with(dir.path(), &tls);
+    let built = build(dir.path());
+    registry.push(&format!("oci:{}:latest", built.layout), "x:1", &[]);
+    let name = format!("{}/x:1", registry.address);
+
+    let error = Rig::new().pull(&name).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    assert!(error.to_string().contains("certificate"), "{error}");
+    let victim = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", TRUSTING, "--nocapture"])
+        .env("SSL_CERT_FILE", &cert)
+        .env(NAME, &name)
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&victim.stdout);
+    assert!(output.contains("PULLED"), "{output} {}", String::from_utf8_lossy(&victim.stderr));
 }
