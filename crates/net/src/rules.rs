@@ -76,7 +76,7 @@ pub(crate) enum Set {
     RefusedAnywhere,
     /// Ports without backends on one address, protocol . address . port : a refusal.
     RefusedBound,
-    /// Containers that may be their own backend, address . address.
+    /// All backends, address . address: each may be a client of its own.
     Hairpin,
 }
 
@@ -358,8 +358,8 @@ fn base_rules(config: &NetConfig) -> Vec<(&'static str, Vec<Expression>)> {
     use Expression::{
         DestinationIn, DestinationIs, DestinationNotIn, FromLink, FromLinkNot, HostUnreachable,
         InvalidState, Known, LocalDestination, LookUp, Masquerade, NewState, NoReturnRoute,
-        OverTcp, PortUnreachable, Published, ResetTcp, SourceAs, SourceIn, ToLink, ToLinkNot,
-        Verdict as Then,
+        OverTcp, PortUnreachable, Published, ResetTcp, SourceAs, SourceIn, ToBackend, ToLink,
+        ToLinkNot, Verdict as Then,
     };
     const LOOPBACK: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 0, 0, 0), 8);
     let ours = || crate::link_prefix(&config.node_key);
@@ -393,9 +393,10 @@ fn base_rules(config: &NetConfig) -> Vec<(&'static str, Vec<Expression>)> {
             "forward",
             vec![ToLinkNot(ours()), DestinationIn(pool), FromLink(ours()), HostUnreachable],
         ),
-        // An ICMP error about a translated packet would not find its way back; a reset does.
-        ("forward", vec![ToLinkNot(ours()), DestinationIn(pool), Published, OverTcp, ResetTcp]),
-        ("forward", vec![ToLinkNot(ours()), DestinationIn(pool), Published, Then(Verdict::Drop)]),
+        // Backends of ours, not the whole pool: another node may share this namespace. An
+        // ICMP error about a translated packet would not find its way back; a reset does.
+        ("forward", vec![ToLinkNot(ours()), ToBackend, Published, OverTcp, ResetTcp]),
+        ("forward", vec![ToLinkNot(ours()), ToBackend, Published, Then(Verdict::Drop)]),
         ("forward", vec![Known, Then(Verdict::Accept)]),
         // Invalid packets escape translation; dropped where translation is ours alone.
         ("forward", vec![FromLink(ours()), InvalidState, Then(Verdict::Drop)]),

@@ -250,8 +250,9 @@ impl Removal {
             let named = |link: &&Link| link.alias.as_deref().is_some_and(|a| unknown.contains(a));
             indices.extend(links.iter().filter(named).map(|link| link.index));
         }
-        self.links.delete(&indices, self.group)?;
-        self.forget(&gone.iter().map(|wired| wired.sandbox.address).collect())
+        // First: what still comes is then sent to another backend, and not after a link that is gone.
+        self.forget(&gone.iter().map(|wired| wired.sandbox.address).collect())?;
+        self.links.delete(&indices, self.group)
     }
 
     fn sweep(&mut self, keep: &BTreeSet<String>) -> Result<(), Error> {

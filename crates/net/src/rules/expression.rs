@@ -40,6 +40,8 @@ pub(crate) enum Expression {
     /// Established or related.
     Known,
     InvalidState,
+    /// The destination is a backend of a published port.
+    ToBackend,
     /// Of a connection without an answer so far.
     NewState,
     /// Its destination was translated.
@@ -76,6 +78,7 @@ impl fmt::Display for Expression {
             Self::NoReturnRoute => f.write_str("src unroutable"),
             Self::Known => f.write_str("known"),
             Self::InvalidState => f.write_str("invalid"),
+            Self::ToBackend => f.write_str("dst backend"),
             Self::NewState => f.write_str("new"),
             Self::Published => f.write_str("published"),
             Self::OverTcp => f.write_str("tcp"),
@@ -180,6 +183,11 @@ impl Expression {
             }
             Self::Known => tracked(list, CT_STATE, STATE_ESTABLISHED_RELATED),
             Self::InvalidState => tracked(list, CT_STATE, STATE_INVALID),
+            Self::ToBackend => {
+                payload(list, R0, PAYLOAD_NETWORK, DESTINATION_OFFSET, 4);
+                payload(list, R1, PAYLOAD_NETWORK, DESTINATION_OFFSET, 4);
+                look_up_registers(list, Set::Hairpin);
+            }
             Self::NewState => tracked(list, CT_STATE, STATE_NEW),
             Self::Published => tracked(list, CT_STATUS, STATUS_DST_NAT),
             Self::OverTcp => {
@@ -332,6 +340,10 @@ fn look_up(list: &mut Attributes<'_>, set: Set) {
             payload(list, R1, PAYLOAD_NETWORK, DESTINATION_OFFSET, 4);
         }
     }
+    look_up_registers(list, set);
+}
+
+fn look_up_registers(list: &mut Attributes<'_>, set: Set) {
     expression(list, "lookup", |a| {
         a.text(1, set.name()).net32(2, R0);
         match set {

@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 use warren_net::Net;
 use warren_net::Protocol::{Tcp, Udp};
 
-use crate::world::{ANY, Connection, HOST, config, eventually, links, on_host, run, tcp, within};
+use crate::world::{
+    ANY, Connection, HOST, World, config, eventually, links, on_host, run, tcp, within,
+};
 
 #[test]
 fn host_attach_is_idempotent_by_id() {
@@ -177,6 +179,25 @@ fn host_adopt_repairs_what_is_missing() {
             gone.unwrap_err().to_string(),
             "open /proc/4294967295/ns/net of container three"
         );
+    });
+}
+
+#[test]
+fn host_two_nodes_share_a_namespace() {
+    on_host(|world| async move {
+        let mut second = config(1);
+        second.node_key = "othernode".into();
+        let second = World { net: Net::open(second).await.unwrap(), other: world.other.clone() };
+        let one = world.container("same", 2).await;
+        let two = second.container("same", 3).await;
+        let _servers = (one.serve("one"), two.serve("two"));
+        world.publish(&[(Tcp, ANY, 8081, &[&one])]).await;
+        second.publish(&[(Tcp, ANY, 8082, &[&two])]).await;
+        let ask = |port| within(&world.other, || tcp(HOST, port));
+        assert_eq!((ask(8081), ask(8082)), ("one 192.0.2.2".into(), "two 192.0.2.2".into()));
+        world.net.sweep(&[]).await.unwrap();
+        world.net.clean().await.unwrap();
+        assert_eq!((ask(8081), ask(8082)), ("refused".into(), "two 192.0.2.2".into()));
     });
 }
 
