@@ -6,6 +6,8 @@
 //! the return of `start`, and the CPU time of this process and its children (shim and container
 //! included, since shims are children here), in milliseconds; then the medians.
 
+#![allow(clippy::print_stdout)]
+
 use std::error::Error;
 use std::fs::File;
 use std::path::PathBuf;

@@ -341,7 +341,10 @@ impl Runtime for Fake {
                     return;
                 }
             }
-            while query.follow {
+            if !query.follow {
+                return;
+            }
+            loop {
                 let next = tokio::select! {
                     () = sender.closed() => return,
                     next = more.recv() => next,

@@ -58,7 +58,7 @@ fn tail_and_since() {
     check(files, Some(7), None, "cdefghi");
     check(files, Some(9), None, "abcdefghi");
     check(files, Some(99), None, "abcdefghi");
-    for (at, letter) in "abcdefghi".chars().enumerate() {
+    for (at, letter) in "abcdefghi".char_indices() {
         check(files, None, Some(letter), &"abcdefghi"[at..]);
     }
     check(files, None, Some('z'), "");

@@ -32,7 +32,8 @@ pub(crate) struct Child {
 }
 
 pub(crate) fn spawn(asked: &Asked<'_>) -> Outcome<Child> {
-    let message_fd = *asked.fds.first().ok_or(Failure::new(Step::Protocol, libc::EINVAL))?;
+    let message_fd =
+        *asked.fds.first().ok_or_else(|| Failure::new(Step::Protocol, libc::EINVAL))?;
     let (container, exec) = (map(asked.container)?, map(message_fd)?);
     let (container, exec) = (parse(&container)?, parse(&exec)?);
     let streams = match (exec.settings().has(flags::TERMINAL), asked.fds) {

@@ -65,7 +65,7 @@ impl Identity {
         })
         .at(Step::UserFile)?;
         if !known && !wanted.user.is_empty() {
-            found.user = id(wanted.user).ok_or(Failure::new(Step::UserUnknown, 0))?;
+            found.user = id(wanted.user).ok_or_else(|| Failure::new(Step::UserUnknown, 0))?;
         }
         found.find_groups(&wanted, &name[..name_len])?;
         Ok(found)
@@ -95,7 +95,7 @@ impl Identity {
         })
         .at(Step::UserFile)?;
         if !known {
-            self.group = id(wanted.group).ok_or(Failure::new(Step::GroupUnknown, 0))?;
+            self.group = id(wanted.group).ok_or_else(|| Failure::new(Step::GroupUnknown, 0))?;
         }
         Ok(())
     }

@@ -76,7 +76,7 @@ impl Caller {
         sys::close(self.sync);
         self.sync = NONE;
         let pid = u32::try_from(self.pid).unwrap_or(0);
-        self.answer(failed.unwrap_or(Reply::Started { pid, at_ns: sys::now_ns() }));
+        self.answer(failed.unwrap_or_else(|| Reply::Started { pid, at_ns: sys::now_ns() }));
         if failed.is_some() {
             // Its exit status means nothing to anybody.
             self.hang_up();
