@@ -255,9 +255,11 @@ async fn host_a_full_disk_is_told_and_nothing_stays() {
     fs::create_dir(&small).unwrap();
     rustix::mount::mount("tmpfs", &small, "tmpfs", MountFlags::empty(), c"size=3m,nr_inodes=200")
         .unwrap();
-    let _mounted = Mounted(small.clone());
+    let mounted = Mounted(small.clone());
     let store = Store::open_with(options(dir.path()), PATIENT, Limits::default()).unwrap();
     let rig = Rig { dir, store };
+    // Dropped before the folder that it is mounted in.
+    let _mounted = mounted;
     let free = || rustix::fs::statvfs(&small).map(|stat| (stat.f_bfree, stat.f_ffree)).unwrap();
 
     let stub = Stub::serving(&sample()).await;
