@@ -14,49 +14,40 @@ use warren_model::task::Task;
 /// First address of a block that a container may get: 0 is the network, 1 the gateway.
 const FIRST: u64 = 2;
 
-/// What one node has left.
+/// What one node has left. Only ever goes forward, so what it gave is not given again.
 pub(crate) struct Pool {
     blocks: Vec<Subnet>,
-    /// Of tasks on record, ended ones included.
-    used: BTreeSet<Ipv4Addr>,
-    /// Of ended tasks alone, the longest ended first.
-    released: VecDeque<Ipv4Addr>,
+    /// Of tasks on record, ended ones included; in order.
+    used: Vec<Ipv4Addr>,
     /// Block and number in it where the search for an unused address goes on.
     next: (usize, u64),
+    /// Of ended tasks alone, the longest ended first; looked up once nothing is unused.
+    released: Option<VecDeque<Ipv4Addr>>,
 }
 
 impl Pool {
-    pub(crate) fn new<'a>(blocks: &[Subnet], tasks: impl Iterator<Item = &'a Task>) -> Self {
-        let mut used = BTreeSet::new();
-        let mut live = BTreeSet::new();
-        let mut released: Vec<(Time, Ipv4Addr)> = Vec::new();
-        for task in tasks {
-            let Some(address) = task.address else { continue };
-            used.insert(address);
-            if task.status.state.is_terminal() {
-                released.push((task.status.since, address));
-            } else {
-                live.insert(address);
-            }
-        }
-        // The last release counts: keep each address once, where it occurs last.
-        released.sort_unstable();
-        let mut seen = BTreeSet::new();
-        let mut order: VecDeque<Ipv4Addr> = VecDeque::new();
-        for (_, address) in released.into_iter().rev() {
-            let usable = blocks.iter().any(|block| is_usable(*block, address));
-            if usable && !live.contains(&address) && seen.insert(address) {
-                order.push_front(address);
-            }
-        }
-        Self { blocks: blocks.to_vec(), used, released: order, next: (0, FIRST) }
+    /// `used` in order.
+    pub(crate) fn new(blocks: &[Subnet], used: impl Iterator<Item = Ipv4Addr>) -> Self {
+        Self { blocks: blocks.to_vec(), used: used.collect(), next: (0, FIRST), released: None }
     }
 
     pub(crate) fn add(&mut self, block: Subnet) {
         self.blocks.push(block);
     }
 
-    pub(crate) fn take(&mut self) -> Option<Ipv4Addr> {
+    /// A free address; `tasks` are those of the node.
+    pub(crate) fn take<'a, T>(&mut self, tasks: impl FnOnce() -> T) -> Option<Ipv4Addr>
+    where
+        T: Iterator<Item = &'a Task>,
+    {
+        if let Some(address) = self.take_unused() {
+            return Some(address);
+        }
+        let blocks = &self.blocks;
+        self.released.get_or_insert_with(|| released(blocks, tasks())).pop_front()
+    }
+
+    fn take_unused(&mut self) -> Option<Ipv4Addr> {
         while let Some(block) = self.blocks.get(self.next.0) {
             // The last is the broadcast address.
             if self.next.1 + 1 >= block.size() {
@@ -66,13 +57,38 @@ impl Pool {
             let address = block.nth(self.next.1);
             self.next.1 += 1;
             if let Some(address) = address
-                && self.used.insert(address)
+                && self.used.binary_search(&address).is_err()
             {
                 return Some(address);
             }
         }
-        self.released.pop_front()
+        None
     }
+}
+
+/// Addresses that only ended tasks have, the longest ended first.
+fn released<'a>(blocks: &[Subnet], tasks: impl Iterator<Item = &'a Task>) -> VecDeque<Ipv4Addr> {
+    let mut live = BTreeSet::new();
+    let mut ended: Vec<(Time, Ipv4Addr)> = Vec::new();
+    for task in tasks {
+        let Some(address) = task.address else { continue };
+        if task.status.state.is_terminal() {
+            ended.push((task.status.since, address));
+        } else {
+            live.insert(address);
+        }
+    }
+    // The last release counts: keep each address once, where it occurs last.
+    ended.sort_unstable();
+    let mut seen = BTreeSet::new();
+    let mut order = VecDeque::new();
+    for (_, address) in ended.into_iter().rev() {
+        let usable = blocks.iter().any(|block| is_usable(*block, address));
+        if usable && !live.contains(&address) && seen.insert(address) {
+            order.push_front(address);
+        }
+    }
+    order
 }
 
 fn is_usable(block: Subnet, address: Ipv4Addr) -> bool {
@@ -120,8 +136,8 @@ mod tests {
     fn check(blocks: &str, tasks: &str, expected: &str) {
         let blocks: Vec<Subnet> = blocks.split_whitespace().map(subnet).collect();
         let tasks = tasks.split_whitespace().map(|word| {
-            let (last, ended) =
-                word.strip_prefix('.').unwrap().split_once('@').unwrap_or((&word[1..], ""));
+            let word = word.strip_prefix('.').unwrap();
+            let (last, ended) = word.split_once('@').unwrap_or((word, ""));
             let state = if ended.is_empty() { TaskState::Running } else { TaskState::Complete };
             Task {
                 id: TaskId::MIN,
@@ -137,8 +153,10 @@ mod tests {
             }
         });
         let tasks: Vec<Task> = tasks.collect();
-        let mut pool = Pool::new(&blocks, tasks.iter());
-        let taken = std::iter::from_fn(|| pool.take()).take(8);
+        let mut used: Vec<Ipv4Addr> = tasks.iter().filter_map(|task| task.address).collect();
+        used.sort_unstable();
+        let mut pool = Pool::new(&blocks, used.into_iter());
+        let taken = std::iter::from_fn(|| pool.take(|| tasks.iter())).take(8);
         let last = |address: Ipv4Addr| format!(".{}", address.octets()[3]);
         assert_eq!(taken.map(last).collect::<Vec<_>>().join(" "), expected);
     }
@@ -164,7 +182,8 @@ mod tests {
         };
         let granted: Vec<Subnet> = granted.split_whitespace().map(subnet).collect();
         let found = next_block(&cluster, granted.into_iter());
-        assert_eq!(found.map_or("none".to_owned(), |block| block.to_string()), expected);
+        let found = found.map(|block| block.to_string());
+        assert_eq!(found.as_deref().unwrap_or("none"), expected);
     }
 
     #[test]

@@ -93,10 +93,10 @@ impl<'a> Nodes<'a> {
         at: usize,
     ) -> Option<(Ipv4Addr, Option<Subnet>)> {
         let site = &mut self.sites[at];
-        let pool = site
-            .pool
-            .get_or_insert_with(|| Pool::new(&site.node.blocks, state.tasks_on(site.node.id)));
-        if let Some(address) = pool.take() {
+        let id = site.node.id;
+        let pool =
+            site.pool.get_or_insert_with(|| Pool::new(&site.node.blocks, state.addresses_on(id)));
+        if let Some(address) = pool.take(|| state.tasks_on(id)) {
             return Some((address, None));
         }
         let granted =
@@ -106,6 +106,6 @@ impl<'a> Nodes<'a> {
         site.granted.push(block);
         let pool = site.pool.as_mut()?;
         pool.add(block);
-        Some((pool.take()?, Some(block)))
+        Some((pool.take(|| state.tasks_on(id))?, Some(block)))
     }
 }

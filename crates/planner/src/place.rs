@@ -5,7 +5,7 @@
 //! the service, then with the fewest tasks, then the lowest id. What cannot be
 //! placed is created all the same and says why.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use warren_model::id::NodeId;
@@ -102,7 +102,7 @@ impl Pass<'_, '_> {
             }
             self.draft.expect(ObjectKey::Node(node));
             self.draft.nodes.add_load(site);
-            let share = self.spread().entry(node).or_default();
+            let share = &mut self.spread()[site];
             (share.wanted, share.live) = (share.wanted + 1, share.live + 1);
             return Ok(Place { node, address });
         }
@@ -117,43 +117,42 @@ impl Pass<'_, '_> {
         let exclusive = has_host_ports(self.service);
         self.spread();
         let (slot, nodes) = (&self.slots[at], &self.draft.nodes);
-        let share = |node| self.spread.as_ref().and_then(|all| all.get(&node).copied());
-        let mut failures: BTreeMap<NodeId, u32> = BTreeMap::new();
-        for task in slot.tasks().filter(|task| is_failed(task) && task.template == template) {
-            if let Some(node) = task.node {
-                *failures.entry(node).or_default() += 1;
-            }
-        }
-        let fits = |site: usize| {
-            let node = nodes.site(site).node.id;
-            nodes.site(site).is_eligible()
-                && !full.contains(&site)
-                && !(exclusive && share(node).unwrap_or_default().live > 0)
+        let share = |site: usize| {
+            let share = self.spread.as_ref().and_then(|spread| spread.get(site));
+            share.copied().unwrap_or_default()
+        };
+        let failed = slot.tasks().filter(|task| is_failed(task) && task.template == template);
+        let failed: Vec<NodeId> = failed.filter_map(|task| task.node).collect();
+        let fits = |site: &usize| {
+            nodes.site(*site).is_eligible()
+                && !full.contains(site)
+                && !(exclusive && share(*site).live > 0)
         };
         let score = |site: &usize| {
-            let (node, load) = (nodes.site(*site).node.id, nodes.site(*site).load);
-            let failed = failures.get(&node).copied().unwrap_or_default();
-            (failed, share(node).unwrap_or_default().wanted, load)
+            let place = nodes.site(*site);
+            let failures = failed.iter().filter(|node| **node == place.node.id).count();
+            (failures, share(*site).wanted, place.load)
         };
         // `min_by_key` gives the first of equals, which has the lowest id.
         match slot.key {
-            Key::Number(_) => (0..nodes.len()).filter(|site| fits(*site)).min_by_key(score),
-            Key::On(node) => nodes.position(node).filter(|site| fits(*site)),
+            Key::Number(_) => (0..nodes.len()).filter(fits).min_by_key(score),
+            Key::On(node) => nodes.position(node).filter(fits),
         }
     }
 
-    fn spread(&mut self) -> &mut BTreeMap<NodeId, Share> {
-        let slots = &self.slots;
+    fn spread(&mut self) -> &mut [Share] {
+        let (slots, nodes) = (&self.slots, &self.draft.nodes);
         self.spread.get_or_insert_with(|| {
-            let mut spread: BTreeMap<NodeId, Share> = BTreeMap::new();
+            let mut spread = vec![Share::default(); nodes.len()];
             for slot in slots {
                 let wanted = slot.wanted.iter().map(|task| (task, 1));
                 let rest = slot.past.iter().chain(&slot.leaving).map(|task| (task, 0));
                 for (task, wanted) in wanted.chain(rest).filter(|(task, _)| is_live(task)) {
-                    let Some(node) = task.node else { continue };
-                    let share = spread.entry(node).or_default();
-                    share.wanted += wanted;
-                    share.live += 1;
+                    let Some(site) = task.node.and_then(|node| nodes.position(node)) else {
+                        continue;
+                    };
+                    spread[site].wanted += wanted;
+                    spread[site].live += 1;
                 }
             }
             spread

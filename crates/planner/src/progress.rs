@@ -142,5 +142,8 @@ fn describe(
         }
     }
     let text = parts.join(", ");
-    error.map_or(text.clone(), |error| format!("{text}: {error}"))
+    match error {
+        Some(error) => format!("{text}: {error}"),
+        None => text,
+    }
 }

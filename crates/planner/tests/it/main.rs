@@ -1,5 +1,9 @@
 //! The planner from outside: decisions as tables, laws on random clusters.
 
+// Of helpers: `allow-unwrap-in-tests` sees test functions alone.
+#![allow(clippy::unwrap_used, clippy::or_fun_call)]
+
 mod props;
+mod rollouts;
 mod tables;
 mod world;
