@@ -5,6 +5,9 @@
 //! Names start with `host_`: these tests make namespaces, mounts and cgroups,
 //! need root, and are run one at a time.
 
+// Clippy tells tests from helpers of tests, which fail in the same way.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 mod daemon;
 mod input;
 mod node;
