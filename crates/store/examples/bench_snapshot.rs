@@ -72,9 +72,8 @@ fn base(tasks: u64) -> Vec<Mutation> {
     nodes.chain(services).collect()
 }
 
-fn task(number: u64) -> Mutation {
+fn created(number: u64) -> Mutation {
     let now = Time(1_700_000_000_000 + number);
-    let state = TaskState::Running;
     Mutation::CreateTask(Task {
         id: TaskId::from_bytes(id(number)),
         service: ServiceId::from_bytes(id(number / TASKS_PER_SERVICE)),
@@ -83,15 +82,24 @@ fn task(number: u64) -> Mutation {
         node: Some(NodeId::from_bytes(id(number % NODES))),
         address: None,
         desired: Desired::Running,
+        status: TaskStatus::new(TaskState::Assigned, now),
+        created: now,
+        revision: 0,
+    })
+}
+
+fn running(number: u64) -> Mutation {
+    let now = Time(1_700_000_000_100 + number);
+    Mutation::ReportTask {
+        id: TaskId::from_bytes(id(number)),
+        node: NodeId::from_bytes(id(number % NODES)),
         status: TaskStatus {
             pid: 4711,
             attempt: 1,
             started: Some(now),
-            ..TaskStatus::new(state, now)
+            ..TaskStatus::new(TaskState::Running, now)
         },
-        created: now,
-        revision: 0,
-    })
+    }
 }
 
 /// Resident memory now and at its peak, in MiB.
@@ -108,13 +116,20 @@ fn memory() -> Result<(u64, u64)> {
 async fn run(tasks: u64, dir: &std::path::Path) -> Result<()> {
     let store = Store::create(options(dir)?).await?;
     let start = Instant::now();
-    let mut all = base(tasks).into_iter().chain((0..tasks).map(task)).peekable();
+    let mut all = base(tasks)
+        .into_iter()
+        .chain((0..tasks).map(created))
+        .chain((0..tasks).map(running))
+        .peekable();
     while all.peek().is_some() {
         let mutations = all.by_ref().take(Transaction::MUTATIONS_MAX).collect();
         store.propose(Transaction { mutations, ..Transaction::default() }).await?;
     }
     let took = start.elapsed();
-    println!("{tasks} tasks proposed in {took:.2?}, memory {:?} MiB (now, peak)", memory()?);
+    println!(
+        "{tasks} tasks proposed (created, then reported running) in {took:.2?}, memory {:?} MiB (now, peak)",
+        memory()?
+    );
     let view = store.view();
     let checksum = view.checksum();
     let keys = Arc::new(warren_trust::KeyRing::generate(&SystemRng));

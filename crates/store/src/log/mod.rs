@@ -249,17 +249,13 @@ impl Log {
             if let Some(why) = &shared.stopped {
                 return Err(LogError::Stopped(why.clone()));
             }
-            let mut next = shared.index.next();
-            for entry in &entries {
-                if entry.id.index != next || entry.payload.len() > PAYLOAD_MAX {
-                    let problem = format!(
-                        "entry {} of {} bytes instead of {next}",
-                        entry.id.index,
-                        entry.payload.len()
-                    );
+            for (next, entry) in (shared.index.next()..).zip(&entries) {
+                let Entry { id, payload, .. } = entry;
+                if id.index != next || payload.len() > PAYLOAD_MAX {
+                    let problem =
+                        format!("entry {} of {} bytes instead of {next}", id.index, payload.len());
                     return Err(LogError::Disorder { segment: 0, offset: 0, problem });
                 }
-                next += 1;
             }
             for entry in &entries {
                 shared.index.push(entry.id);

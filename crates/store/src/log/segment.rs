@@ -395,7 +395,7 @@ mod tests {
             Entry { id: id(9), kind: EntryKind::Transactions, payload: Bytes::from_static(b"abc") };
         let records = [
             Record::Base(Base { vote: Some(vote), purged: None, last: Some(id(4)) }),
-            Record::Entry(entry.clone()),
+            Record::Entry(entry),
             Record::Vote(vote),
             Record::Truncate(None),
             Record::Truncate(Some(id(2))),

@@ -23,7 +23,7 @@ use crate::snapshot::{SnapshotError, SnapshotFile, Snapshots};
 const GROUP_ENTRIES: usize = 64;
 const GROUP_BYTES: usize = 256 << 10;
 /// Log since the last snapshot, as a multiple of its size, that calls for the next one.
-const SNAPSHOT_FACTOR: u64 = 4;
+const SNAPSHOT_FACTOR: u64 = 2;
 /// More log than this takes too long to replay, however large the snapshot.
 const SNAPSHOT_LOG_MAX: u64 = 256 << 20;
 /// Each start of the daemon begins a segment: many of them are as good a reason as much log.

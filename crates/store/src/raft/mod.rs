@@ -144,7 +144,7 @@ impl Node {
         });
         let voters = voters.await.map_err(|error| StartError::Fatal(error.to_string()))?;
         if !voters.contains(&number) {
-            let found = voters.first().map_or("none".to_owned(), u64::to_string);
+            let found = voters.first().map_or_else(|| "none".to_owned(), u64::to_string);
             return Err(StartError::OtherNode { expected: number, found });
         }
         if voters.len() > 1 {
