@@ -1,8 +1,8 @@
 //! The real log on a simulated disk: entries go in encoded and sealed, and come
 //! out again after a kill or a power failure.
 
-use std::sync::mpsc;
 use std::sync::Arc;
+use std::sync::mpsc;
 
 use warren_base::rng::{Rng, SeededRng};
 use warren_model::Time;
@@ -48,7 +48,11 @@ impl Ledger {
     }
 
     /// Makes one entry durable.
-    pub(crate) fn append(&mut self, time: Time, transactions: &[Transaction]) -> Result<(), String> {
+    pub(crate) fn append(
+        &mut self,
+        time: Time,
+        transactions: &[Transaction],
+    ) -> Result<(), String> {
         let wire = transactions.iter().map(codec::transaction).collect();
         let entry = Entry {
             id: LogId { term: 1, node: 1, index: self.next_index },

@@ -7,15 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use warren_agent::core::{Core, FoundTask, group};
 use warren_agent::task::{Ended, Found, FoundState};
+use warren_model::TaskId;
 use warren_model::quantity::Time;
 use warren_model::task::TaskExit;
-use warren_model::{ServiceId, TaskId};
 use warren_net::Table;
 
 /// A container as the machine holds it.
 #[derive(Debug, Clone)]
 pub(crate) struct Container {
-    pub(crate) service: ServiceId,
     pub(crate) pid: u32,
     pub(crate) started: Time,
     pub(crate) restarts: u32,

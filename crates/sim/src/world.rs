@@ -42,22 +42,46 @@ const EVENTS_MAX: u64 = 400_000;
 #[derive(Debug)]
 enum Happening {
     /// The leader looks.
-    Plan { life: u64 },
+    Plan {
+        life: u64,
+    },
     /// A proposed transaction reaches the disk.
-    Commit { life: u64, transaction: Transaction, planned: bool },
+    Commit {
+        life: u64,
+        transaction: Transaction,
+        planned: bool,
+    },
     /// An assignment arrives at the agent.
-    Assigned { life: u64, assignment: Assignment },
+    Assigned {
+        life: u64,
+        assignment: Assignment,
+    },
     /// Reports arrive at the manager.
-    Reported { life: u64, statuses: Vec<(TaskId, TaskStatus)> },
+    Reported {
+        life: u64,
+        statuses: Vec<(TaskId, TaskStatus)>,
+    },
     /// An effect of the agent had an outcome.
-    Effect { life: u64, input: Input },
+    Effect {
+        life: u64,
+        input: Input,
+    },
     /// The agent wanted to be woken, or has reports due.
-    AgentWake { life: u64 },
+    AgentWake {
+        life: u64,
+    },
     /// A stopped container's process ends.
-    ContainerEnds { task: TaskId, attempt: u32, code: i32, signal: Option<i32> },
+    ContainerEnds {
+        task: TaskId,
+        attempt: u32,
+        code: i32,
+        signal: Option<i32>,
+    },
     User,
     CrashContainer,
-    KillDaemon { power: bool },
+    KillDaemon {
+        power: bool,
+    },
 }
 
 struct Session {
@@ -164,7 +188,9 @@ impl World {
             self.now_ms = at;
             self.report.events += 1;
             if self.report.events > EVENTS_MAX {
-                return Err(format!("more than {EVENTS_MAX} events: something spins, last {happening:?}"));
+                return Err(format!(
+                    "more than {EVENTS_MAX} events: something spins, last {happening:?}"
+                ));
             }
             (at, format!("{happening:?}")).hash(&mut self.trace);
             let before = self.state.revision();
@@ -317,7 +343,8 @@ impl World {
 
     fn dispatch(&mut self) {
         let Some(session) = &mut self.session else { return };
-        let message = assign::incremental(&session.told, &self.state, self.node_id, session.revision);
+        let message =
+            assign::incremental(&session.told, &self.state, self.node_id, session.revision);
         session.told = self.state.clone();
         let Some(message) = message else { return };
         session.revision = message.revision;
@@ -329,8 +356,10 @@ impl World {
 
     fn reported(&mut self, statuses: Vec<(TaskId, TaskStatus)>) -> Held {
         let node = self.node_id;
-        let mutations =
-            statuses.into_iter().map(|(id, status)| Mutation::ReportTask { id, node, status }).collect();
+        let mutations = statuses
+            .into_iter()
+            .map(|(id, status)| Mutation::ReportTask { id, node, status })
+            .collect();
         self.propose(Transaction { mutations, ..Transaction::default() }, false);
         Ok(())
     }

@@ -57,7 +57,9 @@ impl World {
             Effect::Prepare => self.prepare(order),
             Effect::Start => self.start(order),
             Effect::Wait => {
-                let Some(container) = self.node.containers.get_mut(&(task, attempt)) else { return };
+                let Some(container) = self.node.containers.get_mut(&(task, attempt)) else {
+                    return;
+                };
                 container.waited = true;
                 if let Some(ended) = container.ended {
                     self.done(0, order, Event::Exited(ended));
@@ -108,7 +110,8 @@ impl World {
     fn start(&mut self, order: &Order) {
         let key = (order.spec.id, order.attempt);
         if self.rng.below(40) == 0 {
-            let failure = Failure { message: "no memory now".to_owned(), kind: FailureKind::Transient };
+            let failure =
+                Failure { message: "no memory now".to_owned(), kind: FailureKind::Transient };
             self.done(10, order, Event::StartFailed(failure));
             return;
         }
@@ -118,7 +121,6 @@ impl World {
             None => (self.node.pid(), self.wall()),
         };
         self.node.containers.entry(key).or_insert_with(|| Container {
-            service: order.spec.service,
             pid,
             started,
             restarts: order.restarts,

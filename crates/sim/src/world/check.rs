@@ -18,9 +18,14 @@ impl World {
         }
         let mut addresses = BTreeMap::new();
         for (task, container) in self.node.running() {
-            let Some(address) = self.state.task(task).and_then(|task| task.address) else { continue };
+            let Some(address) = self.state.task(task).and_then(|task| task.address) else {
+                continue;
+            };
             if let Some(other) = addresses.insert(address, task).filter(|other| *other != task) {
-                return Err(format!("{other} and {task} (pid {}) both run at {address}", container.pid));
+                return Err(format!(
+                    "{other} and {task} (pid {}) both run at {address}",
+                    container.pid
+                ));
             }
         }
         Ok(())
@@ -82,12 +87,15 @@ impl World {
         }
         for task in self.state.tasks() {
             let says = task.status.state == TaskState::Running;
-            let crashes = self
-                .state
-                .template(task.service, task.template)
-                .is_some_and(|template| template.command.first().is_some_and(|word| word == "crash"));
+            let crashes =
+                self.state.template(task.service, task.template).is_some_and(|template| {
+                    template.command.first().is_some_and(|word| word == "crash")
+                });
             if says != running.contains(&task.id) && !crashes {
-                return Err(format!("{} is {:?} in the state, container running: {}", task.id, task.status.state, !says));
+                return Err(format!(
+                    "{} is {:?} in the state, container running: {}",
+                    task.id, task.status.state, !says
+                ));
             }
             if task.desired != Desired::Running && running.contains(&task.id) {
                 return Err(format!("{} runs and is not wanted", task.id));
@@ -101,7 +109,10 @@ impl World {
             for backend in &published.backends {
                 let holder = self.state.address_holder(self.node_id, *backend.ip());
                 if !holder.is_some_and(|task| running.contains(&task)) {
-                    return Err(format!("port {} names {backend}, which nothing runs at", published.port));
+                    return Err(format!(
+                        "port {} names {backend}, which nothing runs at",
+                        published.port
+                    ));
                 }
             }
         }
@@ -118,7 +129,10 @@ impl World {
                 let named: BTreeSet<_> =
                     table.iter().flat_map(|p| &p.backends).map(|backend| *backend.ip()).collect();
                 if named != up && !crashes {
-                    return Err(format!("port {} of {} names {named:?}, running are {up:?}", port.published, service.spec.name));
+                    return Err(format!(
+                        "port {} of {} names {named:?}, running are {up:?}",
+                        port.published, service.spec.name
+                    ));
                 }
             }
         }
@@ -136,7 +150,10 @@ impl World {
             let mut ids = Ids(&self.rng);
             let plan = warren_planner::plan(&self.state, &mut index, &self.beats, &mut ids, now);
             if !plan.transaction.mutations.is_empty() && !crashing {
-                return Err(format!("a calm world is still planned: {:?}", plan.transaction.mutations));
+                return Err(format!(
+                    "a calm world is still planned: {:?}",
+                    plan.transaction.mutations
+                ));
             }
         }
         Ok(())

@@ -56,7 +56,9 @@ impl World {
         let service = self.state.service(id).filter(|service| !service.removing)?;
         let mut spec = service.spec.clone();
         match choice {
-            0..=4 => spec.mode = Mode::Replicated { replicas: u32::try_from(self.rng.below(8)).ok()? },
+            0..=4 => {
+                spec.mode = Mode::Replicated { replicas: u32::try_from(self.rng.below(8)).ok()? }
+            }
             5 | 6 => spec.task.env = vec![format!("V={}", self.rng.below(1000))],
             7 => spec.task.force += 1,
             8 => spec.ports = self.ports(),

@@ -22,6 +22,7 @@ fn the_same_seed_is_the_same_run() {
         assert_eq!(first, second, "seed {seed}");
         assert!(first.events > 500 && first.entries > 50, "seed {seed} does something: {first:?}");
     }
-    let differ = run(Options::of_seed(1)).expect("passes").trace != run(Options::of_seed(2)).expect("passes").trace;
+    let differ = run(Options::of_seed(1)).expect("passes").trace
+        != run(Options::of_seed(2)).expect("passes").trace;
     assert!(differ, "seeds differ");
 }
