@@ -105,6 +105,16 @@ impl Bench {
         patiently(self.manager.session()).await
     }
 
+    /// Two containers run, whatever was reported of them yet.
+    async fn both_run(&self) {
+        let both = async {
+            while self.runtime.running().len() < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        patiently(both).await;
+    }
+
     fn mono(&self) -> u64 {
         self.clock.monotonic_ms()
     }

@@ -65,6 +65,7 @@ async fn an_exit_while_away_is_told_with_its_code() {
     let wish = Wish::new().task(1, RUN).task(2, RUN);
     session.send(wish.complete()).await;
     let one = session.until(task_id(1), TaskState::Running, 1).await;
+    bench.both_run().await;
     bench.kill();
     bench.runtime.end(&first(1), 3);
     bench.start().await;
@@ -81,12 +82,7 @@ async fn unknown_containers_go_with_the_first_complete_set() {
     let mut session = bench.session().await;
     session.send(Wish::new().task(1, RUN).task(2, RUN).complete()).await;
     session.until(task_id(1), TaskState::Running, 1).await;
-    patiently(async {
-        while bench.runtime.running().len() < 2 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    bench.both_run().await;
     bench.runtime.plant("stranger", &first(1)).await;
     bench.kill();
     bench.start().await;
