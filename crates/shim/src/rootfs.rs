@@ -57,6 +57,12 @@ pub(crate) fn build(message: &Message<'_>) -> Outcome<()> {
         attach(&roots, &mount, index)?;
     }
     let read_only = message.settings().has(flags::READ_ONLY);
+    if let Some(cwd) = message.text(Tag::Cwd).filter(|cwd| read_only && !cwd.is_empty()) {
+        // Made while that is possible. What cannot be made is told when it is entered.
+        if let Ok(folder) = target(root, cwd, true) {
+            sys::close(folder);
+        }
+    }
     for (index, file) in message.files().enumerate() {
         inject(&roots, &file, index, read_only).at_index(Step::File, index)?;
     }

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
-use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
 use warren_shim::message::{KEPT_BASE, Operation, Reply, Request};
 
 use crate::logs;
@@ -65,6 +65,10 @@ pub struct Native {
     shared: Arc<Shared>,
 }
 
+/// Work on the file system at once. It is the kernel's locks that starts wait for, so that more
+/// threads only cost memory.
+const BLOCKING_MAX: usize = 16;
+
 /// A container once it is known; locked while something is done to it.
 type Slot = Option<Arc<Container>>;
 type Lock = Arc<tokio::sync::Mutex<Slot>>;
@@ -81,6 +85,8 @@ struct Shared {
     reset_oom_score: bool,
     masked: Vec<String>,
     slots: Mutex<BTreeMap<String, Lock>>,
+    /// Bounds threads that wait for the file system.
+    blocking: Semaphore,
     swept: AtomicBool,
 }
 
@@ -99,7 +105,10 @@ impl Native {
         if let Some(missing) = features().into_iter().find(|known| known.required && !known.ok) {
             return Err(Error::Unsupported(format!("{}: {}", missing.name, missing.detail)));
         }
-        let folders = Folders::make(&options.run_dir, &options.data_dir)
+        // A shim works in its own folder, where a relative path means something else.
+        let run_dir = std::path::absolute(&options.run_dir).map_err(io_error("find run_dir"))?;
+        let data_dir = std::path::absolute(&options.data_dir).map_err(io_error("find data_dir"))?;
+        let folders = Folders::make(&run_dir, &data_dir)
             .map_err(io_error("make the folders of containers"))?;
         let cgroups = cgroup::detect(&read("/proc/self/mountinfo")?, key)?;
         Ok(Self {
@@ -113,6 +122,7 @@ impl Native {
                 reset_oom_score: read("/proc/self/oom_score_adj")?.trim() != "0",
                 masked: throttle_paths(),
                 slots: Mutex::default(),
+                blocking: Semaphore::new(BLOCKING_MAX),
                 swept: AtomicBool::new(false),
             }),
         })
@@ -159,6 +169,8 @@ impl Shared {
         F: FnOnce(&Self, &str) -> T + Send + 'static,
     {
         let (shared, id) = (Arc::clone(self), id.to_owned());
+        // Never closed.
+        let _permit = self.blocking.acquire().await;
         match tokio::task::spawn_blocking(move || work(&shared, &id)).await {
             Ok(done) => done,
             Err(error) => match error.try_into_panic() {

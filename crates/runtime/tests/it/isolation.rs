@@ -123,14 +123,15 @@ async fn host_root_file_system() {
     let mut spec = host.shell(
         "locked",
         "touch /x 2>/dev/null || echo locked; touch /etc/hosts 2>/dev/null || echo locked; \
-         touch /dev/shm/x && echo open; touch /scratch/x && echo open",
+         touch /dev/shm/x && echo open; touch /scratch/x && echo open; pwd",
     );
     spec.read_only = true;
+    spec.cwd = "/made/for/this".to_owned();
     spec.files =
         vec![InjectedFile { target: "/etc/hosts".to_owned(), data: Vec::new(), mode: 0o644 }];
     let kind = MountKind::Tmpfs { size_bytes: Some(1 << 20), mode: 0o1777 };
     spec.mounts = vec![Mount { kind, target: "/scratch".to_owned(), read_only: false }];
-    host.prints(spec, "locked\nlocked\nopen\nopen\n").await;
+    host.prints(spec, "locked\nlocked\nopen\nopen\n/made/for/this\n").await;
 
     // Upper layers hide lower ones.
     let upper = host.base.path().join("upper");

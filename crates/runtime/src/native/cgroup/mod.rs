@@ -4,8 +4,9 @@
 //! This side makes, limits, kills and removes groups; the container's first process moves itself
 //! in (see [`Membership`]), so that no process is ever moved by another.
 //!
-//! Not here: device rules on version 2, which need a BPF program of their own.
+//! Not here: devices for single containers; all have the same rules.
 
+mod devices;
 mod v1;
 mod v2;
 

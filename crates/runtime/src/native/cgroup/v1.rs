@@ -5,25 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{
-    CPU_PERIOD_US, Cgroups, Membership, Mode, Mounted, NEEDED, check_limits, cpu_quota_us,
+    CPU_PERIOD_US, Cgroups, Membership, Mode, Mounted, NEEDED, check_limits, cpu_quota_us, devices,
     kill_each, make, members, remove, set,
 };
 use crate::{Error, Limits};
-
-/// What every container may do with devices: make nodes of any kind, and use the ones that its
-/// /dev has.
-const DEVICES: [&str; 10] = [
-    "c *:* m",
-    "b *:* m",
-    "c 1:3 rwm",
-    "c 1:5 rwm",
-    "c 1:7 rwm",
-    "c 1:8 rwm",
-    "c 1:9 rwm",
-    "c 5:0 rwm",
-    "c 5:2 rwm",
-    "c 136:* rwm",
-];
 
 #[derive(Debug)]
 pub(crate) struct V1 {
@@ -92,7 +77,13 @@ impl V1 {
             "devices" => {
                 set(&folder.join("devices.deny"), "a", "device rules")?;
                 let allow = folder.join("devices.allow");
-                DEVICES.iter().try_for_each(|rule| set(&allow, rule, "device rules"))
+                let nodes = ["c *:* m", "b *:* m"].map(str::to_owned);
+                let uses = devices::RULES.iter().map(|rule| match rule.minor {
+                    Some(minor) => format!("c {}:{minor} rwm", rule.major),
+                    None => format!("c {}:* rwm", rule.major),
+                });
+                let mut rules = nodes.into_iter().chain(uses);
+                rules.try_for_each(|rule| set(&allow, &rule, "device rules"))
             }
             // cpuacct only counts.
             _ => Ok(()),

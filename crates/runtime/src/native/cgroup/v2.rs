@@ -1,12 +1,13 @@
 //! Version 2: one hierarchy; controllers are handed down from folder to folder.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::{
-    CPU_PERIOD_US, Cgroups, Membership, Mode, check_limits, cpu_quota_us, io_error, is_busy,
-    is_gone, kill_each, make, members, read, remove, set, write,
+    CPU_PERIOD_US, Cgroups, Membership, Mode, check_limits, cpu_quota_us, devices, io_error,
+    is_busy, is_gone, kill_each, make, members, read, remove, set, write,
 };
 use crate::{Error, Limits};
 
@@ -18,13 +19,15 @@ pub(crate) struct V2 {
     parent: PathBuf,
     /// Controllers that the parent hands to containers, once it exists.
     handed: OnceLock<Vec<&'static str>>,
+    /// Device rules, once loaded.
+    devices: OnceLock<OwnedFd>,
 }
 
 impl V2 {
     /// `root` is where the hierarchy is mounted.
     pub(super) fn new(root: PathBuf, parent: &str) -> Self {
         let parent = root.join(parent);
-        Self { root, parent, handed: OnceLock::new() }
+        Self { root, parent, handed: OnceLock::new(), devices: OnceLock::new() }
     }
 
     fn folder(&self, id: &str) -> PathBuf {
@@ -77,6 +80,23 @@ impl V2 {
         }
     }
 
+    fn guard_devices(&self, folder: &Path) -> Result<(), Error> {
+        // A plain folder stands in for the kernel.
+        if cfg!(test) {
+            return Ok(());
+        }
+        let program = match self.devices.get() {
+            Some(program) => program,
+            None => {
+                let program = devices::load(&devices::RULES)
+                    .map_err(io_error("load the device rules into the kernel".to_owned()))?;
+                self.devices.get_or_init(|| program)
+            }
+        };
+        let action = format!("attach the device rules to {}", folder.display());
+        devices::attach(program, folder).map_err(io_error(action))
+    }
+
     /// Moves processes out of a folder, to one below it.
     fn clear(&self, folder: &Path) -> Result<(), Error> {
         let aside = folder.join("warren-host");
@@ -113,6 +133,7 @@ impl Cgroups for V2 {
         let handed = self.prepare()?;
         let folder = self.folder(id);
         make(&folder)?;
+        self.guard_devices(&folder)?;
         let need = |controller: &'static str| {
             if handed.contains(&controller) {
                 return Ok(());
