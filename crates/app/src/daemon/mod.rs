@@ -44,8 +44,10 @@ pub(crate) fn folder(path: &Path, mode: u32) -> Result<(), Failure> {
 /// Makes the folders and takes them for this process.
 ///
 /// # Errors
-/// [`Exit::Conflict`] naming the process that has them.
+/// [`Exit::Conflict`] naming the process that has them; [`Exit::Input`] for a path that is too
+/// long for a socket.
 pub(crate) fn hold(settings: &NodeSettings) -> Result<Held, Failure> {
+    socket::check(&settings.socket())?;
     folder(&settings.data_dir, PRIVATE)?;
     folder(&settings.run_dir, ENTERED)?;
     let data = lock(&settings.data_dir.join(LOCK_NAME), &settings.data_dir)?;

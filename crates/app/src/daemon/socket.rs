@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::net::UnixListener;
 
@@ -16,15 +16,26 @@ const PATH_MAX: usize = 107;
 /// Listens at `path`. The caller holds the lock of the folder, so whatever is
 /// there is left over. Nobody sees the socket before its permissions are right.
 pub(crate) fn bind(path: &Path) -> Result<UnixListener, Failure> {
-    let fresh = path.with_extension("new");
-    if fresh.as_os_str().len() > PATH_MAX {
-        return Err(Failure::input(format!(
-            "--run-dir: the socket's path {} is longer than {} bytes",
-            path.display(),
-            PATH_MAX - 4
-        )));
-    }
+    check(path)?;
+    let fresh = fresh(path);
     listen(path, &fresh).map_err(|e| Failure::failed(format!("listen at {}: {e}", path.display())))
+}
+
+/// Whether a socket can be at `path` at all: asked before anything is made that would then be
+/// of no use.
+pub(crate) fn check(path: &Path) -> Result<(), Failure> {
+    let excess = fresh(path).as_os_str().len().saturating_sub(PATH_MAX);
+    if excess == 0 {
+        return Ok(());
+    }
+    let (shown, most) = (path.display(), path.as_os_str().len() - excess);
+    Err(Failure::input(format!("--run-dir: the socket's path {shown} is longer than {most} bytes"))
+        .hint("choose a shorter folder, such as /run/warren"))
+}
+
+/// Where the socket is until its permissions are right.
+fn fresh(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 fn listen(path: &Path, fresh: &Path) -> std::io::Result<UnixListener> {

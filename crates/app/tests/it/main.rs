@@ -8,6 +8,7 @@
 // Clippy tells tests from helpers of tests, which fail in the same way.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod client;
 mod daemon;
 mod input;
 mod node;

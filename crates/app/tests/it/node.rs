@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
 
-const WARREN: &str = env!("CARGO_BIN_EXE_warren");
+pub(crate) const WARREN: &str = env!("CARGO_BIN_EXE_warren");
 /// A test that waits longer than this has failed; the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// One HTTP exchange on loopback.
@@ -126,6 +126,11 @@ impl Node {
         command.env("WARREN_DATA_DIR", self.data_dir()).env("WARREN_RUN_DIR", self.run_dir());
         command.stdin(Stdio::null());
         command
+    }
+
+    /// The node's folder: for what a test puts beside data and run folder.
+    pub(crate) fn folder(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn warren(&self, args: &[&str]) -> Said {
