@@ -16,6 +16,53 @@ pub struct Cluster {
     pub pool: ::core::option::Option<Subnet>,
     #[prost(uint32, tag = "4")]
     pub block_prefix: u32,
+    #[prost(message, optional, tag = "5")]
+    pub authority: ::core::option::Option<Authority>,
+    #[prost(message, optional, tag = "6")]
+    pub worker_token: ::core::option::Option<JoinToken>,
+    #[prost(message, optional, tag = "7")]
+    pub manager_token: ::core::option::Option<JoinToken>,
+    /// Of certificates of nodes; 0: the default.
+    #[prost(uint64, tag = "8")]
+    pub certificate_lifetime_ms: u64,
+    /// Bumped by restore and recover: peers of before are refused.
+    #[prost(uint64, tag = "9")]
+    pub epoch: u64,
+    /// 32 bytes; with it every manager's key file is locked.
+    #[prost(bytes = "vec", tag = "10")]
+    pub unlock_key: ::prost::alloc::vec::Vec<u8>,
+    /// Next number of a manager in the consensus group.
+    #[prost(uint64, tag = "11")]
+    pub next_number: u64,
+    #[prost(message, optional, tag = "12")]
+    pub backup: ::core::option::Option<BackupPolicy>,
+}
+/// The cluster's certificate authority. The first certificate issues; the others are trusted too.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Authority {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub certificates: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub key: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinToken {
+    #[prost(bytes = "vec", tag = "1")]
+    pub secret: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, optional, tag = "2")]
+    pub expires: ::core::option::Option<u64>,
+}
+/// Backups that the leader writes by itself. `recipient` is an age public key.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupPolicy {
+    #[prost(string, tag = "1")]
+    pub folder: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub interval_ms: u64,
+    #[prost(uint32, tag = "3")]
+    pub keep: u32,
+    #[prost(string, tag = "4")]
+    pub recipient: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeDescription {
@@ -60,6 +107,71 @@ pub struct Node {
     /// Of the answer to a listing only: it leads the managers now.
     #[prost(bool, tag = "9")]
     pub leader: bool,
+    /// In the consensus group; never given twice. Absent: was never a manager.
+    #[prost(uint64, optional, tag = "10")]
+    pub number: ::core::option::Option<u64>,
+    /// Set by people; what the node says of itself is in its description.
+    #[prost(map = "string, string", tag = "11")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// SHA-256 of the public key of its certificate.
+    #[prost(bytes = "vec", tag = "12")]
+    pub key_hash: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "13")]
+    pub certificate_not_after: u64,
+    /// SHA-256 of the authority's certificate that its own was issued by.
+    #[prost(bytes = "vec", tag = "14")]
+    pub issuer_hash: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "15")]
+    pub joined: u64,
+    /// Of the answer to a listing only: voter | learner | unreachable | "".
+    #[prost(string, tag = "16")]
+    pub reachability: ::prost::alloc::string::String,
+}
+/// A removed node, refused until its certificate has ended.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Tombstone {
+    #[prost(bytes = "vec", tag = "1")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub key_hash: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "3")]
+    pub keep_until: u64,
+}
+/// Somebody who may call from afar, by token or by client certificate.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Operator {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "OperatorRole", tag = "2")]
+    pub role: i32,
+    /// SHA-256 of the token.
+    #[prost(bytes = "vec", tag = "3")]
+    pub token_hash: ::prost::alloc::vec::Vec<u8>,
+    /// SHA-256 of the public key of the certificate.
+    #[prost(bytes = "vec", tag = "4")]
+    pub key_hash: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, optional, tag = "5")]
+    pub expires: ::core::option::Option<u64>,
+    #[prost(uint64, tag = "6")]
+    pub created: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditRecord {
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    #[prost(uint64, tag = "2")]
+    pub time: u64,
+    #[prost(string, tag = "3")]
+    pub principal: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub action: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub object: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub detail: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Mode {
@@ -194,6 +306,28 @@ pub struct ServiceSpec {
     pub update: ::core::option::Option<UpdatePolicy>,
     #[prost(message, optional, tag = "6")]
     pub task: ::core::option::Option<TaskTemplate>,
+    #[prost(message, optional, tag = "7")]
+    pub on_disconnect: ::core::option::Option<OnDisconnect>,
+}
+/// What becomes of a task whose node is out of reach. Absent: replaced after 3 s.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OnDisconnect {
+    #[prost(oneof = "on_disconnect::Kind", tags = "1, 2, 3")]
+    pub kind: ::core::option::Option<on_disconnect::Kind>,
+}
+/// Nested message and enum types in `OnDisconnect`.
+pub mod on_disconnect {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Keep {}
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Keep(Keep),
+        #[prost(uint64, tag = "2")]
+        StopAfterMs(u64),
+        #[prost(uint64, tag = "3")]
+        ReplaceAfterMs(u64),
+    }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Service {
@@ -295,7 +429,7 @@ pub struct Event {
 pub struct Mutation {
     #[prost(
         oneof = "mutation::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
     )]
     pub kind: ::core::option::Option<mutation::Kind>,
 }
@@ -368,6 +502,53 @@ pub mod mutation {
         #[prost(message, optional, tag = "3")]
         pub status: ::core::option::Option<super::TaskStatus>,
     }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct SetRole {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(bool, tag = "2")]
+        pub manager: bool,
+        #[prost(bool, tag = "3")]
+        pub worker: bool,
+    }
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct SetLabels {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(map = "string, string", tag = "2")]
+        pub labels: ::std::collections::HashMap<
+            ::prost::alloc::string::String,
+            ::prost::alloc::string::String,
+        >,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct SetCertificate {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(bytes = "vec", tag = "2")]
+        pub key_hash: ::prost::alloc::vec::Vec<u8>,
+        #[prost(uint64, tag = "3")]
+        pub not_after: u64,
+        #[prost(bytes = "vec", tag = "4")]
+        pub issuer_hash: ::prost::alloc::vec::Vec<u8>,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct RemoveNode {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(uint64, tag = "2")]
+        pub keep_until: u64,
+        #[prost(bool, tag = "3")]
+        pub force: bool,
+    }
+    /// After a restore: the revision jumps, so that nobody takes an old one for newer.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Restored {
+        #[prost(uint64, tag = "1")]
+        pub epoch: u64,
+        #[prost(uint64, tag = "2")]
+        pub revision_at_least: u64,
+    }
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "1")]
@@ -402,11 +583,25 @@ pub mod mutation {
         ReportTask(ReportTask),
         #[prost(bytes, tag = "16")]
         DropTask(::prost::alloc::vec::Vec<u8>),
+        #[prost(message, tag = "17")]
+        SetRole(SetRole),
+        #[prost(message, tag = "18")]
+        SetLabels(SetLabels),
+        #[prost(message, tag = "19")]
+        SetCertificate(SetCertificate),
+        #[prost(message, tag = "20")]
+        RemoveNode(RemoveNode),
+        #[prost(message, tag = "21")]
+        PutOperator(super::Operator),
+        #[prost(string, tag = "22")]
+        RemoveOperator(::prost::alloc::string::String),
+        #[prost(message, tag = "23")]
+        Restored(Restored),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Key {
-    #[prost(oneof = "key::Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "key::Kind", tags = "1, 2, 3, 4, 5")]
     pub kind: ::core::option::Option<key::Kind>,
 }
 /// Nested message and enum types in `Key`.
@@ -421,6 +616,8 @@ pub mod key {
         Service(::prost::alloc::vec::Vec<u8>),
         #[prost(bytes, tag = "4")]
         Task(::prost::alloc::vec::Vec<u8>),
+        #[prost(string, tag = "5")]
+        Operator(::prost::alloc::string::String),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -447,6 +644,9 @@ pub struct Transaction {
     pub expects: ::prost::alloc::vec::Vec<Expect>,
     #[prost(message, repeated, tag = "3")]
     pub mutations: ::prost::alloc::vec::Vec<Mutation>,
+    /// A person who asked for it: it goes into the audit log.
+    #[prost(string, optional, tag = "4")]
+    pub principal: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// One log entry: one fsync may serve many callers. `time` is the leader's, in ms.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -490,7 +690,7 @@ pub struct SnapshotHead {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SnapshotObject {
-    #[prost(oneof = "snapshot_object::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "snapshot_object::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub kind: ::core::option::Option<snapshot_object::Kind>,
 }
 /// Nested message and enum types in `SnapshotObject`.
@@ -507,6 +707,12 @@ pub mod snapshot_object {
         Task(super::Task),
         #[prost(message, tag = "5")]
         Request(super::AnsweredRequest),
+        #[prost(message, tag = "6")]
+        Tombstone(super::Tombstone),
+        #[prost(message, tag = "7")]
+        Operator(super::Operator),
+        #[prost(message, tag = "8")]
+        Audit(super::AuditRecord),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -527,6 +733,20 @@ pub struct Info {
     pub services: u32,
     #[prost(uint32, tag = "7")]
     pub tasks: u32,
+    /// Node that leads the managers; empty: none that this manager knows.
+    #[prost(bytes = "vec", tag = "8")]
+    pub leader: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "9")]
+    pub managers: u32,
+    #[prost(uint32, tag = "10")]
+    pub managers_reachable: u32,
+    /// For how long this manager has had no leader; 0 with one.
+    #[prost(uint64, tag = "11")]
+    pub stale_ms: u64,
+    #[prost(uint64, tag = "12")]
+    pub epoch: u64,
+    #[prost(bool, tag = "13")]
+    pub locked: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateServiceRequest {
@@ -569,12 +789,16 @@ pub struct Changed {
     pub revision: u64,
 }
 /// Empty names: all. Reads see at least `min_revision`.
+/// `linearizable`: as new as anything acknowledged before the call, at the cost of a round to a majority.
+/// `stale_ms`: this manager has had no leader for that long, so newer changes may exist.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListServicesRequest {
     #[prost(string, repeated, tag = "1")]
     pub services: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(uint64, tag = "2")]
     pub min_revision: u64,
+    #[prost(bool, tag = "3")]
+    pub linearizable: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListServicesResponse {
@@ -582,6 +806,8 @@ pub struct ListServicesResponse {
     pub services: ::prost::alloc::vec::Vec<Service>,
     #[prost(uint64, tag = "2")]
     pub revision: u64,
+    #[prost(uint64, tag = "3")]
+    pub stale_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListTasksRequest {
@@ -593,6 +819,10 @@ pub struct ListTasksRequest {
     pub min_revision: u64,
     #[prost(string, repeated, tag = "4")]
     pub ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "5")]
+    pub linearizable: bool,
+    #[prost(string, repeated, tag = "6")]
+    pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListTasksResponse {
@@ -600,11 +830,15 @@ pub struct ListTasksResponse {
     pub tasks: ::prost::alloc::vec::Vec<Task>,
     #[prost(uint64, tag = "2")]
     pub revision: u64,
+    #[prost(uint64, tag = "3")]
+    pub stale_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListNodesRequest {
     #[prost(uint64, tag = "1")]
     pub min_revision: u64,
+    #[prost(bool, tag = "2")]
+    pub linearizable: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListNodesResponse {
@@ -612,6 +846,8 @@ pub struct ListNodesResponse {
     pub nodes: ::prost::alloc::vec::Vec<Node>,
     #[prost(uint64, tag = "2")]
     pub revision: u64,
+    #[prost(uint64, tag = "3")]
+    pub stale_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRequest {
@@ -653,6 +889,274 @@ pub struct StopNodeRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopNodeResponse {}
+/// Node: id, the beginning of it, or hostname.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateNodeRequest {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(bool, optional, tag = "2")]
+    pub manager: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "3")]
+    pub worker: ::core::option::Option<bool>,
+    #[prost(enumeration = "Availability", tag = "4")]
+    pub availability: i32,
+    #[prost(map = "string, string", tag = "5")]
+    pub labels_add: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, repeated, tag = "6")]
+    pub labels_remove: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bytes = "vec", tag = "7")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveNodeRequest {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub force: bool,
+    #[prost(bytes = "vec", tag = "3")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaveClusterRequest {
+    #[prost(bool, tag = "1")]
+    pub force: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaveProgress {
+    #[prost(string, tag = "1")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub done: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetClusterRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterState {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub history_limit: u32,
+    #[prost(message, optional, tag = "3")]
+    pub pool: ::core::option::Option<Subnet>,
+    #[prost(uint32, tag = "4")]
+    pub block_prefix: u32,
+    #[prost(uint64, tag = "5")]
+    pub certificate_lifetime_ms: u64,
+    #[prost(uint64, tag = "6")]
+    pub epoch: u64,
+    #[prost(bool, tag = "7")]
+    pub locked: bool,
+    /// SHA-256 of the issuing certificate, and how many nodes have theirs by another.
+    #[prost(bytes = "vec", tag = "8")]
+    pub authority: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "9")]
+    pub nodes_by_older_authority: u32,
+    #[prost(message, optional, tag = "10")]
+    pub backup: ::core::option::Option<BackupPolicy>,
+    #[prost(uint64, tag = "11")]
+    pub revision: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateClusterRequest {
+    #[prost(uint32, optional, tag = "1")]
+    pub history_limit: ::core::option::Option<u32>,
+    #[prost(uint64, optional, tag = "2")]
+    pub certificate_lifetime_ms: ::core::option::Option<u64>,
+    #[prost(message, optional, tag = "3")]
+    pub backup: ::core::option::Option<BackupPolicy>,
+    #[prost(bool, tag = "4")]
+    pub backup_off: bool,
+    #[prost(bytes = "vec", tag = "5")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetJoinTokenRequest {
+    #[prost(bool, tag = "1")]
+    pub manager: bool,
+    #[prost(bool, tag = "2")]
+    pub rotate: bool,
+    #[prost(uint64, optional, tag = "3")]
+    pub expires_in_ms: ::core::option::Option<u64>,
+    #[prost(bytes = "vec", tag = "4")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinTokenText {
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "2")]
+    pub expires: ::core::option::Option<u64>,
+    #[prost(string, repeated, tag = "3")]
+    pub managers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateAuthorityRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateDataKeyRequest {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateDataKeyResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetLockRequest {
+    #[prost(bool, tag = "1")]
+    pub off: bool,
+    #[prost(bool, tag = "2")]
+    pub rotate: bool,
+    #[prost(bytes = "vec", tag = "3")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnlockKeyText {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnlockRequest {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnlockResponse {}
+/// Exactly one: an age public key, or a passphrase.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupRequest {
+    #[prost(string, tag = "1")]
+    pub recipient: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub passphrase: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupChunk {
+    #[prost(bytes = "vec", tag = "1")]
+    pub data: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateOperatorRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "OperatorRole", tag = "2")]
+    pub role: i32,
+    #[prost(uint64, optional, tag = "3")]
+    pub expires_in_ms: ::core::option::Option<u64>,
+    /// A signing request (DER): answer with a certificate instead of a token.
+    #[prost(bytes = "vec", tag = "4")]
+    pub signing_request: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "5")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreatedOperator {
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub certificates: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub authorities: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(uint64, tag = "4")]
+    pub revision: u64,
+    #[prost(string, repeated, tag = "5")]
+    pub managers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bytes = "vec", tag = "6")]
+    pub cluster_id: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveOperatorRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListOperatorsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListOperatorsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub operators: ::prost::alloc::vec::Vec<Operator>,
+}
+/// Newest last; `after` is a revision.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListAuditRequest {
+    #[prost(uint64, tag = "1")]
+    pub after: u64,
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListAuditResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<AuditRecord>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetLogLevelRequest {
+    #[prost(string, tag = "1")]
+    pub filter: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetLogLevelResponse {
+    #[prost(string, tag = "1")]
+    pub before: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JoinRequest {
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+    /// Chosen by the node; a retry has the same id and key.
+    #[prost(bytes = "vec", tag = "2")]
+    pub node_id: ::prost::alloc::vec::Vec<u8>,
+    /// PKCS#10, DER; its common name is the node id.
+    #[prost(bytes = "vec", tag = "3")]
+    pub signing_request: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "4")]
+    pub description: ::core::option::Option<NodeDescription>,
+    #[prost(bool, tag = "5")]
+    pub manager_only: bool,
+    /// Of the node's clock, ms since the epoch.
+    #[prost(uint64, tag = "6")]
+    pub time: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Joined {
+    #[prost(bytes = "vec", tag = "1")]
+    pub cluster_id: ::prost::alloc::vec::Vec<u8>,
+    /// Leaf first.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub certificates: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub authorities: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(bool, tag = "4")]
+    pub manager: bool,
+    #[prost(bool, tag = "5")]
+    pub worker: bool,
+    #[prost(uint64, optional, tag = "6")]
+    pub number: ::core::option::Option<u64>,
+    #[prost(string, repeated, tag = "7")]
+    pub managers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "8")]
+    pub revision: u64,
+    #[prost(uint64, tag = "9")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "10")]
+    pub time: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    pub signing_request: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Renewed {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub certificates: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub authorities: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(uint64, tag = "3")]
+    pub not_after: u64,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Frame {
     #[prost(
@@ -915,7 +1419,7 @@ pub struct StreamError {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Kind", tags = "1, 2")]
+    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3")]
     pub kind: ::core::option::Option<agent_message::Kind>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -928,6 +1432,19 @@ pub mod agent_message {
         pub description: ::core::option::Option<super::NodeDescription>,
         #[prost(uint64, tag = "3")]
         pub assigned_revision: u64,
+        #[prost(uint64, tag = "4")]
+        pub epoch: u64,
+        /// Random, of this life of the daemon: tells two nodes with one id from a reconnect.
+        #[prost(uint64, tag = "5")]
+        pub instance: u64,
+    }
+    /// Answered by a Beat with the same number.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Beat {
+        #[prost(uint64, tag = "1")]
+        pub number: u64,
+        #[prost(uint32, tag = "2")]
+        pub rtt_ms: u32,
     }
     #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Report {
@@ -947,21 +1464,30 @@ pub mod agent_message {
         Hello(Hello),
         #[prost(message, tag = "2")]
         Report(Report),
+        #[prost(message, tag = "3")]
+        Beat(Beat),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ManagerMessage {
-    #[prost(oneof = "manager_message::Kind", tags = "1, 2")]
+    #[prost(oneof = "manager_message::Kind", tags = "1, 2, 3")]
     pub kind: ::core::option::Option<manager_message::Kind>,
 }
 /// Nested message and enum types in `ManagerMessage`.
 pub mod manager_message {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Beat {
+        #[prost(uint64, tag = "1")]
+        pub number: u64,
+    }
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "1")]
         Assignment(super::Assignment),
         #[prost(message, tag = "2")]
         Stream(super::StreamRequest),
+        #[prost(message, tag = "3")]
+        Beat(Beat),
     }
 }
 /// What a node must hold. Complete: the whole set. Else: what changed from `applies_to`.
@@ -982,8 +1508,36 @@ pub struct Assignment {
     pub removed_tasks: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     #[prost(bytes = "vec", repeated, tag = "7")]
     pub removed_services: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Settings alone: authority's key, tokens and unlock key stay with the managers.
     #[prost(message, optional, tag = "8")]
     pub cluster: ::core::option::Option<Cluster>,
+    /// About the node itself; absent in what changed: as before.
+    #[prost(message, optional, tag = "9")]
+    pub membership: ::core::option::Option<Membership>,
+}
+/// What a node must know of the cluster and of its own place in it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Membership {
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    #[prost(string, repeated, tag = "2")]
+    pub managers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "3")]
+    pub manager: bool,
+    #[prost(uint64, optional, tag = "4")]
+    pub number: ::core::option::Option<u64>,
+    #[prost(uint32, tag = "5")]
+    pub beat_ms: u32,
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub authorities: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// SHA-256 of the authority's certificate that certificates are to be issued by.
+    #[prost(bytes = "vec", tag = "7")]
+    pub issuer_hash: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "8")]
+    pub certificate_lifetime_ms: u64,
+    /// Whether it may be a worker.
+    #[prost(bool, tag = "9")]
+    pub worker: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AssignedTask {
@@ -1014,6 +1568,8 @@ pub struct AssignedService {
     pub ports: ::prost::alloc::vec::Vec<PortSpec>,
     #[prost(message, repeated, tag = "4")]
     pub templates: ::prost::alloc::vec::Vec<Template>,
+    #[prost(message, optional, tag = "5")]
+    pub on_disconnect: ::core::option::Option<OnDisconnect>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamRequest {
@@ -1021,6 +1577,46 @@ pub struct StreamRequest {
     pub stream_id: u64,
     #[prost(message, optional, tag = "2")]
     pub open: ::core::option::Option<OpenStream>,
+}
+/// What a follower heard of the nodes that have their session with it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PeerBeats {
+    #[prost(message, repeated, tag = "1")]
+    pub heard: ::prost::alloc::vec::Vec<peer_beats::Heard>,
+    /// Sessions that ended since the last of these.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub closed: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+/// Nested message and enum types in `PeerBeats`.
+pub mod peer_beats {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Heard {
+        #[prost(bytes = "vec", tag = "1")]
+        pub node: ::prost::alloc::vec::Vec<u8>,
+        #[prost(uint32, tag = "2")]
+        pub ago_ms: u32,
+        #[prost(uint32, tag = "3")]
+        pub rtt_ms: u32,
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ForwardRequest {
+    #[prost(message, optional, tag = "1")]
+    pub transaction: ::core::option::Option<Transaction>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForwardResponse {
+    /// 0: refused, see rejection.
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    /// Encoded rejection of the state, when it refused.
+    #[prost(bytes = "vec", tag = "2")]
+    pub rejection: ::prost::alloc::vec::Vec<u8>,
+    /// not_leader | unknown | disk_full | stopped | too_large
+    #[prost(string, tag = "3")]
+    pub error: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "4")]
+    pub leader: ::core::option::Option<u64>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1079,6 +1675,38 @@ impl NodeStatus {
             "NODE_STATUS_UNSPECIFIED" => Some(Self::Unspecified),
             "NODE_STATUS_READY" => Some(Self::Ready),
             "NODE_STATUS_DOWN" => Some(Self::Down),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OperatorRole {
+    Unspecified = 0,
+    Admin = 1,
+    Deploy = 2,
+    Read = 3,
+}
+impl OperatorRole {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OPERATOR_ROLE_UNSPECIFIED",
+            Self::Admin => "OPERATOR_ROLE_ADMIN",
+            Self::Deploy => "OPERATOR_ROLE_DEPLOY",
+            Self::Read => "OPERATOR_ROLE_READ",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OPERATOR_ROLE_UNSPECIFIED" => Some(Self::Unspecified),
+            "OPERATOR_ROLE_ADMIN" => Some(Self::Admin),
+            "OPERATOR_ROLE_DEPLOY" => Some(Self::Deploy),
+            "OPERATOR_ROLE_READ" => Some(Self::Read),
             _ => None,
         }
     }
@@ -1630,6 +2258,360 @@ pub mod control_client {
                 .insert(GrpcMethod::new("warren.v1.Control", "StopNode"));
             self.inner.unary(req, path, codec).await
         }
+        /// Roles, availability, labels.
+        pub async fn update_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateNodeRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/UpdateNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "UpdateNode"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn remove_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveNodeRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/RemoveNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "RemoveNode"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// This node leaves for good: drained, demoted, forgotten; the daemon stops.
+        pub async fn leave_cluster(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LeaveClusterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::LeaveProgress>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/LeaveCluster",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "LeaveCluster"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        pub async fn get_cluster(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetClusterRequest>,
+        ) -> std::result::Result<tonic::Response<super::ClusterState>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/GetCluster",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "GetCluster"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn update_cluster(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateClusterRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/UpdateCluster",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "UpdateCluster"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get_join_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetJoinTokenRequest>,
+        ) -> std::result::Result<tonic::Response<super::JoinTokenText>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/GetJoinToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "GetJoinToken"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn rotate_authority(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateAuthorityRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/RotateAuthority",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "RotateAuthority"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn rotate_data_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateDataKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateDataKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/RotateDataKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "RotateDataKey"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Locks (or rotates, or takes off the lock of) the key files of all managers.
+        pub async fn set_lock(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetLockRequest>,
+        ) -> std::result::Result<tonic::Response<super::UnlockKeyText>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/SetLock",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("warren.v1.Control", "SetLock"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The only call that a locked daemon answers.
+        pub async fn unlock(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UnlockRequest>,
+        ) -> std::result::Result<tonic::Response<super::UnlockResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/warren.v1.Control/Unlock");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("warren.v1.Control", "Unlock"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn backup(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BackupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::BackupChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/warren.v1.Control/Backup");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("warren.v1.Control", "Backup"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        pub async fn create_operator(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateOperatorRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreatedOperator>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/CreateOperator",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "CreateOperator"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn remove_operator(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveOperatorRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/RemoveOperator",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "RemoveOperator"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_operators(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListOperatorsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListOperatorsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/ListOperators",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "ListOperators"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_audit(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListAuditRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAuditResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/ListAudit",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "ListAudit"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn set_log_level(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetLogLevelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetLogLevelResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/SetLogLevel",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "SetLogLevel"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1724,6 +2706,101 @@ pub mod control_server {
             request: tonic::Request<super::StopNodeRequest>,
         ) -> std::result::Result<
             tonic::Response<super::StopNodeResponse>,
+            tonic::Status,
+        >;
+        /// Roles, availability, labels.
+        async fn update_node(
+            &self,
+            request: tonic::Request<super::UpdateNodeRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status>;
+        async fn remove_node(
+            &self,
+            request: tonic::Request<super::RemoveNodeRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status>;
+        /// Server streaming response type for the LeaveCluster method.
+        type LeaveClusterStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::LeaveProgress, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// This node leaves for good: drained, demoted, forgotten; the daemon stops.
+        async fn leave_cluster(
+            &self,
+            request: tonic::Request<super::LeaveClusterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::LeaveClusterStream>,
+            tonic::Status,
+        >;
+        async fn get_cluster(
+            &self,
+            request: tonic::Request<super::GetClusterRequest>,
+        ) -> std::result::Result<tonic::Response<super::ClusterState>, tonic::Status>;
+        async fn update_cluster(
+            &self,
+            request: tonic::Request<super::UpdateClusterRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status>;
+        async fn get_join_token(
+            &self,
+            request: tonic::Request<super::GetJoinTokenRequest>,
+        ) -> std::result::Result<tonic::Response<super::JoinTokenText>, tonic::Status>;
+        async fn rotate_authority(
+            &self,
+            request: tonic::Request<super::RotateAuthorityRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status>;
+        async fn rotate_data_key(
+            &self,
+            request: tonic::Request<super::RotateDataKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateDataKeyResponse>,
+            tonic::Status,
+        >;
+        /// Locks (or rotates, or takes off the lock of) the key files of all managers.
+        async fn set_lock(
+            &self,
+            request: tonic::Request<super::SetLockRequest>,
+        ) -> std::result::Result<tonic::Response<super::UnlockKeyText>, tonic::Status>;
+        /// The only call that a locked daemon answers.
+        async fn unlock(
+            &self,
+            request: tonic::Request<super::UnlockRequest>,
+        ) -> std::result::Result<tonic::Response<super::UnlockResponse>, tonic::Status>;
+        /// Server streaming response type for the Backup method.
+        type BackupStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::BackupChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        async fn backup(
+            &self,
+            request: tonic::Request<super::BackupRequest>,
+        ) -> std::result::Result<tonic::Response<Self::BackupStream>, tonic::Status>;
+        async fn create_operator(
+            &self,
+            request: tonic::Request<super::CreateOperatorRequest>,
+        ) -> std::result::Result<tonic::Response<super::CreatedOperator>, tonic::Status>;
+        async fn remove_operator(
+            &self,
+            request: tonic::Request<super::RemoveOperatorRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status>;
+        async fn list_operators(
+            &self,
+            request: tonic::Request<super::ListOperatorsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListOperatorsResponse>,
+            tonic::Status,
+        >;
+        async fn list_audit(
+            &self,
+            request: tonic::Request<super::ListAuditRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAuditResponse>,
+            tonic::Status,
+        >;
+        async fn set_log_level(
+            &self,
+            request: tonic::Request<super::SetLogLevelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetLogLevelResponse>,
             tonic::Status,
         >;
     }
@@ -2291,6 +3368,722 @@ pub mod control_server {
                     };
                     Box::pin(fut)
                 }
+                "/warren.v1.Control/UpdateNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpdateNodeSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::UpdateNodeRequest>
+                    for UpdateNodeSvc<T> {
+                        type Response = super::Changed;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UpdateNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::update_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpdateNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/RemoveNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveNodeSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::RemoveNodeRequest>
+                    for RemoveNodeSvc<T> {
+                        type Response = super::Changed;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::remove_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/LeaveCluster" => {
+                    #[allow(non_camel_case_types)]
+                    struct LeaveClusterSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::ServerStreamingService<super::LeaveClusterRequest>
+                    for LeaveClusterSvc<T> {
+                        type Response = super::LeaveProgress;
+                        type ResponseStream = T::LeaveClusterStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LeaveClusterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::leave_cluster(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LeaveClusterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/GetCluster" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetClusterSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::GetClusterRequest>
+                    for GetClusterSvc<T> {
+                        type Response = super::ClusterState;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetClusterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::get_cluster(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetClusterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/UpdateCluster" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpdateClusterSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::UpdateClusterRequest>
+                    for UpdateClusterSvc<T> {
+                        type Response = super::Changed;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UpdateClusterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::update_cluster(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpdateClusterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/GetJoinToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetJoinTokenSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::GetJoinTokenRequest>
+                    for GetJoinTokenSvc<T> {
+                        type Response = super::JoinTokenText;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetJoinTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::get_join_token(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetJoinTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/RotateAuthority" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateAuthoritySvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::RotateAuthorityRequest>
+                    for RotateAuthoritySvc<T> {
+                        type Response = super::Changed;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateAuthorityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::rotate_authority(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateAuthoritySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/RotateDataKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateDataKeySvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::RotateDataKeyRequest>
+                    for RotateDataKeySvc<T> {
+                        type Response = super::RotateDataKeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateDataKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::rotate_data_key(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateDataKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/SetLock" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetLockSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::SetLockRequest>
+                    for SetLockSvc<T> {
+                        type Response = super::UnlockKeyText;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetLockRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::set_lock(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetLockSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/Unlock" => {
+                    #[allow(non_camel_case_types)]
+                    struct UnlockSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::UnlockRequest>
+                    for UnlockSvc<T> {
+                        type Response = super::UnlockResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UnlockRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::unlock(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UnlockSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/Backup" => {
+                    #[allow(non_camel_case_types)]
+                    struct BackupSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::ServerStreamingService<super::BackupRequest>
+                    for BackupSvc<T> {
+                        type Response = super::BackupChunk;
+                        type ResponseStream = T::BackupStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BackupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::backup(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BackupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/CreateOperator" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateOperatorSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::CreateOperatorRequest>
+                    for CreateOperatorSvc<T> {
+                        type Response = super::CreatedOperator;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateOperatorRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::create_operator(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateOperatorSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/RemoveOperator" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveOperatorSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::RemoveOperatorRequest>
+                    for RemoveOperatorSvc<T> {
+                        type Response = super::Changed;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveOperatorRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::remove_operator(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveOperatorSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/ListOperators" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListOperatorsSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::ListOperatorsRequest>
+                    for ListOperatorsSvc<T> {
+                        type Response = super::ListOperatorsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListOperatorsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::list_operators(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListOperatorsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/ListAudit" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListAuditSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::ListAuditRequest>
+                    for ListAuditSvc<T> {
+                        type Response = super::ListAuditResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListAuditRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::list_audit(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListAuditSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/SetLogLevel" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetLogLevelSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::SetLogLevelRequest>
+                    for SetLogLevelSvc<T> {
+                        type Response = super::SetLogLevelResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetLogLevelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::set_log_level(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetLogLevelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -2328,6 +4121,363 @@ pub mod control_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "warren.v1.Control";
     impl<T> tonic::server::NamedService for ControlServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod join_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// On the TLS port, also without a client certificate.
+    #[derive(Debug, Clone)]
+    pub struct JoinClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl JoinClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> JoinClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> JoinClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            JoinClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        pub async fn join(
+            &mut self,
+            request: impl tonic::IntoRequest<super::JoinRequest>,
+        ) -> std::result::Result<tonic::Response<super::Joined>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/warren.v1.Join/Join");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("warren.v1.Join", "Join"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// With a certificate, also an expired one of a member.
+        pub async fn renew(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RenewRequest>,
+        ) -> std::result::Result<tonic::Response<super::Renewed>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/warren.v1.Join/Renew");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("warren.v1.Join", "Renew"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod join_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with JoinServer.
+    #[async_trait]
+    pub trait Join: std::marker::Send + std::marker::Sync + 'static {
+        async fn join(
+            &self,
+            request: tonic::Request<super::JoinRequest>,
+        ) -> std::result::Result<tonic::Response<super::Joined>, tonic::Status>;
+        /// With a certificate, also an expired one of a member.
+        async fn renew(
+            &self,
+            request: tonic::Request<super::RenewRequest>,
+        ) -> std::result::Result<tonic::Response<super::Renewed>, tonic::Status>;
+    }
+    /// On the TLS port, also without a client certificate.
+    #[derive(Debug)]
+    pub struct JoinServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> JoinServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for JoinServer<T>
+    where
+        T: Join,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/warren.v1.Join/Join" => {
+                    #[allow(non_camel_case_types)]
+                    struct JoinSvc<T: Join>(pub Arc<T>);
+                    impl<T: Join> tonic::server::UnaryService<super::JoinRequest>
+                    for JoinSvc<T> {
+                        type Response = super::Joined;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::JoinRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Join>::join(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = JoinSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Join/Renew" => {
+                    #[allow(non_camel_case_types)]
+                    struct RenewSvc<T: Join>(pub Arc<T>);
+                    impl<T: Join> tonic::server::UnaryService<super::RenewRequest>
+                    for RenewSvc<T> {
+                        type Response = super::Renewed;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RenewRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Join>::renew(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RenewSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for JoinServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "warren.v1.Join";
+    impl<T> tonic::server::NamedService for JoinServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
