@@ -1,18 +1,38 @@
-//! Secrets of a node: sealing of everything it writes to disk, and the keys for it.
+//! Secrets of a node and identities of a cluster.
 //!
-//! A node has one *key file* (a wrapping key, mode 0600, kept wherever the
-//! operator wants) and *key rings* (data keys, wrapped by the key file), one
+//! At rest: a node has one *key file* (a wrapping key, mode 0600, kept wherever
+//! the operator wants) and *key rings* (data keys, wrapped by the key file), one
 //! beside each thing that is sealed. Files are sealed with keys derived from a
 //! data key and a random salt of their own, so that no nonce is used twice.
 //!
+//! Between machines: an *authority* issues certificates to nodes and operators,
+//! *tokens* let nodes join, *credentials* are what a running process shows and
+//! trusts, and `tls` makes configurations from them.
+//!
 //! Key material is zeroed when dropped and has no `Debug`.
 //!
-//! Not here: certificates and join tokens, which come with more than one node.
+//! Not here: who may do what (the manager's), revocation (the state's), sockets.
 
+pub mod bundle;
+pub mod ca;
+pub mod credentials;
+pub mod key;
 pub mod key_file;
 pub mod key_ring;
+pub mod peer;
 pub mod seal;
+mod text;
+pub mod tls;
+pub mod token;
+mod x509;
 
+pub use bundle::{Bundle, BundleError};
+pub use ca::{Authority, AuthorityError, IssueError, Issued, Subject};
+pub use credentials::{Credentials, Identity, IdentityError};
+pub use key::{Hash, KeyError, NodeKey};
 pub use key_file::{KeyFile, KeyFileError};
 pub use key_ring::{DataKey, KeyRing, KeyRingError};
+pub use peer::{Peer, PeerError, PeerRole};
 pub use seal::{Opener, SEAL_OVERHEAD, SealError, Sealer};
+pub use tls::{Refusal, TlsError, client_config, join_config, refusal, server_config, server_name};
+pub use token::{ApiToken, JoinRole, JoinToken, TokenError, TokenRefusal};
