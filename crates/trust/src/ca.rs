@@ -342,3 +342,6 @@ fn requested_key(request: &[u8]) -> Result<SubjectPublicKeyInfo, IssueError> {
 pub(crate) fn to_chain(chain: &[Vec<u8>]) -> Vec<CertificateDer<'static>> {
     chain.iter().map(|der| CertificateDer::from(der.clone())).collect()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

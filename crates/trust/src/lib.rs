@@ -21,6 +21,8 @@ pub mod key_file;
 pub mod key_ring;
 pub mod peer;
 pub mod seal;
+#[cfg(test)]
+mod testing;
 mod text;
 pub mod tls;
 pub mod token;

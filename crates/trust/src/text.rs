@@ -56,8 +56,14 @@ mod tests {
 
     #[test]
     fn bytes_survive() {
+        // RFC 4648, section 10.
         let mut text = String::new();
-        push_base32(&mut text, &[0, 1, 254, 255]);
-        assert_eq!(text, "aaa75773".replace("75773", "7472"), "{text}");
+        push_base32(&mut text, b"foobar");
+        assert_eq!(text, "mzxw6ytboi");
+        let bytes = |text| from_base32::<6>(text).map(|bytes| *bytes);
+        assert_eq!(bytes(&text), Ok(*b"foobar"));
+        assert_eq!(bytes("mzxw6ytbo"), Err(Base32Error::Length(9)));
+        assert_eq!(bytes("mzxw6ytboj"), Err(Base32Error::Character(9)));
+        assert_eq!(bytes("mzx16ytboi"), Err(Base32Error::Character(3)));
     }
 }

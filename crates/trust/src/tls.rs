@@ -334,3 +334,6 @@ impl ServerCertVerifier for JoinVerifier {
 
     signatures!();
 }
+
+#[cfg(test)]
+mod tests;
