@@ -1,8 +1,13 @@
-//! The cluster itself: who it is and its settings.
+//! The cluster itself: who it is, its settings and its secrets.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
+use zeroize::Zeroize;
+
 use crate::id::ClusterId;
+use crate::quantity::Time;
+use crate::secret::Secret;
 
 /// One per state. Settings have defaults that suit a small cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,17 +19,103 @@ pub struct Cluster {
     pub pool: Subnet,
     /// Prefix length of a node's block.
     pub block_prefix: u8,
+    /// Absent in a cluster that never listened to others.
+    pub ca: Option<Authority>,
+    /// Lets workers join.
+    pub worker_token: Option<JoinToken>,
+    /// Lets managers join.
+    pub manager_token: Option<JoinToken>,
+    /// Of certificates of nodes.
+    pub certificate_lifetime_ms: u64,
+    /// Bumped by restore and recover: peers of before are refused.
+    pub epoch: u64,
+    /// Locks the key files of managers.
+    pub unlock_key: Option<Secret>,
+    /// Of the next manager in the consensus group; kept by the state, only goes up.
+    pub next_number: u64,
+    /// Backups that the leader writes by itself.
+    pub backup: Option<BackupPolicy>,
 }
 
 impl Cluster {
+    /// 90 days: long enough to be away, short enough that what was stolen ends.
+    pub const CERTIFICATE_LIFETIME_MS: u64 = 90 * 86_400_000;
+    /// Shorter, and one busy moment at the time of renewal would cost a member its place.
+    pub const CERTIFICATE_LIFETIME_MIN_MS: u64 = 10_000;
+    /// Ten years; what lives longer is never rotated.
+    pub const CERTIFICATE_LIFETIME_MAX_MS: u64 = 3650 * 86_400_000;
+    /// Of the manager that founds a cluster.
+    pub const FIRST_NUMBER: u64 = 1;
+
     pub fn new(id: ClusterId) -> Self {
         Self {
             id,
             history_limit: 5,
             pool: Subnet { address: Ipv4Addr::new(10, 128, 0, 0), prefix: 10 },
             block_prefix: 24,
+            ca: None,
+            worker_token: None,
+            manager_token: None,
+            certificate_lifetime_ms: Self::CERTIFICATE_LIFETIME_MS,
+            epoch: 0,
+            unlock_key: None,
+            next_number: Self::FIRST_NUMBER,
+            backup: None,
         }
     }
+}
+
+/// The cluster's certificate authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority {
+    /// DER. The first one issues; the others are trusted too, cross-signed ones last.
+    pub certificates: Vec<Vec<u8>>,
+    /// Of the first one, PKCS#8 DER.
+    pub key: Secret,
+}
+
+impl Authority {
+    /// The current one, those before it until all nodes have changed, and their cross-signed ones.
+    pub const CERTIFICATES_MAX: usize = 8;
+}
+
+/// Lets a node join; without its secret nobody gets in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JoinToken {
+    pub secret: [u8; 16],
+    /// Good for nothing from then on.
+    pub expires: Option<Time>,
+}
+
+impl fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinToken").field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
+impl Drop for JoinToken {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+    }
+}
+
+/// Backups that the leader writes by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupPolicy {
+    /// On the leader's machine, whichever that is.
+    pub folder: String,
+    pub interval_ms: u64,
+    /// Newest ones kept; older ones are removed.
+    pub keep: u32,
+    /// An age public key.
+    pub recipient: String,
+}
+
+impl BackupPolicy {
+    /// A backup is the whole state: more often, and it would never be idle.
+    pub const INTERVAL_MIN_MS: u64 = 60_000;
+    /// A year of daily ones, twice.
+    pub const KEEP_MAX: u32 = 1000;
 }
 
 /// An IPv4 network.
@@ -52,8 +143,26 @@ impl Subnet {
     }
 }
 
-impl std::fmt::Display for Subnet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let cluster = Cluster {
+            ca: Some(Authority { certificates: vec![], key: Secret::new(vec![211; 9]) }),
+            worker_token: Some(JoinToken { secret: [211; 16], expires: None }),
+            unlock_key: Some(Secret::new(vec![211; 32])),
+            ..Cluster::new(ClusterId::from_bytes([1; 10]))
+        };
+        let text = format!("{cluster:?}");
+        assert!(!text.contains("211"), "{text}");
+        assert!(text.contains("history_limit"), "what is not secret is printed");
     }
 }

@@ -22,15 +22,20 @@ pub enum Kind {
     Node,
     Service,
     Task,
+    Operator,
 }
 
 impl Kind {
+    pub const ALL: [Self; 5] =
+        [Self::Cluster, Self::Node, Self::Service, Self::Task, Self::Operator];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cluster => "cluster",
             Self::Node => "node",
             Self::Service => "service",
             Self::Task => "task",
+            Self::Operator => "operator",
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::cluster::Subnet;
 use crate::id::NodeId;
+use crate::quantity::Time;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -15,8 +16,52 @@ pub struct Node {
     pub status: NodeStatus,
     /// Address blocks of its containers, in order of granting.
     pub blocks: Vec<Subnet>,
+    /// In the consensus group. Given by the state with each promotion, never twice; that of a
+    /// former manager stays until it has another. Absent: was never a manager.
+    pub number: Option<u64>,
+    /// Set by people; what the node says of itself is in its description.
+    pub labels: BTreeMap<String, String>,
+    /// SHA-256 of the public key of its certificate; zeros: it has none.
+    pub key_hash: [u8; 32],
+    pub certificate_not_after: Time,
+    /// SHA-256 of the authority's certificate that issued its own.
+    pub issuer_hash: [u8; 32],
+    pub joined: Time,
     /// Revision of the last change.
     pub revision: u64,
+}
+
+impl Node {
+    /// As many as anybody sorts machines by.
+    pub const LABELS_MAX: usize = 128;
+
+    /// A worker nobody has heard of yet.
+    pub fn new(id: NodeId, description: Description) -> Self {
+        Self {
+            id,
+            description,
+            manager: false,
+            worker: true,
+            availability: Availability::Active,
+            status: NodeStatus::Down,
+            blocks: Vec::new(),
+            number: None,
+            labels: BTreeMap::new(),
+            key_hash: [0; 32],
+            certificate_not_after: Time(0),
+            issuer_hash: [0; 32],
+            joined: Time(0),
+            revision: 0,
+        }
+    }
+}
+
+/// A removed node: refused until its certificate has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tombstone {
+    pub node: NodeId,
+    pub key_hash: [u8; 32],
+    pub keep_until: Time,
 }
 
 /// What a node says of itself when it connects.
@@ -42,6 +87,16 @@ pub enum Availability {
     Pause,
     /// Its tasks move away.
     Drain,
+}
+
+impl Availability {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Pause => "pause",
+            Self::Drain => "drain",
+        }
+    }
 }
 
 /// Whether a node is heard of; set by the leader.

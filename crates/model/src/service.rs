@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use crate::id::ServiceId;
 use crate::name::ServiceName;
+use crate::quantity::format_duration_ms;
 
 /// A service as the state holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,60 @@ pub struct ServiceSpec {
     pub ports: Vec<PortSpec>,
     pub update: UpdatePolicy,
     pub task: TaskTemplate,
+    pub on_disconnect: OnDisconnect,
+}
+
+/// What becomes of a task whose node is out of reach.
+///
+/// Nothing stops what runs where nobody is heard: only `StopAfter` keeps two copies from running
+/// at once, and only because the node stops its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// Never replaced while out of reach, nor stopped.
+    Keep,
+    /// The node stops it after that long without a manager; only then is it replaced.
+    StopAfter { ms: u64 },
+    /// Replaced once the node has been silent for that long; the old copy stops when the node is
+    /// back.
+    ReplaceAfter { ms: u64 },
+}
+
+impl OnDisconnect {
+    /// As long as a node must be silent to be taken for lost.
+    pub const REPLACE_AFTER_MS: u64 = 3000;
+    /// A node needs a second to tell that its manager is gone and to look for another.
+    pub const STOP_AFTER_MIN_MS: u64 = 1000;
+    /// 30 days; who wants to wait for longer wants `Keep`.
+    pub const MS_MAX: u64 = 30 * 86_400_000;
+
+    fn validate(self) -> Result<(), SpecError> {
+        let (ms, min) = match self {
+            Self::Keep => return Ok(()),
+            Self::StopAfter { ms } => (ms, Self::STOP_AFTER_MIN_MS),
+            Self::ReplaceAfter { ms } => (ms, 0),
+        };
+        if (min..=Self::MS_MAX).contains(&ms) {
+            return Ok(());
+        }
+        let (min, max) = (format_duration_ms(min), format_duration_ms(Self::MS_MAX));
+        Err(wrong("on_disconnect", self, format!("is not between {min} and {max}")))
+    }
+}
+
+impl Default for OnDisconnect {
+    fn default() -> Self {
+        Self::ReplaceAfter { ms: Self::REPLACE_AFTER_MS }
+    }
+}
+
+impl fmt::Display for OnDisconnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Keep => f.write_str("keep"),
+            Self::StopAfter { ms } => write!(f, "stop-after {}", format_duration_ms(*ms)),
+            Self::ReplaceAfter { ms } => write!(f, "replace-after {}", format_duration_ms(*ms)),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,6 +291,19 @@ impl ServiceSpec {
     /// Of all strings of a spec together; far below the 512 KiB of an object.
     pub const TEXT_MAX: usize = 256 * 1024;
 
+    /// One replica, everything else by default.
+    pub fn new(name: ServiceName, task: TaskTemplate) -> Self {
+        Self {
+            name,
+            labels: BTreeMap::new(),
+            mode: Mode::Replicated { replicas: 1 },
+            ports: Vec::new(),
+            update: UpdatePolicy::default(),
+            task,
+            on_disconnect: OnDisconnect::default(),
+        }
+    }
+
     /// Checks everything that can be told without a node or an image.
     ///
     /// # Errors
@@ -253,6 +321,7 @@ impl ServiceSpec {
         check_labels("labels", &self.labels)?;
         self.check_ports()?;
         self.task.validate()?;
+        self.on_disconnect.validate()?;
         let text = self.text_len();
         if text > Self::TEXT_MAX {
             return Err(wrong(
@@ -527,14 +596,8 @@ mod tests {
     use super::*;
 
     fn spec() -> ServiceSpec {
-        ServiceSpec {
-            name: "web".parse().unwrap(),
-            labels: BTreeMap::new(),
-            mode: Mode::Replicated { replicas: 1 },
-            ports: vec![],
-            update: UpdatePolicy::default(),
-            task: TaskTemplate { image: "nginx".into(), ..TaskTemplate::default() },
-        }
+        let task = TaskTemplate { image: "nginx".into(), ..TaskTemplate::default() };
+        ServiceSpec::new("web".parse().unwrap(), task)
     }
 
     #[track_caller]
@@ -594,6 +657,15 @@ mod tests {
         check(
             |s| s.mode = Mode::Replicated { replicas: 100_001 },
             "replicas: \"100001\" is more than 100000",
+        );
+        check(|s| s.on_disconnect = OnDisconnect::Keep, "ok");
+        check(
+            |s| s.on_disconnect = OnDisconnect::StopAfter { ms: 999 },
+            "on_disconnect: \"stop-after 999ms\" is not between 1s and 30d",
+        );
+        check(
+            |s| s.on_disconnect = OnDisconnect::ReplaceAfter { ms: 31 * 86_400_000 },
+            "on_disconnect: \"replace-after 31d\" is not between 0s and 30d",
         );
     }
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use warren_model::Time;
 use warren_model::cluster::Cluster;
 use warren_model::id::{ClusterId, NodeId, ServiceId};
-use warren_model::node::{Availability, Description, Node, NodeStatus};
-use warren_model::service::{Mode, ServiceSpec, TaskTemplate, UpdatePolicy};
+use warren_model::node::{Description, Node, NodeStatus};
+use warren_model::service::{Mode, ServiceSpec, TaskTemplate};
 use warren_model::task::{TaskState, TaskStatus};
 use warren_planner::{Beats, IdSource, Index, Plan, plan};
 use warren_state::State;
@@ -41,14 +41,8 @@ fn main() {
         let id = NodeId::from_bytes(bytes(1, n.into()));
         beats.connected.insert(id);
         world.push(Mutation::CreateNode(Node {
-            id,
-            description: Description { hostname: format!("node-{n}"), ..Description::default() },
-            manager: false,
-            worker: true,
-            availability: Availability::Active,
             status: NodeStatus::Ready,
-            blocks: vec![],
-            revision: 0,
+            ..Node::new(id, Description { hostname: format!("node-{n}"), ..Description::default() })
         }));
     }
     world.extend((0..SERVICES).map(|n| service(n, REPLICAS)));
@@ -110,12 +104,11 @@ fn service(n: u32, replicas: u32) -> Mutation {
     Mutation::CreateService {
         id: ServiceId::from_bytes(bytes(2, n.into())),
         spec: ServiceSpec {
-            name: format!("service-{n}").parse().expect("a label"),
-            labels: [].into(),
             mode: Mode::Replicated { replicas },
-            ports: vec![],
-            update: UpdatePolicy::default(),
-            task: TaskTemplate { image: "web:1".into(), ..TaskTemplate::default() },
+            ..ServiceSpec::new(
+                format!("service-{n}").parse().expect("a label"),
+                TaskTemplate { image: "web:1".into(), ..TaskTemplate::default() },
+            )
         },
     }
 }

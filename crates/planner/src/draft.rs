@@ -91,6 +91,7 @@ impl<'a> Draft<'a> {
                 request: None,
                 expects: expects.collect(),
                 mutations: self.mutations,
+                principal: None,
             },
             wake_at: self.wake_at,
             more: self.more,

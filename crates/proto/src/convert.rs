@@ -11,6 +11,7 @@
 
 mod cluster;
 mod event;
+mod operator;
 mod service;
 mod task;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod tests;
 
 use std::net::Ipv4Addr;
 
+use warren_model::OperatorName;
 use warren_model::id::{ClusterId, NodeId, ServiceId, TaskId};
 
 /// What is wrong with a message: `spec.ports[0].target: 70000 is more than 65535`.
@@ -84,6 +86,33 @@ pub fn task_id(field: &str, bytes: &[u8]) -> Result<TaskId, Error> {
     id_bytes(field, bytes).map(TaskId::from_bytes)
 }
 
+/// A SHA-256 in `field`.
+///
+/// # Errors
+/// When there are not 32 bytes.
+pub fn hash(field: &str, bytes: &[u8]) -> Result<[u8; 32], Error> {
+    bytes
+        .try_into()
+        .map_err(|_| Error::new(field, format!("a hash has 32 bytes, this has {}", bytes.len())))
+}
+
+/// A SHA-256 in `field`, zeros if it is empty.
+fn hash_or_zeros(field: &str, bytes: &[u8]) -> Result<[u8; 32], Error> {
+    if bytes.is_empty() { Ok([0; 32]) } else { hash(field, bytes) }
+}
+
+fn hash_if_any(field: &str, bytes: &[u8]) -> Result<Option<[u8; 32]>, Error> {
+    if bytes.is_empty() { Ok(None) } else { hash(field, bytes).map(Some) }
+}
+
+/// The name of an operator in `field`.
+///
+/// # Errors
+/// When it cannot be one.
+pub fn operator_name(field: &str, text: &str) -> Result<OperatorName, Error> {
+    text.parse().map_err(|problem| Error::new(field, format!("{problem}")))
+}
+
 fn required<T>(field: &str, value: Option<T>) -> Result<T, Error> {
     value.ok_or_else(|| Error::missing(field))
 }
@@ -91,6 +120,14 @@ fn required<T>(field: &str, value: Option<T>) -> Result<T, Error> {
 /// A message inside another one that must be there.
 fn part<W, M: TryFrom<W, Error = Error>>(field: &str, value: Option<W>) -> Result<M, Error> {
     M::try_from(required(field, value)?).map_err(|e| e.within(field))
+}
+
+/// A message inside another one that may be absent.
+fn part_if_any<W, M>(field: &str, value: Option<W>) -> Result<Option<M>, Error>
+where
+    M: TryFrom<W, Error = Error>,
+{
+    value.map(|v| M::try_from(v).map_err(|e| e.within(field))).transpose()
 }
 
 /// A message inside another one whose absence is the default.

@@ -5,7 +5,7 @@
 
 mod convert;
 
-pub use convert::{Error, cluster_id, node_id, service_id, task_id};
+pub use convert::{Error, cluster_id, hash, node_id, operator_name, service_id, task_id};
 
 #[allow(clippy::all, unused_qualifications, unreachable_pub, missing_docs)]
 #[rustfmt::skip] // the freshness check compares with what the generator writes

@@ -18,7 +18,7 @@ use warren_base::rng::{Rng, SeededRng};
 use warren_manager::dispatch::assign;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::id::{ClusterId, NodeId};
-use warren_model::node::{Availability, Description, Node as NodeObject, NodeStatus};
+use warren_model::node::{Description, Node as NodeObject, NodeStatus};
 use warren_model::task::TaskStatus;
 use warren_model::{TaskId, Time};
 use warren_planner::{Beats, IdSource, Index};
@@ -206,14 +206,13 @@ impl World {
         self.ledger = Some(Ledger::create(self.rng.next_u64())?);
         let cluster = Cluster::new(ClusterId::from_bytes(self.rng.id_bytes()));
         let node = NodeObject {
-            id: self.node_id,
-            description: Description { hostname: "one".into(), cpus: 2, ..Description::default() },
             manager: true,
-            worker: true,
-            availability: Availability::Active,
             status: NodeStatus::Ready,
             blocks: vec![Subnet { address: Ipv4Addr::new(10, 128, 0, 0), prefix: 24 }],
-            revision: 0,
+            ..NodeObject::new(
+                self.node_id,
+                Description { hostname: "one".into(), cpus: 2, ..Description::default() },
+            )
         };
         let mutations = vec![Mutation::SetCluster(cluster), Mutation::CreateNode(node)];
         self.commit(Transaction { mutations, ..Transaction::default() })?;

@@ -24,8 +24,8 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::id::{ClusterId, NodeId, ServiceId, TaskId};
-use warren_model::node::{Availability, Description, Node, NodeStatus};
-use warren_model::service::{Mode, ServiceSpec, TaskTemplate, UpdatePolicy};
+use warren_model::node::{Description, Node, NodeStatus};
+use warren_model::service::{Mode, ServiceSpec, TaskTemplate};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 use warren_model::{Event, Time};
 use warren_state::State;
@@ -206,29 +206,27 @@ fn world() -> Vec<Mutation> {
     let cluster = Mutation::SetCluster(Cluster::new(ClusterId::from_bytes([1; 10])));
     let nodes = (0..NODES).map(|n| {
         Mutation::CreateNode(Node {
-            id: node_id(n),
-            description: Description { hostname: format!("node-{n}"), ..Description::default() },
-            manager: false,
-            worker: true,
-            availability: Availability::Active,
             status: NodeStatus::Ready,
             blocks: vec![Subnet { address: block(n), prefix: 22 }],
-            revision: 0,
+            ..Node::new(
+                node_id(n),
+                Description { hostname: format!("node-{n}"), ..Description::default() },
+            )
         })
     });
     let services = (0..SERVICES).map(|n| Mutation::CreateService {
         id: service_id(n),
         spec: ServiceSpec {
-            name: format!("service-{n}").parse().expect("a label"),
             labels: [("team".to_owned(), "shop".to_owned())].into(),
             mode: Mode::Replicated { replicas: 1000 },
-            ports: vec![],
-            update: UpdatePolicy::default(),
-            task: TaskTemplate {
-                image: "registry.example.org/shop/web:2.1".into(),
-                env: vec!["LOG=info".into(), "MODE=production".into()],
-                ..TaskTemplate::default()
-            },
+            ..ServiceSpec::new(
+                format!("service-{n}").parse().expect("a label"),
+                TaskTemplate {
+                    image: "registry.example.org/shop/web:2.1".into(),
+                    env: vec!["LOG=info".into(), "MODE=production".into()],
+                    ..TaskTemplate::default()
+                },
+            )
         },
     });
     std::iter::once(cluster).chain(nodes).chain(services).collect()

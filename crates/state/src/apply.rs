@@ -8,10 +8,14 @@
 use warren_model::{Event, Time};
 
 use crate::State;
-use crate::change::{Outcome, Rejection, Transaction};
+use crate::audit::Notes;
+use crate::change::{Mutation, Outcome, Rejection, Transaction};
 use crate::mutate::Step;
 use crate::table::Journal;
 use crate::weight;
+
+/// More than a cluster writes in a hundred years, and far from the end of the numbers.
+const REVISION_JUMP_MAX: u64 = 1 << 48;
 
 impl State {
     /// Applies one log entry: transactions in order, each by itself, at the time that its leader
@@ -26,6 +30,7 @@ impl State {
     ) -> Vec<Outcome> {
         self.time = self.time.max(time);
         self.requests.expire(self.time);
+        self.expire_tombstones();
         transactions.iter().map(|transaction| self.apply_one(transaction, events)).collect()
     }
 
@@ -42,11 +47,20 @@ impl State {
         if let Err(rejection) = self.admit(transaction) {
             return Outcome::Rejected(rejection);
         }
-        let revision = self.revision.saturating_add(1);
+        let revision = match self.next_revision(transaction) {
+            Ok(revision) => revision,
+            Err(rejection) => return Outcome::Rejected(rejection),
+        };
         let events_before = events.len();
         let mut journal = Journal::default();
+        let mut notes = Notes::default();
         let mut step = Step { state: self, journal: &mut journal, events, revision };
-        let result = transaction.mutations.iter().try_for_each(|mutation| step.mutate(mutation));
+        let result = transaction.mutations.iter().try_for_each(|mutation| {
+            if transaction.principal.is_some() {
+                notes.add(step.state, mutation);
+            }
+            step.mutate(mutation)
+        });
         if let Err(rejection) = result {
             self.undo(journal);
             events.truncate(events_before);
@@ -56,7 +70,27 @@ impl State {
         if let Some(request) = &transaction.request {
             self.requests.insert(request, revision, self.time);
         }
+        if let Some(principal) = &transaction.principal {
+            notes.record(&mut self.audit, revision, self.time, principal);
+        }
         Outcome::Applied { revision }
+    }
+
+    /// One more than the last, unless a restore lets it jump.
+    fn next_revision(&self, transaction: &Transaction) -> Result<u64, Rejection> {
+        let jumps = transaction.mutations.iter().filter_map(|mutation| match mutation {
+            Mutation::Restored { epoch: _, revision_at_least } => Some(*revision_at_least),
+            _ => None,
+        });
+        let next = self.revision.saturating_add(1);
+        match jumps.max() {
+            Some(jump) if jump > self.revision.saturating_add(REVISION_JUMP_MAX) => {
+                let (from, max) = (self.revision, REVISION_JUMP_MAX);
+                Err(Rejection::Invalid(format!("revision {jump} is more than {max} after {from}")))
+            }
+            Some(jump) => Ok(next.max(jump)),
+            None => Ok(next),
+        }
     }
 
     /// Limits and expectations: what can be said before anything is written.

@@ -1,18 +1,22 @@
 //! What the state accepts: transactions of typed mutations, and what becomes of them.
 
+use std::collections::BTreeMap;
+
 use warren_model::cluster::Cluster;
 use warren_model::id::{NodeId, ServiceId, TaskId};
 use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::operator::{Operator, OperatorName};
 use warren_model::service::ServiceSpec;
 use warren_model::task::{Desired, Task, TaskStatus};
-use warren_model::{ServiceName, cluster::Subnet};
+use warren_model::{ServiceName, Time, cluster::Subnet};
 
 /// One change, applied whole or not at all with the rest of its transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mutation {
-    /// Makes or replaces the cluster's settings.
+    /// Makes or replaces the cluster's settings. Its next number and epoch never go back, whatever
+    /// is said here.
     SetCluster(Cluster),
-    /// A node joins.
+    /// A node joins; a manager gets its number.
     CreateNode(Node),
     /// A node says what it is now.
     DescribeNode {
@@ -30,6 +34,42 @@ pub enum Mutation {
     GrantBlock {
         id: NodeId,
         block: Subnet,
+    },
+    /// With each promotion a manager gets a number that no other ever had.
+    SetRole {
+        id: NodeId,
+        manager: bool,
+        worker: bool,
+    },
+    /// Replaces the labels that people gave.
+    SetLabels {
+        id: NodeId,
+        labels: BTreeMap<String, String>,
+    },
+    /// The certificate that a node was given.
+    SetCertificate {
+        id: NodeId,
+        key_hash: [u8; 32],
+        not_after: Time,
+        issuer_hash: [u8; 32],
+    },
+    /// Forgets a node and its tasks; it is refused until `keep_until`. Not while it is a manager,
+    /// and unless forced not while it is up and has tasks that have not ended.
+    RemoveNode {
+        id: NodeId,
+        keep_until: Time,
+        force: bool,
+    },
+    /// Makes or replaces an operator.
+    PutOperator(Operator),
+    RemoveOperator {
+        name: OperatorName,
+    },
+    /// The state was restored or recovered: revisions go on from at least this one, and what knew
+    /// the epoch before is refused.
+    Restored {
+        epoch: u64,
+        revision_at_least: u64,
     },
     CreateService {
         id: ServiceId,
@@ -83,6 +123,7 @@ pub enum Key {
     Node(NodeId),
     Service(ServiceId),
     Task(TaskId),
+    Operator(OperatorName),
 }
 
 impl std::fmt::Display for Key {
@@ -92,6 +133,7 @@ impl std::fmt::Display for Key {
             Self::Node(id) => write!(f, "node {id}"),
             Self::Service(id) => write!(f, "service {id}"),
             Self::Task(id) => write!(f, "task {id}"),
+            Self::Operator(name) => write!(f, "operator {name}"),
         }
     }
 }
@@ -119,6 +161,8 @@ pub struct Transaction {
     pub request: Option<Request>,
     pub expects: Vec<Expect>,
     pub mutations: Vec<Mutation>,
+    /// The person who asked for it, e.g. `operator:anna`: then it goes into the audit log.
+    pub principal: Option<String>,
 }
 
 impl Transaction {

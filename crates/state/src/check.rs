@@ -22,6 +22,8 @@ impl State {
         self.check_tasks(&mut wrong);
         self.check_services(&mut wrong);
         self.check_nodes(&mut wrong);
+        self.check_members(&mut wrong);
+        self.check_operators(&mut wrong);
         wrong
     }
 
@@ -37,6 +39,7 @@ impl State {
             ("names", self.names == fresh.names),
             ("ports", self.ports == fresh.ports),
             ("activity", activity && self.topology <= self.revision),
+            ("tombstones", self.ends == fresh.ends),
             ("requests", self.requests.is_consistent()),
         ];
         let differing = same.into_iter().filter(|(_, same)| !same);
@@ -110,6 +113,58 @@ impl State {
             if first.contains(second.address) {
                 wrong.push(format!("blocks {first} of {holder} and {second} of {other} overlap"));
             }
+        }
+    }
+
+    fn check_members(&self, wrong: &mut Vec<String>) {
+        let next = self.cluster().map_or(u64::MAX, |cluster| cluster.next_number);
+        let mut numbers = BTreeMap::new();
+        for node in self.nodes() {
+            let Some(number) = node.number else { continue };
+            if number >= next {
+                wrong.push(format!("number {number} of {} is not given yet", node.id));
+            }
+            if let Some(other) = numbers.insert(number, node.id) {
+                wrong.push(format!("number {number} is that of {other} and {}", node.id));
+            }
+        }
+        let mut keys = BTreeMap::new();
+        let known = self.nodes().map(|node| (node.key_hash, node.id));
+        let removed = self.tombstones().map(|tombstone| (tombstone.key_hash, tombstone.node));
+        for (hash, id) in known.chain(removed).filter(|(hash, _)| *hash != [0; 32]) {
+            if let Some(other) = keys.insert(hash, id) {
+                wrong.push(format!("nodes {other} and {id} have the same key"));
+            }
+        }
+        for tombstone in self.tombstones() {
+            if self.node(tombstone.node).is_some() {
+                wrong.push(format!("node {} is removed and there", tombstone.node));
+            }
+            if tombstone.keep_until <= self.time() {
+                wrong.push(format!("tombstone of {} has outlived its time", tombstone.node));
+            }
+        }
+    }
+
+    fn check_operators(&self, wrong: &mut Vec<String>) {
+        let mut tokens = BTreeMap::new();
+        for operator in self.operators() {
+            let hashes = [(true, operator.token_hash), (false, operator.key_hash)];
+            for (token, hash) in hashes {
+                if hash.is_some()
+                    && let Some(other) = tokens.insert((token, hash), operator.name)
+                {
+                    let name = operator.name;
+                    wrong.push(format!("operators {other} and {name} are let in alike"));
+                }
+            }
+        }
+        let records = self.audit.len();
+        if records > crate::audit::KEPT_MAX {
+            wrong.push(format!("{records} audit records"));
+        }
+        if !self.audit().is_sorted_by_key(|record| record.revision) {
+            wrong.push("audit records are not in order".to_owned());
         }
     }
 }

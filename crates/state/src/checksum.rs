@@ -8,13 +8,15 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use warren_model::cluster::{Cluster, Subnet};
-use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
+use warren_model::node::{Availability, Description, Node, NodeStatus, Tombstone};
+use warren_model::operator::{Operator, OperatorRole};
 use warren_model::service::{
-    Limits, LogOptions, Mode, PortSpec, Protocol, PublishMode, RestartCondition, RestartPolicy,
-    Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePolicy,
+    Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition,
+    RestartPolicy, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePolicy,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskStatus};
+use warren_model::{AuditRecord, Time};
 
 use crate::State;
 
@@ -23,6 +25,9 @@ struct Digest(u64);
 
 /// An odd number with evenly spread bits: the golden ratio's fraction.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Before the number of an added field: no length or count looks like it.
+const ADDED: u64 = 0xadde_d000_0000_0000;
 
 impl Digest {
     fn word(&mut self, word: u64) {
@@ -78,6 +83,15 @@ impl Digest {
         self.word(u64::from(u32::from(address)));
     }
 
+    /// A field that later versions added: without a value it counts for nothing, so that what
+    /// older versions wrote keeps its sum. Each has a number of its own.
+    fn added<T>(&mut self, number: u64, value: Option<T>, add: impl FnOnce(&mut Self, T)) {
+        if let Some(value) = value {
+            self.word(ADDED | number);
+            add(self, value);
+        }
+    }
+
     fn subnet(&mut self, subnet: Subnet) {
         self.address(subnet.address);
         self.word(u64::from(subnet.prefix));
@@ -113,20 +127,76 @@ impl State {
             digest.word(revision);
             digest.word(time.0);
         }
+        self.tombstones().for_each(|tombstone| add_tombstone(&mut digest, tombstone));
+        self.operators().for_each(|operator| add_operator(&mut digest, operator));
+        self.audit().for_each(|record| add_record(&mut digest, record));
         digest.0
     }
 }
 
 fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
-    let Cluster { id, history_limit, pool, block_prefix } = cluster;
+    let Cluster {
+        id,
+        history_limit,
+        pool,
+        block_prefix,
+        ca,
+        worker_token,
+        manager_token,
+        certificate_lifetime_ms,
+        epoch,
+        unlock_key,
+        next_number,
+        backup,
+    } = cluster;
     digest.bytes(id.as_bytes());
     digest.word(u64::from(*history_limit));
     digest.subnet(*pool);
     digest.word(u64::from(*block_prefix));
+    digest.added(1, ca.as_ref(), |digest, Authority { certificates, key }| {
+        digest.word(certificates.len() as u64);
+        certificates.iter().for_each(|certificate| digest.bytes(certificate));
+        digest.bytes(key.expose());
+    });
+    digest.added(2, worker_token.as_ref(), add_token);
+    digest.added(3, manager_token.as_ref(), add_token);
+    let lifetime = Some(*certificate_lifetime_ms);
+    digest.added(4, lifetime.filter(|ms| *ms != Cluster::CERTIFICATE_LIFETIME_MS), Digest::word);
+    digest.added(5, Some(*epoch).filter(|epoch| *epoch != 0), Digest::word);
+    digest.added(6, unlock_key.as_ref(), |digest, key| digest.bytes(key.expose()));
+    digest.added(7, Some(*next_number).filter(|n| *n != Cluster::FIRST_NUMBER), Digest::word);
+    digest.added(8, backup.as_ref(), |digest, policy| {
+        let BackupPolicy { folder, interval_ms, keep, recipient } = policy;
+        digest.text(folder);
+        digest.word(*interval_ms);
+        digest.word(u64::from(*keep));
+        digest.text(recipient);
+    });
+}
+
+fn add_token(digest: &mut Digest, token: &JoinToken) {
+    let JoinToken { secret, expires } = token;
+    digest.bytes(secret);
+    digest.option(expires.map(|time| time.0), Digest::word);
 }
 
 fn add_node(digest: &mut Digest, node: &Node) {
-    let Node { id, description, manager, worker, availability, status, blocks, revision } = node;
+    let Node {
+        id,
+        description,
+        manager,
+        worker,
+        availability,
+        status,
+        blocks,
+        number,
+        labels: given,
+        key_hash,
+        certificate_not_after,
+        issuer_hash,
+        joined,
+        revision,
+    } = node;
     let Description {
         hostname,
         address,
@@ -157,11 +227,51 @@ fn add_node(digest: &mut Digest, node: &Node) {
     digest.word(blocks.len() as u64);
     blocks.iter().for_each(|block| digest.subnet(*block));
     digest.word(*revision);
+    let hash = |hash: &[u8; 32]| Some(*hash).filter(|hash| *hash != [0; 32]);
+    let time = |time: &Time| Some(time.0).filter(|time| *time != 0);
+    digest.added(11, *number, Digest::word);
+    digest.added(12, Some(given).filter(|labels| !labels.is_empty()), Digest::labels);
+    digest.added(13, hash(key_hash), |digest, hash| digest.bytes(&hash));
+    digest.added(14, time(certificate_not_after), Digest::word);
+    digest.added(15, hash(issuer_hash), |digest, hash| digest.bytes(&hash));
+    digest.added(16, time(joined), Digest::word);
+}
+
+fn add_tombstone(digest: &mut Digest, tombstone: &Tombstone) {
+    let Tombstone { node, key_hash, keep_until } = tombstone;
+    digest.bytes(node.as_bytes());
+    digest.bytes(key_hash);
+    digest.word(keep_until.0);
+}
+
+fn add_operator(digest: &mut Digest, operator: &Operator) {
+    let Operator { name, role, token_hash, key_hash, expires, created, revision } = operator;
+    digest.text(name.as_str());
+    digest.word(match role {
+        OperatorRole::Read => 1,
+        OperatorRole::Deploy => 2,
+        OperatorRole::Admin => 3,
+    });
+    for hash in [token_hash, key_hash] {
+        digest.option(hash.as_ref(), |digest, hash| digest.bytes(hash));
+    }
+    digest.option(expires.map(|time| time.0), Digest::word);
+    digest.word(created.0);
+    digest.word(*revision);
+}
+
+fn add_record(digest: &mut Digest, record: &AuditRecord) {
+    let AuditRecord { revision, time, principal, action, object, detail } = record;
+    digest.word(*revision);
+    digest.word(time.0);
+    for text in [principal, action, object, detail] {
+        digest.text(text);
+    }
 }
 
 fn add_service(digest: &mut Digest, service: &Service) {
     let Service { id, spec, template, removing, created, updated, revision } = service;
-    let ServiceSpec { name, labels, mode, ports, update, task } = spec;
+    let ServiceSpec { name, labels, mode, ports, update, task, on_disconnect } = spec;
     digest.bytes(id.as_bytes());
     digest.text(name.as_str());
     digest.labels(labels);
@@ -183,6 +293,12 @@ fn add_service(digest: &mut Digest, service: &Service) {
     digest.word(created.0);
     digest.word(updated.0);
     digest.word(*revision);
+    let disconnect = Some(*on_disconnect).filter(|policy| *policy != OnDisconnect::default());
+    digest.added(21, disconnect, |digest, policy| match policy {
+        OnDisconnect::Keep => digest.word(1),
+        OnDisconnect::StopAfter { ms } => digest.bytes(&(ms << 2 | 2).to_le_bytes()),
+        OnDisconnect::ReplaceAfter { ms } => digest.bytes(&(ms << 2 | 3).to_le_bytes()),
+    });
 }
 
 fn add_port(digest: &mut Digest, port: &PortSpec) {

@@ -9,6 +9,7 @@
 //! (the planner), names of callers and what they may do (the manager).
 
 mod apply;
+mod audit;
 pub mod change;
 mod check;
 mod checksum;
@@ -20,22 +21,25 @@ mod weight;
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use warren_model::cluster::Cluster;
 use warren_model::id::{NodeId, ServiceId, TaskId};
-use warren_model::node::Node;
+use warren_model::node::{Node, Tombstone};
+use warren_model::operator::{Operator, OperatorName};
 use warren_model::service::{Protocol, Service, TaskTemplate};
 use warren_model::task::Task;
-use warren_model::{ServiceName, Time};
+use warren_model::{AuditRecord, ServiceName, Time};
 
+use crate::audit::Audit;
 use crate::change::Key;
 use crate::requests::Requests;
 pub use crate::snapshot::{Head, ImportError, Object};
 use crate::table::{NodeRow, ServiceRow};
 
-/// Everything the cluster has agreed on. `Clone` copies some ten pointers.
+/// Everything the cluster has agreed on. `Clone` copies some fifteen pointers.
 #[derive(Clone, Default)]
 pub struct State {
     revision: u64,
@@ -46,11 +50,16 @@ pub struct State {
     nodes: OrdMap<NodeId, NodeRow>,
     services: OrdMap<ServiceId, ServiceRow>,
     tasks: OrdMap<TaskId, Arc<Task>>,
+    tombstones: OrdMap<NodeId, Arc<Tombstone>>,
+    operators: OrdMap<OperatorName, Arc<Operator>>,
     requests: Requests,
+    audit: Audit,
 
     // Indices, like those within rows: derived from the objects, kept by `table`, never exported.
     names: OrdMap<ServiceName, ServiceId>,
     ports: OrdSet<(Protocol, u16, ServiceId)>,
+    /// Tombstones by their end.
+    ends: OrdSet<(Time, NodeId)>,
 }
 
 impl State {
@@ -75,6 +84,64 @@ impl State {
 
     pub fn node(&self, id: NodeId) -> Option<&Node> {
         self.nodes.get(&id).map(|row| &*row.node)
+    }
+
+    /// A node by its id, its host's name, or the beginning of its id, if only one is meant.
+    pub fn resolve_node(&self, text: &str) -> Option<&Node> {
+        if let Some(node) = text.parse().ok().and_then(|id| self.node(id)) {
+            return Some(node);
+        }
+        let mut named = self.nodes().filter(|node| node.description.hostname == text);
+        match (named.next(), named.next()) {
+            (Some(node), None) => return Some(node),
+            (Some(_), Some(_)) => return None,
+            (None, _) => {}
+        }
+        let (first, last) = prefix_range::<NodeId>(text)?.into_inner();
+        let mut found = self.nodes.range(first..=last).map(|(_, row)| &*row.node);
+        match (found.next(), found.next()) {
+            (Some(node), None) => Some(node),
+            (Some(_) | None, _) => None,
+        }
+    }
+
+    /// The node that has, or had last, this number in the consensus group.
+    pub fn node_by_number(&self, number: u64) -> Option<&Node> {
+        self.nodes().find(|node| node.number == Some(number))
+    }
+
+    /// Of a node that was removed and is refused still.
+    pub fn tombstone(&self, id: NodeId) -> Option<&Tombstone> {
+        self.tombstones.get(&id).map(|tombstone| &**tombstone)
+    }
+
+    /// In order of id.
+    pub fn tombstones(&self) -> impl ExactSizeIterator<Item = &Tombstone> {
+        self.tombstones.values().map(|tombstone| &**tombstone)
+    }
+
+    /// In order of name.
+    pub fn operators(&self) -> impl ExactSizeIterator<Item = &Operator> {
+        self.operators.values().map(|operator| &**operator)
+    }
+
+    pub fn operator(&self, name: OperatorName) -> Option<&Operator> {
+        self.operators.get(&name).map(|operator| &**operator)
+    }
+
+    /// Who has a token with this SHA-256. Whether it has expired is for the caller to see.
+    pub fn operator_by_token(&self, hash: &[u8; 32]) -> Option<&Operator> {
+        self.operators().find(|operator| operator.token_hash.as_ref() == Some(hash))
+    }
+
+    /// Who has a certificate with a key of this SHA-256.
+    pub fn operator_by_key(&self, hash: &[u8; 32]) -> Option<&Operator> {
+        self.operators().find(|operator| operator.key_hash.as_ref() == Some(hash))
+    }
+
+    /// What people changed lately, oldest first.
+    pub fn audit(&self) -> impl DoubleEndedIterator<Item = &AuditRecord> {
+        self.audit.iter().map(|record| &**record)
     }
 
     /// Tasks on a node that have not ended.
@@ -103,7 +170,7 @@ impl State {
         if let Some(service) = self.service_by_name(text) {
             return Some(service);
         }
-        let (first, last) = prefix_range(text)?.into_inner();
+        let (first, last) = prefix_range::<ServiceId>(text)?.into_inner();
         let mut found = self.services.range(first..=last).map(|(_, row)| &*row.service);
         match (found.next(), found.next()) {
             (Some(service), None) => Some(service),
@@ -179,6 +246,7 @@ impl State {
             Key::Node(id) => self.node(id).map_or(0, |node| node.revision),
             Key::Service(id) => self.service(id).map_or(0, |service| service.revision),
             Key::Task(id) => self.task(id).map_or(0, |task| task.revision),
+            Key::Operator(name) => self.operator(name).map_or(0, |operator| operator.revision),
         }
     }
 }
@@ -199,7 +267,7 @@ impl std::fmt::Debug for State {
 const ID_CHARS: usize = 16;
 
 /// The ids whose text begins with `prefix`; `None` if none can.
-fn prefix_range(prefix: &str) -> Option<RangeInclusive<ServiceId>> {
+fn prefix_range<T: FromStr>(prefix: &str) -> Option<RangeInclusive<T>> {
     if prefix.is_empty() || prefix.len() > ID_CHARS || !prefix.is_ascii() {
         return None;
     }

@@ -1,12 +1,15 @@
 //! What each mutation does, and when it is refused.
 
+mod cluster;
+mod nodes;
+mod operators;
+
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
-use warren_model::cluster::{Cluster, Subnet};
 use warren_model::event::{Action, Event, Kind};
 use warren_model::id::{NodeId, ServiceId, TaskId};
-use warren_model::node::{Availability, Node, NodeStatus};
+use warren_model::node::Node;
 use warren_model::service::{Service, ServiceSpec};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 
@@ -33,27 +36,24 @@ impl Step<'_> {
     pub(crate) fn mutate(&mut self, mutation: &Mutation) -> Result<(), Rejection> {
         match mutation {
             Mutation::SetCluster(cluster) => self.set_cluster(cluster),
+            Mutation::Restored { epoch, revision_at_least: _ } => self.restored(*epoch),
             Mutation::CreateNode(node) => self.create_node(node),
-            Mutation::DescribeNode { id, description } => self.change_node(*id, |node| {
-                node.description.clone_from(description);
-                format!("{} at {}", description.hostname, description.address)
-            }),
-            Mutation::SetNodeStatus { id, status } => self.change_node(*id, |node| {
-                node.status = *status;
-                match status {
-                    NodeStatus::Ready => "ready".to_owned(),
-                    NodeStatus::Down => "down".to_owned(),
-                }
-            }),
-            Mutation::SetAvailability { id, availability } => self.change_node(*id, |node| {
-                node.availability = *availability;
-                match availability {
-                    Availability::Active => "active".to_owned(),
-                    Availability::Pause => "paused".to_owned(),
-                    Availability::Drain => "draining".to_owned(),
-                }
-            }),
+            Mutation::DescribeNode { id, description } => self.describe_node(*id, description),
+            Mutation::SetNodeStatus { id, status } => self.set_node_status(*id, *status),
+            Mutation::SetAvailability { id, availability } => {
+                self.set_availability(*id, *availability)
+            }
             Mutation::GrantBlock { id, block } => self.grant_block(*id, *block),
+            Mutation::SetRole { id, manager, worker } => self.set_role(*id, *manager, *worker),
+            Mutation::SetLabels { id, labels } => self.set_labels(*id, labels),
+            Mutation::SetCertificate { id, key_hash, not_after, issuer_hash } => {
+                self.set_certificate(*id, *key_hash, *not_after, *issuer_hash)
+            }
+            Mutation::RemoveNode { id, keep_until, force } => {
+                self.remove_node(*id, *keep_until, *force)
+            }
+            Mutation::PutOperator(operator) => self.put_operator(operator),
+            Mutation::RemoveOperator { name } => self.remove_operator(*name),
             Mutation::CreateService { id, spec } => self.create_service(*id, spec),
             Mutation::UpdateService { id, spec } => self.update_service(*id, spec),
             Mutation::RemoveService { id } => self.remove_service(*id),
@@ -68,83 +68,6 @@ impl Step<'_> {
             }
             Mutation::DropTask { id } => self.drop_task(*id),
         }
-    }
-
-    fn set_cluster(&mut self, cluster: &Cluster) -> Result<(), Rejection> {
-        let before = self.state.cluster.clone();
-        if before.as_deref() == Some(cluster) {
-            return Ok(());
-        }
-        if before.as_ref().is_some_and(|before| before.id != cluster.id) {
-            return invalid("the cluster's id cannot change");
-        }
-        // 30: a block needs a network, a gateway, a broadcast and at least one other address.
-        if cluster.block_prefix < cluster.pool.prefix || cluster.block_prefix > 30 {
-            let Cluster { pool, block_prefix, .. } = cluster;
-            return invalid(format!(
-                "block prefix {block_prefix} is not between that of the pool {pool} and 30"
-            ));
-        }
-        self.state.set_cluster(self.journal, cluster.clone());
-        let action = if before.is_some() { Action::Update } else { Action::Create };
-        self.emit(Kind::Cluster, action, cluster.id.to_string(), String::new(), String::new());
-        Ok(())
-    }
-
-    // ---- nodes ----
-
-    fn create_node(&mut self, node: &Node) -> Result<(), Rejection> {
-        if self.state.node(node.id).is_some() {
-            return Err(Rejection::Exists { key: Key::Node(node.id) });
-        }
-        for (at, block) in node.blocks.iter().enumerate() {
-            if node.blocks[..at].iter().any(|other| overlap(*other, *block)) {
-                return invalid(format!("block {block} overlaps another of the same node"));
-            }
-            self.check_block(*block)?;
-        }
-        let node = Node { revision: self.revision, ..node.clone() };
-        let (id, name) = (node.id.to_string(), node.description.hostname.clone());
-        self.state.set_node(self.journal, node);
-        self.emit(Kind::Node, Action::Create, id, name, String::new());
-        Ok(())
-    }
-
-    /// Writes nothing if the change changes nothing: an idle cluster stays quiet.
-    fn change_node(
-        &mut self,
-        id: NodeId,
-        change: impl FnOnce(&mut Node) -> String,
-    ) -> Result<(), Rejection> {
-        let before = self.state.node(id).ok_or(Rejection::NotFound { key: Key::Node(id) })?;
-        let mut node = before.clone();
-        let message = change(&mut node);
-        if node == *before {
-            return Ok(());
-        }
-        node.revision = self.revision;
-        let name = node.description.hostname.clone();
-        self.state.set_node(self.journal, node);
-        self.emit(Kind::Node, Action::Update, id.to_string(), name, message);
-        Ok(())
-    }
-
-    fn grant_block(&mut self, id: NodeId, block: Subnet) -> Result<(), Rejection> {
-        self.check_block(block)?;
-        self.change_node(id, |node| {
-            node.blocks.push(block);
-            format!("addresses {block}")
-        })
-    }
-
-    fn check_block(&self, block: Subnet) -> Result<(), Rejection> {
-        for node in self.state.nodes() {
-            if node.blocks.iter().any(|other| overlap(*other, block)) {
-                let holder = &node.description.hostname;
-                return invalid(format!("block {block} overlaps one of node {holder}"));
-            }
-        }
-        Ok(())
     }
 
     // ---- services ----
@@ -424,10 +347,6 @@ impl Step<'_> {
 
 fn invalid<T>(why: impl Into<String>) -> Result<T, Rejection> {
     Err(Rejection::Invalid(why.into()))
-}
-
-fn overlap(a: Subnet, b: Subnet) -> bool {
-    a.contains(b.address) || b.contains(a.address)
 }
 
 /// Attempts only go up; within one, states only go forward. What has ended stays so, but is

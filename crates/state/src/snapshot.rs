@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
-use warren_model::Time;
 use warren_model::cluster::Cluster;
 use warren_model::id::ServiceId;
-use warren_model::node::Node;
+use warren_model::node::{Node, Tombstone};
+use warren_model::operator::Operator;
 use warren_model::service::{Service, TaskTemplate};
 use warren_model::task::Task;
+use warren_model::{AuditRecord, Time};
 
 use crate::State;
 use crate::change::Request;
@@ -38,12 +39,17 @@ pub enum Object {
         template: Arc<TaskTemplate>,
     },
     Task(Task),
+    /// A removed node.
+    Tombstone(Tombstone),
+    Operator(Operator),
     /// A request answered lately.
     Request {
         request: Request,
         revision: u64,
         time: Time,
     },
+    /// What somebody did.
+    Audit(Arc<AuditRecord>),
 }
 
 /// Why objects do not make a state.
@@ -64,7 +70,8 @@ impl State {
         Head { revision: self.revision, time: self.time, cluster: self.cluster().cloned() }
     }
 
-    /// Every object, kind by kind: nodes, services, templates, tasks, requests.
+    /// Every object, kind by kind: nodes, services, templates, tasks, requests, tombstones,
+    /// operators, records.
     /// [`State::import`] takes them in this order.
     pub fn export(&self) -> impl Iterator<Item = Object> {
         let nodes = self.nodes().cloned().map(Object::Node);
@@ -80,7 +87,11 @@ impl State {
             revision,
             time,
         });
-        nodes.chain(services).chain(templates).chain(tasks).chain(requests)
+        let tombstones = self.tombstones().cloned().map(Object::Tombstone);
+        let operators = self.operators().cloned().map(Object::Operator);
+        let audit = self.audit.iter().cloned().map(Object::Audit);
+        let running = nodes.chain(services).chain(templates).chain(tasks);
+        running.chain(requests).chain(tombstones).chain(operators).chain(audit)
     }
 
     pub(crate) fn templates(&self) -> impl Iterator<Item = (ServiceId, u32, &TemplateRow)> {
@@ -96,6 +107,9 @@ impl State {
             + self.services.values().map(|row| row.templates.len()).sum::<usize>()
             + self.tasks.len()
             + self.requests.len()
+            + self.tombstones.len()
+            + self.operators.len()
+            + self.audit.len()
     }
 }
 
@@ -149,7 +163,31 @@ impl State {
                 not_twice(self.requests.get(&request).is_some(), name)?;
                 self.requests.insert(&request, revision, time);
             }
+            Object::Tombstone(tombstone) => self.import_tombstone(tombstone)?,
+            Object::Operator(operator) => {
+                let name = || format!("operator {}", operator.name);
+                self.check_revision(operator.revision, name)?;
+                not_twice(self.operator(operator.name).is_some(), name)?;
+                self.put_operator(operator.name, Some(Arc::new(operator)));
+            }
+            Object::Audit(record) => {
+                let name = || format!("audit record of revision {}", record.revision);
+                self.check_revision(record.revision, name)?;
+                self.audit.push(record);
+            }
         }
+        Ok(())
+    }
+
+    fn import_tombstone(&mut self, tombstone: Tombstone) -> Result<(), ImportError> {
+        let id = tombstone.node;
+        let name = || format!("tombstone of node {id}");
+        not_twice(self.tombstone(id).is_some(), name)?;
+        if self.node(id).is_some() {
+            let (clash, holder) = (format!("id {id}"), format!("node {id}"));
+            return Err(ImportError::Clash { object: name(), clash, holder });
+        }
+        self.put_tombstone(id, Some(Arc::new(tombstone)));
         Ok(())
     }
 

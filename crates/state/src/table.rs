@@ -9,12 +9,17 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use warren_model::cluster::Cluster;
 use warren_model::id::{NodeId, ServiceId, TaskId};
-use warren_model::node::Node;
+use warren_model::node::{Node, Tombstone};
+use warren_model::operator::{Operator, OperatorName};
 use warren_model::service::{Service, TaskTemplate};
 use warren_model::task::Task;
 
 use crate::State;
 use crate::change::{Key, Rejection};
+
+/// Bound on memory whatever is removed; a year of 180 nodes a day. One forgotten early is still
+/// unknown, and let in only with a token.
+pub(crate) const TOMBSTONES_MAX: usize = 65_536;
 
 /// A node and what is on it. Indices that hang on a row are small trees near each other in
 /// memory: creating and dropping tasks is twice as fast as with one large tree for all.
@@ -50,6 +55,8 @@ enum Before {
     Node(NodeId, Option<Arc<Node>>),
     Service(ServiceId, Option<ServiceRow>),
     Task(TaskId, Option<Arc<Task>>),
+    Tombstone(NodeId, Option<Arc<Tombstone>>),
+    Operator(OperatorName, Option<Arc<Operator>>),
 }
 
 /// What a transaction wrote so far, and what has to be looked at when it ends.
@@ -73,6 +80,44 @@ impl State {
         let id = node.id;
         let before = self.put_node(id, Some(Arc::new(node)));
         journal.before.push(Before::Node(id, before));
+    }
+
+    /// Its tasks are gone by now.
+    pub(crate) fn remove_node(&mut self, journal: &mut Journal, id: NodeId) {
+        let before = self.put_node(id, None);
+        journal.before.push(Before::Node(id, before));
+    }
+
+    /// Forgets the one that would end first beyond [`TOMBSTONES_MAX`].
+    pub(crate) fn set_tombstone(&mut self, journal: &mut Journal, tombstone: Tombstone) {
+        let id = tombstone.node;
+        let before = self.put_tombstone(id, Some(Arc::new(tombstone)));
+        journal.before.push(Before::Tombstone(id, before));
+        while self.tombstones.len() > TOMBSTONES_MAX
+            && let Some((_, first)) = self.ends.get_min().copied()
+        {
+            let before = self.put_tombstone(first, None);
+            journal.before.push(Before::Tombstone(first, before));
+        }
+    }
+
+    /// Forgets those whose time has come.
+    pub(crate) fn expire_tombstones(&mut self) {
+        while let Some((end, id)) = self.ends.get_min().copied()
+            && end <= self.time
+        {
+            self.put_tombstone(id, None);
+        }
+    }
+
+    pub(crate) fn set_operator(
+        &mut self,
+        journal: &mut Journal,
+        name: OperatorName,
+        operator: Option<Operator>,
+    ) {
+        let before = self.put_operator(name, operator.map(Arc::new));
+        journal.before.push(Before::Operator(name, before));
     }
 
     pub(crate) fn set_service(
@@ -134,7 +179,10 @@ impl State {
         self.revision = revision;
         let topology = |before: &Before| match before {
             Before::Cluster(_) | Before::Node(..) => true,
-            Before::Service(..) | Before::Task(..) => false,
+            Before::Service(..)
+            | Before::Task(..)
+            | Before::Tombstone(..)
+            | Before::Operator(..) => false,
         };
         if journal.before.iter().any(topology) {
             self.topology = revision;
@@ -158,6 +206,8 @@ impl State {
                 Before::Node(id, node) => drop(self.put_node(id, node)),
                 Before::Service(id, row) => self.put_service(id, row),
                 Before::Task(id, task) => drop(self.put_task(id, task, &mut unreferred)),
+                Before::Tombstone(id, tombstone) => drop(self.put_tombstone(id, tombstone)),
+                Before::Operator(name, operator) => drop(self.put_operator(name, operator)),
             }
         }
         self.drop_unreferred(unreferred);
@@ -172,6 +222,36 @@ impl State {
         }
         self.nodes.insert(id, NodeRow { node, tasks: OrdSet::new(), live: 0 });
         None
+    }
+
+    pub(crate) fn put_tombstone(
+        &mut self,
+        id: NodeId,
+        tombstone: Option<Arc<Tombstone>>,
+    ) -> Option<Arc<Tombstone>> {
+        let end = tombstone.as_ref().map(|tombstone| tombstone.keep_until);
+        let before = match tombstone {
+            None => self.tombstones.remove(&id),
+            Some(tombstone) => self.tombstones.insert(id, tombstone),
+        };
+        if let Some(before) = &before {
+            self.ends.remove(&(before.keep_until, id));
+        }
+        if let Some(end) = end {
+            self.ends.insert((end, id));
+        }
+        before
+    }
+
+    pub(crate) fn put_operator(
+        &mut self,
+        name: OperatorName,
+        operator: Option<Arc<Operator>>,
+    ) -> Option<Arc<Operator>> {
+        match operator {
+            None => self.operators.remove(&name),
+            Some(operator) => self.operators.insert(name, operator),
+        }
     }
 
     /// Replaces a whole row; its templates gain the current one if they lack it.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use warren_model::cluster::Cluster;
 use warren_model::node::Description;
 use warren_model::service::ServiceSpec;
 
@@ -16,6 +17,8 @@ pub(crate) const OBJECT_BYTES_MAX: usize = 512 << 10;
 pub(crate) const TRANSACTION_BYTES_MAX: usize = 1 << 20;
 /// Ids, numbers and framing of a mutation; the largest (a task) takes about this.
 const MUTATION_BYTES: usize = 96;
+/// Of a SHA-256; a token's secret and the unlock key are no longer.
+const HASH_BYTES: usize = 32;
 /// A principal is `socket:0` or a certificate's name, never a text.
 const PRINCIPAL_BYTES_MAX: usize = 256;
 
@@ -25,10 +28,11 @@ pub(crate) fn check(transaction: &Transaction) -> Result<(), Rejection> {
     let too_large = |what: &str, size: usize, unit: &str, max: usize| {
         Err(Rejection::Invalid(format!("{what} has {size} {unit}, at most {max} are allowed")))
     };
-    if let Some(request) = &transaction.request
-        && request.principal.len() > PRINCIPAL_BYTES_MAX
-    {
-        return too_large("principal", request.principal.len(), "bytes", PRINCIPAL_BYTES_MAX);
+    let asked = transaction.request.as_ref().map(|request| &request.principal);
+    for principal in asked.into_iter().chain(&transaction.principal) {
+        if principal.len() > PRINCIPAL_BYTES_MAX {
+            return too_large("principal", principal.len(), "bytes", PRINCIPAL_BYTES_MAX);
+        }
     }
     let expects = transaction.expects.len();
     if expects > Transaction::MUTATIONS_MAX {
@@ -50,7 +54,15 @@ pub(crate) fn check(transaction: &Transaction) -> Result<(), Rejection> {
 
 fn texts(mutation: &Mutation) -> usize {
     match mutation {
-        Mutation::CreateNode(node) => of_description(&node.description) + node.blocks.len() * 8,
+        Mutation::SetCluster(cluster) => of_cluster(cluster),
+        Mutation::CreateNode(node) => {
+            of_description(&node.description)
+                + node.blocks.len() * 8
+                + of_labels(&node.labels)
+                + 2 * HASH_BYTES
+        }
+        Mutation::SetLabels { id: _, labels } => of_labels(labels),
+        Mutation::SetCertificate { .. } | Mutation::PutOperator(_) => 2 * HASH_BYTES,
         Mutation::DescribeNode { id: _, description } => of_description(description),
         Mutation::CreateService { id: _, spec } | Mutation::UpdateService { id: _, spec } => {
             of_spec(spec)
@@ -60,16 +72,28 @@ fn texts(mutation: &Mutation) -> usize {
         Mutation::ReportTask { id: _, node: _, status } => {
             status.error.as_ref().map_or(0, |error| error.len())
         }
-        Mutation::SetCluster(_)
+        Mutation::Restored { .. }
         | Mutation::SetNodeStatus { .. }
         | Mutation::SetAvailability { .. }
         | Mutation::GrantBlock { .. }
+        | Mutation::SetRole { .. }
+        | Mutation::RemoveNode { .. }
+        | Mutation::RemoveOperator { .. }
         | Mutation::RemoveService { .. }
         | Mutation::DropService { .. }
         | Mutation::PlaceTask { .. }
         | Mutation::SetDesired { .. }
         | Mutation::DropTask { .. } => 0,
     }
+}
+
+fn of_cluster(cluster: &Cluster) -> usize {
+    let authority = cluster.ca.as_ref().map_or(0, |authority| {
+        authority.certificates.iter().map(Vec::len).sum::<usize>() + authority.key.expose().len()
+    });
+    let backup = cluster.backup.as_ref();
+    let backup = backup.map_or(0, |policy| policy.folder.len() + policy.recipient.len());
+    authority + backup + 3 * HASH_BYTES
 }
 
 fn of_description(description: &Description) -> usize {

@@ -13,8 +13,8 @@ use warren_base::clock::RealClock;
 use warren_base::rng::SystemRng;
 use warren_model::Time;
 use warren_model::id::{NodeId, ServiceId, TaskId};
-use warren_model::node::{Availability, Description, Node, NodeStatus};
-use warren_model::service::{Mode, ServiceSpec, TaskTemplate, UpdatePolicy};
+use warren_model::node::{Description, Node, NodeStatus};
+use warren_model::service::{Mode, ServiceSpec, TaskTemplate};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 use warren_state::change::{Mutation, Transaction};
 use warren_store::{Options, Store};
@@ -47,25 +47,22 @@ fn id(number: u64) -> [u8; 10] {
 fn base(tasks: u64) -> Vec<Mutation> {
     let nodes = (0..NODES).map(|number| {
         Mutation::CreateNode(Node {
-            id: NodeId::from_bytes(id(number)),
-            description: Description { hostname: format!("n{number}"), ..Description::default() },
-            manager: false,
-            worker: true,
-            availability: Availability::Active,
             status: NodeStatus::Ready,
-            blocks: vec![],
-            revision: 0,
+            ..Node::new(
+                NodeId::from_bytes(id(number)),
+                Description { hostname: format!("n{number}"), ..Description::default() },
+            )
         })
     });
     let services = (0..tasks.div_ceil(TASKS_PER_SERVICE)).map(|number| {
         let task = TaskTemplate { image: "nginx:1.27".into(), ..TaskTemplate::default() };
         let spec = ServiceSpec {
-            name: format!("s{number}").parse().expect("a letter and digits are a name"),
             labels: [("team".to_owned(), "a".to_owned())].into(),
             mode: Mode::Replicated { replicas: 100 },
-            ports: vec![],
-            update: UpdatePolicy::default(),
-            task,
+            ..ServiceSpec::new(
+                format!("s{number}").parse().expect("a letter and digits are a name"),
+                task,
+            )
         };
         Mutation::CreateService { id: ServiceId::from_bytes(id(number)), spec }
     });

@@ -14,7 +14,7 @@ use prost::Message;
 use warren_model::Time;
 use warren_model::cluster::Cluster;
 use warren_model::service::TaskTemplate;
-use warren_proto::{Error as FieldError, node_id, service_id, task_id, v1};
+use warren_proto::{Error as FieldError, hash, node_id, operator_name, service_id, task_id, v1};
 use warren_state::change::{Expect, Key, Mutation, Request, Transaction};
 use warren_state::{Head, Object};
 
@@ -65,6 +65,7 @@ pub fn transaction(from: &Transaction) -> v1::Transaction {
         request: from.request.as_ref().map(request),
         expects: from.expects.iter().map(expect).collect(),
         mutations: from.mutations.iter().map(mutation).collect(),
+        principal: from.principal.clone(),
     }
 }
 
@@ -73,6 +74,7 @@ fn transaction_from(wire: v1::Transaction) -> Result<Transaction, CodecError> {
         request: wire.request.map(request_from).transpose()?,
         expects: wire.expects.into_iter().map(expect_from).collect::<Result<_, _>>()?,
         mutations: wire.mutations.into_iter().map(mutation_from).collect::<Result<_, _>>()?,
+        principal: wire.principal,
     })
 }
 
@@ -96,6 +98,7 @@ fn expect(from: &Expect) -> v1::Expect {
         Key::Node(id) => Kind::Node(id.as_bytes().to_vec()),
         Key::Service(id) => Kind::Service(id.as_bytes().to_vec()),
         Key::Task(id) => Kind::Task(id.as_bytes().to_vec()),
+        Key::Operator(name) => Kind::Operator(name.as_str().to_owned()),
     };
     v1::Expect { key: Some(v1::Key { kind: Some(kind) }), revision: from.revision }
 }
@@ -109,6 +112,7 @@ fn expect_from(wire: v1::Expect) -> Result<Expect, CodecError> {
         Kind::Node(id) => Key::Node(node_id("node", &id).map_err(wrong)?),
         Kind::Service(id) => Key::Service(service_id("service", &id).map_err(wrong)?),
         Kind::Task(id) => Key::Task(task_id("task", &id).map_err(wrong)?),
+        Kind::Operator(name) => Key::Operator(operator_name("operator", &name).map_err(wrong)?),
     };
     Ok(Expect { key, revision: wire.revision })
 }
@@ -137,6 +141,33 @@ fn mutation(from: &Mutation) -> v1::Mutation {
             id: id.as_bytes().to_vec(),
             block: Some(block.into()),
         }),
+        Mutation::SetRole { id, manager, worker } => Kind::SetRole(wire::SetRole {
+            id: id.as_bytes().to_vec(),
+            manager: *manager,
+            worker: *worker,
+        }),
+        Mutation::SetLabels { id, labels } => Kind::SetLabels(wire::SetLabels {
+            id: id.as_bytes().to_vec(),
+            labels: labels.clone().into_iter().collect(),
+        }),
+        Mutation::SetCertificate { id, key_hash, not_after, issuer_hash } => {
+            Kind::SetCertificate(wire::SetCertificate {
+                id: id.as_bytes().to_vec(),
+                key_hash: key_hash.to_vec(),
+                not_after: not_after.0,
+                issuer_hash: issuer_hash.to_vec(),
+            })
+        }
+        Mutation::RemoveNode { id, keep_until, force } => Kind::RemoveNode(wire::RemoveNode {
+            id: id.as_bytes().to_vec(),
+            keep_until: keep_until.0,
+            force: *force,
+        }),
+        Mutation::PutOperator(operator) => Kind::PutOperator(operator.into()),
+        Mutation::RemoveOperator { name } => Kind::RemoveOperator(name.as_str().to_owned()),
+        Mutation::Restored { epoch, revision_at_least } => {
+            Kind::Restored(wire::Restored { epoch: *epoch, revision_at_least: *revision_at_least })
+        }
         Mutation::CreateService { id, spec } => Kind::CreateService(wire::PutService {
             id: id.as_bytes().to_vec(),
             spec: Some(spec.into()),
@@ -210,6 +241,30 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
         Kind::GrantBlock(m) => {
             Mutation::GrantBlock { id: node(&m.id)?, block: part("block", m.block)? }
         }
+        Kind::SetRole(m) => {
+            Mutation::SetRole { id: node(&m.id)?, manager: m.manager, worker: m.worker }
+        }
+        Kind::SetLabels(m) => {
+            Mutation::SetLabels { id: node(&m.id)?, labels: m.labels.into_iter().collect() }
+        }
+        Kind::SetCertificate(m) => Mutation::SetCertificate {
+            id: node(&m.id)?,
+            key_hash: hash("key_hash", &m.key_hash).map_err(field("mutation"))?,
+            not_after: Time(m.not_after),
+            issuer_hash: hash("issuer_hash", &m.issuer_hash).map_err(field("mutation"))?,
+        },
+        Kind::RemoveNode(m) => Mutation::RemoveNode {
+            id: node(&m.id)?,
+            keep_until: Time(m.keep_until),
+            force: m.force,
+        },
+        Kind::PutOperator(m) => Mutation::PutOperator(part("operator", Some(m))?),
+        Kind::RemoveOperator(name) => Mutation::RemoveOperator {
+            name: operator_name("operator", &name).map_err(field("mutation"))?,
+        },
+        Kind::Restored(m) => {
+            Mutation::Restored { epoch: m.epoch, revision_at_least: m.revision_at_least }
+        }
         Kind::CreateService(m) => {
             Mutation::CreateService { id: service(&m.id)?, spec: part("service", m.spec)? }
         }
@@ -266,6 +321,9 @@ pub(crate) fn object(from: &Object) -> v1::SnapshotObject {
             task: Some(template.as_ref().into()),
         }),
         Object::Task(task) => Kind::Task(task.into()),
+        Object::Tombstone(tombstone) => Kind::Tombstone(tombstone.into()),
+        Object::Operator(operator) => Kind::Operator(operator.into()),
+        Object::Audit(record) => Kind::Audit(record.as_ref().into()),
         Object::Request { request: asked, revision, time } => Kind::Request(v1::AnsweredRequest {
             request: Some(request(asked)),
             revision: *revision,
@@ -286,6 +344,9 @@ pub(crate) fn object_from(wire: v1::SnapshotObject) -> Result<Object, CodecError
             template: Arc::new(part::<_, TaskTemplate>("template", template.task)?),
         },
         Kind::Task(task) => Object::Task(part("task", Some(task))?),
+        Kind::Tombstone(tombstone) => Object::Tombstone(part("tombstone", Some(tombstone))?),
+        Kind::Operator(operator) => Object::Operator(part("operator", Some(operator))?),
+        Kind::Audit(record) => Object::Audit(Arc::new(part("audit record", Some(record))?)),
         Kind::Request(answered) => Object::Request {
             request: request_from(answered.request.ok_or_else(|| absent("request"))?)?,
             revision: answered.revision,

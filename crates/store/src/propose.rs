@@ -111,12 +111,17 @@ impl Proposal {
 
 fn object_name(mutation: &Mutation) -> &'static str {
     match mutation {
-        Mutation::SetCluster(_) => "bytes of the cluster's settings",
+        Mutation::SetCluster(_) | Mutation::Restored { .. } => "bytes of the cluster's settings",
         Mutation::CreateNode(_)
         | Mutation::DescribeNode { .. }
         | Mutation::SetNodeStatus { .. }
         | Mutation::SetAvailability { .. }
+        | Mutation::SetRole { .. }
+        | Mutation::SetLabels { .. }
+        | Mutation::SetCertificate { .. }
+        | Mutation::RemoveNode { .. }
         | Mutation::GrantBlock { .. } => "bytes of a node",
+        Mutation::PutOperator(_) | Mutation::RemoveOperator { .. } => "bytes of an operator",
         Mutation::CreateService { .. }
         | Mutation::UpdateService { .. }
         | Mutation::RemoveService { .. }

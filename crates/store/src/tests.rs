@@ -1,6 +1,5 @@
 //! The store as its callers see it: acknowledged is durable and visible, whatever happens.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -10,8 +9,8 @@ use warren_base::rng::{Rng, SeededRng, SystemRng};
 use warren_model::Time;
 use warren_model::cluster::Cluster;
 use warren_model::id::{ClusterId, NodeId, ServiceId, TaskId};
-use warren_model::node::{Availability, Description, Node as ModelNode, NodeStatus};
-use warren_model::service::{Mode, ServiceSpec, TaskTemplate, UpdatePolicy};
+use warren_model::node::{Description, Node as ModelNode, NodeStatus};
+use warren_model::service::{ServiceSpec, TaskTemplate};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 use warren_state::change::{Expect, Key, Mutation, Rejection, Request};
 
@@ -42,14 +41,9 @@ fn id(number: u64) -> [u8; 10] {
 
 fn node(number: u64) -> ModelNode {
     ModelNode {
-        id: NodeId::from_bytes(id(number)),
-        description: Description { hostname: format!("n{number}"), ..Description::default() },
         manager: true,
-        worker: true,
-        availability: Availability::Active,
         status: NodeStatus::Ready,
-        blocks: vec![],
-        revision: 0,
+        ..ModelNode::new(NodeId::from_bytes(id(number)), Description { hostname: format!("n{number}"), ..Description::default() })
     }
 }
 
@@ -59,14 +53,7 @@ fn service(number: u64, text: usize) -> Mutation {
         env: vec![format!("A={}", "x".repeat(text))],
         ..TaskTemplate::default()
     };
-    let spec = ServiceSpec {
-        name: format!("s{number}").parse().unwrap(),
-        labels: BTreeMap::new(),
-        mode: Mode::Replicated { replicas: 1 },
-        ports: vec![],
-        update: UpdatePolicy::default(),
-        task,
-    };
+    let spec = ServiceSpec::new(format!("s{number}").parse().unwrap(), task);
     Mutation::CreateService { id: ServiceId::from_bytes(id(number)), spec }
 }
 

@@ -1,6 +1,6 @@
 //! Tunnels: exec, logs, images, checks.
 
-use warren_model::service::{Mode, PublishMode, ServiceSpec, UpdatePolicy};
+use warren_model::service::{PublishMode, ServiceSpec};
 use warren_model::task::{Desired, TaskState};
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
@@ -220,12 +220,8 @@ async fn checks_refuse_what_cannot_run() {
     let session = running(&bench).await;
     let check = |image: &str, published: u16, service: Vec<u8>| {
         let spec = ServiceSpec {
-            name: "other".parse().unwrap(),
-            labels: std::collections::BTreeMap::new(),
-            mode: Mode::Replicated { replicas: 1 },
             ports: vec![port(published, PublishMode::Ingress)],
-            update: UpdatePolicy::default(),
-            task: warren_model::TaskTemplate { image: image.into(), ..template() },
+            ..ServiceSpec::new("other".parse().unwrap(), warren_model::TaskTemplate { image: image.into(), ..template() })
         };
         Open::Check(v1::Check { spec: Some((&spec).into()), service })
     };

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use warren_model::quantity::{parse_cores_milli, parse_duration_ms, parse_size};
 use warren_model::service::{
-    Limits, LogOptions, Mode, RestartCondition, RestartPolicy, SpecError, UpdateOrder, UpdatePolicy,
+    Limits, LogOptions, Mode, RestartCondition, RestartPolicy, SpecError, UpdateOrder,
 };
 use warren_model::{ServiceName, ServiceSpec, TaskTemplate};
 
@@ -279,12 +279,10 @@ impl CreateFlags {
             ..TaskTemplate::default()
         };
         let mut spec = ServiceSpec {
-            name: self.name,
             labels: labels("--label", self.label)?,
             mode,
             ports: self.publish.into_iter().flat_map(|Publish(ports)| ports).collect(),
-            update: UpdatePolicy::default(),
-            task,
+            ..ServiceSpec::new(self.name, task)
         };
         self.common.apply(&mut spec);
         spec.validate().map_err(|e| flag_error(&e))?;

@@ -14,7 +14,7 @@ use warren_base::clock::{Clock, RealClock};
 use warren_base::rng::{Rng, SystemRng};
 use warren_manager::{Manager, StopNode};
 use warren_model::cluster::{Cluster, Subnet};
-use warren_model::node::{Availability, Node as Member, NodeStatus};
+use warren_model::node::Node as Member;
 use warren_net::{Net, NetConfig};
 use warren_proto::v1::control_server::ControlServer;
 use warren_proto::v1::dispatch_server::DispatchServer;
@@ -203,20 +203,13 @@ fn founding(identity: Identity) -> Transaction {
     let cluster = Cluster::new(identity.cluster);
     let block = Subnet { address: cluster.pool.address, prefix: cluster.block_prefix };
     let node = Member {
-        id: identity.node,
-        description: machine::describe(),
         manager: true,
-        worker: true,
-        availability: Availability::Active,
-        // Until its agent is heard of.
-        status: NodeStatus::Down,
         blocks: vec![block],
-        revision: 0,
+        ..Member::new(identity.node, machine::describe())
     };
     Transaction {
-        request: None,
-        expects: Vec::new(),
         mutations: vec![Mutation::SetCluster(cluster), Mutation::CreateNode(node)],
+        ..Transaction::default()
     }
 }
 

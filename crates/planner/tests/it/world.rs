@@ -15,15 +15,12 @@
 //! `drop web.1`, `place web.1@a`, `why web.1: text`, `a is down`, `drop-service web`,
 //! and `wake 5s`. Tasks of another template than the first are `web.1/2`.
 
-use std::collections::BTreeMap;
-
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::id::{ClusterId, NodeId, ServiceId};
 use warren_model::node::{Availability, Description, Node, NodeStatus};
 use warren_model::service::{
-    Mode, PortSpec, Protocol, PublishMode, RestartCondition, ServiceSpec, TaskTemplate,
-    UpdateOrder, UpdatePolicy,
+    Mode, PortSpec, Protocol, PublishMode, RestartCondition, ServiceSpec, TaskTemplate, UpdateOrder,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_planner::{Beats, Convergence, IdSource, Index, Plan, plan, progress, task_counts};
@@ -131,14 +128,10 @@ impl World {
         let id = node_id(name);
         self.beats.connected.insert(id);
         self.write(Mutation::CreateNode(Node {
-            id,
-            description: Description { hostname: name.into(), ..Description::default() },
             manager: true,
-            worker: true,
-            availability: Availability::Active,
             status: NodeStatus::Ready,
             blocks,
-            revision: 0,
+            ..Node::new(id, Description { hostname: name.into(), ..Description::default() })
         }));
     }
 
@@ -330,14 +323,10 @@ impl World {
                 }
             }
             ["service", name, ref rest @ ..] => {
-                let mut spec = ServiceSpec {
-                    name: name.parse().unwrap(),
-                    labels: BTreeMap::new(),
-                    mode: Mode::Replicated { replicas: 1 },
-                    ports: vec![],
-                    update: UpdatePolicy::default(),
-                    task: TaskTemplate { image: "a".into(), ..TaskTemplate::default() },
-                };
+                let mut spec = ServiceSpec::new(
+                    name.parse().unwrap(),
+                    TaskTemplate { image: "a".into(), ..TaskTemplate::default() },
+                );
                 rest.iter().for_each(|word| edit(&mut spec, word));
                 self.write(Mutation::CreateService { id: service_id(name), spec });
             }

@@ -1,13 +1,19 @@
-//! The cluster and its nodes.
+//! The cluster and its nodes, those that left included.
 
-use warren_model::cluster::{Cluster, Subnet};
-use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
+use warren_model::node::{Availability, Description, Node, NodeStatus, Tombstone};
+use warren_model::{Secret, Time};
 
-use super::{Error, address, byte_up_to, choice, cluster_id, each, enums, node_id, part};
+use super::{
+    Error, address, byte_up_to, choice, cluster_id, each, enums, hash, hash_or_zeros, node_id,
+    part, part_if_any,
+};
 use crate::v1;
 
 /// Bits of an IPv4 address.
 const PREFIX_MAX: u8 = 32;
+/// Of a join token's secret.
+const TOKEN_BYTES: usize = 16;
 
 enums! {
     Availability, v1::Availability { Active Pause Drain }
@@ -29,6 +35,56 @@ impl TryFrom<v1::Subnet> for Subnet {
     }
 }
 
+impl From<&Authority> for v1::Authority {
+    fn from(authority: &Authority) -> Self {
+        Self { certificates: authority.certificates.clone(), key: authority.key.expose().to_vec() }
+    }
+}
+
+impl TryFrom<v1::Authority> for Authority {
+    type Error = Error;
+
+    fn try_from(wire: v1::Authority) -> Result<Self, Error> {
+        Ok(Self { certificates: wire.certificates, key: Secret::new(wire.key) })
+    }
+}
+
+impl From<&JoinToken> for v1::JoinToken {
+    fn from(token: &JoinToken) -> Self {
+        Self { secret: token.secret.to_vec(), expires: token.expires.map(|time| time.0) }
+    }
+}
+
+impl TryFrom<v1::JoinToken> for JoinToken {
+    type Error = Error;
+
+    fn try_from(wire: v1::JoinToken) -> Result<Self, Error> {
+        let len = wire.secret.len();
+        let secret = wire.secret.try_into();
+        let secret = secret
+            .map_err(|_| Error::new("secret", format!("has {len} bytes, not {TOKEN_BYTES}")))?;
+        Ok(Self { secret, expires: wire.expires.map(Time) })
+    }
+}
+
+impl From<&BackupPolicy> for v1::BackupPolicy {
+    fn from(policy: &BackupPolicy) -> Self {
+        let BackupPolicy { folder, interval_ms, keep, recipient } = policy.clone();
+        Self { folder, interval_ms, keep, recipient }
+    }
+}
+
+impl TryFrom<v1::BackupPolicy> for BackupPolicy {
+    type Error = Error;
+
+    fn try_from(wire: v1::BackupPolicy) -> Result<Self, Error> {
+        let v1::BackupPolicy { folder, interval_ms, keep, recipient } = wire;
+        Ok(Self { folder, interval_ms, keep, recipient })
+    }
+}
+
+/// Whole, secrets included: for the log, snapshots and managers. What leaves them is
+/// [`v1::Cluster::settings_only`].
 impl From<&Cluster> for v1::Cluster {
     fn from(cluster: &Cluster) -> Self {
         Self {
@@ -36,19 +92,63 @@ impl From<&Cluster> for v1::Cluster {
             history_limit: cluster.history_limit,
             pool: Some((&cluster.pool).into()),
             block_prefix: cluster.block_prefix.into(),
+            authority: cluster.ca.as_ref().map(Into::into),
+            worker_token: cluster.worker_token.as_ref().map(Into::into),
+            manager_token: cluster.manager_token.as_ref().map(Into::into),
+            certificate_lifetime_ms: cluster.certificate_lifetime_ms,
+            epoch: cluster.epoch,
+            unlock_key: cluster
+                .unlock_key
+                .as_ref()
+                .map_or_else(Vec::new, |key| key.expose().to_vec()),
+            next_number: cluster.next_number,
+            backup: cluster.backup.as_ref().map(Into::into),
         }
     }
 }
 
+impl v1::Cluster {
+    /// What agents may know: no authority, token or key, nothing that is for managers alone.
+    pub fn settings_only(cluster: &Cluster) -> Self {
+        Self {
+            id: cluster.id.as_bytes().to_vec(),
+            history_limit: cluster.history_limit,
+            pool: Some((&cluster.pool).into()),
+            block_prefix: cluster.block_prefix.into(),
+            certificate_lifetime_ms: cluster.certificate_lifetime_ms,
+            epoch: cluster.epoch,
+            authority: None,
+            worker_token: None,
+            manager_token: None,
+            unlock_key: Vec::new(),
+            next_number: 0,
+            backup: None,
+        }
+    }
+}
+
+/// What older versions wrote has neither a lifetime nor a next number.
 impl TryFrom<v1::Cluster> for Cluster {
     type Error = Error;
 
     fn try_from(wire: v1::Cluster) -> Result<Self, Error> {
+        let lifetime = match wire.certificate_lifetime_ms {
+            0 => Self::CERTIFICATE_LIFETIME_MS,
+            lifetime => lifetime,
+        };
         Ok(Self {
             id: cluster_id("id", &wire.id)?,
             history_limit: wire.history_limit,
             pool: part("pool", wire.pool)?,
             block_prefix: byte_up_to("block_prefix", wire.block_prefix, PREFIX_MAX)?,
+            ca: part_if_any("authority", wire.authority)?,
+            worker_token: part_if_any("worker_token", wire.worker_token)?,
+            manager_token: part_if_any("manager_token", wire.manager_token)?,
+            certificate_lifetime_ms: lifetime,
+            epoch: wire.epoch,
+            unlock_key: (!wire.unlock_key.is_empty()).then(|| Secret::new(wire.unlock_key)),
+            next_number: wire.next_number.max(Self::FIRST_NUMBER),
+            backup: part_if_any("backup", wire.backup)?,
         })
     }
 }
@@ -86,7 +186,7 @@ impl TryFrom<v1::NodeDescription> for Description {
     }
 }
 
-/// `leader` is left false: only a listing knows.
+/// `leader` and `reachability` are left empty: only a listing knows.
 impl From<&Node> for v1::Node {
     fn from(node: &Node) -> Self {
         Self {
@@ -99,6 +199,13 @@ impl From<&Node> for v1::Node {
             blocks: node.blocks.iter().map(Into::into).collect(),
             revision: node.revision,
             leader: false,
+            number: node.number,
+            labels: node.labels.clone().into_iter().collect(),
+            key_hash: bytes_unless_zeros(&node.key_hash),
+            certificate_not_after: node.certificate_not_after.0,
+            issuer_hash: bytes_unless_zeros(&node.issuer_hash),
+            joined: node.joined.0,
+            reachability: String::new(),
         }
     }
 }
@@ -115,7 +222,39 @@ impl TryFrom<v1::Node> for Node {
             availability: choice::<v1::Availability, _>("availability", wire.availability)?,
             status: choice::<v1::NodeStatus, _>("status", wire.status)?,
             blocks: each("blocks", wire.blocks)?,
+            number: wire.number,
+            labels: wire.labels.into_iter().collect(),
+            key_hash: hash_or_zeros("key_hash", &wire.key_hash)?,
+            certificate_not_after: Time(wire.certificate_not_after),
+            issuer_hash: hash_or_zeros("issuer_hash", &wire.issuer_hash)?,
+            joined: Time(wire.joined),
             revision: wire.revision,
+        })
+    }
+}
+
+fn bytes_unless_zeros(hash: &[u8; 32]) -> Vec<u8> {
+    if *hash == [0; 32] { Vec::new() } else { hash.to_vec() }
+}
+
+impl From<&Tombstone> for v1::Tombstone {
+    fn from(tombstone: &Tombstone) -> Self {
+        Self {
+            node: tombstone.node.as_bytes().to_vec(),
+            key_hash: tombstone.key_hash.to_vec(),
+            keep_until: tombstone.keep_until.0,
+        }
+    }
+}
+
+impl TryFrom<v1::Tombstone> for Tombstone {
+    type Error = Error;
+
+    fn try_from(wire: v1::Tombstone) -> Result<Self, Error> {
+        Ok(Self {
+            node: node_id("node", &wire.node)?,
+            key_hash: hash("key_hash", &wire.key_hash)?,
+            keep_until: Time(wire.keep_until),
         })
     }
 }

@@ -24,13 +24,12 @@ impl TryFrom<v1::Event> for Event {
     type Error = Error;
 
     fn try_from(wire: v1::Event) -> Result<Self, Error> {
-        let kinds = [Kind::Cluster, Kind::Node, Kind::Service, Kind::Task];
         let actions = [Action::Create, Action::Update, Action::Remove];
         let unknown = |field, word: &str| Error::new(field, format!("{word:?} is not known"));
         Ok(Self {
             revision: wire.revision,
             time: Time(wire.time),
-            kind: kinds
+            kind: Kind::ALL
                 .into_iter()
                 .find(|k| k.as_str() == wire.kind)
                 .ok_or_else(|| unknown("kind", &wire.kind))?,

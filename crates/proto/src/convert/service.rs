@@ -2,8 +2,8 @@
 
 use warren_model::Time;
 use warren_model::service::{
-    Limits, LogOptions, Mode, PortSpec, Protocol, PublishMode, RestartCondition, RestartPolicy,
-    Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePolicy,
+    Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition,
+    RestartPolicy, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePolicy,
 };
 
 use super::{
@@ -38,6 +38,31 @@ impl TryFrom<v1::Mode> for Mode {
             Kind::Replicated(Replicated { replicas }) => Ok(Self::Replicated { replicas }),
             Kind::Global(Global {}) => Ok(Self::Global),
         }
+    }
+}
+
+impl From<OnDisconnect> for v1::OnDisconnect {
+    fn from(policy: OnDisconnect) -> Self {
+        use v1::on_disconnect::{Keep, Kind};
+        let kind = match policy {
+            OnDisconnect::Keep => Kind::Keep(Keep {}),
+            OnDisconnect::StopAfter { ms } => Kind::StopAfterMs(ms),
+            OnDisconnect::ReplaceAfter { ms } => Kind::ReplaceAfterMs(ms),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<v1::OnDisconnect> for OnDisconnect {
+    type Error = Error;
+
+    fn try_from(wire: v1::OnDisconnect) -> Result<Self, Error> {
+        use v1::on_disconnect::{Keep, Kind};
+        Ok(match required("kind", wire.kind)? {
+            Kind::Keep(Keep {}) => Self::Keep,
+            Kind::StopAfterMs(ms) => Self::StopAfter { ms },
+            Kind::ReplaceAfterMs(ms) => Self::ReplaceAfter { ms },
+        })
     }
 }
 
@@ -197,6 +222,9 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             ports: spec.ports.iter().map(Into::into).collect(),
             update: Some((&spec.update).into()),
             task: Some((&spec.task).into()),
+            // The default is left out: an older reader knows no other.
+            on_disconnect: (spec.on_disconnect != OnDisconnect::default())
+                .then(|| spec.on_disconnect.into()),
         }
     }
 }
@@ -212,6 +240,7 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             ports: each("ports", wire.ports)?,
             update: part_or_default("update", wire.update)?,
             task: part("task", wire.task)?,
+            on_disconnect: part_or_default("on_disconnect", wire.on_disconnect)?,
         })
     }
 }

@@ -2,15 +2,16 @@
 
 use proptest::prelude::*;
 use prost::Message;
-use warren_model::cluster::{Cluster, Subnet};
+use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
 use warren_model::event::{Action, Event, Kind};
-use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::node::{Availability, Description, Node, NodeStatus, Tombstone};
+use warren_model::operator::{Operator, OperatorRole};
 use warren_model::service::{
-    Limits, LogOptions, Mode, PortSpec, Protocol, PublishMode, RestartCondition, RestartPolicy,
-    Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePolicy,
+    Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition,
+    RestartPolicy, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePolicy,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
-use warren_model::{ClusterId, NodeId, ServiceId, TaskId, Time};
+use warren_model::{AuditRecord, ClusterId, NodeId, Secret, ServiceId, TaskId, Time};
 
 use super::Error;
 use crate::v1;
@@ -116,16 +117,67 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
     let order = prop_oneof![Just(UpdateOrder::StartFirst), Just(UpdateOrder::StopFirst)];
     let update = (any::<u32>(), any::<u64>(), order)
         .prop_map(|(parallelism, delay_ms, order)| UpdatePolicy { parallelism, delay_ms, order });
-    ("[a-z][a-z0-9_]{0,8}[a-z0-9]", labels(), mode, ports(), update, template()).prop_map(
-        |(name, labels, mode, ports, update, task)| ServiceSpec {
+    let on_disconnect = prop_oneof![
+        Just(OnDisconnect::Keep),
+        any::<u64>().prop_map(|ms| OnDisconnect::StopAfter { ms }),
+        any::<u64>().prop_map(|ms| OnDisconnect::ReplaceAfter { ms }),
+    ];
+    let name = "[a-z][a-z0-9_]{0,8}[a-z0-9]";
+    (name, labels(), mode, ports(), update, template(), on_disconnect).prop_map(
+        |(name, labels, mode, ports, update, task, on_disconnect)| ServiceSpec {
             name: name.parse().unwrap(),
             labels,
             mode,
             ports,
             update,
             task,
+            on_disconnect,
         },
     )
+}
+
+fn cluster() -> impl Strategy<Value = Cluster> {
+    let token = || {
+        let token = any::<([u8; 16], Option<u64>)>();
+        prop::option::of(token.prop_map(|(secret, at)| JoinToken { secret, expires: at.map(Time) }))
+    };
+    let bytes = || prop::collection::vec(any::<u8>(), 1..40);
+    let authority = (prop::collection::vec(bytes(), 1..4), bytes())
+        .prop_map(|(certificates, key)| Authority { certificates, key: Secret::new(key) });
+    let backup = (text(), any::<u64>(), any::<u32>(), text()).prop_map(
+        |(folder, interval_ms, keep, recipient)| BackupPolicy {
+            folder,
+            interval_ms,
+            keep,
+            recipient,
+        },
+    );
+    let secrets = (
+        prop::option::of(authority),
+        token(),
+        token(),
+        prop::option::of(bytes().prop_map(Secret::new)),
+        prop::option::of(backup),
+    );
+    let numbers = (any::<u32>(), 1..u64::MAX, any::<u64>(), 1..u64::MAX);
+    (any::<[u8; 10]>(), subnet(), secrets, numbers).prop_map(|(id, pool, secrets, numbers)| {
+        let (ca, worker_token, manager_token, unlock_key, backup) = secrets;
+        let (history_limit, certificate_lifetime_ms, epoch, next_number) = numbers;
+        Cluster {
+            id: ClusterId::from_bytes(id),
+            history_limit,
+            pool,
+            block_prefix: pool.prefix,
+            ca,
+            worker_token,
+            manager_token,
+            certificate_lifetime_ms,
+            epoch,
+            unlock_key,
+            next_number,
+            backup,
+        }
+    })
 }
 
 fn status() -> impl Strategy<Value = TaskStatus> {
@@ -183,22 +235,30 @@ proptest! {
     }
 
     #[test]
-    fn clusters_and_nodes_survive(
+    fn clusters_survive(cluster in cluster()) {
+        round_trip::<_, v1::Cluster>(&cluster);
+        let settings = Cluster::try_from(v1::Cluster::settings_only(&cluster)).unwrap();
+        let expected = Cluster {
+            history_limit: cluster.history_limit,
+            pool: cluster.pool,
+            block_prefix: cluster.block_prefix,
+            certificate_lifetime_ms: cluster.certificate_lifetime_ms,
+            epoch: cluster.epoch,
+            ..Cluster::new(cluster.id)
+        };
+        assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn nodes_survive(
         id: [u8; 10],
-        pool in subnet(),
         blocks in prop::collection::vec(subnet(), 0..4),
-        labels in labels(),
+        labels in (labels(), labels()),
         words in (text(), text(), text(), text(), text()),
         numbers: (u32, u64, u64, bool, bool, bool),
+        membership: (Option<u64>, [u8; 32], u64, [u8; 32], u64),
         availability in 0..3usize,
     ) {
-        let id_of_cluster = ClusterId::from_bytes(id);
-        round_trip::<_, v1::Cluster>(&Cluster {
-            id: id_of_cluster,
-            history_limit: numbers.0,
-            pool,
-            block_prefix: pool.prefix,
-        });
         round_trip::<_, v1::Node>(&Node {
             id: NodeId::from_bytes(id),
             description: Description {
@@ -209,7 +269,7 @@ proptest! {
                 memory_bytes: numbers.1,
                 architecture: words.3,
                 kernel: words.4,
-                labels,
+                labels: labels.0,
             },
             manager: numbers.3,
             worker: numbers.4,
@@ -217,14 +277,100 @@ proptest! {
                 [availability],
             status: if numbers.5 { NodeStatus::Ready } else { NodeStatus::Down },
             blocks,
+            number: membership.0,
+            labels: labels.1,
+            key_hash: membership.1,
+            certificate_not_after: Time(membership.2),
+            issuer_hash: membership.3,
+            joined: Time(membership.4),
             revision: numbers.2,
+        });
+        round_trip::<_, v1::Tombstone>(&Tombstone {
+            node: NodeId::from_bytes(id),
+            key_hash: membership.1,
+            keep_until: Time(membership.2),
+        });
+    }
+
+    #[test]
+    fn operators_and_records_survive(
+        name in "[a-z][a-z0-9.-]{0,31}",
+        role in 0..3usize,
+        hashes: (Option<[u8; 32]>, Option<[u8; 32]>),
+        times: (Option<u64>, u64, u64),
+        words in (text(), text(), text(), text()),
+    ) {
+        round_trip::<_, v1::Operator>(&Operator {
+            name: name.parse().unwrap(),
+            role: OperatorRole::ALL[role],
+            token_hash: hashes.0,
+            key_hash: hashes.1,
+            expires: times.0.map(Time),
+            created: Time(times.1),
+            revision: times.2,
+        });
+        round_trip::<_, v1::AuditRecord>(&AuditRecord {
+            revision: times.1,
+            time: Time(times.2),
+            principal: words.0,
+            action: words.1,
+            object: words.2,
+            detail: words.3,
         });
     }
 }
 
+/// A byte that no other field of [`secretive`] has.
+const SECRET: u8 = 0xb7;
+
+fn secretive() -> Cluster {
+    let token = || Some(JoinToken { secret: [SECRET; 16], expires: Some(Time(9)) });
+    Cluster {
+        ca: Some(Authority { certificates: vec![vec![1; 8]], key: Secret::new(vec![SECRET; 8]) }),
+        worker_token: token(),
+        manager_token: token(),
+        unlock_key: Some(Secret::new(vec![SECRET; 32])),
+        ..Cluster::new(ClusterId::from_bytes([1; 10]))
+    }
+}
+
+#[test]
+fn settings_carry_no_secret() {
+    let count = |wire: &v1::Cluster| {
+        let bytes = wire.encode_to_vec();
+        bytes.iter().filter(|byte| **byte == SECRET).count()
+    };
+    let cluster = secretive();
+    assert_eq!(count(&v1::Cluster::from(&cluster)), 8 + 16 + 16 + 32);
+    assert_eq!(count(&v1::Cluster::settings_only(&cluster)), 0);
+}
+
+/// As a log of the first version has them.
+#[test]
+fn what_older_versions_wrote_is_read() {
+    let old = v1::Cluster {
+        id: vec![1; 10],
+        history_limit: 5,
+        pool: Some(v1::Subnet { address: 0x0a80_0000, prefix: 10 }),
+        block_prefix: 24,
+        ..v1::Cluster::default()
+    };
+    assert_eq!(Cluster::try_from(old).unwrap(), Cluster::new(ClusterId::from_bytes([1; 10])));
+    let old = v1::Node {
+        id: vec![2; 10],
+        description: Some(v1::NodeDescription::default()),
+        worker: true,
+        availability: v1::Availability::Active.into(),
+        status: v1::NodeStatus::Down.into(),
+        ..v1::Node::default()
+    };
+    let node = Node::new(NodeId::from_bytes([2; 10]), Description::default());
+    assert_eq!(Node::try_from(old).unwrap(), node);
+}
+
 #[test]
 fn events_survive() {
-    for kind in [Kind::Cluster, Kind::Node, Kind::Service, Kind::Task] {
+    for kind in Kind::ALL {
         for action in [Action::Create, Action::Update, Action::Remove] {
             round_trip::<_, v1::Event>(&Event {
                 revision: 7,

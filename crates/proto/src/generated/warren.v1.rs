@@ -157,6 +157,8 @@ pub struct Operator {
     pub expires: ::core::option::Option<u64>,
     #[prost(uint64, tag = "6")]
     pub created: u64,
+    #[prost(uint64, tag = "7")]
+    pub revision: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AuditRecord {

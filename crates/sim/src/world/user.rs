@@ -1,6 +1,5 @@
 //! A person who creates, changes, scales, restarts and removes services.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use warren_base::rng::Rng;
@@ -42,7 +41,8 @@ impl World {
             };
             let id = u128::from(self.rng.next_u64());
             let request = Some(Request { principal: "socket:0".into(), id, hash: 1 });
-            let transaction = Transaction { request, expects, mutations: vec![mutation] };
+            let mutations = vec![mutation];
+            let transaction = Transaction { request, expects, mutations, principal: None };
             // An impatient client asks twice: it must be done once.
             if self.rng.below(8) == 0 {
                 self.propose(transaction.clone(), false);
@@ -90,18 +90,19 @@ impl World {
         let command = if self.rng.below(8) == 0 { vec!["crash".to_owned()] } else { vec![] };
         let restart = RestartPolicy { delay_ms: self.rng.below(200), ..RestartPolicy::default() };
         Ok(ServiceSpec {
-            name,
-            labels: BTreeMap::new(),
             mode: Mode::Replicated { replicas: u32::try_from(self.rng.below(6)).unwrap_or(1) },
             ports: self.ports(),
             update: UpdatePolicy { parallelism, delay_ms: self.rng.below(300), order },
-            task: TaskTemplate {
-                image: "sim:1".into(),
-                command,
-                restart,
-                stop_grace_ms: Some(1000),
-                ..TaskTemplate::default()
-            },
+            ..ServiceSpec::new(
+                name,
+                TaskTemplate {
+                    image: "sim:1".into(),
+                    command,
+                    restart,
+                    stop_grace_ms: Some(1000),
+                    ..TaskTemplate::default()
+                },
+            )
         })
     }
 }

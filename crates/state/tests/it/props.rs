@@ -52,14 +52,13 @@ fn any_node() -> impl Strategy<Value = Mutation> {
     let id = (0..NODES.len()).prop_map(|at| node(NODES[at]));
     let create = (0..NODES.len(), 0..4u8).prop_map(|(at, n)| {
         Mutation::CreateNode(Node {
-            id: node(NODES[at]),
-            description: Description { hostname: NODES[at].into(), ..Description::default() },
-            manager: false,
-            worker: true,
-            availability: Availability::Active,
             status: NodeStatus::Ready,
             blocks: vec![block(n)],
             revision: 77,
+            ..Node::new(
+                node(NODES[at]),
+                Description { hostname: NODES[at].into(), ..Description::default() },
+            )
         })
     });
     let status = prop_oneof![Just(NodeStatus::Ready), Just(NodeStatus::Down)];
@@ -148,7 +147,7 @@ fn any_transaction() -> impl Strategy<Value = Transaction> {
         .prop_map(|(request, mut expects, mutations)| {
             // Most random expectations are wrong; keep a few.
             expects.retain(|expect| expect.revision == 0);
-            Transaction { request, expects, mutations }
+            Transaction { request, expects, mutations, principal: None }
         })
 }
 
@@ -160,14 +159,10 @@ fn any_entries() -> impl Strategy<Value = Vec<(Time, Vec<Transaction>)>> {
         mutations: vec![
             Mutation::CreateService { id: service("web"), spec: spec("web", &["80"]) },
             Mutation::CreateNode(Node {
-                id: node("a"),
-                description: Description::default(),
                 manager: true,
-                worker: true,
-                availability: Availability::Active,
                 status: NodeStatus::Ready,
                 blocks: vec![block(0)],
-                revision: 0,
+                ..Node::new(node("a"), Description::default())
             }),
         ],
         ..Transaction::default()

@@ -15,9 +15,7 @@ use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::id::{ClusterId, NodeId, ServiceId, TaskId};
 use warren_model::node::{Availability, Description, Node, NodeStatus};
-use warren_model::service::{
-    Mode, PortSpec, Protocol, PublishMode, ServiceSpec, TaskTemplate, UpdatePolicy,
-};
+use warren_model::service::{Mode, PortSpec, Protocol, PublishMode, ServiceSpec, TaskTemplate};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 use warren_state::State;
 use warren_state::change::{Expect, Key, Mutation, Outcome, Request, Transaction};
@@ -46,14 +44,10 @@ pub(crate) fn subnet(word: &str) -> Subnet {
 }
 
 pub(crate) fn spec(name: &str, words: &[&str]) -> ServiceSpec {
-    let mut spec = ServiceSpec {
-        name: name.parse().unwrap(),
-        labels: [].into(),
-        mode: Mode::Replicated { replicas: 1 },
-        ports: vec![],
-        update: UpdatePolicy::default(),
-        task: TaskTemplate { image: "nginx".into(), ..TaskTemplate::default() },
-    };
+    let mut spec = ServiceSpec::new(
+        name.parse().unwrap(),
+        TaskTemplate { image: "nginx".into(), ..TaskTemplate::default() },
+    );
     for word in words {
         match word.split_once('=') {
             Some(("image", image)) => spec.task.image = image.into(),
@@ -83,14 +77,10 @@ fn port(word: &str) -> PortSpec {
 
 fn new_node(word: &str, blocks: &[&str]) -> Node {
     Node {
-        id: node(word),
-        description: Description { hostname: word.into(), ..Description::default() },
         manager: true,
-        worker: true,
-        availability: Availability::Active,
         status: NodeStatus::Ready,
         blocks: blocks.iter().map(|b| subnet(b)).collect(),
-        revision: 0,
+        ..Node::new(node(word), Description { hostname: word.into(), ..Description::default() })
     }
 }
 

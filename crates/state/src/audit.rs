@@ -1,0 +1,270 @@
+//! Who changed what: a ring of the last records.
+//!
+//! What a record says is taken from the mutations, before they are applied,
+//! in the words of those who run clusters. Values that may be secret (of the
+//! environment, of keys and tokens) never get in; their field's name does.
+//! Nothing is recorded of what managers and agents do by themselves.
+
+use std::sync::Arc;
+
+use imbl::Vector;
+use warren_model::cluster::Cluster;
+use warren_model::node::Node;
+use warren_model::service::{Mode, ServiceSpec, TaskTemplate};
+use warren_model::{AuditRecord, NodeId, Time};
+
+use crate::State;
+use crate::change::Mutation;
+
+/// Weeks of a busy team; who needs more ships them elsewhere.
+pub(crate) const KEPT_MAX: usize = 4096;
+/// Of a record's detail; longer ones are cut.
+const DETAIL_BYTES_MAX: usize = 1024;
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Audit {
+    /// Oldest first.
+    records: Vector<Arc<AuditRecord>>,
+}
+
+impl Audit {
+    pub(crate) fn push(&mut self, record: Arc<AuditRecord>) {
+        self.records.push_back(record);
+        while self.records.len() > KEPT_MAX {
+            self.records.pop_front();
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<AuditRecord>> + Clone {
+        self.records.iter()
+    }
+}
+
+/// What a transaction did, while it is being applied.
+#[derive(Default)]
+pub(crate) struct Notes(Vec<Note>);
+
+struct Note {
+    action: &'static str,
+    object: String,
+    detail: String,
+}
+
+impl Notes {
+    /// Adds what a mutation is about to do; several of one kind to one object are one note.
+    pub(crate) fn add(&mut self, state: &State, mutation: &Mutation) {
+        let Some(note) = note(state, mutation) else { return };
+        match self.0.last_mut() {
+            Some(last) if last.action == note.action && last.object == note.object => {
+                last.detail.push(' ');
+                last.detail.push_str(&note.detail);
+            }
+            Some(_) | None => self.0.push(note),
+        }
+    }
+
+    pub(crate) fn record(self, audit: &mut Audit, revision: u64, time: Time, principal: &str) {
+        for Note { action, object, mut detail } in self.0 {
+            detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
+            audit.push(Arc::new(AuditRecord {
+                revision,
+                time,
+                principal: principal.to_owned(),
+                action: action.to_owned(),
+                object,
+                detail: detail.trim().to_owned(),
+            }));
+        }
+    }
+}
+
+fn note(state: &State, mutation: &Mutation) -> Option<Note> {
+    let note = |action, object, detail| Some(Note { action, object, detail });
+    let node = |id: NodeId| {
+        let node = state.node(id);
+        node.map_or_else(|| id.to_string(), |node| node.description.hostname.clone())
+    };
+    let service = |id| {
+        let service = state.service(id);
+        service.map_or_else(String::new, |service| service.spec.name.to_string())
+    };
+    match mutation {
+        Mutation::SetCluster(cluster) => match state.cluster() {
+            None => note("cluster.create", cluster.id.to_string(), String::new()),
+            Some(before) => note("cluster.update", String::new(), settings(before, cluster)),
+        },
+        Mutation::Restored { epoch, revision_at_least: _ } => {
+            note("cluster.restore", String::new(), format!("epoch={epoch}"))
+        }
+        Mutation::CreateNode(node) => {
+            let detail = roles(node.manager, node.worker);
+            note("node.create", node.description.hostname.clone(), detail)
+        }
+        Mutation::SetAvailability { id, availability } => {
+            note("node.update", node(*id), format!("availability={}", availability.as_str()))
+        }
+        Mutation::SetRole { id, manager, worker } => {
+            note("node.update", node(*id), changed_roles(state.node(*id), *manager, *worker))
+        }
+        Mutation::SetLabels { id, labels } => {
+            let keys: Vec<&str> = labels.keys().map(String::as_str).collect();
+            note("node.update", node(*id), format!("labels={}", keys.join(",")))
+        }
+        Mutation::RemoveNode { id, keep_until: _, force } => {
+            note("node.remove", node(*id), if *force { "force".to_owned() } else { String::new() })
+        }
+        Mutation::PutOperator(operator) => {
+            let known = state.operator(operator.name).is_some();
+            let action = if known { "operator.update" } else { "operator.create" };
+            let mut detail = format!("role={}", operator.role);
+            if let Some(expires) = operator.expires {
+                detail.push_str(&format!(" expires={expires}"));
+            }
+            note(action, operator.name.to_string(), detail)
+        }
+        Mutation::RemoveOperator { name } => {
+            note("operator.remove", name.to_string(), String::new())
+        }
+        Mutation::CreateService { id: _, spec } => {
+            let detail = format!("image={} {}", spec.task.image, mode(spec.mode));
+            note("service.create", spec.name.to_string(), detail)
+        }
+        Mutation::UpdateService { id, spec } => {
+            let before = state.service(*id).map(|service| &service.spec);
+            let detail = before.map_or_else(String::new, |before| changes(before, spec));
+            note("service.update", spec.name.to_string(), detail)
+        }
+        Mutation::RemoveService { id } => note("service.remove", service(*id), String::new()),
+        Mutation::DescribeNode { .. }
+        | Mutation::SetNodeStatus { .. }
+        | Mutation::GrantBlock { .. }
+        | Mutation::SetCertificate { .. }
+        | Mutation::DropService { .. }
+        | Mutation::CreateTask(_)
+        | Mutation::PlaceTask { .. }
+        | Mutation::SetDesired { .. }
+        | Mutation::ExplainTask { .. }
+        | Mutation::ReportTask { .. }
+        | Mutation::DropTask { .. } => None,
+    }
+}
+
+fn roles(manager: bool, worker: bool) -> String {
+    format!("manager={manager} worker={worker}")
+}
+
+fn changed_roles(before: Option<&Node>, manager: bool, worker: bool) -> String {
+    match before {
+        Some(node) if node.worker == worker => format!("manager={manager}"),
+        Some(node) if node.manager == manager => format!("worker={worker}"),
+        Some(_) | None => roles(manager, worker),
+    }
+}
+
+fn mode(mode: Mode) -> String {
+    match mode {
+        Mode::Replicated { replicas } => format!("replicas={replicas}"),
+        Mode::Global => "mode=global".to_owned(),
+    }
+}
+
+/// Names of the fields that differ, with the value where it is short and no secret.
+fn settings(before: &Cluster, after: &Cluster) -> String {
+    let Cluster {
+        id: _,
+        history_limit,
+        pool,
+        block_prefix,
+        ca,
+        worker_token,
+        manager_token,
+        certificate_lifetime_ms,
+        epoch: _,
+        unlock_key,
+        next_number: _,
+        backup,
+    } = after;
+    let words = [
+        (*history_limit != before.history_limit, format!("history_limit={history_limit}")),
+        (*pool != before.pool, format!("pool={pool}")),
+        (*block_prefix != before.block_prefix, format!("block_prefix={block_prefix}")),
+        (*ca != before.ca, "authority".to_owned()),
+        (*worker_token != before.worker_token, "worker_token".to_owned()),
+        (*manager_token != before.manager_token, "manager_token".to_owned()),
+        (
+            *certificate_lifetime_ms != before.certificate_lifetime_ms,
+            format!("certificate_lifetime_ms={certificate_lifetime_ms}"),
+        ),
+        (
+            *unlock_key != before.unlock_key,
+            format!("locked={}", if unlock_key.is_some() { "true" } else { "false" }),
+        ),
+        (*backup != before.backup, "backup".to_owned()),
+    ];
+    joined(words)
+}
+
+fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
+    let ServiceSpec { name: _, labels, mode: wanted, ports, update, task, on_disconnect } = after;
+    let words = [
+        (*wanted != before.mode, mode(*wanted)),
+        (*labels != before.labels, "labels".to_owned()),
+        (*ports != before.ports, "ports".to_owned()),
+        (*update != before.update, "update".to_owned()),
+        (*on_disconnect != before.on_disconnect, format!("on_disconnect={on_disconnect}")),
+    ];
+    let words = joined(words);
+    let template = template_changes(&before.task, task);
+    if words.is_empty() { template } else { format!("{words} {template}") }
+}
+
+fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
+    let TaskTemplate {
+        image,
+        entrypoint,
+        command,
+        env,
+        workdir,
+        user,
+        hostname,
+        container_labels,
+        stop_signal,
+        stop_grace_ms,
+        read_only,
+        cap_add,
+        cap_drop,
+        limits,
+        restart,
+        log,
+        force,
+    } = after;
+    let word = |differs: bool, word: &str| (differs, word.to_owned());
+    joined([
+        (*image != before.image, format!("image={image}")),
+        word(*entrypoint != before.entrypoint, "entrypoint"),
+        word(*command != before.command, "command"),
+        word(*env != before.env, "env"),
+        word(*workdir != before.workdir, "workdir"),
+        word(*user != before.user, "user"),
+        word(*hostname != before.hostname, "hostname"),
+        word(*container_labels != before.container_labels, "container_labels"),
+        word(*stop_signal != before.stop_signal, "stop_signal"),
+        word(*stop_grace_ms != before.stop_grace_ms, "stop_grace"),
+        word(*read_only != before.read_only, "read_only"),
+        word(*cap_add != before.cap_add, "cap_add"),
+        word(*cap_drop != before.cap_drop, "cap_drop"),
+        word(*limits != before.limits, "limits"),
+        word(*restart != before.restart, "restart_policy"),
+        word(*log != before.log, "log"),
+        word(*force != before.force, "restart"),
+    ])
+}
+
+fn joined<const N: usize>(words: [(bool, String); N]) -> String {
+    let words = words.into_iter().filter(|(differs, _)| *differs).map(|(_, word)| word);
+    words.collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,241 @@
+//! Nodes: how they come, what they are, how they go.
+
+use std::collections::BTreeMap;
+
+use warren_model::Time;
+use warren_model::cluster::{Cluster, Subnet};
+use warren_model::event::{Action, Kind};
+use warren_model::id::{NodeId, TaskId};
+use warren_model::node::{Availability, Description, Node, NodeStatus, Tombstone};
+
+use super::{Step, invalid};
+use crate::change::{Key, Rejection};
+
+impl Step<'_> {
+    pub(super) fn create_node(&mut self, node: &Node) -> Result<(), Rejection> {
+        let id = node.id;
+        if self.state.node(id).is_some() {
+            return Err(Rejection::Exists { key: Key::Node(id) });
+        }
+        if self.state.tombstone(id).is_some() {
+            return invalid(format!("node {id} was removed"));
+        }
+        self.check_key(id, node.key_hash)?;
+        for (at, block) in node.blocks.iter().enumerate() {
+            if node.blocks[..at].iter().any(|other| overlap(*other, *block)) {
+                return invalid(format!("block {block} overlaps another of the same node"));
+            }
+            self.check_block(*block)?;
+        }
+        let number = if node.manager { self.next_number() } else { None };
+        let node = Node { revision: self.revision, number, ..node.clone() };
+        let name = node.description.hostname.clone();
+        self.state.set_node(self.journal, node);
+        self.emit(Kind::Node, Action::Create, id.to_string(), name, String::new());
+        Ok(())
+    }
+
+    /// Takes the next number of a manager; `None` in a state that has no cluster yet.
+    fn next_number(&mut self) -> Option<u64> {
+        let before = self.state.cluster.clone()?;
+        let number = before.next_number;
+        let next_number = number.saturating_add(1);
+        let cluster = Cluster { next_number, ..Cluster::clone(&before) };
+        self.state.set_cluster(self.journal, cluster);
+        Some(number)
+    }
+
+    pub(super) fn describe_node(
+        &mut self,
+        id: NodeId,
+        description: &Description,
+    ) -> Result<(), Rejection> {
+        self.change_node(id, |node| {
+            node.description.clone_from(description);
+            format!("{} at {}", description.hostname, description.address)
+        })
+    }
+
+    pub(super) fn set_node_status(
+        &mut self,
+        id: NodeId,
+        status: NodeStatus,
+    ) -> Result<(), Rejection> {
+        self.change_node(id, |node| {
+            node.status = status;
+            match status {
+                NodeStatus::Ready => "ready".to_owned(),
+                NodeStatus::Down => "down".to_owned(),
+            }
+        })
+    }
+
+    pub(super) fn set_availability(
+        &mut self,
+        id: NodeId,
+        availability: Availability,
+    ) -> Result<(), Rejection> {
+        self.change_node(id, |node| {
+            node.availability = availability;
+            match availability {
+                Availability::Active => "active".to_owned(),
+                Availability::Pause => "paused".to_owned(),
+                Availability::Drain => "draining".to_owned(),
+            }
+        })
+    }
+
+    pub(super) fn set_role(
+        &mut self,
+        id: NodeId,
+        manager: bool,
+        worker: bool,
+    ) -> Result<(), Rejection> {
+        let before = self.node(id)?;
+        if before.manager && !manager {
+            let mut others = self.state.nodes().filter(|node| node.id != id);
+            if !others.any(|node| node.manager) {
+                let host = &before.description.hostname;
+                return invalid(format!("node {host} is the only manager"));
+            }
+        }
+        // One of a version before numbers gets its number when it is made a manager again.
+        let promoted = manager && (!before.manager || before.number.is_none());
+        let kept = before.number;
+        let number = if promoted { self.next_number().or(kept) } else { kept };
+        self.change_node(id, |node| {
+            (node.manager, node.worker, node.number) = (manager, worker, number);
+            match (manager, worker) {
+                (true, true) => "manager and worker".to_owned(),
+                (true, false) => "manager".to_owned(),
+                (false, true) => "worker".to_owned(),
+                (false, false) => "neither manager nor worker".to_owned(),
+            }
+        })
+    }
+
+    pub(super) fn set_labels(
+        &mut self,
+        id: NodeId,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), Rejection> {
+        if labels.len() > Node::LABELS_MAX {
+            let (found, max) = (labels.len(), Node::LABELS_MAX);
+            return invalid(format!(
+                "node {id} would have {found} labels, at most {max} are allowed"
+            ));
+        }
+        let bad = |key: &&String| key.is_empty() || key.contains(char::is_whitespace);
+        if let Some(key) = labels.keys().find(bad) {
+            return invalid(format!("{key:?} is not a label key (not empty, no spaces)"));
+        }
+        self.change_node(id, |node| {
+            node.labels.clone_from(labels);
+            "labels".to_owned()
+        })
+    }
+
+    pub(super) fn set_certificate(
+        &mut self,
+        id: NodeId,
+        key_hash: [u8; 32],
+        not_after: Time,
+        issuer_hash: [u8; 32],
+    ) -> Result<(), Rejection> {
+        self.check_key(id, key_hash)?;
+        self.change_node(id, |node| {
+            node.key_hash = key_hash;
+            node.certificate_not_after = not_after;
+            node.issuer_hash = issuer_hash;
+            format!("certificate until {not_after}")
+        })
+    }
+
+    /// A key is one node's, and that of a removed node nobody's.
+    fn check_key(&self, id: NodeId, key_hash: [u8; 32]) -> Result<(), Rejection> {
+        if key_hash == [0; 32] {
+            return Ok(());
+        }
+        let mut others = self.state.nodes().filter(|node| node.id != id);
+        if let Some(other) = others.find(|node| node.key_hash == key_hash) {
+            return invalid(format!("key of node {id} is that of node {}", other.id));
+        }
+        if self.state.tombstones().any(|tombstone| tombstone.key_hash == key_hash) {
+            return invalid(format!("key of node {id} is that of a removed node"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_node(
+        &mut self,
+        id: NodeId,
+        keep_until: Time,
+        force: bool,
+    ) -> Result<(), Rejection> {
+        let node = self.node(id)?;
+        let (name, key_hash) = (node.description.hostname.clone(), node.key_hash);
+        if node.manager {
+            return invalid(format!("node {name} is a manager"));
+        }
+        let live = self.state.live_on(id);
+        if live > 0 && node.status == NodeStatus::Ready && !force {
+            return invalid(format!("node {name} is up and has {live} tasks"));
+        }
+        let tasks: Vec<TaskId> = self.state.tasks_on(id).map(|task| task.id).collect();
+        for task in tasks {
+            self.drop_task(task)?;
+        }
+        self.state.remove_node(self.journal, id);
+        if keep_until > self.state.time {
+            let tombstone = Tombstone { node: id, key_hash, keep_until };
+            self.state.set_tombstone(self.journal, tombstone);
+        }
+        self.emit(Kind::Node, Action::Remove, id.to_string(), name, String::new());
+        Ok(())
+    }
+
+    fn node(&self, id: NodeId) -> Result<&Node, Rejection> {
+        self.state.node(id).ok_or(Rejection::NotFound { key: Key::Node(id) })
+    }
+
+    /// Writes nothing if the change changes nothing: an idle cluster stays quiet.
+    fn change_node(
+        &mut self,
+        id: NodeId,
+        change: impl FnOnce(&mut Node) -> String,
+    ) -> Result<(), Rejection> {
+        let before = self.node(id)?;
+        let mut node = before.clone();
+        let message = change(&mut node);
+        if node == *before {
+            return Ok(());
+        }
+        node.revision = self.revision;
+        let name = node.description.hostname.clone();
+        self.state.set_node(self.journal, node);
+        self.emit(Kind::Node, Action::Update, id.to_string(), name, message);
+        Ok(())
+    }
+
+    pub(super) fn grant_block(&mut self, id: NodeId, block: Subnet) -> Result<(), Rejection> {
+        self.check_block(block)?;
+        self.change_node(id, |node| {
+            node.blocks.push(block);
+            format!("addresses {block}")
+        })
+    }
+
+    fn check_block(&self, block: Subnet) -> Result<(), Rejection> {
+        for node in self.state.nodes() {
+            if node.blocks.iter().any(|other| overlap(*other, block)) {
+                let holder = &node.description.hostname;
+                return invalid(format!("block {block} overlaps one of node {holder}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn overlap(a: Subnet, b: Subnet) -> bool {
+    a.contains(b.address) || b.contains(a.address)
+}
