@@ -26,7 +26,8 @@ pub const CHAIN_MAX: usize = 1 + warren_model::cluster::Authority::CERTIFICATES_
 /// backdated by an hour, so that clocks may differ by that much and this.
 pub const CLOCK_TOLERANCE_MS: u64 = 300_000;
 
-static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[webpki::aws_lc_rs::ECDSA_P256_SHA256];
+pub(crate) static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] =
+    &[webpki::aws_lc_rs::ECDSA_P256_SHA256];
 
 /// Why certificates do not make a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -59,6 +59,14 @@ impl Identity {
         Ok(Self { key, chain, bundle, peer })
     }
 
+    /// The same key with a new certificate: after a renewal.
+    ///
+    /// # Errors
+    /// As [`Identity::new`].
+    pub fn renewed(&self, chain: &[Vec<u8>], bundle: Bundle) -> Result<Self, IdentityError> {
+        Self::new(NodeKey::from_pkcs8(self.key.pkcs8())?, chain, bundle)
+    }
+
     pub fn key(&self) -> &NodeKey {
         &self.key
     }

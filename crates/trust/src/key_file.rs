@@ -3,6 +3,14 @@
 //! `warren-key-1 <64 hex digits> <8 hex digits of SHA-256>`: text, so that it
 //! can be kept in a vault or on paper; with a check value, so that a damaged
 //! file is told from a foreign one.
+//!
+//! With autolock the file is `warren-locked-1 <salt> <sealed key> <check>`: the
+//! same key, sealed by the cluster's unlock key. Locking and unlocking rewrite
+//! the file whole; the wrapping key never changes, so nothing else is touched,
+//! and after a crash the file is of one kind or the other.
+//!
+//! Not here: overwriting the old blocks of the disk. Who fears for them makes
+//! the cluster with autolock from the start, or rotates the data keys after it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,9 +22,18 @@ use warren_base::file::write_atomic;
 use warren_base::rng::Rng;
 use zeroize::Zeroizing;
 
+use crate::seal::{Opener, SALT_LEN, SEAL_OVERHEAD, Sealer, derive};
+use crate::unlock::UnlockKey;
+
 const TAG: &str = "warren-key-1";
-/// Tag, key, check value, two spaces, line end; a little room for editors that add a line end.
-const LEN_MAX: usize = 128;
+const LOCKED_TAG: &str = "warren-locked-1";
+/// Bytes of the sealed key.
+const SEALED_LEN: usize = 32 + SEAL_OVERHEAD;
+/// Longer than a locked file with its 187 characters; editors add a line end.
+const LEN_MAX: usize = 256;
+const PURPOSE: &str = "warren autolock";
+/// In place of a path, for keys without a file.
+const MEMORY: &str = "(memory)";
 
 /// Why a key file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +52,16 @@ pub enum KeyFileError {
     TooOpen { path: PathBuf, mode: u32 },
     #[error("key file {path} is truncated or not a key file")]
     Shape { path: PathBuf },
-    #[error("key file {path} is of version {found:?}, this binary knows {TAG:?}")]
+    #[error(
+        "key file {path} is of version {found:?}, this binary knows {TAG:?} and {LOCKED_TAG:?}"
+    )]
     Version { path: PathBuf, found: String },
+    #[error("key file {path} is locked; it opens with the cluster's unlock key")]
+    Locked { path: PathBuf },
+    #[error("key file {path} holds another key than when it was read; it is left alone")]
+    Changed { path: PathBuf },
+    #[error("key file {path} does not open with this unlock key")]
+    WrongUnlockKey { path: PathBuf },
     #[error("key file {path} is damaged: its check value does not match")]
     Damaged { path: PathBuf },
 }
@@ -50,7 +75,7 @@ pub struct KeyFile {
 impl KeyFile {
     /// A key that lives in memory only: for simulations.
     pub fn in_memory(key: [u8; 32]) -> Self {
-        Self { key: Zeroizing::new(key), path: PathBuf::from("(memory)") }
+        Self { key: Zeroizing::new(key), path: PathBuf::from(MEMORY) }
     }
 
     /// Makes a new key and writes it to `path`, mode 0600; missing folders are made, mode 0700.
@@ -76,30 +101,67 @@ impl KeyFile {
     /// Reads the key at `path`.
     ///
     /// # Errors
-    /// One of [`KeyFileError`] for each way in which the file can be wrong.
+    /// One of [`KeyFileError`] for each way in which the file can be wrong;
+    /// [`KeyFileError::Locked`] when only [`KeyFile::unlock`] can read it.
     pub fn read(path: &Path) -> Result<Self, KeyFileError> {
-        let owned = || path.to_owned();
-        let fail = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => KeyFileError::Missing { path: owned() },
-            _ => KeyFileError::Read { path: owned(), source },
+        match load(path)? {
+            Content::Plain(key) => Ok(Self { key, path: path.to_owned() }),
+            Content::Locked { .. } => Err(KeyFileError::Locked { path: path.to_owned() }),
+        }
+    }
+
+    /// Reads the key at `path` with the cluster's unlock key. A file that is not locked is read
+    /// all the same.
+    ///
+    /// # Errors
+    /// As [`KeyFile::read`], and [`KeyFileError::WrongUnlockKey`].
+    pub fn unlock(path: &Path, unlock: &UnlockKey) -> Result<Self, KeyFileError> {
+        let key = match load(path)? {
+            Content::Plain(key) => key,
+            Content::Locked { salt, sealed } => open(&salt, &sealed, unlock)
+                .ok_or_else(|| KeyFileError::WrongUnlockKey { path: path.to_owned() })?,
         };
-        let file = File::open(path).map_err(fail)?;
-        let mode = file.metadata().map_err(fail)?.mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(KeyFileError::TooOpen { path: owned(), mode });
+        Ok(Self { key, path: path.to_owned() })
+    }
+
+    /// Makes the file locked by this unlock key, or open. Says whether it had to be written; a
+    /// key that lives in memory has none.
+    ///
+    /// # Errors
+    /// As [`KeyFile::read`]; [`KeyFileError::Changed`] when the file holds another key by now,
+    /// [`KeyFileError::Write`] when the disk refuses. The file is as before then.
+    pub fn set_lock(
+        &self,
+        unlock: Option<&UnlockKey>,
+        rng: &dyn Rng,
+    ) -> Result<bool, KeyFileError> {
+        let fail = |source| KeyFileError::Write { path: self.path.clone(), source };
+        let other = || KeyFileError::Changed { path: self.path.clone() };
+        if self.path == Path::new(MEMORY) {
+            return Ok(false);
         }
-        // Room for the longest file at once: a growing buffer would leave copies of the key behind.
-        let mut text = Zeroizing::new(String::with_capacity(LEN_MAX + 1));
-        let read = file.take(LEN_MAX as u64 + 1).read_to_string(&mut text);
-        match read {
-            Ok(len) if len <= LEN_MAX => {}
-            Ok(_) => return Err(KeyFileError::Shape { path: owned() }),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(KeyFileError::Damaged { path: owned() });
+        match (load(&self.path)?, unlock) {
+            (Content::Plain(found), _) if found != self.key => return Err(other()),
+            (Content::Plain(_), None) => return Ok(false),
+            (Content::Locked { salt, sealed }, Some(unlock)) => {
+                match open(&salt, &sealed, unlock) {
+                    Some(found) if found == self.key => return Ok(false),
+                    Some(_) => return Err(other()),
+                    // Locked by an older unlock key.
+                    None => {}
+                }
             }
-            Err(source) => return Err(KeyFileError::Read { path: owned(), source }),
+            (Content::Plain(_), Some(_)) | (Content::Locked { .. }, None) => {}
         }
-        parse(&text, path)
+        let text = match unlock {
+            Some(unlock) => to_locked_text(&self.key, unlock, rng),
+            None => to_text(&self.key),
+        };
+        // The file itself, should `path` be a link to where it is kept.
+        let target = self.path.canonicalize().map_err(fail)?;
+        sweep(&target).map_err(fail)?;
+        write_atomic(&target, text.as_bytes(), 0o600).map_err(fail)?;
+        Ok(true)
     }
 
     /// Reads the key at `path`, or makes it when nothing is there.
@@ -123,8 +185,69 @@ impl KeyFile {
     }
 }
 
-fn check_value(key: &[u8; 32]) -> [u8; 4] {
-    let hash = digest(&SHA256, key);
+/// What a key file holds.
+enum Content {
+    Plain(Zeroizing<[u8; 32]>),
+    Locked { salt: [u8; SALT_LEN], sealed: [u8; SEALED_LEN] },
+}
+
+fn load(path: &Path) -> Result<Content, KeyFileError> {
+    let owned = || path.to_owned();
+    let fail = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => KeyFileError::Missing { path: owned() },
+        _ => KeyFileError::Read { path: owned(), source },
+    };
+    let file = File::open(path).map_err(fail)?;
+    let mode = file.metadata().map_err(fail)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(KeyFileError::TooOpen { path: owned(), mode });
+    }
+    // Room for the longest file at once: a growing buffer would leave copies of the key behind.
+    let mut text = Zeroizing::new(String::with_capacity(LEN_MAX + 1));
+    let read = file.take(LEN_MAX as u64 + 1).read_to_string(&mut text);
+    match read {
+        Ok(len) if len <= LEN_MAX => {}
+        Ok(_) => return Err(KeyFileError::Shape { path: owned() }),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(KeyFileError::Damaged { path: owned() });
+        }
+        Err(source) => return Err(KeyFileError::Read { path: owned(), source }),
+    }
+    parse(&text, path)
+}
+
+/// Removes what a crash left of an earlier writing: it may hold the key in the clear.
+fn sweep(target: &Path) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else {
+        return Ok(());
+    };
+    let prefix = [name.as_encoded_bytes(), b"."].concat();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let found = entry.file_name();
+        let found = found.as_encoded_bytes();
+        if found.starts_with(&prefix) && found.ends_with(b".tmp") {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn open(
+    salt: &[u8; SALT_LEN],
+    sealed: &[u8; SEALED_LEN],
+    unlock: &UnlockKey,
+) -> Option<Zeroizing<[u8; 32]>> {
+    let mut buffer = Zeroizing::new(*sealed);
+    let opener = Opener::new(derive(unlock.as_bytes(), salt, PURPOSE));
+    let key = opener.open(0, LOCKED_TAG.as_bytes(), buffer.as_mut_slice()).ok()?;
+    let mut out = Zeroizing::new([0; 32]);
+    out.copy_from_slice(key);
+    Some(out)
+}
+
+fn check_value(bytes: &[u8]) -> [u8; 4] {
+    let hash = digest(&SHA256, bytes);
     let mut check = [0; 4];
     check.copy_from_slice(&hash.as_ref()[..4]);
     check
@@ -158,102 +281,81 @@ fn to_text(key: &[u8; 32]) -> Zeroizing<String> {
     text.push(' ');
     push_hex(&mut text, key);
     text.push(' ');
-    push_hex(&mut text, &check_value(key));
+    push_hex(&mut text, &check_value(key.as_slice()));
     text.push('\n');
     text
 }
 
-fn parse(text: &str, path: &Path) -> Result<KeyFile, KeyFileError> {
-    let owned = || path.to_owned();
+fn to_locked_text(key: &[u8; 32], unlock: &UnlockKey, rng: &dyn Rng) -> Zeroizing<String> {
+    let mut salt = [0; SALT_LEN];
+    rng.fill(&mut salt);
+    // Full room at once: the buffer holds the key until it is sealed in place.
+    let mut bytes = Vec::with_capacity(SALT_LEN + SEALED_LEN);
+    bytes.extend_from_slice(&salt);
+    bytes.extend_from_slice(key);
+    let mut sealer = Sealer::new(derive(unlock.as_bytes(), &salt, PURPOSE), 0);
+    sealer
+        .seal(LOCKED_TAG.as_bytes(), &mut bytes, SALT_LEN)
+        .expect("a new sealer has all its counters left");
+    let mut text = Zeroizing::new(String::with_capacity(LEN_MAX));
+    text.push_str(LOCKED_TAG);
+    text.push(' ');
+    push_hex(&mut text, &bytes[..SALT_LEN]);
+    text.push(' ');
+    push_hex(&mut text, &bytes[SALT_LEN..]);
+    text.push(' ');
+    push_hex(&mut text, &check_value(&bytes));
+    text.push('\n');
+    text
+}
+
+fn parse(text: &str, path: &Path) -> Result<Content, KeyFileError> {
+    let shape = || KeyFileError::Shape { path: path.to_owned() };
+    let damaged = || KeyFileError::Damaged { path: path.to_owned() };
     let mut words = text.split_ascii_whitespace();
-    let tag = words.next().ok_or_else(|| KeyFileError::Shape { path: owned() })?;
-    if tag != TAG {
+    let tag = words.next().ok_or_else(shape)?;
+    let locked = match tag {
+        TAG => false,
+        LOCKED_TAG => true,
         // A version of ours, or no key file at all; never show what may be a key.
-        let ours = tag.strip_prefix("warren-key-").filter(|v| v.parse::<u32>().is_ok());
-        return Err(match ours {
-            Some(_) => KeyFileError::Version { path: owned(), found: tag.to_owned() },
-            None => KeyFileError::Shape { path: owned() },
-        });
-    }
-    let (Some(key), Some(check), None) = (words.next(), words.next(), words.next()) else {
-        return Err(KeyFileError::Shape { path: owned() });
+        other => {
+            let version = ["warren-key-", "warren-locked-"].map(|kind| other.strip_prefix(kind));
+            let ours = version.into_iter().flatten().any(|v| v.parse::<u32>().is_ok());
+            let found = other.to_owned();
+            return Err(if ours {
+                KeyFileError::Version { path: path.to_owned(), found }
+            } else {
+                shape()
+            });
+        }
     };
-    if key.len() != 64 || check.len() != 8 {
-        return Err(KeyFileError::Shape { path: owned() });
-    }
-    let (Some(key), Some(check)) = (from_hex::<32>(key), from_hex::<4>(check)) else {
-        return Err(KeyFileError::Damaged { path: owned() });
+    let mut word = |bytes: usize| words.next().filter(|w| w.len() == 2 * bytes).ok_or_else(shape);
+    let content = if locked {
+        let (salt, sealed, check) = (word(SALT_LEN)?, word(SEALED_LEN)?, word(4)?);
+        let (Some(salt), Some(sealed), Some(check)) =
+            (from_hex::<SALT_LEN>(salt), from_hex::<SEALED_LEN>(sealed), from_hex::<4>(check))
+        else {
+            return Err(damaged());
+        };
+        if check_value(&[salt.as_slice(), sealed.as_slice()].concat()) != *check {
+            return Err(damaged());
+        }
+        Content::Locked { salt: *salt, sealed: *sealed }
+    } else {
+        let (key, check) = (word(32)?, word(4)?);
+        let (Some(key), Some(check)) = (from_hex::<32>(key), from_hex::<4>(check)) else {
+            return Err(damaged());
+        };
+        if check_value(key.as_slice()) != *check {
+            return Err(damaged());
+        }
+        Content::Plain(key)
     };
-    if check_value(&key) != *check {
-        return Err(KeyFileError::Damaged { path: owned() });
+    match words.next() {
+        None => Ok(content),
+        Some(_) => Err(shape()),
     }
-    Ok(KeyFile { key, path: owned() })
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
-    use warren_base::rng::SystemRng;
-
-    use super::*;
-
-    fn written(bytes: &[u8], mode: u32) -> Result<KeyFile, KeyFileError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("node.key");
-        fs::write(&path, bytes).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        KeyFile::read(&path)
-    }
-
-    fn name(result: Result<KeyFile, KeyFileError>) -> &'static str {
-        match result {
-            Ok(_) => "ok",
-            Err(KeyFileError::Missing { .. }) => "missing",
-            Err(KeyFileError::Exists { .. }) => "exists",
-            Err(KeyFileError::Read { .. }) => "read",
-            Err(KeyFileError::Write { .. }) => "write",
-            Err(KeyFileError::TooOpen { .. }) => "open",
-            Err(KeyFileError::Shape { .. }) => "shape",
-            Err(KeyFileError::Version { .. }) => "version",
-            Err(KeyFileError::Damaged { .. }) => "damaged",
-        }
-    }
-
-    #[test]
-    fn a_new_key_is_read_back_and_never_overwritten() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("deep/keys/node.key");
-        assert_eq!(name(KeyFile::read(&path)), "missing");
-        let made = KeyFile::create(&path, &SystemRng).unwrap();
-        let read = KeyFile::read(&path).unwrap();
-        assert_eq!(made.secret(), read.secret());
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(name(KeyFile::create(&path, &SystemRng)), "exists");
-        assert_eq!(KeyFile::read_or_create(&path, &SystemRng).unwrap().secret(), made.secret());
-    }
-
-    #[test]
-    fn every_cut_and_every_flipped_bit_is_refused() {
-        let good = to_text(&[7; 32]);
-        let good = good.as_bytes();
-        assert_eq!(name(written(good, 0o600)), "ok");
-        assert_eq!(name(written(good, 0o400)), "ok");
-        assert_eq!(name(written(good, 0o640)), "open");
-        // Without its line end it is still whole.
-        for len in 0..good.len() - 1 {
-            assert_eq!(name(written(&good[..len], 0o600)), "shape", "cut at {len}");
-        }
-        for bit in 0..(good.len() - 1) * 8 {
-            let mut bad = good.to_vec();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            let got = name(written(&bad, 0o600));
-            // Hex digits have two cases: such a flip changes nothing.
-            let same = good.eq_ignore_ascii_case(&bad) && bit / 8 > TAG.len();
-            assert_eq!(got == "ok", same, "bit {bit}: {got}");
-        }
-        assert_eq!(name(written(&[b'a'; 4096], 0o600)), "shape");
-        assert_eq!(name(written(b"warren-key-2 00 00\n", 0o600)), "version");
-    }
-}
+mod tests;

@@ -13,12 +13,14 @@
 //!
 //! Not here: who may do what (the manager's), revocation (the state's), sockets.
 
+pub mod backup;
 pub mod bundle;
 pub mod ca;
 pub mod credentials;
 pub mod key;
 pub mod key_file;
 pub mod key_ring;
+pub mod node_files;
 pub mod peer;
 pub mod seal;
 #[cfg(test)]
@@ -26,15 +28,19 @@ mod testing;
 mod text;
 pub mod tls;
 pub mod token;
+pub mod unlock;
 mod x509;
 
+pub use backup::{BackupError, BackupKey, BackupLock, BackupUnlock, Recipient};
 pub use bundle::{Bundle, BundleError};
 pub use ca::{Authority, AuthorityError, IssueError, Issued, Subject};
 pub use credentials::{Credentials, Identity, IdentityError};
 pub use key::{Hash, KeyError, NodeKey};
 pub use key_file::{KeyFile, KeyFileError};
 pub use key_ring::{DataKey, KeyRing, KeyRingError};
+pub use node_files::{CertificateFileError, read_certificate, write_certificate};
 pub use peer::{Peer, PeerError, PeerRole};
 pub use seal::{Opener, SEAL_OVERHEAD, SealError, Sealer};
 pub use tls::{Refusal, TlsError, client_config, join_config, refusal, server_config, server_name};
 pub use token::{ApiToken, JoinRole, JoinToken, TokenError, TokenRefusal};
+pub use unlock::{UnlockKey, UnlockKeyError};

@@ -17,7 +17,9 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature,
+};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
@@ -30,10 +32,16 @@ use rustls::{
 use warren_base::clock::Clock;
 use warren_model::{NodeId, Time};
 
-use crate::bundle::Bundle;
+use crate::bundle::{ALGORITHMS, Bundle};
 use crate::credentials::Credentials;
 use crate::key::{Hash, sha256};
 use crate::peer::{Peer, PeerError, PeerRole};
+
+/// Of handshakes: the one kind of key there is.
+static SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
+    all: ALGORITHMS,
+    mapping: &[(SignatureScheme::ECDSA_NISTP256_SHA256, ALGORITHMS)],
+};
 
 /// Why no configuration can be made: the library and the provider do not fit together.
 #[derive(Debug, thiserror::Error)]
@@ -233,12 +241,11 @@ macro_rules! signatures {
             certificate: &CertificateDer<'_>,
             signed: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-            verify_tls13_signature(message, certificate, signed, &algorithms)
+            verify_tls13_signature(message, certificate, signed, &SIGNATURES)
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+            SIGNATURES.supported_schemes()
         }
     };
 }

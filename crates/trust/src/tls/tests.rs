@@ -176,7 +176,16 @@ async fn the_expired_are_let_in_and_marked() {
     let peer = client.peer_of(streams.0.get_ref().1.peer_certificates()).unwrap().unwrap();
     assert!(peer.expired);
     // Renewed in place: the same configurations, the open connection stays.
-    client.set(&identity(&ca, &worker(2), later)).unwrap();
+    let old = identity(&ca, &worker(2), NOW);
+    let next = issue(&ca, old.key(), &worker(2), later).chain;
+    client.set(&old.renewed(&next, ca.bundle()).unwrap()).unwrap();
+    assert!(
+        old.renewed(
+            &issue(&ca, &NodeKey::generate().unwrap(), &worker(2), later).chain,
+            ca.bundle()
+        )
+        .is_err()
+    );
     let fresh = handshake(connect_to(&client), config).await.1.unwrap();
     let peer = server.peer_of(fresh.1.get_ref().1.peer_certificates()).unwrap().unwrap();
     assert!(!peer.expired);
