@@ -2,9 +2,11 @@
 TARGET := x86_64-unknown-linux-gnu
 STATIC_FLAGS := -C target-feature=+crt-static -C relocation-model=static
 WARREN := target/$(TARGET)/dist/warren
+MANAGERS ?= 3
+WORKERS ?= 3
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help build demo demo-clean test check deps unit lint deny install bench \
+.PHONY: help build demo demo-clean test testbed soak check deps unit lint deny install bench \
 	bench-create bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state bench-log
 
 help:           ## list the targets
@@ -32,9 +34,18 @@ lint:           ## formatting, clippy, layers, generated code
 unit:           ## tests that touch nothing but this folder
 	cargo nextest run --locked --workspace -E 'not test(host_)'
 
+testbed:        ## a cluster on this machine to play with and to break: MANAGERS=3 WORKERS=3
+	cargo build --locked -p warren
+	cargo run --locked -q -p warren-testbed --bin warren-testbed -- --managers $(MANAGERS) --workers $(WORKERS)
+
+soak: deps      ## tests that take long: load, and faults for minutes
+	cargo build --locked -p warren
+	cargo nextest run --locked --profile soak -p warren-testbed
+
 check: lint unit ## the quick ring
 
 test: deps lint ## everything
+	cargo build --locked -p warren
 	cargo nextest run --locked --workspace
 	$(MAKE) build
 	scripts/demo $(WARREN) check

@@ -1,0 +1,9 @@
+//! Machines, the switch between them, and the real program on them.
+//!
+//! Names start with `host_`: these tests make namespaces and control groups,
+//! need root, and run one at a time. Those of `soak_` take long: `make soak`.
+
+// Clippy tells tests from helpers of tests, which fail in the same way.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod machines;
