@@ -125,6 +125,14 @@ impl Bundle {
         self.0.certificates.first().map_or([0; 32], |first| sha256(first))
     }
 
+    /// SHA-256 of the issuing public key, that of the first certificate: compare with
+    /// [`Peer::issuer_hash`].
+    pub fn issuer_hash(&self) -> Hash {
+        let first = self.0.certificates.first().map(|first| Fields::parse(first));
+        // It was parsed when the bundle was made.
+        first.and_then(Result::ok).map_or([0; 32], |fields| fields.key_hash)
+    }
+
     /// Who a chain (leaf first) belongs to, verified at `now`.
     ///
     /// # Errors
