@@ -13,7 +13,7 @@ use warren_model::id::{ClusterId, NodeId, ServiceId};
 use warren_model::node::{Description, Node, NodeStatus};
 use warren_model::service::{Mode, ServiceSpec, TaskTemplate};
 use warren_model::task::{TaskState, TaskStatus};
-use warren_planner::{Beats, IdSource, Index, Plan, plan};
+use warren_planner::{Beats, IdSource, Index, Plan, Seen, plan};
 use warren_state::State;
 use warren_state::change::{Mutation, Outcome, Transaction};
 
@@ -39,7 +39,7 @@ fn main() {
     let mut world = vec![Mutation::SetCluster(Cluster::new(ClusterId::from_bytes([1; 10])))];
     for n in 0..NODES {
         let id = NodeId::from_bytes(bytes(1, n.into()));
-        beats.connected.insert(id);
+        beats.seen.insert(id, Seen { at: Time(1), rtt_ms: 1 });
         world.push(Mutation::CreateNode(Node {
             status: NodeStatus::Ready,
             ..Node::new(id, Description { hostname: format!("node-{n}"), ..Description::default() })

@@ -14,7 +14,10 @@ use crate::{IdSource, MUTATIONS_MAX, Plan};
 pub(crate) struct Draft<'a> {
     pub(crate) state: &'a State,
     pub(crate) cluster: &'a Cluster,
+    /// Never before a time of the state.
     pub(crate) now: Time,
+    /// As the leader's clock says: what beats are compared with.
+    pub(crate) clock: Time,
     pub(crate) nodes: Nodes<'a>,
     ids: &'a mut dyn IdSource,
     mutations: Vec<Mutation>,
@@ -28,12 +31,14 @@ impl<'a> Draft<'a> {
         state: &'a State,
         cluster: &'a Cluster,
         ids: &'a mut dyn IdSource,
-        now: Time,
+        clock: Time,
     ) -> Self {
         Self {
             state,
             cluster,
-            now,
+            // A new leader's clock may be behind the last entry's.
+            now: clock.max(state.time()),
+            clock,
             nodes: Nodes::new(state),
             ids,
             mutations: Vec::new(),

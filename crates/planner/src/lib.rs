@@ -2,7 +2,8 @@
 //!
 //! Pure and only ever run by the leader: state, heartbeats, random ids and the
 //! clock go in, one transaction comes out. The caller proposes it and calls
-//! again when the state changes or at `wake_at`; there is no other timer.
+//! again when the state changes, when a node is heard that was silent, or at
+//! `wake_at`; there is no other timer, and beats as such wake nobody.
 //!
 //! Stages, in order: liveness of nodes, then for each service: orchestrate
 //! (slots wanted), roll out (which slots get the new template now), replace
@@ -12,7 +13,9 @@
 //! Invariants (tested on random clusters):
 //! - a pass right after applying a pass changes nothing;
 //! - at most `parallelism` slots of a service are being renewed;
-//! - the [`Index`] only skips work: a fresh one gives the same plan.
+//! - the [`Index`] only skips work: a fresh one gives the same plan;
+//! - what runs where nobody is heard has no successor before its service allows
+//!   one.
 //!
 //! Not here: restarts in place (the agent), memory and CPU reservations (not
 //! modelled yet), preemption.
@@ -30,7 +33,7 @@ mod rollout;
 mod service;
 mod slot;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use warren_model::Time;
 use warren_model::id::{NodeId, ServiceId};
@@ -38,18 +41,26 @@ use warren_state::State;
 use warren_state::change::Transaction;
 
 use crate::draft::Draft;
-pub use crate::liveness::SUSPICION_MS;
+use crate::liveness::Silence;
+pub use crate::liveness::{SUSPICION_MAX_MS, SUSPICION_MS, suspicion_ms};
 pub use crate::progress::{Convergence, progress, task_counts};
 
 /// What the leader hears of nodes; kept in memory, never replicated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Beats {
-    /// Nodes with an open session.
-    pub connected: BTreeSet<NodeId>,
     /// When this leader began to observe: it declares nobody down before a window of its own.
     pub since: Time,
-    /// When a node that is not connected was heard of last.
-    pub last_seen: BTreeMap<NodeId, Time>,
+    /// Nodes that it heard of; one whose session ended keeps its last.
+    pub seen: BTreeMap<NodeId, Seen>,
+}
+
+/// The last word of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// By the leader's clock, the same that [`plan`] is given.
+    pub at: Time,
+    /// Measured between the node and its manager.
+    pub rtt_ms: u32,
 }
 
 /// Where ids come from: random bytes, seeded in simulations.
@@ -79,6 +90,7 @@ pub const MUTATIONS_MAX: usize = 1000;
 pub struct Index {
     revision: u64,
     topology: u64,
+    silent: Vec<(NodeId, Option<Silence>)>,
     idle: BTreeMap<ServiceId, Idle>,
 }
 
@@ -90,11 +102,14 @@ struct Idle {
 }
 
 impl Index {
-    /// Forgets everything if nodes changed, for they matter to every service.
-    fn follow(&mut self, state: &State) {
-        if state.topology() != self.topology || state.revision() < self.revision {
+    /// Forgets everything if nodes changed, or for how long they have been silent: they matter to
+    /// every service.
+    fn follow(&mut self, state: &State, silent: Vec<(NodeId, Option<Silence>)>) {
+        let back = state.revision() < self.revision;
+        if state.topology() != self.topology || silent != self.silent || back {
             self.idle.clear();
         }
+        self.silent = silent;
         // Dropped services are few and cheap to keep, but not for ever.
         if self.idle.len() > 2 * state.services().len() {
             self.idle.retain(|id, _| state.service(*id).is_some());
@@ -118,10 +133,9 @@ pub fn plan(
     now: Time,
 ) -> Plan {
     let Some(cluster) = state.cluster() else { return Plan::default() };
-    // A new leader's clock may be behind the last entry's.
-    let mut draft = Draft::new(state, cluster, ids, now.max(state.time()));
+    let mut draft = Draft::new(state, cluster, ids, now);
     liveness::judge(&mut draft, beats);
-    index.follow(state);
+    index.follow(state, draft.nodes.silent());
     // Services see nodes as they are about to be; what they conclude holds once that is applied.
     let calm = draft.is_empty();
     for service in state.services() {

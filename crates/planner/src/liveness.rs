@@ -1,39 +1,136 @@
-//! Whether nodes are heard of: connected is ready, silent for a while is down.
+//! Whether nodes are heard of, and when what runs on a silent one may have a successor.
 //!
-//! Only transitions are written. A leader declares nobody down before it has
-//! itself observed for a whole window: what its predecessor heard is lost.
+//! Only transitions are written. Silence counts from the last beat, and never
+//! from before this leader began to observe: what its predecessor heard is lost.
+//! The window grows with the node's measured round trip, so that a far node is
+//! not taken for a dead one.
+//!
+//! A node that is down has lost its tasks, which says nothing yet of their
+//! successors: each service says for itself how long to wait (`OnDisconnect`).
+//!
+//! Times here are the leader's own, as those of the beats; they are not
+//! compared with times of the state, which another leader's clock may have
+//! stamped.
 
+use warren_model::Time;
 use warren_model::node::NodeStatus;
+use warren_model::service::{OnDisconnect, TaskTemplate};
 use warren_state::change::Mutation;
 
-use crate::Beats;
 use crate::draft::Draft;
+use crate::nodes::Site;
+use crate::{Beats, Seen};
+
+/// Silence after which a node on the same network counts as down: five or six beats, a second of
+/// which a node needs to find another manager.
+pub const SUSPICION_MS: u64 = 3_000;
+/// A beat, its answer and both once more, should one be lost.
+const SUSPICION_ROUND_TRIPS: u64 = 4;
+/// Whatever the round trip is said to be, silence is noticed at last.
+pub const SUSPICION_MAX_MS: u64 = 15_000;
+/// How much slower the node's clock may go than the leader's, as a fraction of the time measured:
+/// 1 in 1000, ten times what quartz does.
+const DRIFT_PART: u64 = 1_000;
 
 /// Silence after which a node counts as down.
-pub const SUSPICION_MS: u64 = 5_000;
+pub fn suspicion_ms(rtt_ms: u32) -> u64 {
+    let window = SUSPICION_MS.saturating_add(SUSPICION_ROUND_TRIPS * u64::from(rtt_ms));
+    window.min(SUSPICION_MAX_MS)
+}
+
+/// What a leader knows of a node's silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Silence {
+    /// Since when; the leader's own beginning at the earliest.
+    since: Time,
+    window_ms: u64,
+}
+
+impl Silence {
+    /// When a node counts as down: later than the window, not at its end.
+    fn deadline(self) -> Time {
+        self.since.plus_ms(self.window_ms).plus_ms(1)
+    }
+
+    /// When a task of this template that was lost with its node may have a successor, if ever.
+    pub(crate) fn due(self, policy: OnDisconnect, template: &TaskTemplate) -> Option<Time> {
+        match policy {
+            OnDisconnect::Keep => None,
+            OnDisconnect::ReplaceAfter { ms } => {
+                Some(self.since.plus_ms(ms.max(self.window_ms)).plus_ms(1))
+            }
+            // The node stops it at `ms`, counted from an answer that may have been under way for
+            // as long as a window after the leader heard the node last.
+            OnDisconnect::StopAfter { ms } => {
+                let grace = template.stop_grace_ms.unwrap_or(TaskTemplate::STOP_GRACE_MS);
+                let allowed = ms.saturating_add(grace).saturating_add(ms / DRIFT_PART);
+                Some(self.since.plus_ms(allowed).plus_ms(self.window_ms).plus_ms(1))
+            }
+        }
+    }
+}
 
 pub(crate) fn judge(draft: &mut Draft<'_>, beats: &Beats) {
     for at in 0..draft.nodes.len() {
         let site = draft.nodes.site(at);
         let id = site.node.id;
-        let status = if beats.connected.contains(&id) {
-            NodeStatus::Ready
-        } else if site.status == NodeStatus::Down {
-            NodeStatus::Down
-        } else {
-            let heard = beats.last_seen.get(&id).map_or(beats.since, |seen| beats.since.max(*seen));
-            // Later than the window, not at its end.
-            let deadline = heard.plus_ms(SUSPICION_MS + 1);
-            if draft.now < deadline {
-                draft.wake(Some(deadline));
-                NodeStatus::Ready
-            } else {
-                NodeStatus::Down
-            }
+        let seen = beats.seen.get(&id).copied();
+        let rtt_ms = seen.map_or(0, |seen| seen.rtt_ms);
+        let silence = Silence {
+            since: seen.map_or(beats.since, |seen| seen.at.max(beats.since)),
+            window_ms: suspicion_ms(rtt_ms),
         };
+        let status = status(site, seen, silence, draft.clock);
+        if status == NodeStatus::Ready {
+            draft.wake(Some(silence.deadline()));
+        }
+        draft.nodes.set_silence(at, silence);
         if draft.nodes.site(at).status != status && draft.room(1) {
             draft.nodes.set_status(at, status);
             draft.push(Mutation::SetNodeStatus { id, status });
         }
+    }
+}
+
+fn status(site: &Site<'_>, seen: Option<Seen>, silence: Silence, now: Time) -> NodeStatus {
+    match site.status {
+        NodeStatus::Ready if now < silence.deadline() => NodeStatus::Ready,
+        NodeStatus::Ready => NodeStatus::Down,
+        // Only word of it brings it back: a new leader's patience does not.
+        NodeStatus::Down => match seen {
+            Some(seen) if now < Silence { since: seen.at, ..silence }.deadline() => {
+                NodeStatus::Ready
+            }
+            Some(_) | None => NodeStatus::Down,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(policy: OnDisconnect, rtt_ms: u32, expected: Option<u64>) {
+        let silence = Silence { since: Time(1_000), window_ms: suspicion_ms(rtt_ms) };
+        let template = TaskTemplate { stop_grace_ms: Some(2_000), ..TaskTemplate::default() };
+        assert_eq!(silence.due(policy, &template), expected.map(Time));
+    }
+
+    #[test]
+    fn successors_wait_as_the_service_says() {
+        check(OnDisconnect::Keep, 0, None);
+        check(OnDisconnect::ReplaceAfter { ms: 0 }, 0, Some(4_001));
+        check(OnDisconnect::ReplaceAfter { ms: 3_000 }, 200, Some(4_801));
+        check(OnDisconnect::ReplaceAfter { ms: 60_000 }, 200, Some(61_001));
+        check(OnDisconnect::StopAfter { ms: 10_000 }, 0, Some(16_011));
+        check(OnDisconnect::StopAfter { ms: 10_000 }, 100, Some(16_411));
+        check(OnDisconnect::StopAfter { ms: u64::MAX }, 0, Some(u64::MAX));
+    }
+
+    #[test]
+    fn windows_grow_with_distance_but_not_for_ever() {
+        let windows = [0, 50, 500, 3_000, u32::MAX].map(suspicion_ms);
+        assert_eq!(windows, [3_000, 3_200, 5_000, 15_000, 15_000]);
     }
 }

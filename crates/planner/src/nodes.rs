@@ -8,10 +8,13 @@ use warren_model::node::{Availability, Node, NodeStatus};
 use warren_state::State;
 
 use crate::address::{Pool, next_block};
+use crate::liveness::Silence;
 
 pub(crate) struct Site<'a> {
     pub(crate) node: &'a Node,
     pub(crate) status: NodeStatus,
+    /// Of which a leader knows; listings do not.
+    silence: Option<Silence>,
     /// Tasks that have not ended, new ones included.
     pub(crate) load: u32,
     /// Addresses; looked up when the first is asked for.
@@ -39,6 +42,7 @@ impl<'a> Nodes<'a> {
         let sites = state.nodes().map(|node| Site {
             node,
             status: node.status,
+            silence: None,
             load: state.live_on(node.id),
             pool: None,
             granted: Vec::new(),
@@ -68,6 +72,20 @@ impl<'a> Nodes<'a> {
 
     pub(crate) fn set_status(&mut self, at: usize, status: NodeStatus) {
         self.sites[at].status = status;
+    }
+
+    pub(crate) fn set_silence(&mut self, at: usize, silence: Silence) {
+        self.sites[at].silence = Some(silence);
+    }
+
+    pub(crate) fn silence(&self, id: NodeId) -> Option<Silence> {
+        self.get(id)?.silence
+    }
+
+    /// The nodes that are not heard of, and for how long.
+    pub(crate) fn silent(&self) -> Vec<(NodeId, Option<Silence>)> {
+        let down = self.sites.iter().filter(|site| site.status == NodeStatus::Down);
+        down.map(|site| (site.node.id, site.silence)).collect()
     }
 
     pub(crate) fn add_load(&mut self, at: usize) {

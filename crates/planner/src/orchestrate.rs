@@ -14,13 +14,23 @@ pub(crate) fn fill(pass: &mut Pass<'_, '_>) {
         let slot = &pass.slots[at];
         let Wanted::Yes = wanted(pass.service, slot.key, &pass.draft.nodes) else { continue };
         // Who wants the old one gone before the new one starts also waits for it here.
-        if !slot.wanted.is_empty() || stop_first && slot.is_stopping(&pass.draft.nodes) {
+        if !slot.wanted.is_empty() || stop_first && is_in_the_way(pass, at) {
             continue;
         }
         if !pass.create(at, pass.service.template) && pass.draft.is_cut() {
             return;
         }
     }
+}
+
+/// Whether something of a slot that is not wanted any more still runs, or may out of reach.
+fn is_in_the_way(pass: &mut Pass<'_, '_>, at: usize) -> bool {
+    if pass.slots[at].is_stopping(&pass.draft.nodes) {
+        return true;
+    }
+    let slot = &pass.slots[at];
+    let unwanted: Vec<_> = slot.past.iter().chain(&slot.leaving).copied().collect();
+    unwanted.into_iter().any(|task| pass.is_held(task))
 }
 
 /// Adds the wanted slots that have no tasks yet; the list stays in order.

@@ -2,8 +2,10 @@
 //!
 //! The successor has the template of the one it replaces: renewing is the
 //! rollout's business alone. Failures back off by how many tasks of the slot
-//! failed in a row; a lost task is replaced at once, but only if another node
-//! can take it (on a single node it is best left where it is).
+//! failed in a row; a lost task is replaced when its service allows it, and only
+//! if another node can take it (on a single node it is best left where it is).
+//! When the lost node is heard of again, what was superseded is not wanted any
+//! more and stops there; what was not goes on as if nothing had been.
 
 use warren_model::Time;
 use warren_model::task::Task;
@@ -63,6 +65,9 @@ fn replace_failed<'a>(pass: &mut Pass<'_, 'a>, at: usize, task: &'a Task) {
 }
 
 fn replace_lost<'a>(pass: &mut Pass<'_, 'a>, at: usize, task: &'a Task) {
+    if pass.is_held(task) {
+        return;
+    }
     if pass.draft.room(3) && pass.create_if_placed(at, task.template) {
         pass.stop(at, task);
     }

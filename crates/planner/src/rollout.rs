@@ -9,7 +9,7 @@
 //!
 //! Nothing is remembered between passes: all of it follows from the tasks.
 
-use warren_model::service::Service;
+use warren_model::service::{OnDisconnect, Service};
 use warren_model::task::{Task, TaskState};
 
 use crate::nodes::{Nodes, Site};
@@ -58,6 +58,15 @@ pub(crate) fn advance(pass: &mut Pass<'_, '_>) -> Progress {
         Progress::Moving => renew_some(pass),
     }
     progress
+}
+
+/// Goes on after replacing: a failed task was in flight until its successor had to wait for a
+/// place.
+pub(crate) fn resume(pass: &mut Pass<'_, '_>, progress: Progress) {
+    match progress {
+        Progress::Done | Progress::Halted => {}
+        Progress::Moving => renew_some(pass),
+    }
 }
 
 /// Ends what the current task of a slot makes superfluous.
@@ -125,6 +134,11 @@ fn is_in_flight(pass: &mut Pass<'_, '_>, at: usize) -> bool {
     let Some(current) = slot.current(pass.service, nodes) else {
         return slot.wanted.is_empty() && slot.is_stopping(nodes);
     };
+    // What is out of reach and kept may be for ever, and runs as far as anybody knows.
+    let kept = pass.service.spec.on_disconnect == OnDisconnect::Keep;
+    if kept && is_lost(current, nodes) {
+        return false;
+    }
     if !is_up(current, nodes) {
         return current.node.is_some() || slot.wanted.len() > 1;
     }
@@ -138,7 +152,7 @@ fn is_in_flight(pass: &mut Pass<'_, '_>, at: usize) -> bool {
 
 enum Renewal {
     Begun,
-    /// What would be stopped could not be started again.
+    /// What would be stopped could not be started again, or is out of reach and kept.
     Impossible,
     /// The plan is full.
     NoRoom,
@@ -146,6 +160,11 @@ enum Renewal {
 
 fn renew(pass: &mut Pass<'_, '_>, at: usize) -> Renewal {
     let olds = pass.slots[at].wanted.clone();
+    for task in &olds {
+        if pass.is_held(task) {
+            return Renewal::Impossible;
+        }
+    }
     // One to grant a block, one to create, and one for each old task.
     if !pass.draft.room(2 + olds.len()) {
         return Renewal::NoRoom;

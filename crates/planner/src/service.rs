@@ -7,7 +7,7 @@ use warren_model::task::{Desired, Task, TaskState};
 use warren_state::change::{Key as ObjectKey, Mutation};
 
 use crate::draft::{Draft, earlier};
-use crate::slot::{Slot, insert_by_age, is_live, is_outdated, slots_of};
+use crate::slot::{Slot, insert_by_age, is_live, is_lost, is_outdated, slots_of};
 use crate::{orchestrate, place, reap, replace, rollout};
 
 /// What a pass over a service leaves to say.
@@ -53,6 +53,7 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
         orchestrate::fill(&mut pass);
         let progress = rollout::advance(&mut pass);
         replace::replace(&mut pass, progress);
+        rollout::resume(&mut pass, progress);
         orchestrate::scale_down(&mut pass);
         place::place_pending(&mut pass);
         reap::history(&mut pass);
@@ -103,6 +104,28 @@ fn is_quiet(draft: &Draft<'_>, service: &Service) -> bool {
 impl<'a> Pass<'_, 'a> {
     pub(crate) fn wake(&mut self, at: Time) {
         self.wake_at = earlier(self.wake_at, Some(at));
+    }
+
+    /// Whether a task was lost with its node and must not have a successor yet; asks to be called
+    /// again when it may.
+    pub(crate) fn is_held(&mut self, task: &Task) -> bool {
+        if !is_lost(task, &self.draft.nodes) {
+            return false;
+        }
+        let Some(silence) = task.node.and_then(|node| self.draft.nodes.silence(node)) else {
+            // Its node was removed, so it is nobody's.
+            return false;
+        };
+        let template = self.draft.state.template(self.service.id, task.template);
+        let template = template.map_or(&self.service.spec.task, |template| &**template);
+        match silence.due(self.service.spec.on_disconnect, template) {
+            None => true,
+            Some(due) if self.draft.clock < due => {
+                self.wake(due);
+                true
+            }
+            Some(_) => false,
+        }
     }
 
     /// Stops a wanted task and keeps it for history; forgets one that never had a place.

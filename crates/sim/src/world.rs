@@ -21,7 +21,7 @@ use warren_model::id::{ClusterId, NodeId};
 use warren_model::node::{Description, Node as NodeObject, NodeStatus};
 use warren_model::task::TaskStatus;
 use warren_model::{TaskId, Time};
-use warren_planner::{Beats, IdSource, Index};
+use warren_planner::{Beats, IdSource, Index, Seen};
 use warren_state::State;
 use warren_state::change::{Mutation, Outcome, Transaction};
 
@@ -322,6 +322,8 @@ impl World {
 
     fn plan(&mut self) -> Held {
         let now = self.wall();
+        // The node is the leader's own: while it plans, it hears itself.
+        self.beats.seen.insert(self.node_id, Seen { at: now, rtt_ms: 0 });
         let mut ids = Ids(&self.rng);
         let plan = warren_planner::plan(&self.state, &mut self.index, &self.beats, &mut ids, now);
         self.planning = false;
@@ -372,7 +374,6 @@ impl World {
         self.last_commit = self.now_ms;
         self.index = Index::default();
         self.beats = Beats { since: self.wall(), ..Beats::default() };
-        self.beats.connected.insert(self.node_id);
         self.agent_wake.clear();
         self.node.restart();
         self.connect();

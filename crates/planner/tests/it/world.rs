@@ -2,7 +2,8 @@
 //!
 //! Commands, one a line:
 //! ```text
-//! nodes a b          ready workers with a block each      down|up|lose|drain|pause|active a
+//! nodes a b          ready managers and workers with a block each
+//! down|up|lose|drain|pause|active|rm a            role a worker|manager|both
 //! service web n=2 …  create; `global` for one per node    update web n=3 image=b …   remove web
 //! wait 5s            the clock goes on
 //! start [web.1]      all (or that slot's) wanted tasks get to run
@@ -15,15 +16,20 @@
 //! `drop web.1`, `place web.1@a`, `why web.1: text`, `a is down`, `drop-service web`,
 //! and `wake 5s`. Tasks of another template than the first are `web.1/2`.
 
+use std::collections::BTreeSet;
+
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::id::{ClusterId, NodeId, ServiceId};
 use warren_model::node::{Availability, Description, Node, NodeStatus};
 use warren_model::service::{
-    Mode, PortSpec, Protocol, PublishMode, RestartCondition, ServiceSpec, TaskTemplate, UpdateOrder,
+    Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition, ServiceSpec,
+    TaskTemplate, UpdateOrder,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
-use warren_planner::{Beats, Convergence, IdSource, Index, Plan, plan, progress, task_counts};
+use warren_planner::{
+    Beats, Convergence, IdSource, Index, Plan, SUSPICION_MS, Seen, plan, progress, task_counts,
+};
 use warren_state::State;
 use warren_state::change::{Mutation, Outcome, Transaction};
 
@@ -40,10 +46,14 @@ impl IdSource for Ids {
     }
 }
 
+/// When connected nodes are heard: they never fall silent, and no plan waits for that.
+const ALWAYS: Time = Time(u64::MAX >> 1);
+
 pub(crate) struct World {
     pub(crate) state: State,
     pub(crate) now: Time,
     pub(crate) beats: Beats,
+    pub(crate) connected: BTreeSet<NodeId>,
     index: Index,
     ids: Ids,
 }
@@ -78,6 +88,10 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
         "image" => spec.task.image = value.into(),
         "par" => spec.update.parallelism = value.parse().unwrap(),
         "delay" => spec.update.delay_ms = duration(value),
+        "keep" => spec.on_disconnect = OnDisconnect::Keep,
+        "stop-after" => spec.on_disconnect = OnDisconnect::StopAfter { ms: duration(value) },
+        "replace-after" => spec.on_disconnect = OnDisconnect::ReplaceAfter { ms: duration(value) },
+        "grace" => spec.task.stop_grace_ms = Some(duration(value)),
         "stop-first" => spec.update.order = UpdateOrder::StopFirst,
         "start-first" => spec.update.order = UpdateOrder::StartFirst,
         "cond" => {
@@ -108,6 +122,7 @@ impl World {
             state: State::default(),
             now: Time(100_000),
             beats: Beats::default(),
+            connected: BTreeSet::new(),
             index: Index::default(),
             ids: Ids::default(),
         };
@@ -126,13 +141,26 @@ impl World {
 
     pub(crate) fn add_node(&mut self, name: &str, blocks: Vec<Subnet>) {
         let id = node_id(name);
-        self.beats.connected.insert(id);
+        self.hear(id);
         self.write(Mutation::CreateNode(Node {
             manager: true,
             status: NodeStatus::Ready,
             blocks,
             ..Node::new(id, Description { hostname: name.into(), ..Description::default() })
         }));
+    }
+
+    /// A session is open: beats come, and will.
+    pub(crate) fn hear(&mut self, id: NodeId) {
+        self.connected.insert(id);
+        self.beats.seen.insert(id, Seen { at: ALWAYS, rtt_ms: 0 });
+    }
+
+    /// That was the last of it.
+    pub(crate) fn lose(&mut self, id: NodeId) {
+        if self.connected.remove(&id) {
+            self.beats.seen.insert(id, Seen { at: self.now, rtt_ms: 0 });
+        }
     }
 
     #[track_caller]
@@ -192,7 +220,7 @@ impl World {
     }
 
     pub(crate) fn hears(&self, task: &Task) -> bool {
-        task.node.is_some_and(|node| self.beats.connected.contains(&node))
+        task.node.is_some_and(|node| self.connected.contains(&node))
     }
 
     /// Wanted tasks get to run, of all slots or of one (`web.1`).
@@ -260,7 +288,7 @@ impl World {
             other => panic!("planned {other:?}"),
         });
         let mut words: Vec<String> = words.collect();
-        if let Some(at) = plan.wake_at {
+        if let Some(at) = plan.wake_at.filter(|at| *at < ALWAYS) {
             words.push(match at.since_ms(self.now) {
                 ms if ms % 1000 == 0 => format!("wake {}s", ms / 1000),
                 ms => format!("wake {ms}ms"),
@@ -346,13 +374,23 @@ impl World {
             ["complete", slot] => self.report(&self.newest(slot), TaskState::Complete),
             // Lost contact just now; `down` after the window has passed.
             ["lose", node] | ["down", node] => {
-                self.beats.connected.remove(&node_id(node));
-                self.beats.last_seen.insert(node_id(node), self.now);
+                self.lose(node_id(node));
                 if words[0] == "down" {
-                    self.now = self.now.plus_ms(6000);
+                    self.now = self.now.plus_ms(SUSPICION_MS + 1);
                 }
             }
-            ["up", node] => drop(self.beats.connected.insert(node_id(node))),
+            ["up", node] => self.hear(node_id(node)),
+            ["rm", node] => {
+                self.connected.remove(&node_id(node));
+                let (id, keep_until) = (node_id(node), self.now.plus_ms(1_000_000));
+                self.write(Mutation::SetRole { id, manager: false, worker: true });
+                self.write(Mutation::RemoveNode { id, keep_until, force: true });
+            }
+            ["role", node, role] => self.write(Mutation::SetRole {
+                id: node_id(node),
+                manager: role != "worker",
+                worker: role != "manager",
+            }),
             [word @ ("drain" | "pause" | "active"), node] => {
                 let availability = match word {
                     "drain" => Availability::Drain,
