@@ -8,12 +8,15 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use warren_model::cluster::Cluster;
 use warren_model::id::NodeId;
 use warren_model::node::{Availability, NodeStatus};
-use warren_model::service::PublishMode;
+use warren_model::service::{PublishMode, Service};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 use warren_state::change::{Key as ObjectKey, Mutation};
 
+use crate::draft::Draft;
+use crate::nodes::Nodes;
 use crate::service::Pass;
 use crate::slot::{Key, Renewed, Wanted, has_host_ports, is_failed, is_live, wanted};
 
@@ -89,7 +92,8 @@ impl Pass<'_, '_> {
         loop {
             let Some(site) = self.best(at, template, &full) else {
                 self.unplaced = true;
-                return Err(self.explain(&full));
+                let Draft { nodes, cluster, .. } = &*self.draft;
+                return Err(explain(nodes, self.service, cluster, !full.is_empty()));
             };
             let (state, cluster) = (self.draft.state, self.draft.cluster);
             let Some((address, block)) = self.draft.nodes.take_address(state, cluster, site) else {
@@ -158,39 +162,43 @@ impl Pass<'_, '_> {
             spread
         })
     }
+}
 
-    /// Why no node fits, for people.
-    fn explain(&self, full: &BTreeSet<usize>) -> String {
-        let nodes = &self.draft.nodes;
-        let (mut counts, mut eligible) = ([0; 4], 0);
-        for site in nodes.sites() {
-            match (site.node.availability, site.status) {
-                _ if !site.node.worker => counts[3] += 1,
-                (_, NodeStatus::Down) => counts[0] += 1,
-                (Availability::Pause, NodeStatus::Ready) => counts[1] += 1,
-                (Availability::Drain, NodeStatus::Ready) => counts[2] += 1,
-                (Availability::Active, NodeStatus::Ready) => eligible += 1,
-            }
+/// Why no node fits, for people; `full`: there are some, but no address is left on them.
+pub(crate) fn explain(
+    nodes: &Nodes<'_>,
+    service: &Service,
+    cluster: &Cluster,
+    full: bool,
+) -> String {
+    let (mut counts, mut eligible) = ([0; 4], 0);
+    for site in nodes.sites() {
+        match (site.node.availability, site.status) {
+            _ if !site.node.worker => counts[3] += 1,
+            (_, NodeStatus::Down) => counts[0] += 1,
+            (Availability::Pause, NodeStatus::Ready) => counts[1] += 1,
+            (Availability::Drain, NodeStatus::Ready) => counts[2] += 1,
+            (Availability::Active, NodeStatus::Ready) => eligible += 1,
         }
-        if eligible > 0 && !full.is_empty() {
-            let pool = self.draft.cluster.pool;
-            return format!("no free address: the pool {pool} is used up");
-        }
-        if eligible > 0 && has_host_ports(self.service) {
-            let ports = self.service.spec.ports.iter();
-            let ports = ports.filter(|port| port.mode == PublishMode::Host);
-            let ports: Vec<_> = ports.map(|port| port.published.to_string()).collect();
-            let ports = ports.join(", ");
-            return format!("host port {ports} is in use on every ready node ({eligible})");
-        }
-        if nodes.len() == 0 {
-            return "the cluster has no node".to_owned();
-        }
-        let words = ["down", "paused", "draining", "not a worker"];
-        let counted = counts.iter().zip(words).filter(|(count, _)| **count > 0);
-        let counted: Vec<_> = counted.map(|(count, word)| format!("{count} {word}")).collect();
-        format!("no node is ready for tasks: {}", counted.join(", "))
     }
+    if eligible > 0 && full {
+        let pool = cluster.pool;
+        return format!("no free address: the pool {pool} is used up");
+    }
+    if eligible > 0 && has_host_ports(service) {
+        let ports = service.spec.ports.iter();
+        let ports = ports.filter(|port| port.mode == PublishMode::Host);
+        let ports: Vec<_> = ports.map(|port| port.published.to_string()).collect();
+        let ports = ports.join(", ");
+        return format!("host port {ports} is in use on every ready node ({eligible})");
+    }
+    if nodes.len() == 0 {
+        return "the cluster has no node".to_owned();
+    }
+    let words = ["down", "paused", "draining", "not a worker"];
+    let counted = counts.iter().zip(words).filter(|(count, _)| **count > 0);
+    let counted: Vec<_> = counted.map(|(count, word)| format!("{count} {word}")).collect();
+    format!("no node is ready for tasks: {}", counted.join(", "))
 }
 
 #[derive(Clone, Copy)]

@@ -8,8 +8,12 @@ use warren_model::task::{Task, TaskState};
 use warren_state::State;
 
 use crate::nodes::Nodes;
+use crate::place::explain;
 use crate::rollout;
-use crate::slot::{Slot, Wanted, is_failed, is_lost, is_outdated, slots_of, wanted, wanted_keys};
+use crate::slot::{
+    Slot, Wanted, has_host_ports, is_failed, is_live, is_lost, is_outdated, is_stop_first,
+    slots_of, wanted, wanted_keys,
+};
 
 /// Whether a service is as it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +63,40 @@ pub fn progress(state: &State, service: ServiceId) -> Convergence {
     if done == keys.len() && superfluous == 0 {
         return Convergence::Converged;
     }
-    let message = describe(service, &slots, &nodes, done, keys.len());
+    let mut message = describe(service, &slots, &nodes, done, keys.len());
+    if let Some(reason) = stays(state, service, &slots, &nodes) {
+        message = format!("{message}: {reason}");
+    }
     Convergence::Waiting { message }
+}
+
+/// Why tasks do not leave a draining node, if nothing else says so: those that must end before
+/// they start elsewhere are left alone while there is no place for them.
+fn stays(
+    state: &State,
+    service: &Service,
+    slots: &[Slot<'_>],
+    nodes: &Nodes<'_>,
+) -> Option<String> {
+    let moving = |slot: &Slot<'_>| is_wanted(slot, service, nodes) && is_moving(slot, service, nodes);
+    if !is_stop_first(service) || !slots.iter().any(moving) {
+        return None;
+    }
+    let taken = |node| {
+        let mut tasks = slots.iter().flat_map(Slot::tasks);
+        has_host_ports(service) && tasks.any(|task| is_live(task) && task.node == Some(node))
+    };
+    let mut places = nodes.sites().iter().filter(|site| site.is_eligible());
+    if places.any(|site| !taken(site.node.id)) {
+        return None;
+    }
+    Some(explain(nodes, service, state.cluster()?, false))
+}
+
+/// Whether all that is wrong with a slot's tasks is where they are.
+fn is_moving(slot: &Slot<'_>, service: &Service, nodes: &Nodes<'_>) -> bool {
+    slot.current(service, nodes).is_none()
+        && slot.wanted.iter().any(|task| task.template == service.template && is_live(task))
 }
 
 fn is_wanted(slot: &Slot<'_>, service: &Service, nodes: &Nodes<'_>) -> bool {
@@ -119,11 +155,15 @@ fn describe(
     desired: usize,
 ) -> String {
     let mut counts: BTreeMap<TaskState, usize> = BTreeMap::new();
-    let (mut lost, mut outdated) = (0, 0);
+    let (mut lost, mut outdated, mut moving) = (0, 0, 0);
     let mut error = None;
     for slot in slots.iter().filter(|slot| is_wanted(slot, service, nodes)) {
         let Some(task) = slot.current(service, nodes) else {
-            outdated += usize::from(!slot.wanted.is_empty());
+            if is_moving(slot, service, nodes) {
+                moving += 1;
+            } else {
+                outdated += usize::from(!slot.wanted.is_empty());
+            }
             continue;
         };
         if is_lost(task, nodes) {
@@ -136,7 +176,7 @@ fn describe(
     let mut parts = vec![format!("{done} of {desired} running")];
     let counted = counts.iter().rev();
     parts.extend(counted.map(|(state, count)| format!("{count} {}", state.as_str())));
-    for (count, word) in [(lost, "lost"), (outdated, "to be updated")] {
+    for (count, word) in [(lost, "lost"), (outdated, "to be updated"), (moving, "to be moved")] {
         if count > 0 {
             parts.push(format!("{count} {word}"));
         }

@@ -3,6 +3,7 @@
 // Of helpers: `allow-unwrap-in-tests` sees test functions alone.
 #![allow(clippy::unwrap_used, clippy::or_fun_call)]
 
+mod disconnect;
 mod props;
 mod rollouts;
 mod tables;

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use warren_model::cluster::Subnet;
+use warren_model::service::OnDisconnect;
 use warren_model::task::{Desired, Task, TaskState};
-use warren_planner::{Convergence, progress};
+use warren_planner::{Convergence, SUSPICION_MS, progress};
+use warren_state::State;
 use warren_state::change::Mutation;
 
-use crate::world::{World, is_live, service_id};
+use crate::world::{World, is_live, node_id, service_id};
 
 const NODES: [&str; 3] = ["a", "b", "c"];
 
@@ -27,6 +29,9 @@ fn any_service_words() -> impl Strategy<Value = String> {
         1 => Just("delay=7s"),
         1 => Just("cond=on-failure"),
         1 => Just("cond=none"),
+        1 => Just("keep"),
+        1 => Just("stop-after=4s"),
+        1 => Just("replace-after=9s"),
     ];
     (mode, 0..3u32, order, 0..3u8, rest).prop_map(|(mode, par, order, image, rest)| {
         format!("{mode} par={par} {order} image={image} {rest}")
@@ -128,6 +133,20 @@ fn slots(world: &World) -> BTreeMap<u32, (u32, bool)> {
     slots.into_iter().map(|(slot, tasks)| (slot, judge(tasks))).collect()
 }
 
+/// Whether a lost task may have a successor by now.
+fn check_wait(world: &World, before: &State, task: &Task) -> Result<(), TestCaseError> {
+    let policy = before.service(task.service).unwrap().spec.on_disconnect;
+    let seen = world.beats.seen[&task.node.unwrap()];
+    let silent = world.now.since_ms(seen.at.max(world.beats.since));
+    let needed = match policy {
+        OnDisconnect::Keep => u64::MAX,
+        OnDisconnect::ReplaceAfter { ms } => ms.max(SUSPICION_MS),
+        OnDisconnect::StopAfter { ms } => ms + 1_000,
+    };
+    prop_assert!(silent > needed, "{:?}: {} after {} ms", policy, task.id, silent);
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
@@ -202,6 +221,86 @@ proptest! {
         }
         heal(&mut world);
         prop_assert_eq!(progress(&world.state, service_id("web")), Convergence::Converged);
+    }
+
+    /// While nothing is asked for and nodes are silent for shorter than a window, nothing is done
+    /// to tasks, however often.
+    #[test]
+    fn nothing_moves_without_a_cause(
+        words in any_service_words(),
+        blips in prop::collection::vec((0..NODES.len(), 0..3_001u64, any::<bool>()), 0..40),
+    ) {
+        let mut world = cluster(16, &words);
+        heal(&mut world);
+        let before = world.state.revision();
+        for (node, ms, leader) in blips {
+            world.lose(node_id(NODES[node]));
+            world.run(&format!("wait {ms}ms"));
+            let plan = world.plan();
+            prop_assert_eq!(&plan.transaction.mutations, &vec![], "{:?}", plan);
+            world.hear(node_id(NODES[node]));
+            if leader {
+                world.beats.since = world.now;
+            }
+        }
+        prop_assert_eq!(world.state.revision(), before);
+    }
+
+    /// Whatever nodes do, what is out of reach has no successor before its service allows one, and
+    /// never with `keep`; once all nodes are back there is one task a slot, and with `keep` it is
+    /// the same as ever.
+    #[test]
+    fn successors_wait(
+        policy in prop_oneof![
+            Just("keep".to_owned()),
+            (0..9u64).prop_map(|s| format!("replace-after={s}s")),
+            (1..9u64).prop_map(|s| format!("stop-after={s}s grace=1s")),
+        ],
+        order in prop_oneof![Just("start-first"), Just("stop-first")],
+        commands in prop::collection::vec((0..6u8, 0..NODES.len(), 0..9_000u64), 0..60),
+    ) {
+        let mut world = cluster(16, &format!("n=4 {policy} {order}"));
+        heal(&mut world);
+        let tasks = |world: &World| -> Vec<_> {
+            let wanted = world.state.tasks_of(service_id("web"));
+            wanted.filter(|task| task.desired == Desired::Running).map(|task| task.id).collect()
+        };
+        let first = tasks(&world);
+        for (command, node, ms) in commands {
+            match command {
+                0 | 1 => world.lose(node_id(NODES[node])),
+                2 => world.hear(node_id(NODES[node])),
+                3 => drop(world.run("start")),
+                4 => world.obey(),
+                // Another leader.
+                _ if ms % 8 == 0 => world.beats.since = world.now,
+                _ => {}
+            }
+            world.run(&format!("wait {ms}ms"));
+            loop {
+                let before = world.state.clone();
+                let plan = world.plan();
+                for mutation in &plan.transaction.mutations {
+                    let Mutation::CreateTask(new) = mutation else { continue };
+                    let lost = before.tasks_of(new.service).filter(|task| {
+                        task.slot == new.slot && is_live(task) && !world.hears(task)
+                            && task.desired == Desired::Running
+                    });
+                    for task in lost {
+                        check_wait(&world, &before, task)?;
+                    }
+                }
+                if !plan.more {
+                    break;
+                }
+            }
+        }
+        heal(&mut world);
+        prop_assert_eq!(progress(&world.state, service_id("web")), Convergence::Converged);
+        prop_assert_eq!(tasks(&world).len(), 4);
+        if policy == "keep" {
+            prop_assert_eq!(tasks(&world), first);
+        }
     }
 
     /// The same cluster and the same ids give the same plans.
