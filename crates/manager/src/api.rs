@@ -2,30 +2,46 @@
 //!
 //! Who are you, may you, is it well-formed, is it there; then a transaction.
 //! No rule of the cluster lives here: those are the state's. Reads are of this
-//! manager's view, at least as new as the caller asks.
+//! manager's view, at least as new as the caller asks; writes go to the leader
+//! through the store, whichever manager takes them.
 
+mod audit;
 pub(crate) mod authorize;
+mod backup;
 mod check;
+pub(crate) mod cluster;
+mod info;
+mod leave;
 mod list;
+mod lock;
+pub(crate) mod nodes;
+mod operators;
 mod request;
+mod resolve;
+mod serve;
 mod services;
+pub(crate) mod table;
+mod token;
 mod wait;
 mod watch;
 
 use std::sync::Arc;
 
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
-use warren_proto::v1;
+use tonic::{Request, Status};
 use warren_state::State;
+use warren_state::change::Transaction;
 
 use crate::core::Core;
+use crate::metrics::Metrics;
+use crate::quorum;
 use crate::refusal::Refusal;
-use crate::stream;
-use authorize::authorize;
+use authorize::{Who, authorize};
+use table::Rpc;
 
 /// How long a read waits for the revision that it is to see.
 const REVISION_WAIT_MS: u64 = 5000;
+/// A change that was read, decided and lost to another is tried again so often.
+const RACES_MAX: usize = 5;
 
 /// The service that the command line calls.
 #[derive(Clone)]
@@ -39,8 +55,58 @@ impl Control {
     }
 }
 
+/// One call: asks who it is, does the work, counts how it ended.
+pub(crate) async fn call<Q, A, W>(
+    core: &Arc<Core>,
+    rpc: Rpc,
+    request: Request<Q>,
+    work: impl FnOnce(Arc<Core>, Who, Q) -> W + Send,
+) -> Result<A, Status>
+where
+    Q: Send + Sync,
+    W: Future<Output = Result<A, Status>> + Send,
+{
+    let outcome = match authorize(core, rpc, &request).await {
+        Ok(who) => work(Arc::clone(core), who, request.into_inner()).await,
+        Err(refusal) => Err(refusal.into()),
+    };
+    let code = match &outcome {
+        Ok(_) => tonic::Code::Ok,
+        Err(status) => status.code(),
+    };
+    note(&core.metrics, rpc, code);
+    outcome
+}
+
+fn note(metrics: &Metrics, rpc: Rpc, code: tonic::Code) {
+    let code = match code {
+        tonic::Code::Ok => "OK",
+        tonic::Code::Cancelled => "CANCELLED",
+        tonic::Code::Unknown => "UNKNOWN",
+        tonic::Code::InvalidArgument => "INVALID_ARGUMENT",
+        tonic::Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        tonic::Code::NotFound => "NOT_FOUND",
+        tonic::Code::AlreadyExists => "ALREADY_EXISTS",
+        tonic::Code::PermissionDenied => "PERMISSION_DENIED",
+        tonic::Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        tonic::Code::FailedPrecondition => "FAILED_PRECONDITION",
+        tonic::Code::Aborted => "ABORTED",
+        tonic::Code::OutOfRange => "OUT_OF_RANGE",
+        tonic::Code::Unimplemented => "UNIMPLEMENTED",
+        tonic::Code::Internal => "INTERNAL",
+        tonic::Code::Unavailable => "UNAVAILABLE",
+        tonic::Code::DataLoss => "DATA_LOSS",
+        tonic::Code::Unauthenticated => "UNAUTHENTICATED",
+    };
+    metrics.calls.get_or_create(&[("method", rpc.as_str()), ("code", code)]).inc();
+}
+
 /// The state once it has reached `revision`.
-async fn view_at(core: &Core, revision: u64) -> Result<Arc<State>, Refusal> {
+pub(crate) async fn view_at(
+    core: &Core,
+    revision: u64,
+    wait_ms: u64,
+) -> Result<Arc<State>, Refusal> {
     let mut moved = core.store.watch();
     let reached = async {
         loop {
@@ -53,7 +119,7 @@ async fn view_at(core: &Core, revision: u64) -> Result<Arc<State>, Refusal> {
     };
     let view = tokio::select! {
         view = reached => view,
-        () = core.clock.sleep(REVISION_WAIT_MS) => None,
+        () = core.clock.sleep(wait_ms) => None,
     };
     view.ok_or_else(|| {
         let own = core.store.view().revision();
@@ -61,108 +127,32 @@ async fn view_at(core: &Core, revision: u64) -> Result<Arc<State>, Refusal> {
     })
 }
 
-#[tonic::async_trait]
-impl v1::control_server::Control for Control {
-    type WatchStream = ReceiverStream<Result<v1::Event, Status>>;
-    type WaitServiceStream = ReceiverStream<Result<v1::Progress, Status>>;
-    type StreamStream = ReceiverStream<Result<v1::Frame, Status>>;
-
-    async fn get_info(
-        &self,
-        request: Request<v1::GetInfoRequest>,
-    ) -> Result<Response<v1::Info>, Status> {
-        authorize(&request)?;
-        Ok(Response::new(list::info(&self.core)))
+/// The state for a read: as new as anything acknowledged before, if that is asked for.
+async fn read(core: &Core, min_revision: u64, linearizable: bool) -> Result<Arc<State>, Refusal> {
+    if linearizable {
+        quorum::barrier(core).await?;
     }
+    view_at(core, min_revision, REVISION_WAIT_MS).await
+}
 
-    async fn create_service(
-        &self,
-        request: Request<v1::CreateServiceRequest>,
-    ) -> Result<Response<v1::Changed>, Status> {
-        let principal = authorize(&request)?;
-        let changed = services::create(&self.core, &principal, request.into_inner()).await?;
-        Ok(Response::new(changed))
-    }
+/// Applies a transaction and says at which revision.
+pub(crate) async fn propose(core: &Core, transaction: Transaction) -> Result<u64, Refusal> {
+    let outcome = core.store.propose(transaction).await;
+    outcome.map_err(|error| Refusal::of_propose(&core.store.view(), error))
+}
 
-    async fn update_service(
-        &self,
-        request: Request<v1::UpdateServiceRequest>,
-    ) -> Result<Response<v1::Changed>, Status> {
-        let principal = authorize(&request)?;
-        let changed = services::update(&self.core, &principal, request.into_inner()).await?;
-        Ok(Response::new(changed))
-    }
-
-    async fn remove_services(
-        &self,
-        request: Request<v1::RemoveServicesRequest>,
-    ) -> Result<Response<v1::Changed>, Status> {
-        let principal = authorize(&request)?;
-        let changed = services::remove(&self.core, &principal, request.into_inner()).await?;
-        Ok(Response::new(changed))
-    }
-
-    async fn list_services(
-        &self,
-        request: Request<v1::ListServicesRequest>,
-    ) -> Result<Response<v1::ListServicesResponse>, Status> {
-        authorize(&request)?;
-        let request = request.into_inner();
-        let view = view_at(&self.core, request.min_revision).await?;
-        Ok(Response::new(list::services(&view, &request)?))
-    }
-
-    async fn list_tasks(
-        &self,
-        request: Request<v1::ListTasksRequest>,
-    ) -> Result<Response<v1::ListTasksResponse>, Status> {
-        authorize(&request)?;
-        let request = request.into_inner();
-        let view = view_at(&self.core, request.min_revision).await?;
-        Ok(Response::new(list::tasks(&view, &request)?))
-    }
-
-    async fn list_nodes(
-        &self,
-        request: Request<v1::ListNodesRequest>,
-    ) -> Result<Response<v1::ListNodesResponse>, Status> {
-        authorize(&request)?;
-        let view = view_at(&self.core, request.into_inner().min_revision).await?;
-        Ok(Response::new(list::nodes(&self.core, &view)))
-    }
-
-    async fn watch(
-        &self,
-        request: Request<v1::WatchRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        authorize(&request)?;
-        Ok(Response::new(watch::open(&self.core, request.into_inner().after)))
-    }
-
-    async fn wait_service(
-        &self,
-        request: Request<v1::WaitServiceRequest>,
-    ) -> Result<Response<Self::WaitServiceStream>, Status> {
-        authorize(&request)?;
-        Ok(Response::new(wait::open(&self.core, request.into_inner()).await?))
-    }
-
-    async fn stream(
-        &self,
-        request: Request<Streaming<v1::Frame>>,
-    ) -> Result<Response<Self::StreamStream>, Status> {
-        authorize(&request)?;
-        Ok(Response::new(stream::open(&self.core, request.into_inner()).await?))
-    }
-
-    async fn stop_node(
-        &self,
-        request: Request<v1::StopNodeRequest>,
-    ) -> Result<Response<v1::StopNodeResponse>, Status> {
-        let principal = authorize(&request)?;
-        let with_containers = request.into_inner().with_containers;
-        tracing::info!(principal = principal.as_str(), with_containers, "asked to stop the node");
-        (self.core.stop_node)(with_containers);
-        Ok(Response::new(v1::StopNodeResponse {}))
+/// Looks, decides and writes; again when somebody else was faster. What `decide` makes must expect
+/// what it looked at.
+async fn change(
+    core: &Core,
+    mut decide: impl FnMut(&State) -> Result<Transaction, Refusal>,
+) -> Result<u64, Refusal> {
+    let mut race = 0;
+    loop {
+        let transaction = decide(&core.store.view())?;
+        match propose(core, transaction).await {
+            Err(refusal) if refusal.code == tonic::Code::Aborted && race < RACES_MAX => race += 1,
+            outcome => return outcome,
+        }
     }
 }

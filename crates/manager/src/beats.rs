@@ -1,62 +1,122 @@
-//! Which nodes are heard of, in memory: dispatch writes, the leader reads.
+//! Which nodes are heard of, in the leader's time and memory: sessions and
+//! other managers write, the leader reads.
 //!
-//! An open session is the beat; a node without one was last heard of when its
-//! session ended. Only members get a session, so the book is no longer than
-//! the list of nodes. Never replicated: a new leader starts a page of its own.
+//! A beat is a node's word that it is alive, wherever its session is. Kept by
+//! the monotonic clock: a wall clock that jumps must not silence a cluster.
+//! The leader's loop ticks; when ticks are further apart than [`GAP_MS`] this
+//! process was held up (stopped, starved, its machine paused), and silence
+//! meanwhile says nothing about nodes: the page is turned. A new leader begins
+//! with an empty page. Only members get a session, so the book is no longer
+//! than the list of nodes. Never replicated.
 
+pub(crate) mod tell;
+
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use warren_model::{NodeId, Time};
-use warren_planner::Beats;
+use warren_planner::{Beats, Seen};
+
+/// The leader's loop looks at the clock that often.
+pub(crate) const TICK_MS: u64 = 200;
+/// Ticks further apart are a gap: the loop did not run.
+pub(crate) const GAP_MS: u64 = 500;
+/// A node that is heard after more silence than this wakes the leader: it may count as down.
+/// Shorter than any suspicion, longer than the beats of a large cluster are apart.
+const QUIET_MS: u64 = 2500;
+
+/// When, by the monotonic clock, and how far away.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    at_ms: u64,
+    rtt_ms: u32,
+}
+
+struct Page {
+    since_ms: u64,
+    tick_ms: u64,
+    heard: BTreeMap<NodeId, Heard>,
+}
 
 pub(crate) struct BeatBook {
-    beats: Mutex<Beats>,
+    page: Mutex<Page>,
     moved: watch::Sender<()>,
 }
 
 impl BeatBook {
-    pub(crate) fn new(now: Time) -> Self {
-        let beats = Beats { since: now, ..Beats::default() };
-        Self { beats: Mutex::new(beats), moved: watch::channel(()).0 }
+    pub(crate) fn new(mono_ms: u64) -> Self {
+        let page = Page { since_ms: mono_ms, tick_ms: mono_ms, heard: BTreeMap::new() };
+        Self { page: Mutex::new(page), moved: watch::channel(()).0 }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Beats> {
-        self.beats.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Page> {
+        self.page.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes when a node came or went.
+    /// Wakes when a node is heard that was not for a while.
     pub(crate) fn watch(&self) -> watch::Receiver<()> {
         self.moved.subscribe()
     }
 
-    pub(crate) fn read(&self) -> Beats {
-        self.lock().clone()
-    }
-
-    /// A new leader believes nothing of the time before it led; open sessions stay.
-    pub(crate) fn turn_page(&self, now: Time) {
-        let mut beats = self.lock();
-        beats.since = now;
-        beats.last_seen.clear();
-    }
-
-    pub(crate) fn connected(&self, node: NodeId) {
-        {
-            let mut beats = self.lock();
-            beats.connected.insert(node);
-            beats.last_seen.remove(&node);
+    /// The book in the time of `now`, which is the moment `mono_ms`.
+    pub(crate) fn read(&self, now: Time, mono_ms: u64) -> Beats {
+        let mut page = self.lock();
+        page.tick(mono_ms);
+        let then = |at_ms: u64| Time(now.0.saturating_sub(mono_ms.saturating_sub(at_ms)));
+        let seen = |heard: &Heard| Seen { at: then(heard.at_ms), rtt_ms: heard.rtt_ms };
+        Beats {
+            since: then(page.since_ms),
+            seen: page.heard.iter().map(|(node, heard)| (*node, seen(heard))).collect(),
         }
-        self.moved.send_replace(());
     }
 
-    pub(crate) fn disconnected(&self, node: NodeId, now: Time) {
-        {
-            let mut beats = self.lock();
-            beats.connected.remove(&node);
-            beats.last_seen.insert(node, now);
+    /// To be called every [`TICK_MS`] by the leader. Says whether there was a gap.
+    pub(crate) fn tick(&self, mono_ms: u64) -> bool {
+        self.lock().tick(mono_ms)
+    }
+
+    /// A new leader believes nothing of the time before it led.
+    pub(crate) fn turn_page(&self, mono_ms: u64) {
+        let mut page = self.lock();
+        (page.since_ms, page.tick_ms) = (mono_ms, mono_ms);
+        page.heard.clear();
+    }
+
+    /// A node was heard at that moment, perhaps by another manager.
+    pub(crate) fn heard(&self, node: NodeId, at_ms: u64, rtt_ms: u32) {
+        let heard = Heard { at_ms, rtt_ms };
+        let before = {
+            let mut page = self.lock();
+            let before = page.heard.get(&node).copied();
+            // Word of another manager may be overtaken by the node's next session.
+            if before.is_none_or(|before| before.at_ms <= at_ms) {
+                page.heard.insert(node, heard);
+            }
+            before
+        };
+        if before.is_none_or(|before| at_ms > before.at_ms + QUIET_MS) {
+            self.moved.send_replace(());
         }
-        self.moved.send_replace(());
+    }
+
+    /// Strikes out who is no member any more.
+    pub(crate) fn keep(&self, members: usize, is_member: impl Fn(NodeId) -> bool) {
+        let mut page = self.lock();
+        if page.heard.len() > members {
+            page.heard.retain(|node, _| is_member(*node));
+        }
+    }
+}
+
+impl Page {
+    fn tick(&mut self, mono_ms: u64) -> bool {
+        let gap = mono_ms.saturating_sub(self.tick_ms) > GAP_MS;
+        if gap {
+            self.since_ms = mono_ms;
+        }
+        self.tick_ms = mono_ms;
+        gap
     }
 }
 
@@ -64,19 +124,52 @@ impl BeatBook {
 mod tests {
     use super::*;
 
+    fn node(byte: u8) -> NodeId {
+        NodeId::from_bytes([byte; 10])
+    }
+
     #[test]
-    fn nodes_come_and_go() {
-        let book = BeatBook::new(Time(1));
-        let (a, b) = (NodeId::from_bytes([1; 10]), NodeId::from_bytes([2; 10]));
+    fn beats_are_told_in_the_leaders_time() {
+        let book = BeatBook::new(100);
         let moved = book.watch();
-        book.connected(a);
-        book.connected(b);
-        book.disconnected(a, Time(7));
+        book.heard(node(1), 150, 7);
         assert!(moved.has_changed().unwrap());
-        let beats = book.read();
-        assert!(beats.connected.contains(&b) && beats.last_seen[&a] == Time(7));
-        book.turn_page(Time(9));
-        let beats = book.read();
-        assert_eq!((beats.since, beats.connected.len(), beats.last_seen.len()), (Time(9), 1, 0));
+        let beats = book.read(Time(10_000), 400);
+        assert_eq!(beats.since, Time(9_700));
+        assert_eq!(beats.seen[&node(1)], Seen { at: Time(9_750), rtt_ms: 7 });
+        // The wall clock jumps by a day: the node was heard 250 ms ago all the same.
+        let beats = book.read(Time(86_410_000), 400);
+        assert_eq!(beats.seen[&node(1)].at, Time(86_409_750));
+    }
+
+    #[test]
+    fn only_a_nodes_return_wakes() {
+        let book = BeatBook::new(0);
+        let mut moved = book.watch();
+        let mut woken = |node_at: u64| {
+            book.heard(node(1), node_at, 0);
+            let woken = moved.has_changed().unwrap();
+            moved.mark_unchanged();
+            woken
+        };
+        let beats = [0, 500, 3000, 5501, 5400, 6000];
+        assert_eq!(beats.map(&mut woken), [true, false, false, true, false, false]);
+        book.keep(0, |_| false);
+        assert!(book.read(Time(9000), 400).seen.is_empty());
+    }
+
+    #[test]
+    fn gaps_begin_a_new_window() {
+        let book = BeatBook::new(0);
+        assert!(!book.tick(200) && !book.tick(700));
+        assert_eq!(book.read(Time(1000), 1000).since, Time(0));
+        // Stopped for a while: whoever looks first finds out.
+        assert_eq!(book.read(Time(5000), 5000).since, Time(5000));
+        assert!(!book.tick(5200));
+        assert!(book.tick(5701));
+        book.heard(node(1), 5800, 0);
+        book.turn_page(6000);
+        let beats = book.read(Time(6000), 6000);
+        assert_eq!((beats.since, beats.seen.len()), (Time(6000), 0));
     }
 }

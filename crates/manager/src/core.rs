@@ -1,5 +1,5 @@
 //! What the parts of one manager share, and nothing else: the ledger, the
-//! clock, who is connected, and the owner of all tasks.
+//! clock, who is connected, ways to other managers, and the owner of all tasks.
 
 use std::sync::Arc;
 
@@ -10,11 +10,15 @@ use warren_base::tasks::Tasks;
 use warren_model::{ClusterId, NodeId, Time};
 use warren_store::Store;
 
-use crate::StopNode;
 use crate::beats::BeatBook;
 use crate::dispatch::sessions::Sessions;
 use crate::dispatch::status::Report;
+use crate::join::Door;
+use crate::metrics::Metrics;
+use crate::peers::Peers;
+use crate::reach::Reach;
 use crate::stream::Broker;
+use crate::{SetLogLevel, StopNode};
 
 pub(crate) struct Core {
     pub(crate) store: Store,
@@ -22,18 +26,28 @@ pub(crate) struct Core {
     pub(crate) rng: Arc<dyn Rng>,
     pub(crate) node_id: NodeId,
     pub(crate) cluster_id: ClusterId,
+    /// Where others reach this manager; empty: nowhere.
+    pub(crate) advertise: String,
+    /// None: alone.
+    pub(crate) peers: Option<Arc<dyn Peers>>,
     pub(crate) stop_node: StopNode,
+    pub(crate) set_log_level: SetLogLevel,
     pub(crate) sessions: Sessions,
     pub(crate) beats: BeatBook,
     pub(crate) broker: Broker,
+    pub(crate) door: Door,
+    pub(crate) reach: Reach,
+    pub(crate) metrics: Metrics,
     /// To the one writer of reports.
     pub(crate) reports: mpsc::Sender<Report>,
     pub(crate) tasks: Tasks,
 }
 
 impl Core {
+    /// The wall clock, but never before what the cluster has seen: a clock that was set back must
+    /// not bring expired certificates and tokens back to life.
     pub(crate) fn now(&self) -> Time {
-        Time(self.clock.now_ms())
+        Time(self.clock.now_ms()).max(self.store.view().time())
     }
 
     /// Resolves at that moment of the monotonic clock; never for `None`.

@@ -1,14 +1,15 @@
 //! The post room: what each node must hold goes out, what each node saw comes in.
 //!
 //! One session per agent ([`session`]); what it carries is decided in
-//! [`assign`]; [`post`] wakes the sessions that a change concerns; [`status`]
-//! brings reports to the store, many at a time.
+//! [`assign`] and [`membership`]; [`post`] wakes the sessions that a change
+//! concerns; [`status`] brings reports to the store, many at a time.
 //!
 //! Not here: byte streams of people (`stream`), though the agent's side of one
 //! arrives at this service.
 
 pub mod assign;
 mod batch;
+pub(crate) mod membership;
 pub(crate) mod post;
 mod session;
 pub(crate) mod sessions;
@@ -20,6 +21,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use warren_proto::v1;
 
+use crate::api::call;
+use crate::api::table::Rpc;
 use crate::core::Core;
 use crate::refusal::Refusal;
 
@@ -47,8 +50,10 @@ impl v1::dispatch_server::Dispatch for Dispatch {
         &self,
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let messages = session::open(&self.core, request.into_inner()).await?;
-        Ok(Response::new(messages))
+        call(&self.core, Rpc::Session, request, |core, who, messages| async move {
+            Ok(Response::new(session::open(&core, &who, messages).await?))
+        })
+        .await
     }
 
     async fn tunnel(
@@ -59,7 +64,9 @@ impl v1::dispatch_server::Dispatch for Dispatch {
         let id = text.and_then(|text| text.parse().ok()).ok_or_else(|| {
             Refusal::bad_input(format!("{STREAM_ID_KEY}: {text:?} is not a number of a stream"))
         })?;
-        let frames = self.core.broker.accept(id, request.into_inner())?;
-        Ok(Response::new(frames))
+        call(&self.core, Rpc::Tunnel, request, |core, who, frames| async move {
+            Ok(Response::new(core.broker.accept(id, &who, frames)?))
+        })
+        .await
     }
 }

@@ -1,14 +1,14 @@
-//! The one loop of the leader: look, plan, propose, wait.
+//! What the leader does: look, plan, propose, wait.
 //!
 //! A wake-up says that something moved, never what: start-up, failover and
-//! steady state are one path. Nothing is polled; the planner's `wake_at` is the
-//! only timer. The loop holds no state of its own but the planner's index,
-//! which may only skip work and starts empty with every term.
+//! steady state are one path. Nothing is polled; the planner's `wake_at` and
+//! the tick that finds gaps (`beats`) are the only timers. The loop holds no
+//! state of its own but the planner's index, which may only skip work and
+//! starts empty with every term.
 
 use std::sync::Arc;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::watch;
 use warren_base::rng::Rng;
 use warren_model::Time;
 use warren_planner::{IdSource, Index, Plan};
@@ -16,7 +16,9 @@ use warren_state::State;
 use warren_state::change::{Rejection, Transaction};
 use warren_store::ProposeError;
 
+use crate::beats::TICK_MS;
 use crate::core::Core;
+use crate::metrics::count;
 
 /// Pause after a plan that was refused for another reason than a lost race, be it a full disk or a
 /// fault of ours: it must not become a busy loop.
@@ -27,19 +29,23 @@ const LOST_MS: u64 = 10;
 /// that this thread is busy.
 const LARGE_TASKS: usize = 2000;
 
-/// Runs until the store goes away.
-pub(crate) async fn run(core: Arc<Core>) {
+/// Does `work` in every term of this manager's, until the term or the work ends. Runs until the
+/// store goes away.
+pub(crate) async fn while_leading<W>(core: Arc<Core>, work: impl Fn(Arc<Core>) -> W + Send)
+where
+    W: Future<Output = ()> + Send,
+{
     let mut leads = core.store.leader();
+    let mut ended = core.store.ended();
     loop {
         if leads.wait_for(|leads| *leads).await.is_err() {
             return;
         }
-        tracing::info!("planning");
-        core.beats.turn_page(core.now());
-        lead(&core, &mut leads).await;
-        tracing::info!("no longer planning");
+        tokio::select! {
+            () = work(Arc::clone(&core)) => {}
+            lost = leads.wait_for(|leads| !leads) => if lost.is_err() { return },
+        }
         // The store may take a moment to notice what its answer told us.
-        let mut ended = core.store.ended();
         tokio::select! {
             _ = ended.wait_for(|ended| *ended) => return,
             () = core.clock.sleep(LOST_MS) => {}
@@ -47,8 +53,10 @@ pub(crate) async fn run(core: Arc<Core>) {
     }
 }
 
-/// One term: until this manager does not lead any more.
-async fn lead(core: &Core, leads: &mut watch::Receiver<bool>) {
+/// One term of planning: until this manager does not lead any more.
+pub(crate) async fn plan(core: Arc<Core>) {
+    tracing::info!("planning");
+    core.beats.turn_page(core.clock.monotonic_ms());
     let mut index = Index::default();
     let mut moved = core.store.watch();
     let mut beats = core.beats.watch();
@@ -58,21 +66,34 @@ async fn lead(core: &Core, leads: &mut watch::Receiver<bool>) {
         let view = core.store.view();
         // Never before what the state has seen, should the wall clock be set back.
         let now = core.now().max(view.time());
-        let Plan { transaction, wake_at, more } = pass(core, &view, &mut index, now);
+        let Plan { transaction, wake_at, more } = pass(&core, &view, &mut index, now);
         if !transaction.mutations.is_empty() {
-            match propose(core, transaction).await {
+            match propose(&core, transaction).await {
                 Next::Look => continue,
-                Next::Yield => return,
+                Next::Yield => break,
             }
         }
         debug_assert!(!more, "a plan cut at its limit has mutations");
         let wake_at_ms =
             wake_at.map(|at| core.clock.monotonic_ms().saturating_add(at.since_ms(now)));
         tokio::select! {
-            lost = leads.wait_for(|leads| !leads) => { let _ = lost; return }
-            changed = moved.changed() => if changed.is_err() { return },
+            changed = moved.changed() => if changed.is_err() { break },
             _ = beats.changed() => {}
             () = core.sleep_until(wake_at_ms) => {}
+            () = gap(&core) => {}
+        }
+    }
+    tracing::info!("no longer planning");
+}
+
+/// Resolves after this process was held up: what is believed of nodes is to be looked at again.
+async fn gap(core: &Core) {
+    loop {
+        core.clock.sleep(TICK_MS).await;
+        if core.beats.tick(core.clock.monotonic_ms()) {
+            core.metrics.beat_gaps.inc();
+            tracing::warn!("held up for a while: silence of nodes meanwhile does not count");
+            return;
         }
     }
 }
@@ -84,17 +105,27 @@ enum Next {
 }
 
 async fn propose(core: &Core, transaction: Transaction) -> Next {
-    let error = match core.store.propose(transaction).await {
-        // Stale: someone wrote first. Look again, never patch a plan.
-        Ok(_) | Err(ProposeError::Rejected(Rejection::Stale { .. })) => {
+    let error = match core.store.propose_leading(transaction).await {
+        Ok(_) => {
+            count(&core.metrics.proposals, "result", "ok");
             // Plans may follow each other without end; others have work on this thread too.
+            tokio::task::yield_now().await;
+            return Next::Look;
+        }
+        // Someone wrote first. Look again, never patch a plan.
+        Err(ProposeError::Rejected(Rejection::Stale { .. })) => {
+            count(&core.metrics.proposals, "result", "stale");
             tokio::task::yield_now().await;
             return Next::Look;
         }
         Err(error) => error,
     };
+    count(&core.metrics.proposals, "result", "failed");
     match error {
-        ProposeError::NotLeader { .. } | ProposeError::Unknown | ProposeError::Stopped { .. } => {
+        ProposeError::NotLeader { .. }
+        | ProposeError::NoQuorum { .. }
+        | ProposeError::Unknown
+        | ProposeError::Stopped { .. } => {
             tracing::warn!(%error, "propose a plan");
             Next::Yield
         }
@@ -109,15 +140,22 @@ async fn propose(core: &Core, transaction: Transaction) -> Next {
 /// One look. Runs where it is called: elections are on the store's own thread, and a pass is cut
 /// at the planner's limit of mutations.
 fn pass(core: &Core, view: &State, index: &mut Index, now: Time) -> Plan {
-    let beats = core.beats.read();
+    let begun_ms = core.clock.monotonic_ms();
+    // For people who look at figures; nothing depends on it.
+    let clock = std::time::Instant::now();
+    core.beats.keep(view.nodes().len(), |node| view.node(node).is_some());
+    let beats = core.beats.read(now, begun_ms);
     let mut ids = Ids(core.rng.as_ref());
     let mut plan = || warren_planner::plan(view, index, &beats, &mut ids, now);
     let many_threads = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
-    if many_threads && view.tasks().len() > LARGE_TASKS {
+    let plan = if many_threads && view.tasks().len() > LARGE_TASKS {
         tokio::task::block_in_place(plan)
     } else {
         plan()
-    }
+    };
+    core.metrics.plans.inc();
+    core.metrics.plan_seconds.observe(clock.elapsed().as_secs_f64());
+    plan
 }
 
 struct Ids<'a>(&'a dyn Rng);

@@ -1,18 +1,32 @@
 //! The manager: takes requests, plans what follows, tells nodes, hears from them.
 //!
-//! [`Manager::start`] makes its loops; the app puts [`Manager::control`] and
-//! [`Manager::dispatch`] behind its sockets. Everything that runs is owned by
-//! the manager and ends with [`Manager::stop`].
+//! [`Manager::start`] makes its loops; the app puts [`Manager::control`],
+//! [`Manager::dispatch`] and [`Manager::join`] behind its sockets, and says with
+//! each connection who is at its other end ([`Caller`]). Everything that runs is
+//! owned by the manager and ends with [`Manager::stop`].
 //!
 //! What the cluster agreed on is in the store, decisions are the planner's;
-//! here are the loops between them and the wire. Not here: sockets, TLS and
-//! the node's own agent, which the app brings together.
+//! here are the loops between them and the wire. Every manager serves all
+//! calls; the leader alone plans, changes the group of managers, ends rotations
+//! of the authority and writes backups. Not here: sockets, TLS and the node's
+//! own agent, which the app brings together.
 
+mod address;
 mod api;
+mod authority;
+mod backup;
 mod beats;
 mod core;
+mod describe;
 pub mod dispatch;
+mod founding;
+mod join;
 mod leader;
+mod members;
+mod metrics;
+mod peers;
+mod quorum;
+mod reach;
 mod refusal;
 mod stream;
 #[cfg(test)]
@@ -21,18 +35,24 @@ mod testing;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tonic::transport::Server;
 use warren_base::clock::Clock;
 use warren_base::rng::Rng;
 use warren_base::tasks::Tasks;
-use warren_model::{ClusterId, NodeId, Time};
+use warren_model::{ClusterId, NodeId};
 use warren_store::Store;
 
 pub use crate::api::Control;
-pub use crate::api::authorize::Principal;
+pub use crate::api::authorize::{Caller, RELAYED_KEY};
+pub use crate::api::nodes::WARNING_KEY;
 pub use crate::dispatch::{Dispatch, STREAM_ID_KEY};
-pub use crate::refusal::{HINT_KEY, Refusal};
+pub use crate::founding::{Founding, founding};
+pub use crate::join::JoinService;
+pub use crate::metrics::Metrics;
+pub use crate::peers::Peers;
+pub use crate::refusal::{HINT_KEY, Mark, REMOVED_KEY, Refusal};
 
 /// Of one stream's bytes that nobody has read yet; HTTP/2's default.
 pub const STREAM_WINDOW_BYTES: u32 = 64 << 10;
@@ -54,6 +74,9 @@ pub fn server() -> Server {
 /// caller goes out first.
 pub type StopNode = Arc<dyn Fn(bool) + Send + Sync>;
 
+/// Sets the log filter of the daemon and returns the one before, or why it is none.
+pub type SetLogLevel = Arc<dyn Fn(&str) -> Result<String, String> + Send + Sync>;
+
 /// What a manager needs.
 pub struct Options {
     /// Open, with this node and the cluster in it.
@@ -63,7 +86,12 @@ pub struct Options {
     /// The node that this manager runs on.
     pub node_id: NodeId,
     pub cluster_id: ClusterId,
+    /// `host:port` that others reach this manager at; empty: it is for itself.
+    pub advertise: String,
+    /// None for a manager without others.
+    pub peers: Option<Arc<dyn Peers>>,
     pub stop_node: StopNode,
+    pub set_log_level: SetLogLevel,
 }
 
 /// A running manager. Dropping it ends its tasks too, without waiting for them.
@@ -74,30 +102,42 @@ pub struct Manager {
 impl Manager {
     /// Starts the loops; needs a tokio runtime around it.
     pub fn start(options: Options) -> Self {
-        let Options { store, clock, rng, node_id, cluster_id, stop_node } = options;
         let (reports, inbox) = mpsc::channel(dispatch::status::INBOX_MAX);
         // Read before any session can open: sessions are never behind of it.
-        let seen = store.view();
+        let seen = options.store.view();
         let core = Arc::new(core::Core {
-            store,
-            beats: beats::BeatBook::new(Time(clock.now_ms())),
-            clock,
-            rng,
-            node_id,
-            cluster_id,
-            stop_node,
+            beats: beats::BeatBook::new(options.clock.monotonic_ms()),
+            store: options.store,
+            clock: options.clock,
+            rng: options.rng,
+            node_id: options.node_id,
+            cluster_id: options.cluster_id,
+            advertise: options.advertise,
+            peers: options.peers,
+            stop_node: options.stop_node,
+            set_log_level: options.set_log_level,
             sessions: dispatch::sessions::Sessions::default(),
             broker: stream::Broker::default(),
+            door: join::Door::default(),
+            reach: reach::Reach::default(),
+            metrics: Metrics::default(),
             reports,
             tasks: Tasks::new(),
         });
-        core.tasks.spawn("leader", leader::run(Arc::clone(&core)));
-        core.tasks.spawn("post", dispatch::post::run(Arc::clone(&core), seen));
-        core.tasks.spawn("reports", dispatch::status::run(Arc::clone(&core), inbox));
+        let share = || Arc::clone(&core);
+        let tasks = &core.tasks;
+        tasks.spawn("leader", leader::while_leading(share(), leader::plan));
+        tasks.spawn("members", leader::while_leading(share(), members::run::run));
+        tasks.spawn("authority", leader::while_leading(share(), authority::run));
+        tasks.spawn("backups", leader::while_leading(share(), backup::run));
+        tasks.spawn("post", dispatch::post::run(share(), seen));
+        tasks.spawn("reports", dispatch::status::run(share(), inbox));
+        tasks.spawn("beats", beats::tell::run(share()));
+        tasks.spawn("address", address::run(share()));
         Self { core }
     }
 
-    /// What people and their tools call; for the local socket.
+    /// What people and their tools call, on the local socket and the TLS port.
     pub fn control(&self) -> Control {
         Control::new(Arc::clone(&self.core))
     }
@@ -105,6 +145,24 @@ impl Manager {
     /// What agents call.
     pub fn dispatch(&self) -> Dispatch {
         Dispatch::new(Arc::clone(&self.core))
+    }
+
+    /// What machines call that want to be nodes, and nodes that want to stay it; on the TLS port.
+    pub fn join(&self) -> JoinService {
+        JoinService::new(Arc::clone(&self.core))
+    }
+
+    /// What this manager counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.core.metrics
+    }
+
+    /// What manager `from` sent through [`Peers::beats`]; the caller has made sure who it is.
+    ///
+    /// # Errors
+    /// When this manager does not lead, or the message is none.
+    pub fn answer_beats(&self, from: u64, payload: &[u8]) -> Result<Bytes, String> {
+        beats::tell::hear(&self.core, from, payload).map(|()| Bytes::new())
     }
 
     /// Ends sessions, streams and loops; says whether all ended within `grace`.

@@ -14,6 +14,10 @@ use warren_store::ProposeError;
 
 /// Where the hint travels.
 pub const HINT_KEY: &str = "warren-hint";
+/// Told to a node that was removed: it is not to come again. The value is `1`.
+pub const REMOVED_KEY: &str = "warren-removed";
+/// Told to another manager: the node has no session here. The value is `1`.
+pub(crate) const ELSEWHERE_KEY: &str = "warren-elsewhere";
 /// Messages and hints travel in headers, of which peers take 16 KiB in all.
 const TEXT_MAX: usize = 2048;
 
@@ -24,11 +28,30 @@ pub struct Refusal {
     pub code: Code,
     pub message: String,
     pub hint: Option<String>,
+    pub mark: Option<Mark>,
+}
+
+/// What a program does about a refusal, whatever its words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// The node that calls was removed.
+    Removed,
+    /// The node that is called has no session with this manager.
+    Elsewhere,
+}
+
+impl Mark {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Removed => REMOVED_KEY,
+            Self::Elsewhere => ELSEWHERE_KEY,
+        }
+    }
 }
 
 impl Refusal {
     fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        Self { code, message: message.into(), hint: None, mark: None }
     }
 
     /// The request cannot be right, whatever the state of the cluster.
@@ -69,6 +92,11 @@ impl Refusal {
         Self::new(Code::PermissionDenied, message)
     }
 
+    /// It is not known who calls, or not any more.
+    pub(crate) fn unauthenticated(message: impl Into<String>) -> Self {
+        Self::new(Code::Unauthenticated, message)
+    }
+
     /// A limit of this manager is reached.
     pub(crate) fn busy(message: impl Into<String>) -> Self {
         Self::new(Code::ResourceExhausted, message)
@@ -78,6 +106,31 @@ impl Refusal {
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    #[must_use]
+    pub(crate) fn mark(mut self, mark: Mark) -> Self {
+        self.mark = Some(mark);
+        self
+    }
+
+    /// The same refusal as seen from the message that holds `parent`.
+    #[must_use]
+    pub(crate) fn within(mut self, parent: &str) -> Self {
+        self.message = format!("{parent}.{}", self.message);
+        self
+    }
+
+    /// What another manager refused, as its own.
+    pub(crate) fn of_status(status: &Status) -> Self {
+        let text = |key| status.metadata().get(key).and_then(|value| value.to_str().ok());
+        let mark = [Mark::Removed, Mark::Elsewhere].into_iter().find(|m| text(m.key()).is_some());
+        Self {
+            code: status.code(),
+            message: status.message().to_owned(),
+            hint: text(HINT_KEY).map(str::to_owned),
+            mark,
+        }
     }
 
     /// Why a transaction was not applied, with names instead of ids.
@@ -117,6 +170,8 @@ impl Refusal {
             large @ ProposeError::TooLarge { .. } => Self::bad_input(large.to_string()),
             full @ ProposeError::DiskFull => Self::busy(full.to_string())
                 .hint("make room on the disk of the managers; nothing is lost"),
+            error @ ProposeError::NoQuorum { .. } => Self::unavailable(error.to_string())
+                .hint("a majority of managers must reach each other: warren node ls; after a loss for good: warren cluster recover"),
             error @ (ProposeError::NotLeader { .. }
             | ProposeError::Unknown
             | ProposeError::Stopped { .. }) => {
@@ -164,6 +219,7 @@ fn name_of(view: &State, key: Key) -> String {
             .service(id)
             .map_or_else(|| format!("service {id}"), |s| format!("service {}", s.spec.name)),
         Key::Task(id) => format!("task {id}"),
+        Key::Operator(name) => format!("operator {name}"),
     }
 }
 
@@ -191,6 +247,9 @@ impl From<Refusal> for Status {
         let hint = refusal.hint.map(|hint| cut(&hint).chars().map(visible).collect::<String>());
         if let Some(value) = hint.and_then(|hint| MetadataValue::try_from(hint).ok()) {
             status.metadata_mut().insert(HINT_KEY, value);
+        }
+        if let Some(mark) = refusal.mark {
+            status.metadata_mut().insert(mark.key(), MetadataValue::from_static("1"));
         }
         status
     }

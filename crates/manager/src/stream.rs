@@ -6,10 +6,12 @@
 //! way to the container. Nothing of a stream touches the state.
 //!
 //! [`target`] finds out which tasks are meant, [`route`] which nodes to ask,
-//! [`pipe`] moves the frames, [`logs`] does so for many nodes at once.
+//! [`pipe`] moves the frames, [`logs`] does so for many nodes at once, [`relay`]
+//! reaches nodes whose session is with another manager.
 
 mod logs;
 mod pipe;
+mod relay;
 pub(crate) mod route;
 pub(crate) mod target;
 
@@ -22,8 +24,10 @@ use tonic::{Status, Streaming};
 use warren_model::NodeId;
 use warren_proto::v1;
 
+use crate::api::authorize::Who;
 use crate::core::Core;
-use crate::refusal::Refusal;
+use crate::metrics::Open;
+use crate::refusal::{Mark, Refusal};
 
 pub(crate) use pipe::open;
 
@@ -42,15 +46,27 @@ pub(crate) type Frames = mpsc::Sender<Result<v1::Frame, Status>>;
 pub(crate) struct Tunnel {
     pub(crate) from_node: Streaming<v1::Frame>,
     pub(crate) to_node: Frames,
+    _place: Place,
+}
+
+/// Among all streams open at a time.
+struct Place {
     _permit: OwnedSemaphorePermit,
+    _open: Open,
 }
 
 /// Both directions as the agent's call brings them.
 type Ends = (Streaming<v1::Frame>, Frames);
 
+/// Somebody who waits for a node's call.
+struct Wait {
+    node: NodeId,
+    joined: oneshot::Sender<Ends>,
+}
+
 /// Joins tools and nodes.
 pub(crate) struct Broker {
-    waiting: Mutex<BTreeMap<u64, oneshot::Sender<Ends>>>,
+    waiting: Mutex<BTreeMap<u64, Wait>>,
     room: Arc<Semaphore>,
 }
 
@@ -73,29 +89,47 @@ impl Drop for Waiting<'_> {
 }
 
 impl Broker {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Ends>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Wait>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks `node` for a tunnel and waits until it has opened it.
+    /// Asks `node` for a tunnel, here or through the manager that has its session, and waits until
+    /// it has opened it.
     pub(crate) async fn open(
         &self,
         core: &Core,
         node: NodeId,
         open: v1::OpenStream,
     ) -> Result<Tunnel, Refusal> {
-        let name = node_name(core, node);
+        if core.sessions.line(node).is_some() {
+            return self.open_here(core, node, open).await;
+        }
+        let place = self.place(core)?;
+        let (from_node, to_node) = relay::open(core, node, open).await?;
+        Ok(Tunnel { from_node, to_node, _place: place })
+    }
+
+    fn place(&self, core: &Core) -> Result<Place, Refusal> {
         let permit = Arc::clone(&self.room).try_acquire_owned().map_err(|_| {
             Refusal::busy(format!("{STREAMS_MAX} streams are open already, which is the limit"))
         })?;
-        let line = core.sessions.line(node).ok_or_else(|| {
-            Refusal::unavailable(format!("node {name} is not connected"))
-                .hint("warren node ls shows which nodes are ready")
-        })?;
+        Ok(Place { _permit: permit, _open: Open::new(&core.metrics.streams) })
+    }
+
+    /// Asks `node` for a tunnel if its session is with this manager.
+    pub(crate) async fn open_here(
+        &self,
+        core: &Core,
+        node: NodeId,
+        open: v1::OpenStream,
+    ) -> Result<Tunnel, Refusal> {
+        let name = node_name(core, node);
+        let place = self.place(core)?;
+        let line = core.sessions.line(node).ok_or_else(|| not_connected(core, node))?;
         // Random: an agent cannot guess a stream that was not meant for it.
         let stream_id = core.rng.next_u64();
         let (joined, ends) = oneshot::channel();
-        self.lock().insert(stream_id, joined);
+        self.lock().insert(stream_id, Wait { node, joined });
         let _waiting = Waiting { broker: self, id: stream_id };
         let request = v1::StreamRequest { stream_id, open: Some(open) };
         let kind = Some(v1::manager_message::Kind::Stream(request));
@@ -116,24 +150,39 @@ impl Broker {
         let Some((from_node, to_node)) = opened else {
             return Err(Refusal::unavailable(format!("node {name} went away")));
         };
-        Ok(Tunnel { from_node, to_node, _permit: permit })
+        Ok(Tunnel { from_node, to_node, _place: place })
     }
 
     /// The agent's call for stream `id`; returns what goes to the agent.
     pub(crate) fn accept(
         &self,
         id: u64,
+        who: &Who,
         from_node: Streaming<v1::Frame>,
     ) -> Result<ReceiverStream<Result<v1::Frame, Status>>, Refusal> {
-        let Some(joined) = self.lock().remove(&id) else {
+        let wait = {
+            let mut waiting = self.lock();
+            if let Some(wait) = waiting.get(&id) {
+                who.must_be(wait.node)?;
+            }
+            waiting.remove(&id)
+        };
+        let Some(wait) = wait else {
             return Err(Refusal::not_found(format!("nobody waits for stream {id}")));
         };
         let (to_node, frames) = mpsc::channel(FRAMES_MAX);
-        joined
+        wait.joined
             .send((from_node, to_node))
             .map_err(|_| Refusal::not_found(format!("nobody waits for stream {id} any more")))?;
         Ok(ReceiverStream::new(frames))
     }
+}
+
+fn not_connected(core: &Core, node: NodeId) -> Refusal {
+    let name = node_name(core, node);
+    Refusal::unavailable(format!("node {name} is not connected"))
+        .hint("warren node ls shows which nodes are ready")
+        .mark(Mark::Elsewhere)
 }
 
 /// For messages: the host's name if it is known.

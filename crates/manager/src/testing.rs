@@ -3,11 +3,10 @@
 //! One line a service, `name: SLOT STATE NODE[ DESIRED], …`; nodes are letters.
 //! `web: 1 running a, 2 failed a, 3 running b shutdown`.
 
-use std::collections::BTreeMap;
 
 use warren_model::cluster::Cluster;
-use warren_model::node::{Availability, Description, Node, NodeStatus};
-use warren_model::service::{Mode, ServiceSpec, TaskTemplate, UpdatePolicy};
+use warren_model::node::{Description, Node, NodeStatus};
+use warren_model::service::{Mode, ServiceSpec, TaskTemplate};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 use warren_model::{ClusterId, NodeId, ServiceId, TaskId, Time};
 use warren_state::State;
@@ -23,27 +22,15 @@ pub(crate) fn task_id(number: u8) -> TaskId {
 }
 
 pub(crate) fn node(letter: char) -> Node {
-    Node {
-        id: node_id(letter),
-        description: Description { hostname: format!("host-{letter}"), ..Description::default() },
-        manager: true,
-        worker: true,
-        availability: Availability::Active,
-        status: NodeStatus::Ready,
-        blocks: Vec::new(),
-        revision: 0,
-    }
+    let description =
+        Description { hostname: format!("host-{letter}"), ..Description::default() };
+    Node { manager: true, status: NodeStatus::Ready, ..Node::new(node_id(letter), description) }
 }
 
 pub(crate) fn spec(name: &str, replicas: u32) -> ServiceSpec {
-    ServiceSpec {
-        name: name.parse().unwrap(),
-        labels: BTreeMap::new(),
-        mode: Mode::Replicated { replicas },
-        ports: Vec::new(),
-        update: UpdatePolicy::default(),
-        task: TaskTemplate { image: "busybox".into(), ..TaskTemplate::default() },
-    }
+    let task = TaskTemplate { image: "busybox".into(), ..TaskTemplate::default() };
+    let spec = ServiceSpec::new(name.parse().unwrap(), task);
+    ServiceSpec { mode: Mode::Replicated { replicas }, ..spec }
 }
 
 /// Applies and insists.

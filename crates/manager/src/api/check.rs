@@ -2,7 +2,7 @@
 //! program, user, folder, ports. Only a node can tell.
 //!
 //! A wish is not refused because nobody is there to look at it: without a
-//! connected node the check is left out.
+//! connected worker, at this manager or another, the check is left out.
 
 use warren_model::{ServiceId, ServiceSpec};
 use warren_proto::v1;
@@ -10,8 +10,8 @@ use warren_proto::v1::frame::Kind;
 use warren_proto::v1::open_stream;
 
 use crate::core::Core;
-use crate::refusal::Refusal;
-use crate::stream::route::{here, request};
+use crate::refusal::{Mark, Refusal};
+use crate::stream::route::{request, somewhere};
 
 /// The node may have to pull a large image over a slow line; a tool that gives up sooner ends the
 /// check with its call.
@@ -24,11 +24,15 @@ pub(super) async fn check_on_node(
     id: ServiceId,
     spec: &ServiceSpec,
 ) -> Result<(), Refusal> {
-    let Some(node) = here(core) else { return Ok(()) };
+    let Some(node) = somewhere(core) else { return Ok(()) };
     let check = v1::Check { spec: Some(spec.into()), service: id.as_bytes().to_vec() };
     let open = request(node, open_stream::Kind::Check(check));
     // Held until the answer is there: to drop it is to give up.
-    let mut tunnel = core.broker.open(core, node, open).await?;
+    let mut tunnel = match core.broker.open(core, node, open).await {
+        // It went away, and the state has not heard of it yet.
+        Err(refusal) if refusal.mark == Some(Mark::Elsewhere) => return Ok(()),
+        opened => opened?,
+    };
     let answer = async {
         loop {
             match tunnel.from_node.message().await {

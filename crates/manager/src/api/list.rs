@@ -2,34 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use warren_base::build;
 use warren_model::node::Node;
 use warren_model::service::Service;
 use warren_model::task::{Desired, Task};
-use warren_model::{ServiceId, TaskId};
+use warren_model::{NodeId, ServiceId, TaskId};
 use warren_proto::v1;
 use warren_state::State;
 
+use crate::api::resolve;
 use crate::api::services::find;
 use crate::core::Core;
+use crate::quorum::{self, Group};
 use crate::refusal::Refusal;
 use crate::stream::target::find_task;
 
-pub(super) fn info(core: &Core) -> v1::Info {
-    let view = core.store.view();
-    let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-    v1::Info {
-        version: build::VERSION.to_owned(),
-        cluster_id: core.cluster_id.as_bytes().to_vec(),
-        node_id: core.node_id.as_bytes().to_vec(),
-        revision: view.revision(),
-        nodes: count(view.nodes().len()),
-        services: count(view.services().len()),
-        tasks: count(view.tasks().len()),
-    }
-}
-
 pub(super) fn services(
+    core: &Core,
     view: &State,
     request: &v1::ListServicesRequest,
 ) -> Result<v1::ListServicesResponse, Refusal> {
@@ -38,7 +26,8 @@ pub(super) fn services(
         Some(ids) => ids.iter().filter_map(|id| view.service(*id)).map(|s| row(view, s)).collect(),
         None => view.services().map(|service| row(view, service)).collect(),
     };
-    Ok(v1::ListServicesResponse { services, revision: view.revision() })
+    let (revision, stale_ms) = (view.revision(), quorum::stale_ms(core));
+    Ok(v1::ListServicesResponse { services, revision, stale_ms })
 }
 
 /// Services by name, each once, in the order in which they were named; `None` for all.
@@ -71,6 +60,7 @@ fn update_state(view: &State, service: &Service) -> &'static str {
 }
 
 pub(super) fn tasks(
+    core: &Core,
     view: &State,
     request: &v1::ListTasksRequest,
 ) -> Result<v1::ListTasksResponse, Refusal> {
@@ -92,8 +82,13 @@ pub(super) fn tasks(
         }
         None => {}
     }
+    let nodes = named_nodes(view, &request.nodes)?;
+    if !nodes.is_empty() {
+        tasks.retain(|task| task.node.is_some_and(|node| nodes.contains(&node)));
+    }
     let tasks = tasks.into_iter().map(|task| task_row(view, task)).collect();
-    Ok(v1::ListTasksResponse { tasks, revision: view.revision() })
+    let (revision, stale_ms) = (view.revision(), quorum::stale_ms(core));
+    Ok(v1::ListTasksResponse { tasks, revision, stale_ms })
 }
 
 /// Not history: wanted, or not ended yet.
@@ -110,6 +105,11 @@ fn named_tasks(view: &State, texts: &[String]) -> Result<BTreeSet<TaskId>, Refus
     texts.iter().map(find).collect()
 }
 
+/// Tasks of these nodes alone; none named: of all.
+fn named_nodes(view: &State, texts: &[String]) -> Result<BTreeSet<NodeId>, Refusal> {
+    texts.iter().map(|text| resolve::node(view, text).map(|node| node.id)).collect()
+}
+
 fn task_row(view: &State, task: &Task) -> v1::Task {
     let service = view.service(task.service).map(|service| service.spec.name.to_string());
     let node = task.node.and_then(|id| view.node(id)).map(|n| n.description.hostname.clone());
@@ -122,9 +122,30 @@ fn task_row(view: &State, task: &Task) -> v1::Task {
     }
 }
 
-pub(super) fn nodes(core: &Core, view: &State) -> v1::ListNodesResponse {
-    let leads = *core.store.leader().borrow();
-    let row = |node: &Node| v1::Node { leader: leads && node.id == core.node_id, ..node.into() };
-    let nodes = view.nodes().map(row).collect();
-    v1::ListNodesResponse { nodes, revision: view.revision() }
+pub(super) async fn nodes(core: &Core, view: &State) -> v1::ListNodesResponse {
+    let reachable = core.reach.lately(core).await;
+    let group = quorum::group(core);
+    let nodes = view.nodes().map(|node| node_row(&group, &reachable, node)).collect();
+    let (revision, stale_ms) = (view.revision(), quorum::stale_ms(core));
+    v1::ListNodesResponse { nodes, revision, stale_ms }
+}
+
+/// With the node's part in the group of managers.
+fn node_row(group: &Group, reachable: &BTreeSet<u64>, node: &Node) -> v1::Node {
+    let number = node.number.filter(|_| node.manager);
+    let reachability = match number {
+        None => "",
+        Some(number) if !reachable.contains(&number) => "unreachable",
+        Some(number) => match group.members.get(&number) {
+            Some(member) if member.voter => "voter",
+            Some(_) => "learner",
+            // Not taken in yet.
+            None => "",
+        },
+    };
+    v1::Node {
+        leader: number.is_some() && group.leader == number,
+        reachability: reachability.to_owned(),
+        ..node.into()
+    }
 }

@@ -1,9 +1,10 @@
 //! Retries: the number that a caller gives a request, and what the request says.
 
 use prost::Message;
-use warren_model::ServiceSpec;
+use warren_model::{Event, ServiceSpec};
 use warren_proto::v1;
-use warren_state::change::Request;
+use warren_state::State;
+use warren_state::change::{Outcome, Request, Transaction};
 
 use crate::api::authorize::Principal;
 use crate::refusal::Refusal;
@@ -30,6 +31,29 @@ pub(super) fn request(
     }))
 }
 
+/// What would become of a transaction now, on a copy of the view: the rules are the state's own.
+pub(super) fn rehearse(view: &State, transaction: &Transaction) -> Result<Outcome, Refusal> {
+    let mut events: Vec<Event> = Vec::new();
+    let mut copy = view.clone();
+    let mut outcomes = copy.apply(view.time(), std::slice::from_ref(transaction), &mut events);
+    match outcomes.pop() {
+        Some(Outcome::Rejected(rejection)) => Err(Refusal::of_rejection(view, rejection)),
+        Some(outcome) => Ok(outcome),
+        None => Err(Refusal::failed("the state gave no answer")),
+    }
+}
+
+/// The revision at which a request was answered before. Asked with an empty transaction: what
+/// the request named may be gone by now.
+pub(super) fn repeated(view: &State, request: Option<&Request>) -> Result<Option<u64>, Refusal> {
+    let Some(request) = request else { return Ok(None) };
+    let probe = Transaction { request: Some(request.clone()), ..Transaction::default() };
+    match rehearse(view, &probe)? {
+        Outcome::Repeated { revision } => Ok(Some(revision)),
+        Outcome::Applied { .. } | Outcome::Rejected(_) => Ok(None),
+    }
+}
+
 /// Hash of what a request asks for, ids that we stamp excepted: the same on every manager.
 ///
 /// FNV-1a, 64 bits: it tells a mistake from a retry, it does not keep anyone out.
@@ -49,6 +73,11 @@ impl Content {
                 (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
             }),
         )
+    }
+
+    /// Adds a whole message; one without maps, which are in no order.
+    pub(super) fn with_message(self, message: &impl Message) -> Self {
+        self.with(&message.encode_to_vec())
     }
 
     pub(super) fn with_spec(self, spec: &ServiceSpec) -> Self {
@@ -75,12 +104,9 @@ mod tests {
 
     fn spec(labels: &[(&str, &str)]) -> ServiceSpec {
         ServiceSpec {
-            name: "web".parse().unwrap(),
             labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             mode: Mode::Global,
-            ports: Vec::new(),
-            update: warren_model::service::UpdatePolicy::default(),
-            task: TaskTemplate { image: "a".into(), ..TaskTemplate::default() },
+            ..ServiceSpec::new("web".parse().unwrap(), TaskTemplate { image: "a".into(), ..TaskTemplate::default() })
         }
     }
 
@@ -100,7 +126,7 @@ mod tests {
 
     #[test]
     fn ids_have_sixteen_bytes_or_none() {
-        let who = Principal::new("socket:0");
+        let who = Principal::named("socket:0");
         let ask = |id: &[u8]| request(&who, id, &Content::new("x"));
         assert_eq!(ask(&[]), Ok(None));
         assert_eq!(ask(&[1; 16]).unwrap().unwrap().id, u128::from_be_bytes([1; 16]));

@@ -1,27 +1,29 @@
 //! Making, changing and removing services.
 
 use warren_model::service::Service;
-use warren_model::{Event, ServiceId, ServiceSpec};
+use warren_model::{ServiceId, ServiceSpec};
 use warren_proto::v1;
 use warren_state::State;
-use warren_state::change::{Expect, Key, Mutation, Outcome, Request, Transaction};
+use warren_state::change::{Expect, Key, Mutation, Outcome, Transaction};
 
-use crate::api::authorize::Principal;
+use crate::api::authorize::Who;
 use crate::api::check::check_on_node;
-use crate::api::request::{Content, request};
+use crate::api::propose;
+use crate::api::request::{Content, rehearse, repeated, request};
 use crate::core::Core;
 use crate::refusal::Refusal;
 
 pub(super) async fn create(
     core: &Core,
-    principal: &Principal,
+    who: &Who,
     wire: v1::CreateServiceRequest,
 ) -> Result<v1::Changed, Refusal> {
     let spec = parse(wire.spec)?;
     let content = Content::new("create").with_spec(&spec);
     let id = ServiceId::from_bytes(core.rng.id_bytes());
     let transaction = Transaction {
-        request: request(principal, &wire.request_id, &content)?,
+        request: request(&who.principal, &wire.request_id, &content)?,
+        principal: who.audit(),
         expects: Vec::new(),
         mutations: vec![Mutation::CreateService { id, spec: spec.clone() }],
     };
@@ -37,7 +39,7 @@ pub(super) async fn create(
 
 pub(super) async fn update(
     core: &Core,
-    principal: &Principal,
+    who: &Who,
     wire: v1::UpdateServiceRequest,
 ) -> Result<v1::Changed, Refusal> {
     let spec = parse(wire.spec)?;
@@ -58,7 +60,8 @@ pub(super) async fn update(
         revision => vec![Expect { key: Key::Service(id), revision }],
     };
     let transaction = Transaction {
-        request: request(principal, &wire.request_id, &content)?,
+        request: request(&who.principal, &wire.request_id, &content)?,
+        principal: who.audit(),
         expects,
         mutations: vec![Mutation::UpdateService { id, spec: spec.clone() }],
     };
@@ -72,7 +75,7 @@ pub(super) async fn update(
 
 pub(super) async fn remove(
     core: &Core,
-    principal: &Principal,
+    who: &Who,
     wire: v1::RemoveServicesRequest,
 ) -> Result<v1::Changed, Refusal> {
     if wire.services.is_empty() {
@@ -80,7 +83,7 @@ pub(super) async fn remove(
     }
     let content = Content::new("remove");
     let content = wire.services.iter().fold(content, |c, name| c.with(name.as_bytes()));
-    let request = request(principal, &wire.request_id, &content)?;
+    let request = request(&who.principal, &wire.request_id, &content)?;
     let view = core.store.view();
     if let Some(revision) = repeated(&view, request.as_ref())? {
         // What is left of what the first try removed.
@@ -96,7 +99,8 @@ pub(super) async fn remove(
         }
     }
     let mutations = ids.iter().map(|id| Mutation::RemoveService { id: *id }).collect();
-    let revision = propose(core, Transaction { request, expects: Vec::new(), mutations }).await?;
+    let transaction = Transaction { request, principal: who.audit(), expects: Vec::new(), mutations };
+    let revision = propose(core, transaction).await?;
     Ok(v1::Changed { ids: ids.iter().map(|id| id.as_bytes().to_vec()).collect(), revision })
 }
 
@@ -114,37 +118,9 @@ pub(super) fn find<'a>(view: &'a State, text: &str) -> Result<&'a Service, Refus
     })
 }
 
-/// What would become of a transaction now, on a copy of the view: the rules are the state's own.
-fn rehearse(view: &State, transaction: &Transaction) -> Result<Outcome, Refusal> {
-    let mut events: Vec<Event> = Vec::new();
-    let mut copy = view.clone();
-    let mut outcomes = copy.apply(view.time(), std::slice::from_ref(transaction), &mut events);
-    match outcomes.pop() {
-        Some(Outcome::Rejected(rejection)) => Err(Refusal::of_rejection(view, rejection)),
-        Some(outcome) => Ok(outcome),
-        None => Err(Refusal::failed("the state gave no answer")),
-    }
-}
-
 /// Refuses early what the state would refuse, before a node spends time on it; says whether the
 /// transaction is the retry of one that was applied.
 fn is_repeated(core: &Core, transaction: &Transaction) -> Result<bool, Refusal> {
     let outcome = rehearse(&core.store.view(), transaction)?;
     Ok(matches!(outcome, Outcome::Repeated { .. }))
-}
-
-/// The revision at which a request was answered before. Asked with an empty transaction: what
-/// the request named may be gone by now.
-fn repeated(view: &State, request: Option<&Request>) -> Result<Option<u64>, Refusal> {
-    let Some(request) = request else { return Ok(None) };
-    let probe = Transaction { request: Some(request.clone()), ..Transaction::default() };
-    match rehearse(view, &probe)? {
-        Outcome::Repeated { revision } => Ok(Some(revision)),
-        Outcome::Applied { .. } | Outcome::Rejected(_) => Ok(None),
-    }
-}
-
-async fn propose(core: &Core, transaction: Transaction) -> Result<u64, Refusal> {
-    let outcome = core.store.propose(transaction).await;
-    outcome.map_err(|error| Refusal::of_propose(&core.store.view(), error))
 }

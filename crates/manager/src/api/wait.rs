@@ -13,7 +13,7 @@ use warren_proto::v1;
 use warren_state::State;
 
 use crate::api::services::find;
-use crate::api::view_at;
+use crate::api::{REVISION_WAIT_MS, view_at};
 use crate::core::Core;
 use crate::refusal::Refusal;
 
@@ -26,7 +26,7 @@ pub(super) async fn open(
 ) -> Result<ReceiverStream<Result<v1::Progress, Status>>, Refusal> {
     // Before the first look: nothing after it is missed.
     let moved = core.store.watch();
-    let view = view_at(core, request.min_revision).await?;
+    let view = view_at(core, request.min_revision, REVISION_WAIT_MS).await?;
     let (out, lines) = mpsc::channel(QUEUE_MAX);
     match find(&view, &request.service) {
         Ok(service) => {

@@ -3,7 +3,8 @@
 //! Pure. A node holds every task that is placed on it, also those that ended
 //! (their logs are there) and those to be removed (someone has to do it), until
 //! the planner drops them; of each service of these tasks the ports and the
-//! templates in use; and the cluster's settings.
+//! templates in use; the cluster's settings, without its secrets; and what it
+//! must know of its own place (`membership`).
 //!
 //! Status is not part of the comparison: the node wrote it. It is sent along
 //! for agents that lost their memory.
@@ -12,10 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use warren_model::event::{Event, Kind};
+use warren_model::service::{OnDisconnect, PortSpec};
 use warren_model::task::{Desired, Task};
 use warren_model::{NodeId, ServiceId, TaskId};
 use warren_proto::v1;
 use warren_state::State;
+
+use crate::dispatch::membership;
 
 /// Everything `node` must hold.
 pub fn complete(view: &State, node: NodeId) -> v1::Assignment {
@@ -28,7 +32,8 @@ pub fn complete(view: &State, node: NodeId) -> v1::Assignment {
         services: uses.iter().filter_map(|(id, used)| service(view, *id, used)).collect(),
         removed_tasks: Vec::new(),
         removed_services: Vec::new(),
-        cluster: view.cluster().map(Into::into),
+        cluster: view.cluster().map(v1::Cluster::settings_only),
+        membership: membership::of(view, node),
     }
 }
 
@@ -41,12 +46,14 @@ pub fn incremental(
 ) -> Option<v1::Assignment> {
     let (tasks, removed_tasks) = changed_tasks(old, new, node);
     let (services, removed_services) = changed_services(old, new, node);
-    let cluster = new.cluster().filter(|cluster| old.cluster() != Some(cluster));
+    let cluster = changed_settings(old, new);
+    let membership = membership::changed(old, new, node);
     let nothing = tasks.is_empty()
         && removed_tasks.is_empty()
         && services.is_empty()
         && removed_services.is_empty()
-        && cluster.is_none();
+        && cluster.is_none()
+        && membership.is_none();
     (!nothing).then(|| v1::Assignment {
         complete: false,
         applies_to,
@@ -55,8 +62,17 @@ pub fn incremental(
         services,
         removed_tasks,
         removed_services,
-        cluster: cluster.map(Into::into),
+        cluster,
+        membership,
     })
+}
+
+fn changed_settings(old: &State, new: &State) -> Option<v1::Cluster> {
+    if old.topology() == new.topology() {
+        return None;
+    }
+    let after = new.cluster().map(v1::Cluster::settings_only);
+    if old.cluster().map(v1::Cluster::settings_only) == after { None } else { after }
 }
 
 /// Whose assignment may have changed.
@@ -71,14 +87,19 @@ pub(crate) enum Touched {
 pub(crate) fn touched(old: &State, new: &State, events: Option<&[Event]>) -> Touched {
     let Some(events) = events else { return Touched::Everyone };
     let mut nodes = BTreeSet::new();
+    let mut node_moved = false;
     for event in events {
         match event.kind {
             Kind::Cluster => return Touched::Everyone,
-            Kind::Node => {}
+            Kind::Operator => {}
+            Kind::Node => {
+                let Ok(id) = event.id.parse::<NodeId>() else { return Touched::Everyone };
+                nodes.insert(id);
+                node_moved = true;
+            }
             Kind::Service => {
                 let Ok(id) = event.id.parse::<ServiceId>() else { return Touched::Everyone };
-                let ports = |view: &State| view.service(id).map(|s| s.spec.ports.clone());
-                if ports(old) != ports(new) {
+                if told(old, id) != told(new, id) {
                     nodes.extend(new.tasks_of(id).filter_map(|task| task.node));
                 }
             }
@@ -92,7 +113,15 @@ pub(crate) fn touched(old: &State, new: &State, events: Option<&[Event]>) -> Tou
             }
         }
     }
+    if node_moved && membership::common(old) != membership::common(new) {
+        return Touched::Everyone;
+    }
     Touched::Nodes(nodes)
+}
+
+/// What a node is told of a service, templates aside.
+fn told(view: &State, id: ServiceId) -> Option<(&[PortSpec], OnDisconnect)> {
+    view.service(id).map(|service| (service.spec.ports.as_slice(), service.spec.on_disconnect))
 }
 
 /// What a node is told of a task, status aside.
@@ -120,14 +149,10 @@ fn changed_services(
     node: NodeId,
 ) -> (Vec<v1::AssignedService>, Vec<Vec<u8>>) {
     let (before, after) = (uses(old, node), uses(new, node));
-    let same_ports = |id: ServiceId| match (old.service(id), new.service(id)) {
-        (Some(a), Some(b)) => a.revision == b.revision || a.spec.ports == b.spec.ports,
-        (None, None) => true,
-        (Some(_), None) | (None, Some(_)) => false,
-    };
+    let same = |id: ServiceId| told(old, id) == told(new, id);
     let changed = after
         .iter()
-        .filter(|(id, used)| before.get(id) != Some(used) || !same_ports(**id))
+        .filter(|(id, used)| before.get(id) != Some(used) || !same(**id))
         .filter_map(|(id, used)| service(new, *id, used))
         .collect();
     let gone = before.keys().filter(|id| !after.contains_key(id));
@@ -171,6 +196,7 @@ fn service(view: &State, id: ServiceId, used: &BTreeSet<u32>) -> Option<v1::Assi
         name: service.spec.name.to_string(),
         ports: service.spec.ports.iter().map(Into::into).collect(),
         templates: used.iter().filter_map(template).collect(),
+        on_disconnect: Some(service.spec.on_disconnect.into()),
     })
 }
 

@@ -1,27 +1,36 @@
 //! One agent's session: hello in, the whole set out, then changes out and
-//! reports in until either side goes.
+//! reports and beats in until either side goes.
 //!
 //! Nothing is queued but what was computed already: a session that cannot be
 //! written to is woken once and later gets one difference over all it missed.
 //! Reading and writing do not wait for each other, so two full pipes cannot
 //! hold each other up.
+//!
+//! A session is good for nothing at a manager that does not know what its
+//! leader knows: one without a leader takes none, and one that is behind what
+//! the node holds already waits a moment, then sends it on to another.
 
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use warren_model::node::Description;
 use warren_model::task::TaskStatus;
 use warren_model::{NodeId, TaskId};
 use warren_proto::v1;
-use warren_proto::v1::agent_message::{Hello, Kind, Report};
+use warren_proto::v1::agent_message::{Beat, Hello, Kind, Report};
+use warren_proto::v1::manager_message::Kind as Told;
 use warren_state::change::{Mutation, Transaction};
 
+use crate::api::authorize::Who;
+use crate::api::view_at;
 use crate::core::Core;
+use crate::describe;
 use crate::dispatch::assign;
-use crate::dispatch::sessions::{Line, Outbox};
+use crate::dispatch::sessions::{Life, Line, Outbox};
 use crate::dispatch::status;
+use crate::metrics::{Open, count};
+use crate::quorum;
 use crate::refusal::Refusal;
 
 /// Messages on their way to an agent: a few stream requests beside an assignment. More would only
@@ -29,10 +38,13 @@ use crate::refusal::Refusal;
 const OUTBOX_MAX: usize = 8;
 /// An agent says hello with its first packet; whoever does not is no agent.
 const HELLO_MS: u64 = 5000;
+/// A manager that is behind usually catches up within a heartbeat; another one is a second away.
+const BEHIND_MS: u64 = 2000;
 
 /// Takes the hello and starts the session's task.
 pub(crate) async fn open(
     core: &Arc<Core>,
+    who: &Who,
     mut inbound: Streaming<v1::AgentMessage>,
 ) -> Result<ReceiverStream<Result<v1::ManagerMessage, Status>>, Status> {
     let first = tokio::select! {
@@ -42,32 +54,82 @@ pub(crate) async fn open(
     let Some(v1::AgentMessage { kind: Some(Kind::Hello(hello)) }) = first else {
         return Err(Refusal::bad_input("a session begins with hello").into());
     };
-    let node = describe(core, hello).await?;
+    let node = warren_proto::node_id("hello.node_id", &hello.node_id).map_err(Refusal::from)?;
+    who.must_be(node)?;
+    ready_for(core, &hello).await?;
+    let life = Life {
+        node,
+        instance: hello.instance,
+        address: who.address.map_or_else(|| "this machine".to_owned(), |a| a.to_string()),
+    };
+    describe_node(core, node, hello).await?;
     let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
-    let line = core.sessions.open(node, outbox.clone());
-    core.beats.connected(node);
-    let seat = Seat { core: Arc::clone(core), node, line: line.clone() };
-    core.tasks.spawn("session", async move {
-        let core = &seat.core;
-        let why = tokio::select! {
-            why = read(core, node, inbound) => why,
-            why = write(core, node, &line, &outbox) => why,
-            () = line.end.cancelled() => "the node opened another session",
-        };
-        tracing::info!(%node, why, "session ended");
-        // The agent learns that this is not the end of the managers; it may be gone already.
-        let _ = outbox.try_send(Err(Status::aborted(why)));
-    });
-    tracing::info!(%node, "session opened");
+    let now_ms = core.clock.monotonic_ms();
+    let line = core.sessions.open(life.clone(), outbox.clone(), now_ms);
+    let line = line.map_err(|seated| twice(&seated, &life))?;
+    core.beats.heard(node, now_ms, 0);
+    let seat = Seat {
+        core: Arc::clone(core),
+        node,
+        line: line.clone(),
+        _open: Open::new(&core.metrics.sessions),
+    };
+    core.tasks.spawn("session", run(seat, inbound, outbox));
+    tracing::info!(node_id = %node, "session opened");
     Ok(ReceiverStream::new(messages))
 }
 
+async fn run(seat: Seat, inbound: Streaming<v1::AgentMessage>, outbox: Outbox) {
+    let (core, node, line) = (&seat.core, seat.node, &seat.line);
+    let why = tokio::select! {
+        why = read(core, node, line, inbound) => why,
+        why = write(core, node, line, &outbox) => why,
+        () = line.end.cancelled() => "ended by this manager",
+    };
+    let (label, last) = match line.why() {
+        Some(end) => (end.as_str(), end.status(node)),
+        // The agent learns that this is not the end of the managers.
+        None => ("node", Status::aborted(why)),
+    };
+    count(&core.metrics.sessions_ended, "reason", label);
+    tracing::info!(node_id = %node, why, reason = label, "session ended");
+    // It may be gone already.
+    let _ = outbox.try_send(Err(last));
+}
+
+fn twice(seated: &Life, newcomer: &Life) -> Refusal {
+    let (node, here, there) = (seated.node, &seated.address, &newcomer.address);
+    tracing::error!(node_id = %node, %here, %there, "two machines call themselves one node");
+    Refusal::taken(format!(
+        "node {node} is connected from {here} already, and now calls from {there} as well: \
+         two machines have the same identity"
+    ))
+    .hint("a data folder was copied: remove it on one of them and join that one anew")
+}
+
+/// Whether this manager can serve a node that knows what it says it knows.
+async fn ready_for(core: &Core, hello: &Hello) -> Result<(), Refusal> {
+    if !quorum::in_contact(core) {
+        return Err(Refusal::unavailable("this manager has no leader"));
+    }
+    let epoch = core.store.view().cluster().map_or(0, |cluster| cluster.epoch);
+    if hello.epoch > epoch {
+        return Err(Refusal::unavailable(format!(
+            "this manager is of recovery epoch {epoch}, the node has seen {}",
+            hello.epoch
+        ))
+        .hint("the cluster was restored or recovered: this manager is from before"));
+    }
+    if hello.epoch == epoch {
+        view_at(core, hello.assigned_revision, BEHIND_MS).await?;
+    }
+    Ok(())
+}
+
 /// Checks that the node is a member, and writes down what it says of itself if that is new.
-async fn describe(core: &Core, hello: Hello) -> Result<NodeId, Refusal> {
-    let id = warren_proto::node_id("hello.node_id", &hello.node_id)?;
-    let description = hello.description.unwrap_or_default();
-    let description =
-        Description::try_from(description).map_err(|e| e.within("hello.description"))?;
+async fn describe_node(core: &Core, id: NodeId, hello: Hello) -> Result<(), Refusal> {
+    let description = describe::parse(hello.description.unwrap_or_default())
+        .map_err(|refusal| refusal.within("hello"))?;
     let view = core.store.view();
     let Some(node) = view.node(id) else {
         return Err(Refusal::not_found(format!("node {id} is not a member of this cluster")));
@@ -78,7 +140,7 @@ async fn describe(core: &Core, hello: Hello) -> Result<NodeId, Refusal> {
         let outcome = core.store.propose(transaction).await;
         outcome.map_err(|error| Refusal::of_propose(&view, error))?;
     }
-    Ok(id)
+    Ok(())
 }
 
 /// The session's place among the others; given up however the session ends.
@@ -86,21 +148,28 @@ struct Seat {
     core: Arc<Core>,
     node: NodeId,
     line: Line,
+    _open: Open,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         // Tells those who wait for this agent to open a tunnel.
         self.line.end.cancel();
-        if self.core.sessions.close(self.node, &self.line) {
-            self.core.beats.disconnected(self.node, self.core.now());
-        }
+        self.core.sessions.close(self.node, &self.line);
     }
 }
 
-async fn read(core: &Core, node: NodeId, mut inbound: Streaming<v1::AgentMessage>) -> &'static str {
+async fn read(
+    core: &Core,
+    node: NodeId,
+    line: &Line,
+    mut inbound: Streaming<v1::AgentMessage>,
+) -> &'static str {
     loop {
         match inbound.message().await {
+            Ok(Some(v1::AgentMessage { kind: Some(Kind::Beat(beat)) })) => {
+                answer(core, node, line, beat);
+            }
             Ok(Some(v1::AgentMessage { kind: Some(Kind::Report(report)) })) => {
                 let report = status::Report { node, statuses: statuses(report) };
                 // Waits when the store is behind: the agent is slowed down, not forgotten.
@@ -115,11 +184,21 @@ async fn read(core: &Core, node: NodeId, mut inbound: Streaming<v1::AgentMessage
             Ok(Some(v1::AgentMessage { kind: None })) => {}
             Ok(None) => return "the node closed it",
             Err(error) => {
-                tracing::debug!(%node, %error, "session broken");
+                tracing::debug!(node_id = %node, %error, "session broken");
                 return "the connection broke";
             }
         }
     }
+}
+
+fn answer(core: &Core, node: NodeId, line: &Line, beat: Beat) {
+    let now_ms = core.clock.monotonic_ms();
+    line.pulse.beat(now_ms, beat.rtt_ms);
+    core.beats.heard(node, now_ms, beat.rtt_ms);
+    core.metrics.beats.inc();
+    let kind = Some(Told::Beat(v1::manager_message::Beat { number: beat.number }));
+    // Full: the agent does not read, so it would not read this either.
+    let _ = line.outbox.try_send(Ok(v1::ManagerMessage { kind }));
 }
 
 /// What cannot be understood is left out: the rest of the report is still true.
@@ -142,7 +221,7 @@ async fn write(core: &Core, node: NodeId, line: &Line, outbox: &Outbox) -> &'sta
     loop {
         if let Some(assignment) = next.take() {
             applies_to = assignment.revision;
-            let kind = Some(v1::manager_message::Kind::Assignment(assignment));
+            let kind = Some(Told::Assignment(assignment));
             if outbox.send(Ok(v1::ManagerMessage { kind })).await.is_err() {
                 return "the node is gone";
             }
@@ -152,6 +231,10 @@ async fn write(core: &Core, node: NodeId, line: &Line, outbox: &Outbox) -> &'sta
             () = outbox.closed() => return "the node is gone",
         }
         let view = core.store.view();
+        if view.node(node).is_none() {
+            line.end(crate::dispatch::sessions::End::Removed);
+            return "the node was removed";
+        }
         next = assign::incremental(&held, &view, node, applies_to);
         held = view;
     }

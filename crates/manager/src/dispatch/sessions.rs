@@ -1,34 +1,127 @@
 //! Which agents are connected to this manager, and how to reach each.
 //!
-//! One session per node: a newer one takes the place of the older, which is a
-//! leftover of a connection that its agent gave up already.
+//! One session per node. A newer one of the same life of the node's daemon
+//! takes the place of the older, which is a leftover of a connection that its
+//! agent gave up already. One of another life takes it only once the seated one
+//! has fallen silent: two machines with one identity must not push each other
+//! out for ever, and a daemon that was killed is silent.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use warren_model::NodeId;
 use warren_proto::v1;
 
+use crate::api::authorize::removed;
+use crate::refusal::Refusal;
+
 /// Messages on their way to an agent.
 pub(crate) type Outbox = mpsc::Sender<Result<v1::ManagerMessage, Status>>;
+
+/// A session heard within so long is alive. An agent gives up a connection after as long.
+const ALIVE_MS: u64 = 1000;
+
+/// Who wants a seat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Life {
+    pub(crate) node: NodeId,
+    /// Of one life of the node's daemon.
+    pub(crate) instance: u64,
+    /// Where it calls from, for people.
+    pub(crate) address: String,
+}
+
+/// When a session was heard last, by the monotonic clock, and how far away it is.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    at_ms: AtomicU64,
+    rtt_ms: AtomicU32,
+}
+
+impl Pulse {
+    pub(crate) fn beat(&self, at_ms: u64, rtt_ms: u32) {
+        // Two numbers that need not fit each other to the millisecond.
+        self.rtt_ms.store(rtt_ms, Ordering::Relaxed);
+        self.at_ms.store(at_ms, Ordering::Relaxed);
+    }
+
+    pub(crate) fn at_ms(&self) -> u64 {
+        self.at_ms.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn rtt_ms(&self) -> u32 {
+        self.rtt_ms.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a manager ends a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Replaced,
+    /// This manager has no leader: others may have.
+    NoLeader,
+    Removed,
+}
+
+impl End {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Replaced => "replaced",
+            Self::NoLeader => "no leader",
+            Self::Removed => "removed",
+        }
+    }
+
+    /// What the agent is told.
+    pub(crate) fn status(self, node: NodeId) -> Status {
+        match self {
+            Self::Replaced => Status::aborted("the node opened another session"),
+            Self::NoLeader => Refusal::unavailable("this manager has no leader").into(),
+            Self::Removed => removed(node).into(),
+        }
+    }
+}
 
 /// What the rest of the manager holds of a session.
 #[derive(Clone)]
 pub(crate) struct Line {
     number: u64,
+    life: Life,
     pub(crate) outbox: Outbox,
+    pub(crate) pulse: Arc<Pulse>,
     /// Something that concerns this node has changed.
     pub(crate) wake: Arc<Notify>,
-    /// Ends the session; cancelled as well when it ended by itself.
+    /// Cancelled when the session is to end, and when it has ended by itself.
     pub(crate) end: CancellationToken,
+    why: Arc<OnceLock<End>>,
 }
 
-#[derive(Default)]
+impl Line {
+    /// Ends the session; the first reason counts.
+    pub(crate) fn end(&self, why: End) {
+        // An error says that there is a reason already.
+        let _ = self.why.set(why);
+        self.end.cancel();
+    }
+
+    pub(crate) fn why(&self) -> Option<End> {
+        self.why.get().copied()
+    }
+}
+
 pub(crate) struct Sessions {
     inner: Mutex<Inner>,
+    count: watch::Sender<usize>,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), count: watch::channel(0).0 }
+    }
 }
 
 #[derive(Default)]
@@ -42,30 +135,49 @@ impl Sessions {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Seats a session; the node's earlier one is ended.
-    pub(crate) fn open(&self, node: NodeId, outbox: Outbox) -> Line {
+    /// Seats a session, heard for the first time at `now_ms`; the node's earlier one is ended.
+    ///
+    /// # Errors
+    /// When another life of the node has the seat and is alive: it is returned.
+    pub(crate) fn open(&self, life: Life, outbox: Outbox, now_ms: u64) -> Result<Line, Life> {
         let mut inner = self.lock();
+        let node = life.node;
+        if let Some(seated) = inner.lines.get(&node) {
+            let alive = now_ms.saturating_sub(seated.pulse.at_ms()) < ALIVE_MS;
+            if alive && seated.life.instance != life.instance {
+                return Err(seated.life.clone());
+            }
+        }
         inner.opened += 1;
         let line = Line {
             number: inner.opened,
+            life,
             outbox,
+            pulse: Arc::default(),
             wake: Arc::default(),
             end: CancellationToken::new(),
+            why: Arc::default(),
         };
+        line.pulse.beat(now_ms, 0);
         if let Some(earlier) = inner.lines.insert(node, line.clone()) {
-            earlier.end.cancel();
+            earlier.end(End::Replaced);
         }
-        line
+        self.count.send_replace(inner.lines.len());
+        Ok(line)
     }
 
-    /// Frees the seat, unless a newer session has it. Says whether the node is without one now.
-    pub(crate) fn close(&self, node: NodeId, line: &Line) -> bool {
+    /// Frees the seat, unless a newer session has it.
+    pub(crate) fn close(&self, node: NodeId, line: &Line) {
         let mut inner = self.lock();
-        let current = inner.lines.get(&node).is_some_and(|seated| seated.number == line.number);
-        if current {
+        if inner.lines.get(&node).is_some_and(|seated| seated.number == line.number) {
             inner.lines.remove(&node);
+            self.count.send_replace(inner.lines.len());
         }
-        current
+    }
+
+    /// How many there are, whenever that has changed.
+    pub(crate) fn count(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
     }
 
     pub(crate) fn line(&self, node: NodeId) -> Option<Line> {
@@ -75,6 +187,14 @@ impl Sessions {
     /// In order of id.
     pub(crate) fn nodes(&self) -> Vec<NodeId> {
         self.lock().lines.keys().copied().collect()
+    }
+
+    /// Nodes heard after `after_ms`: when, and how far away they are.
+    pub(crate) fn heard_after(&self, after_ms: u64) -> Vec<(NodeId, u64, u32)> {
+        let inner = self.lock();
+        let pulses = inner.lines.iter().map(|(node, line)| (*node, &line.pulse));
+        let heard = pulses.filter(|(_, pulse)| pulse.at_ms() > after_ms);
+        heard.map(|(node, pulse)| (node, pulse.at_ms(), pulse.rtt_ms())).collect()
     }
 
     pub(crate) fn wake(&self, nodes: impl IntoIterator<Item = NodeId>) {
@@ -89,23 +209,56 @@ impl Sessions {
             line.wake.notify_one();
         }
     }
+
+    /// Ends every session.
+    pub(crate) fn end_all(&self, why: End) {
+        for line in self.lock().lines.values() {
+            line.end(why);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn life(instance: u64) -> Life {
+        let node = NodeId::from_bytes([1; 10]);
+        Life { node, instance, address: format!("10.0.0.{instance}:1") }
+    }
+
     #[test]
     fn a_newer_session_takes_the_seat() {
         let sessions = Sessions::default();
-        let node = NodeId::from_bytes([1; 10]);
+        let node = life(1).node;
         let (outbox, _inbox) = mpsc::channel(1);
-        let first = sessions.open(node, outbox.clone());
-        let second = sessions.open(node, outbox);
+        let first = sessions.open(life(1), outbox.clone(), 0).unwrap();
+        let second = sessions.open(life(1), outbox, 0).unwrap();
         assert!(first.end.is_cancelled() && !second.end.is_cancelled());
-        assert!(!sessions.close(node, &first));
+        assert_eq!((first.why(), second.why()), (Some(End::Replaced), None));
+        sessions.close(node, &first);
         assert_eq!(sessions.nodes(), [node]);
-        assert!(sessions.close(node, &second));
+        assert_eq!(*sessions.count().borrow(), 1);
+        sessions.close(node, &second);
         assert!(sessions.line(node).is_none());
+        assert_eq!(*sessions.count().borrow(), 0);
+    }
+
+    #[test]
+    fn another_life_waits_until_the_seated_one_is_silent() {
+        let sessions = Sessions::default();
+        let (outbox, _inbox) = mpsc::channel(1);
+        let first = sessions.open(life(1), outbox.clone(), 0).unwrap();
+        first.pulse.beat(500, 3);
+        let seated = sessions.open(life(2), outbox.clone(), 1499).err().unwrap();
+        assert_eq!(seated.address, "10.0.0.1:1");
+        assert!(!first.end.is_cancelled());
+        assert_eq!(sessions.heard_after(499), [(life(1).node, 500, 3)]);
+        assert_eq!(sessions.heard_after(500), []);
+        sessions.open(life(2), outbox, 1500).unwrap();
+        assert_eq!(first.why(), Some(End::Replaced));
+        sessions.end_all(End::NoLeader);
+        assert_eq!(first.why(), Some(End::Replaced));
+        assert_eq!(sessions.line(life(2).node).unwrap().why(), Some(End::NoLeader));
     }
 }

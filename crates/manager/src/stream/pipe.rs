@@ -12,6 +12,8 @@ use tonic::{Status, Streaming};
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
 
+use crate::api::authorize::Who;
+use crate::api::table::may_stream;
 use crate::core::Core;
 use crate::refusal::Refusal;
 use crate::stream::route::{Route, route};
@@ -23,9 +25,12 @@ const FIRST_FRAME_MS: u64 = 5000;
 /// A tool's call: reads its first frame, opens the node's side, starts the piping.
 ///
 /// What goes wrong before the node has answered is the call's own error, later
-/// it is the stream's last frame.
+/// it is the stream's last frame. What another manager passes on goes to a node
+/// of this one as it is, or nowhere: two managers cannot send it round in
+/// circles.
 pub(crate) async fn open(
     core: &Arc<Core>,
+    who: &Who,
     mut from_tool: Streaming<v1::Frame>,
 ) -> Result<ReceiverStream<Result<v1::Frame, Status>>, Status> {
     let first = tokio::select! {
@@ -35,7 +40,20 @@ pub(crate) async fn open(
     let Some(v1::Frame { kind: Some(Kind::Open(request)) }) = first else {
         return Err(Refusal::bad_input("a stream begins with open").into());
     };
+    if request.kind.as_ref().is_some_and(|kind| !may_stream(who.role, kind)) {
+        let name = who.principal.as_str();
+        return Err(Refusal::denied(format!("{name} may not open such a stream"))
+            .hint("ask somebody with another role: warren operator ls")
+            .into());
+    }
     let (to_tool, frames) = mpsc::channel(FRAMES_MAX);
+    if who.relayed {
+        let node = warren_proto::node_id("open.node", &request.node).map_err(Refusal::from)?;
+        let tunnel = core.broker.open_here(core, node, request).await?;
+        let name = node_name(core, node);
+        core.tasks.spawn("relayed stream", pipe(from_tool, tunnel, to_tool, name));
+        return Ok(ReceiverStream::new(frames));
+    }
     match route(core, request)? {
         Route::Node(node, request) => {
             let tunnel = core.broker.open(core, node, *request).await?;
@@ -51,7 +69,7 @@ pub(crate) async fn open(
 }
 
 async fn pipe(mut from_tool: Streaming<v1::Frame>, tunnel: Tunnel, to_tool: Frames, node: String) {
-    let Tunnel { mut from_node, to_node, _permit } = tunnel;
+    let Tunnel { mut from_node, to_node, _place } = tunnel;
     let abort = to_node.downgrade();
     let up = async move {
         while let Ok(Some(frame)) = from_tool.message().await {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use warren_model::node::NodeStatus;
 use warren_model::task::Task;
 use warren_model::{NodeId, TaskId};
 use warren_proto::v1;
@@ -48,7 +49,7 @@ pub(crate) fn route(core: &Core, open: v1::OpenStream) -> Result<Route, Refusal>
         | Kind::Check(_)
         | Kind::Doctor(_)) => {
             let node = match open.node.as_slice() {
-                [] => here(core).ok_or_else(|| {
+                [] => somewhere(core).ok_or_else(|| {
                     Refusal::unavailable("no node is connected that could do this")
                         .hint("warren node ls shows which nodes are ready")
                 })?,
@@ -59,10 +60,17 @@ pub(crate) fn route(core: &Core, open: v1::OpenStream) -> Result<Route, Refusal>
     }
 }
 
-/// The node that this manager runs on if its agent is connected, else the first that is.
-pub(crate) fn here(core: &Core) -> Option<NodeId> {
-    let nodes = core.sessions.nodes();
-    nodes.iter().find(|node| **node == core.node_id).or_else(|| nodes.first()).copied()
+/// A worker to ask: this manager's own node if its agent is connected, else the first that is
+/// connected here, else the first that any manager hears of.
+pub(crate) fn somewhere(core: &Core) -> Option<NodeId> {
+    let view = core.store.view();
+    let works = |node: &NodeId| view.node(*node).is_some_and(|node| node.worker);
+    let here: Vec<NodeId> = core.sessions.nodes().into_iter().filter(works).collect();
+    let own = here.iter().find(|node| **node == core.node_id).or_else(|| here.first()).copied();
+    own.or_else(|| {
+        let mut ready = view.nodes().filter(|n| n.worker && n.status == NodeStatus::Ready);
+        ready.next().map(|node| node.id)
+    })
 }
 
 pub(crate) fn request(node: NodeId, kind: Kind) -> v1::OpenStream {

@@ -14,7 +14,7 @@ use warren_base::clock::{Clock, RealClock};
 use warren_base::rng::SystemRng;
 use warren_manager::{CONNECTION_WINDOW_BYTES, Manager, Options, Principal, STREAM_WINDOW_BYTES};
 use warren_model::cluster::Cluster;
-use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::node::{Description, Node, NodeStatus};
 use warren_model::{ClusterId, NodeId};
 use warren_proto::v1;
 use warren_proto::v1::control_client::ControlClient;
@@ -45,14 +45,9 @@ pub(crate) fn node_id(letter: char) -> NodeId {
 
 fn member(letter: char) -> Node {
     Node {
-        id: node_id(letter),
-        description: description(letter),
         manager: letter == 'a',
-        worker: true,
-        availability: Availability::Active,
         status: NodeStatus::Ready,
-        blocks: Vec::new(),
-        revision: 0,
+        ..Node::new(node_id(letter), description(letter))
     }
 }
 

@@ -1,0 +1,258 @@
+//! What people decide about nodes: roles, availability, labels, removal.
+//!
+//! A demotion that would cost the cluster its majority is refused here, with
+//! the numbers; once the state says it, `members` carries it out. A manager is
+//! demoted before it is removed: it has to leave the voters first.
+
+use tonic::Response;
+use tonic::metadata::MetadataValue;
+use warren_model::node::{Availability, Node, NodeStatus};
+use warren_proto::v1;
+use warren_state::change::{Expect, Key, Mutation, Transaction};
+
+use crate::api::authorize::Who;
+use crate::api::request::{Content, repeated, request};
+use crate::api::{change, propose, resolve};
+use crate::core::Core;
+use crate::describe::reachable_at;
+use crate::members::is_even;
+use crate::quorum;
+use crate::reach::may_leave;
+use crate::refusal::Refusal;
+
+/// Metadata of an answer: it was done, but look.
+pub const WARNING_KEY: &str = "warren-warning";
+/// For a demoted manager to leave the voters; it takes as long as an entry, or an election.
+pub(super) const OUT_MS: u64 = 10_000;
+
+pub(super) async fn update(
+    core: &Core,
+    who: &Who,
+    wire: v1::UpdateNodeRequest,
+) -> Result<Response<v1::Changed>, Refusal> {
+    let view = core.store.view();
+    let node = resolve::node(&view, &wire.node)?.clone();
+    let demoted = node.manager && wire.manager == Some(false);
+    if demoted {
+        check_leaving(core, &node).await?;
+    }
+    let promoted = !node.manager && wire.manager == Some(true);
+    if promoted {
+        check_promotion(&node)?;
+    }
+    let content = content(&node, &wire);
+    let request = request(&who.principal, &wire.request_id, &content)?;
+    let revision = change(core, |view| {
+        let node = view.node(node.id).ok_or_else(|| gone(&node))?;
+        Ok(Transaction {
+            request: request.clone(),
+            principal: who.audit(),
+            expects: vec![Expect { key: Key::Node(node.id), revision: node.revision }],
+            mutations: mutations(node, &wire)?,
+        })
+    });
+    let revision = revision.await?;
+    let ids = vec![node.id.as_bytes().to_vec()];
+    let mut answer = Response::new(v1::Changed { ids, revision });
+    let managers = core.store.view().nodes().filter(|node| node.manager).count();
+    if (promoted || demoted) && is_even(managers) {
+        let text = format!(
+            "{managers} managers survive no more losses than {}: an odd number is better",
+            managers - 1
+        );
+        if let Ok(value) = MetadataValue::try_from(text) {
+            answer.metadata_mut().insert(WARNING_KEY, value);
+        }
+    }
+    Ok(answer)
+}
+
+fn gone(node: &Node) -> Refusal {
+    Refusal::not_found(format!("node {} is gone", node.description.hostname))
+}
+
+fn content(node: &Node, wire: &v1::UpdateNodeRequest) -> Content {
+    let flag = |flag: Option<bool>| [flag.map_or(2, u8::from)];
+    let mut content = Content::new("update-node")
+        .with(node.id.as_bytes())
+        .with(&flag(wire.manager))
+        .with(&flag(wire.worker))
+        .with(&wire.availability.to_le_bytes());
+    // The wire's map is in no order.
+    let mut added: Vec<(&String, &String)> = wire.labels_add.iter().collect();
+    added.sort();
+    for (key, value) in added {
+        content = content.with(key.as_bytes()).with(value.as_bytes());
+    }
+    wire.labels_remove.iter().fold(content.with(b"-"), |content, key| content.with(key.as_bytes()))
+}
+
+/// What is to be written; may be nothing.
+fn mutations(node: &Node, wire: &v1::UpdateNodeRequest) -> Result<Vec<Mutation>, Refusal> {
+    let mut mutations = Vec::new();
+    let id = node.id;
+    let (manager, worker) =
+        (wire.manager.unwrap_or(node.manager), wire.worker.unwrap_or(node.worker));
+    if !manager && !worker {
+        let name = &node.description.hostname;
+        return Err(Refusal::bad_input(format!("node {name} would be neither manager nor worker"))
+            .hint("remove it instead: warren node rm"));
+    }
+    if (manager, worker) != (node.manager, node.worker) {
+        mutations.push(Mutation::SetRole { id, manager, worker });
+    }
+    if wire.availability != i32::from(v1::Availability::Unspecified) {
+        let availability = v1::Availability::try_from(wire.availability).map_err(|_| {
+            Refusal::bad_input(format!("availability: {} is not known", wire.availability))
+        })?;
+        let availability = Availability::try_from(availability)?;
+        if availability != node.availability {
+            mutations.push(Mutation::SetAvailability { id, availability });
+        }
+    }
+    let mut labels = node.labels.clone();
+    for key in &wire.labels_remove {
+        labels.remove(key);
+    }
+    labels.extend(wire.labels_add.iter().map(|(key, value)| (key.clone(), value.clone())));
+    if labels != node.labels {
+        mutations.push(Mutation::SetLabels { id, labels });
+    }
+    Ok(mutations)
+}
+
+fn check_promotion(node: &Node) -> Result<(), Refusal> {
+    let name = &node.description.hostname;
+    if node.status == NodeStatus::Down {
+        return Err(Refusal::not_now(format!("node {name} is down, it cannot become a manager"))
+            .hint("start it first: warren node run"));
+    }
+    reachable_at(&node.description.address).map_err(|refusal| {
+        Refusal::not_now(format!("node {name} cannot become a manager: {refusal}"))
+            .hint("start it with --advertise ADDR[:PORT]")
+    })
+}
+
+/// Whether the managers can do without one of them.
+pub(super) async fn check_leaving(core: &Core, node: &Node) -> Result<(), Refusal> {
+    let Some(number) = node.number else { return Ok(()) };
+    let reachable = core.reach.now(core).await;
+    let voters = quorum::group(core).voters();
+    may_leave(&voters, &reachable, number, &node.description.hostname)?;
+    // What consensus has not carried out yet counts as well: two demotions at once.
+    let view = core.store.view();
+    let wanted = view.nodes().filter(|node| node.manager).filter_map(|node| node.number).collect();
+    may_leave(&wanted, &reachable, number, &node.description.hostname)
+}
+
+pub(super) async fn remove(
+    core: &Core,
+    who: &Who,
+    wire: v1::RemoveNodeRequest,
+) -> Result<v1::Changed, Refusal> {
+    let content = Content::new("remove-node").with(wire.node.as_bytes());
+    let request = request(&who.principal, &wire.request_id, &content)?;
+    let view = core.store.view();
+    if let Some(revision) = repeated(&view, request.as_ref())? {
+        return Ok(v1::Changed { ids: Vec::new(), revision });
+    }
+    let node = resolve::node(&view, &wire.node)?;
+    let name = &node.description.hostname;
+    if node.manager {
+        return Err(Refusal::not_now(format!("node {name} is a manager"))
+            .hint(format!("demote it first: warren node demote {name}")));
+    }
+    if node.status == NodeStatus::Ready && !wire.force {
+        return Err(Refusal::not_now(format!("node {name} is ready"))
+            .hint("let it leave by itself (warren node leave there), or add --force"));
+    }
+    wait_out(core, node).await?;
+    let mutation = removal(core, node, wire.force);
+    let transaction = Transaction {
+        request,
+        principal: who.audit(),
+        expects: vec![Expect { key: Key::Node(node.id), revision: node.revision }],
+        mutations: vec![mutation],
+    };
+    let revision = propose(core, transaction).await?;
+    Ok(v1::Changed { ids: vec![node.id.as_bytes().to_vec()], revision })
+}
+
+/// Refused for as long as its certificate would be good.
+pub(super) fn removal(core: &Core, node: &Node, force: bool) -> Mutation {
+    let keep_until = node.certificate_not_after.max(core.now());
+    Mutation::RemoveNode { id: node.id, keep_until, force }
+}
+
+/// Until a demoted manager is out of the group.
+pub(super) async fn wait_out(core: &Core, node: &Node) -> Result<(), Refusal> {
+    let Some(number) = node.number else { return Ok(()) };
+    let left = quorum::until(core, |group| !group.members.contains_key(&number));
+    let left = tokio::select! {
+        left = left => left,
+        () = core.clock.sleep(OUT_MS) => false,
+    };
+    if left {
+        return Ok(());
+    }
+    let (name, seconds) = (&node.description.hostname, OUT_MS / 1000);
+    Err(Refusal::unavailable(format!(
+        "node {name} has not left the managers within {seconds} s: the others may not be reachable"
+    ))
+    .hint("warren node ls shows who can be reached"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::node;
+
+    #[track_caller]
+    fn check(wire: v1::UpdateNodeRequest, expected: &str) {
+        let mut node = node('a');
+        node.labels.insert("rack".into(), "1".into());
+        let got = match mutations(&node, &wire) {
+            Err(refusal) => refusal.to_string(),
+            Ok(mutations) => {
+                let one = |mutation: &Mutation| match mutation {
+                    Mutation::SetRole { manager, worker, .. } => format!("role {manager} {worker}"),
+                    Mutation::SetAvailability { availability, .. } => {
+                        availability.as_str().to_owned()
+                    }
+                    Mutation::SetLabels { labels, .. } => format!("labels {labels:?}"),
+                    other => format!("{other:?}"),
+                };
+                mutations.iter().map(one).collect::<Vec<_>>().join(", ")
+            }
+        };
+        assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn updates() {
+        let wire = v1::UpdateNodeRequest::default;
+        check(wire(), "");
+        check(v1::UpdateNodeRequest { manager: Some(true), ..wire() }, "");
+        check(v1::UpdateNodeRequest { manager: Some(false), ..wire() }, "role false true");
+        check(
+            v1::UpdateNodeRequest { manager: Some(false), worker: Some(false), ..wire() },
+            "node host-a would be neither manager nor worker",
+        );
+        let drain = v1::Availability::Drain.into();
+        check(v1::UpdateNodeRequest { availability: drain, ..wire() }, "drain");
+        check(
+            v1::UpdateNodeRequest { availability: 77, ..wire() },
+            "availability: 77 is not known",
+        );
+        check(
+            v1::UpdateNodeRequest {
+                labels_add: [("disk".to_owned(), "ssd".to_owned())].into(),
+                labels_remove: vec!["rack".into(), "none".into()],
+                ..wire()
+            },
+            "labels {\"disk\": \"ssd\"}",
+        );
+        let same = [("rack".to_owned(), "1".to_owned())].into();
+        check(v1::UpdateNodeRequest { labels_add: same, ..wire() }, "");
+    }
+}

@@ -1,0 +1,121 @@
+//! What this manager hears of nodes reaches the leader, or its sessions end.
+//!
+//! While there are sessions, a manager that does not lead tells the leader
+//! every [`TELL_MS`] whom it heard since. An answer proves that the leader is
+//! there and knows; without one for [`ALONE_MS`] the sessions are worth nothing
+//! to their nodes, which look for another manager. The leader itself has
+//! nothing to tell. Without sessions nothing is sent.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use tokio::sync::watch;
+use warren_model::NodeId;
+use warren_proto::v1;
+use warren_proto::v1::peer_beats::Heard;
+
+use crate::core::Core;
+use crate::dispatch::sessions::End;
+use crate::quorum;
+
+/// Small against any suspicion, large against the work of one message.
+const TELL_MS: u64 = 250;
+/// As long as an agent waits for its manager, so that it learns within two seconds.
+pub(crate) const ALONE_MS: u64 = 1000;
+/// A leader that takes longer to answer is asked again.
+const ANSWER_MS: u64 = 500;
+/// Of one message: no cluster is larger.
+const HEARD_MAX: usize = 20_000;
+
+/// Runs until the manager stops.
+pub(crate) async fn run(core: Arc<Core>) {
+    let mut seated = core.sessions.count();
+    while seated.wait_for(|count| *count > 0).await.is_ok() {
+        host(&core, &mut seated).await;
+    }
+}
+
+/// As long as there are sessions.
+async fn host(core: &Core, seated: &mut watch::Receiver<usize>) {
+    let mut leads = core.store.leader();
+    let mut contact_ms = core.clock.monotonic_ms();
+    let mut told_ms = 0;
+    while *seated.borrow() > 0 {
+        let now_ms = core.clock.monotonic_ms();
+        if *leads.borrow_and_update() {
+            tokio::select! {
+                changed = leads.changed() => if changed.is_err() { return },
+                _ = seated.wait_for(|count| *count == 0) => return,
+            }
+            // What was heard until now the next leader has to hear again.
+            (contact_ms, told_ms) = (core.clock.monotonic_ms(), 0);
+            continue;
+        }
+        let left_ms = (contact_ms + ALONE_MS).saturating_sub(now_ms).max(1);
+        if tell(core, told_ms, left_ms.min(ANSWER_MS)).await {
+            // A beat of the same millisecond may have come after the look.
+            (contact_ms, told_ms) = (now_ms, now_ms.saturating_sub(1));
+        }
+        if core.clock.monotonic_ms() >= contact_ms + ALONE_MS {
+            tracing::warn!("no leader answers: sessions of nodes are closed");
+            core.sessions.end_all(End::NoLeader);
+            return;
+        }
+        tokio::select! {
+            () = core.clock.sleep_until(now_ms + TELL_MS) => {}
+            changed = leads.changed() => if changed.is_err() { return },
+            _ = seated.wait_for(|count| *count == 0) => return,
+        }
+    }
+}
+
+/// Says whether the leader has heard.
+async fn tell(core: &Core, told_ms: u64, wait_ms: u64) -> bool {
+    let Some((number, address)) = quorum::leader_of_others(core) else { return false };
+    let Some(peers) = &core.peers else { return false };
+    let now_ms = core.clock.monotonic_ms();
+    let heard = core.sessions.heard_after(told_ms).into_iter().map(|(node, at_ms, rtt_ms)| Heard {
+        node: node.as_bytes().to_vec(),
+        ago_ms: u32::try_from(now_ms.saturating_sub(at_ms)).unwrap_or(u32::MAX),
+        rtt_ms,
+    });
+    let beats = v1::PeerBeats { heard: heard.collect(), closed: Vec::new() };
+    tokio::select! {
+        answer = peers.beats(number, &address, Bytes::from(beats.encode_to_vec())) => match answer {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::debug!(leader = number, error, "tell the leader of beats");
+                false
+            }
+        },
+        () = core.clock.sleep(wait_ms) => false,
+    }
+}
+
+/// What another manager heard, at the leader.
+///
+/// # Errors
+/// When this manager does not lead, or the message is none.
+pub(crate) fn hear(core: &Core, from: u64, payload: &[u8]) -> Result<(), String> {
+    if !*core.store.leader().borrow() {
+        return Err("this manager does not lead".to_owned());
+    }
+    let beats = v1::PeerBeats::decode(payload).map_err(|e| format!("beats of manager {from}: {e}"))?;
+    let found = beats.heard.len();
+    if found > HEARD_MAX {
+        return Err(format!("beats of manager {from}: {found} nodes, at most {HEARD_MAX} are read"));
+    }
+    let now_ms = core.clock.monotonic_ms();
+    let view = core.store.view();
+    for heard in beats.heard {
+        let Ok(bytes) = heard.node.as_slice().try_into() else { continue };
+        let node = NodeId::from_bytes(bytes);
+        // A member that we do not know yet comes again with the next message.
+        if view.node(node).is_some() {
+            let at_ms = now_ms.saturating_sub(u64::from(heard.ago_ms));
+            core.beats.heard(node, at_ms, heard.rtt_ms);
+        }
+    }
+    Ok(())
+}

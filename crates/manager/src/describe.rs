@@ -1,0 +1,131 @@
+//! What a node says of itself, checked before it is written down.
+//!
+//! Pure. A description ends up in listings, events and other nodes' heads:
+//! every text is bounded and printable, and an address can be dialled.
+
+use std::net::SocketAddr;
+
+use warren_model::node::Description;
+use warren_proto::v1;
+
+use crate::refusal::Refusal;
+
+/// Of a DNS name; Linux gives a host 64.
+const HOSTNAME_MAX: usize = 253;
+/// Of the other texts: versions of kernels are the longest.
+const TEXT_MAX: usize = 256;
+/// As for labels that people set.
+const LABELS_MAX: usize = warren_model::Node::LABELS_MAX;
+
+/// # Errors
+/// Naming the field that cannot be right.
+pub(crate) fn parse(wire: v1::NodeDescription) -> Result<Description, Refusal> {
+    let description = Description::try_from(wire).map_err(|e| e.within("description"))?;
+    check("hostname", &description.hostname, HOSTNAME_MAX)?;
+    let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if let Some(found) = description.hostname.chars().find(|c| !name(*c)) {
+        let hostname = &description.hostname;
+        let text = format!("description.hostname: {hostname:?} has {found:?} in it");
+        return Err(Refusal::bad_input(text)
+            .hint("letters, digits, '-', '_' and '.' are allowed; set the machine's host name"));
+    }
+    check("address", &description.address, TEXT_MAX)?;
+    check("version", &description.version, TEXT_MAX)?;
+    check("architecture", &description.architecture, TEXT_MAX)?;
+    check("kernel", &description.kernel, TEXT_MAX)?;
+    let labels = description.labels.len();
+    if labels > LABELS_MAX {
+        return Err(Refusal::bad_input(format!(
+            "description.labels: {labels} of them, at most {LABELS_MAX} are allowed"
+        )));
+    }
+    for (key, value) in &description.labels {
+        check("labels", key, TEXT_MAX)?;
+        check("labels", value, TEXT_MAX)?;
+    }
+    Ok(description)
+}
+
+/// Where others reach a manager: an address and a port.
+///
+/// # Errors
+/// When it is something else, or an address that means another machine everywhere.
+pub(crate) fn reachable_at(address: &str) -> Result<(), Refusal> {
+    let wrong = |why: &str| {
+        Refusal::bad_input(format!("description.address: {address:?} {why}"))
+            .hint("give the address that others reach this machine at: --advertise ADDR[:PORT]")
+    };
+    let (host, port) = address.rsplit_once(':').ok_or_else(|| wrong("has no port"))?;
+    if port.parse::<u16>().ok().is_none_or(|port| port == 0) {
+        return Err(wrong("has no port that can be dialled"));
+    }
+    if let Ok(socket) = address.parse::<SocketAddr>() {
+        let anywhere = socket.ip().is_unspecified() || socket.ip().is_multicast();
+        return if anywhere { Err(wrong("is not one machine's address")) } else { Ok(()) };
+    }
+    let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    if host.is_empty() || !host.chars().all(name) {
+        return Err(wrong("is neither an address nor a name"));
+    }
+    Ok(())
+}
+
+fn check(field: &str, text: &str, max: usize) -> Result<(), Refusal> {
+    let len = text.len();
+    if len > max {
+        let text = format!("description.{field}: has {len} bytes, at most {max} are allowed");
+        return Err(Refusal::bad_input(text));
+    }
+    match text.chars().find(|c| c.is_control()) {
+        Some(found) => {
+            Err(Refusal::bad_input(format!("description.{field}: has {found:?} in it")))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_description(change: impl FnOnce(&mut v1::NodeDescription), expected: &str) {
+        let mut wire = v1::NodeDescription {
+            hostname: "host-1.example".into(),
+            address: "10.0.0.1:2377".into(),
+            kernel: "6.18 #1 SMP".into(),
+            ..Default::default()
+        };
+        change(&mut wire);
+        let got = parse(wire).map_or_else(|refusal| refusal.to_string(), |_| "ok".into());
+        assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn descriptions() {
+        check_description(|_| {}, "ok");
+        check_description(
+            |d| d.hostname = "a b".into(),
+            "description.hostname: \"a b\" has ' ' in it",
+        );
+        check_description(
+            |d| d.hostname = "a".repeat(300),
+            "description.hostname: has 300 bytes, at most 253 are allowed",
+        );
+        check_description(|d| d.kernel = "6\n7".into(), "description.kernel: has '\\n' in it");
+        check_description(
+            |d| d.labels.extend((0..200).map(|n| (n.to_string(), String::new()))),
+            "description.labels: 200 of them, at most 128 are allowed",
+        );
+    }
+
+    #[test]
+    fn addresses() {
+        for good in ["10.0.0.1:2377", "[fd00::1]:2377", "db.example.org:1"] {
+            assert_eq!(reachable_at(good), Ok(()), "{good}");
+        }
+        for bad in ["", "10.0.0.1", "10.0.0.1:0", "0.0.0.0:2377", "[::]:1", ":80", "a b:1", "h:x"] {
+            assert!(reachable_at(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Which managers answer now, asked by this one, and whether the group can do
+//! without one of them.
+//!
+//! Asked when a person wants to know, not all the time; an answer is good for
+//! [`KEPT_MS`], so that a script that lists in a loop costs nothing. The rule
+//! about leaving is pure.
+
+use std::collections::BTreeSet;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::sync::Mutex;
+use tonic::Request;
+use tonic::metadata::MetadataValue;
+use warren_proto::v1;
+use warren_proto::v1::control_client::ControlClient;
+
+use crate::api::authorize::RELAYED_KEY;
+use crate::core::Core;
+use crate::peers;
+use crate::quorum;
+use crate::refusal::Refusal;
+
+/// An answer within a cluster takes milliseconds; a listing must not wait long for the dead.
+const ANSWER_MS: u64 = 400;
+const KEPT_MS: u64 = 1000;
+
+/// The last answer.
+#[derive(Default)]
+pub(crate) struct Reach {
+    kept: Mutex<Option<(u64, BTreeSet<u64>)>>,
+}
+
+impl Reach {
+    /// Numbers of managers that answer, this one among them; perhaps as of a second ago.
+    pub(crate) async fn lately(&self, core: &Core) -> BTreeSet<u64> {
+        // Held while asking: those who come meanwhile wait for the same answer.
+        let mut kept = self.kept.lock().await;
+        let now_ms = core.clock.monotonic_ms();
+        if let Some((at_ms, numbers)) = &*kept
+            && now_ms.saturating_sub(*at_ms) < KEPT_MS
+        {
+            return numbers.clone();
+        }
+        let numbers = ask(core).await;
+        *kept = Some((core.clock.monotonic_ms(), numbers.clone()));
+        numbers
+    }
+
+    /// The same, asked now.
+    pub(crate) async fn now(&self, core: &Core) -> BTreeSet<u64> {
+        let mut kept = self.kept.lock().await;
+        let numbers = ask(core).await;
+        *kept = Some((core.clock.monotonic_ms(), numbers.clone()));
+        numbers
+    }
+}
+
+async fn ask(core: &Core) -> BTreeSet<u64> {
+    let others = quorum::others(core);
+    let mut asked: FuturesUnordered<_> = others
+        .iter()
+        .map(|(number, address)| async move {
+            tokio::select! {
+                answers = answers(core, *number, address) => answers.then_some(*number),
+                () = core.clock.sleep(ANSWER_MS) => None,
+            }
+        })
+        .collect();
+    let mut numbers = BTreeSet::from([quorum::own_number(core)]);
+    while let Some(number) = asked.next().await {
+        numbers.extend(number);
+    }
+    numbers
+}
+
+async fn answers(core: &Core, number: u64, address: &str) -> bool {
+    let Ok(channel) = peers::channel(core, number, address).await else { return false };
+    let mut request = Request::new(v1::GetInfoRequest {});
+    request.metadata_mut().insert(RELAYED_KEY, MetadataValue::from_static("1"));
+    ControlClient::new(channel).get_info(request).await.is_ok()
+}
+
+/// Whether the voters can do without one of them: those that are left and answer must be a
+/// majority of those that are left.
+///
+/// # Errors
+/// With the numbers.
+pub(crate) fn may_leave(
+    voters: &BTreeSet<u64>,
+    reachable: &BTreeSet<u64>,
+    number: u64,
+    name: &str,
+) -> Result<(), Refusal> {
+    if !voters.contains(&number) {
+        return Ok(());
+    }
+    let left: BTreeSet<u64> = voters.iter().copied().filter(|voter| *voter != number).collect();
+    if left.is_empty() {
+        return Err(Refusal::not_now(format!("node {name} is the only manager"))
+            .hint("promote another one first, or let one join: warren cluster token manager"));
+    }
+    let (left, there) = (left.len(), left.intersection(reachable).count());
+    let needed = left / 2 + 1;
+    if there >= needed {
+        return Ok(());
+    }
+    let text = format!(
+        "without node {name} there would be {left} managers, of which {there} can be reached and \
+         {needed} are needed: the cluster could decide nothing any more"
+    );
+    Err(Refusal::not_now(text)
+        .hint("bring other managers back first; after a loss for good: warren cluster recover"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(voters: &[u64], reachable: &[u64], number: u64, expected: &str) {
+        let set = |numbers: &[u64]| numbers.iter().copied().collect::<BTreeSet<u64>>();
+        let got = may_leave(&set(voters), &set(reachable), number, "x");
+        let got = got.map_or_else(|refusal| refusal.to_string(), |()| "ok".to_owned());
+        assert!(got.contains(expected), "{voters:?} {reachable:?} {number}: {got}");
+    }
+
+    #[test]
+    fn who_may_leave() {
+        check(&[1, 2, 3], &[1, 2, 3], 3, "ok");
+        check(&[1, 2, 3], &[1, 2], 3, "ok");
+        check(&[1, 2, 3], &[1, 2], 2, "2 managers, of which 1 can be reached and 2 are needed");
+        check(&[1, 2, 3, 4, 5], &[1, 2, 3], 1, "of which 2 can be reached and 3 are needed");
+        check(&[1, 2, 3, 4, 5], &[1, 2, 3], 4, "ok");
+        check(&[1], &[1], 1, "only manager");
+        check(&[1], &[1], 2, "ok");
+        check(&[1, 2], &[1], 2, "ok");
+    }
+}
