@@ -172,7 +172,10 @@ proptest! {
                 Convergence::Converged | Convergence::Failed { .. } => {}
                 Convergence::Waiting { message } => prop_assert!(false, "{}: {}", name, message),
             }
-            // One that runs, one that is halted before it, and its history of two.
+            // One that runs, one that is halted before it, and its history of two. What was global
+            // may have left one on each node, which a halted rollout does not touch.
+            let global = words.contains("global") || commands.iter().any(|c| c.contains("global"));
+            let most = if global { 3 + NODES.len() } else { 4 };
             let mut slots: BTreeMap<_, u32> = BTreeMap::new();
             for task in world.state.tasks_of(service) {
                 *slots.entry((task.slot, task.node.filter(|_| words.contains("global")))).or_default() += 1;
@@ -180,7 +183,7 @@ proptest! {
             let last = world.state.service(service).unwrap().spec.mode;
             let numbered = matches!(last, warren_model::service::Mode::Replicated { .. });
             if numbered {
-                prop_assert!(slots.values().all(|tasks| *tasks <= 4), "{slots:?}");
+                prop_assert!(slots.values().all(|tasks| *tasks as usize <= most), "{slots:?}");
             }
         }
         for name in ["web", "api"] {
