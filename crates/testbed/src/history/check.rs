@@ -8,12 +8,16 @@
 //! another order leads nowhere new.
 //!
 //! Operations of unknown outcome have no return: they may be taken, and need
-//! not. Those that could not help anything are left out beforehand.
+//! not. They are tried after the known ones, and only where they change
+//! something. Those that could not help are left out beforehand; of those that
+//! are alike, the first is taken first; and a place that was reached with fewer
+//! of them taken need not be looked at again. Without that, each of them would
+//! double the search.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::model::{Answer, Call, State, step};
+use super::model::{Answer, Call, State, Value, step};
 use super::{NEVER, Operation};
 
 /// When the search gives up.
@@ -21,7 +25,7 @@ use super::{NEVER, Operation};
 pub struct Limits {
     /// For one register.
     pub time: Duration,
-    /// Remembered sets of one register; each is a bit an operation, and some 64 bytes.
+    /// Remembered sets of one register; some 100 bytes each.
     pub memory: usize,
 }
 
@@ -44,14 +48,17 @@ pub enum Outcome {
 
 /// Steps between two looks at the clock.
 const LOOK_EVERY: u32 = 4096;
+/// Stands for all values that nobody saw: nothing tells them apart.
+const UNSEEN: Value = u64::MAX;
 
 /// Whether the operations of one register can be true, begun from any of `starts`.
 pub fn check(operations: &[Operation], starts: &[State], limits: &Limits) -> Outcome {
-    let kept = relevant(operations);
+    let (known, unknown) = relevant(operations);
     let deadline = Instant::now() + limits.time;
     let mut outcome = Outcome::Impossible;
     for start in starts {
-        match Search::new(&kept).run(*start, deadline, limits.memory) {
+        let search = Search::new(&known, &unknown, deadline, limits.memory);
+        match search.run(*start) {
             Outcome::Explained => return Outcome::Explained,
             Outcome::Impossible => {}
             gave @ Outcome::Gave(_) => outcome = gave,
@@ -60,22 +67,52 @@ pub fn check(operations: &[Operation], starts: &[State], limits: &Limits) -> Out
     outcome
 }
 
+/// An operation whose answer is known.
+struct Known {
+    call: Call,
+    answer: Answer,
+    invoked: u64,
+    returned: u64,
+}
+
+/// One whose answer is not.
+struct Unknown {
+    call: Call,
+    invoked: u64,
+    /// The one before that is just like it.
+    twin: Option<usize>,
+}
+
 /// Without what constrains nothing: refusals, reads without an answer, and writes without an
 /// answer whose value nobody saw and which made nothing be there.
-fn relevant(operations: &[Operation]) -> Vec<&Operation> {
-    let seen: HashSet<u64> = operations.iter().filter_map(sees).collect();
-    let helps = |operation: &&Operation| match (operation.call, operation.answer) {
-        (_, Some(Answer::Refused)) | (Call::Read, None) => false,
-        (Call::Write(value) | Call::Swap { to: value, .. }, None) => seen.contains(&value),
-        _ => true,
-    };
-    let mut kept: Vec<&Operation> = operations.iter().filter(helps).collect();
-    kept.sort_by_key(|operation| (operation.invoked, operation.returned));
-    kept
+fn relevant(operations: &[Operation]) -> (Vec<Known>, Vec<Unknown>) {
+    let seen: HashSet<Value> = operations.iter().filter_map(sees).collect();
+    let (mut known, mut unknown) = (Vec::new(), Vec::<Unknown>::new());
+    let mut sorted: Vec<&Operation> = operations.iter().collect();
+    sorted.sort_by_key(|operation| (operation.invoked, operation.returned));
+    for Operation { call, answer, invoked, returned, .. } in sorted {
+        match (*call, *answer) {
+            (_, Some(Answer::Refused)) | (Call::Read, None) => {}
+            (call, Some(answer)) => {
+                known.push(Known { call, answer, invoked: *invoked, returned: *returned });
+            }
+            (Call::Write(value) | Call::Swap { to: value, .. }, None) if !seen.contains(&value) => {
+            }
+            (call, None) => {
+                let call = match call {
+                    Call::Create(value) if !seen.contains(&value) => Call::Create(UNSEEN),
+                    call => call,
+                };
+                let twin = unknown.iter().rposition(|other| other.call == call);
+                unknown.push(Unknown { call, invoked: *invoked, twin });
+            }
+        }
+    }
+    (known, unknown)
 }
 
 /// The value that an operation depends on.
-pub(super) fn sees(operation: &Operation) -> Option<u64> {
+pub(super) fn sees(operation: &Operation) -> Option<Value> {
     match (operation.call, operation.answer) {
         (Call::Swap { from, .. }, _) => Some(from),
         (Call::Read, Some(Answer::Value(value))) => value,
@@ -86,27 +123,51 @@ pub(super) fn sees(operation: &Operation) -> Option<u64> {
 /// The end of the list, and what is before its beginning.
 const NONE: usize = usize::MAX;
 
-/// Entries of the list: `2 * i` is the invocation of operation `i`, `2 * i + 1` its return.
+/// Where a search stands at one moment: which candidate it looks at.
+#[derive(Clone, Copy)]
+enum At {
+    /// An entry of the list.
+    Entry(usize),
+    /// One of unknown outcome, by number.
+    Unknown(usize),
+}
+
+/// A candidate that was taken, and what was before.
+struct Taken {
+    at: At,
+    earlier: State,
+}
+
+/// A place: known operations are mostly taken in their order, so their set is a number of leading
+/// ones, and bits; and the state it led to.
+type Place = (usize, Box<[u64]>, State);
+
+/// Entries of the list: `2 * i` is the invocation of known operation `i`, `2 * i + 1` its return.
 struct Search<'a> {
-    operations: &'a [&'a Operation],
+    known: &'a [Known],
+    unknown: &'a [Unknown],
     next: Vec<usize>,
     before: Vec<usize>,
     first: usize,
     /// Known outcomes that are not taken yet.
     left: usize,
-    taken: Vec<u64>,
+    known_taken: Vec<u64>,
+    unknown_taken: Vec<u64>,
+    /// Sets of the unknown that were taken when a place was reached; none contains another.
+    remembered: HashMap<Place, Vec<Box<[u64]>>>,
+    remembered_count: usize,
+    deadline: Instant,
+    memory: usize,
 }
 
 impl<'a> Search<'a> {
-    fn new(operations: &'a [&'a Operation]) -> Self {
-        let n = operations.len();
+    fn new(known: &'a [Known], unknown: &'a [Unknown], deadline: Instant, memory: usize) -> Self {
+        let n = known.len();
         let mut entries: Vec<(u64, u8, usize)> = Vec::with_capacity(2 * n);
-        for (i, operation) in operations.iter().enumerate() {
+        for (i, operation) in known.iter().enumerate() {
             // At the same moment invocations come first: touching intervals overlap.
             entries.push((operation.invoked, 0, 2 * i));
-            if operation.returned != NEVER {
-                entries.push((operation.returned, 1, 2 * i + 1));
-            }
+            entries.push((operation.returned, 1, 2 * i + 1));
         }
         entries.sort_unstable();
         let (mut next, mut before) = (vec![NONE; 2 * n], vec![NONE; 2 * n]);
@@ -115,74 +176,141 @@ impl<'a> Search<'a> {
             before[pair[1].2] = pair[0].2;
         }
         Self {
-            operations,
+            known,
+            unknown,
             next,
             before,
             first: entries.first().map_or(NONE, |entry| entry.2),
-            left: operations.iter().filter(|operation| operation.answer.is_some()).count(),
-            taken: vec![0; n.div_ceil(64)],
+            left: n,
+            known_taken: vec![0; n.div_ceil(64)],
+            unknown_taken: vec![0; unknown.len().div_ceil(64)],
+            remembered: HashMap::new(),
+            remembered_count: 0,
+            deadline,
+            memory,
         }
     }
 
-    fn run(mut self, start: State, deadline: Instant, memory: usize) -> Outcome {
-        let mut seen: HashSet<(Box<[u64]>, State)> = HashSet::new();
-        let mut path: Vec<(usize, State)> = Vec::new();
-        let (mut state, mut entry) = (start, self.first);
+    fn run(mut self, start: State) -> Outcome {
+        let mut path: Vec<Taken> = Vec::new();
+        let (mut state, mut at) = (start, At::Entry(self.first));
         let mut steps = 0u32;
         while self.left > 0 {
             steps = steps.wrapping_add(1);
-            if steps.is_multiple_of(LOOK_EVERY) && Instant::now() > deadline {
+            if steps.is_multiple_of(LOOK_EVERY) && Instant::now() > self.deadline {
                 return Outcome::Gave("time");
             }
-            if entry != NONE && entry.is_multiple_of(2) {
-                let i = entry / 2;
-                let operation = self.operations[i];
-                if let Some(after) = step(state, operation.call, operation.answer) {
-                    self.flip(i);
-                    if seen.insert((self.taken.clone().into(), after)) {
-                        if seen.len() > memory {
+            match self.candidate(at) {
+                Candidate::None => {
+                    // What returned first should have been taken by now. Try another order.
+                    let Some(last) = path.pop() else { return Outcome::Impossible };
+                    self.put_back(last.at);
+                    state = last.earlier;
+                    at = self.after(last.at);
+                }
+                Candidate::End => at = At::Unknown(0),
+                Candidate::Step(call, answer) => match step(state, call, answer) {
+                    Some(then) if (answer.is_some() || then != state) && self.take(at, then) => {
+                        if self.remembered_count > self.memory {
                             return Outcome::Gave("memory");
                         }
-                        path.push((i, state));
-                        state = after;
-                        self.take(i);
-                        entry = self.first;
-                        continue;
+                        path.push(Taken { at, earlier: state });
+                        state = then;
+                        at = At::Entry(self.first);
                     }
-                    self.flip(i);
-                }
-                entry = self.next[entry];
-                continue;
+                    _ => at = self.after(at),
+                },
+                Candidate::NotNow => at = self.after(at),
             }
-            // A return: what it belongs to should have been taken by now. Try another order.
-            let Some((i, earlier)) = path.pop() else { return Outcome::Impossible };
-            state = earlier;
-            self.flip(i);
-            self.put_back(i);
-            entry = self.next[2 * i];
         }
         Outcome::Explained
     }
 
-    fn flip(&mut self, i: usize) {
-        self.taken[i / 64] ^= 1 << (i % 64);
+    fn candidate(&self, at: At) -> Candidate {
+        match at {
+            At::Entry(entry) if entry != NONE && entry.is_multiple_of(2) => {
+                let operation = &self.known[entry / 2];
+                Candidate::Step(operation.call, Some(operation.answer))
+            }
+            At::Entry(_) => Candidate::End,
+            At::Unknown(i) => {
+                let Some(operation) = self.unknown.get(i) else { return Candidate::None };
+                // Everything known that returned before it was asked must have been taken.
+                if operation.invoked > self.first_return() {
+                    return Candidate::None;
+                }
+                let taken = |i: usize| self.unknown_taken[i / 64] & 1 << (i % 64) != 0;
+                if taken(i) || operation.twin.is_some_and(|twin| !taken(twin)) {
+                    return Candidate::NotNow;
+                }
+                Candidate::Step(operation.call, None)
+            }
+        }
     }
 
-    fn take(&mut self, i: usize) {
-        self.unlink(2 * i);
-        if self.operations[i].answer.is_some() {
-            self.unlink(2 * i + 1);
+    fn first_return(&self) -> u64 {
+        let mut entry = self.first;
+        while entry != NONE && entry.is_multiple_of(2) {
+            entry = self.next[entry];
+        }
+        if entry == NONE { NEVER } else { self.known[entry / 2].returned }
+    }
+
+    fn after(&self, at: At) -> At {
+        match at {
+            At::Entry(entry) => At::Entry(self.next[entry]),
+            At::Unknown(i) => At::Unknown(i + 1),
+        }
+    }
+
+    /// Takes a candidate, unless that leads where the search has been before.
+    fn take(&mut self, at: At, then: State) -> bool {
+        self.flip(at);
+        if !self.remember(then) {
+            self.flip(at);
+            return false;
+        }
+        if let At::Entry(entry) = at {
+            self.unlink(entry);
+            self.unlink(entry + 1);
             self.left -= 1;
         }
+        true
+    }
+
+    /// Whether what is taken now is somewhere new.
+    fn remember(&mut self, state: State) -> bool {
+        let whole = self.known_taken.iter().take_while(|word| **word == u64::MAX).count();
+        let some = self.known_taken.iter().rposition(|word| *word != 0).map_or(0, |i| i + 1);
+        let place = (whole, self.known_taken[whole..some.max(whole)].into(), state);
+        let sets = self.remembered.entry(place).or_default();
+        let now = &self.unknown_taken;
+        let within = |one: &[u64], other: &[u64]| one.iter().zip(other).all(|(a, b)| a & !b == 0);
+        if sets.iter().any(|set| within(set, now)) {
+            return false;
+        }
+        let before = sets.len();
+        sets.retain(|set| !within(now, set));
+        sets.push(now.as_slice().into());
+        self.remembered_count = self.remembered_count + sets.len() - before;
+        true
     }
 
     /// Undoes the last `take`, in the opposite order.
-    fn put_back(&mut self, i: usize) {
-        if self.operations[i].answer.is_some() {
-            self.link(2 * i + 1);
+    fn put_back(&mut self, at: At) {
+        if let At::Entry(entry) = at {
+            self.link(entry + 1);
+            self.link(entry);
             self.left += 1;
         }
-        self.link(2 * i);
+        self.flip(at);
+    }
+
+    fn flip(&mut self, at: At) {
+        match at {
+            At::Entry(entry) => self.known_taken[entry / 128] ^= 1 << (entry / 2 % 64),
+            At::Unknown(i) => self.unknown_taken[i / 64] ^= 1 << (i % 64),
+        }
     }
 
     fn unlink(&mut self, entry: usize) {
@@ -206,4 +334,16 @@ impl<'a> Search<'a> {
             self.before[next] = entry;
         }
     }
+}
+
+/// What a search finds where it looks.
+enum Candidate {
+    /// Something to take, if it fits.
+    Step(Call, Option<Answer>),
+    /// Something that another has to be taken before, or that was taken.
+    NotNow,
+    /// No more that is known.
+    End,
+    /// Nothing more.
+    None,
 }

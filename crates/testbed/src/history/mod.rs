@@ -74,8 +74,8 @@ pub struct Violation {
     pub key: String,
     /// In order of their invocation.
     pub operations: Vec<Operation>,
-    /// What the register may have been before them: everything it ever was, when the part does
-    /// not begin with the history.
+    /// What the register may have been before them, as far as they can tell: anything it ever
+    /// was, when the part does not begin with the history.
     pub starts: Vec<State>,
     /// Not part of it: where the values come from that it sees and does not write.
     pub writers: Vec<Operation>,
@@ -87,7 +87,7 @@ impl fmt::Display for Violation {
         writeln!(f, "register {key}: no order explains these {} operations", operations.len())?;
         match starts.as_slice() {
             [only] => writeln!(f, "  before: {only}")?,
-            many => writeln!(f, "  before: any of {} values it ever had", many.len())?,
+            _ => writeln!(f, "  before: anything that it ever was")?,
         }
         operations.iter().try_for_each(|operation| writeln!(f, "{operation}"))?;
         if !writers.is_empty() {

@@ -31,15 +31,22 @@ pub(crate) fn shrink(key: &str, operations: &[Operation], limits: &Limits) -> Vi
     part = end.map_or(part.clone(), |i| until(&part, ends[i]));
 
     // The later the start, the less is known: halve again.
-    let any = states(&part);
     let begins = times(&part, |operation| operation.invoked);
-    let keep = first(begins.len(), |i| !fails(&since(&part, begins[i]), &any));
-    let last_failing = keep.unwrap_or(begins.len()).checked_sub(1);
-    if let Some(at) = last_failing.map(|i| begins[i]) {
-        let later = since(&part, at);
-        if later.len() < part.len() && fails(&later, &any) {
-            (part, starts) = (later, any);
-        }
+    let at = |begin: u64| {
+        let later = since(&part, begin);
+        let starts = states(operations, &later);
+        (later, starts)
+    };
+    let lost = first(begins.len(), |i| {
+        let (later, starts) = at(begins[i]);
+        !fails(&later, &starts)
+    });
+    let last_failing = lost.unwrap_or(begins.len()).checked_sub(1);
+    if let Some((later, any)) = last_failing.map(|i| at(begins[i]))
+        && later.len() < part.len()
+        && fails(&later, &any)
+    {
+        (part, starts) = (later, any);
     }
 
     let mut i = 0;
@@ -105,11 +112,15 @@ fn since(operations: &[Operation], begin: u64) -> Vec<Operation> {
     .collect()
 }
 
-/// Everything that a register may have been.
-fn states(operations: &[Operation]) -> Vec<State> {
+/// Everything that a register may have been before a part of its history. One stands for all the
+/// values that the part does not see.
+fn states(operations: &[Operation], part: &[Operation]) -> Vec<State> {
+    let seen: BTreeSet<u64> = part.iter().filter_map(sees).collect();
     let written = operations.iter().filter(|operation| operation.answer != Some(Answer::Refused));
     let values: BTreeSet<u64> = written.filter_map(|operation| operation.call.writes()).collect();
-    [State::Never, State::Gone].into_iter().chain(values.into_iter().map(State::Holds)).collect()
+    let unseen = values.iter().find(|value| !seen.contains(value));
+    let values = values.intersection(&seen).chain(unseen).copied().map(State::Holds);
+    [State::Never, State::Gone].into_iter().chain(values).collect()
 }
 
 fn times(operations: &[Operation], of: impl Fn(&Operation) -> u64) -> Vec<u64> {

@@ -2,6 +2,7 @@
 //! tries every order.
 
 use proptest::prelude::*;
+use warren_base::rng::{Rng, SeededRng};
 
 use super::check::{Outcome, check};
 use super::model::{Answer, Call, State, step};
@@ -113,9 +114,9 @@ fn registers_are_apart() {
 
 #[test]
 fn limits_end_the_search() {
-    // Unknown creations and removals in any order, and a read that none of them explains.
-    let mut text: String = (0..40).map(|i| format!("{i} 0 - c {i} ? \n {i} 0 - x ?\n")).collect();
-    text.push_str("99 1 2 r 77\n");
+    // Writes in any order, and a read that none of them explains.
+    let mut text: String = (2..26).map(|i| format!("{i} 2 9 w {i} ok\n")).collect();
+    text.push_str("1 0 1 c 1 ok \n 99 2 9 r 77\n");
     let operations = parse(&text);
     let few = Limits { memory: 1000, ..Limits::default() };
     assert_eq!(check(&operations, &[State::Never], &few), Outcome::Gave("memory"));
@@ -130,12 +131,76 @@ fn violations_are_told_to_people() {
     let writers = parse("7 0 - c 1 ?");
     let violation = Violation { key: "k".into(), operations, starts, writers };
     let expected = "register k: no order explains these 2 operations\n  \
-                    before: any of 2 values it ever had\n    \
+                    before: anything that it ever was\n    \
                     0.002000 –   0.003000  client 1   write 2 -> done\n    \
                     0.004000 –      …      client 1   swap 2 for 3 -> unknown\n  \
                     elsewhere in the history:\n    \
                     0.000000 –      …      client 7   create 1 -> unknown\n";
     assert_eq!(violation.to_string(), expected);
+}
+
+/// A true history of eight clients: each operation takes effect at one moment of its time, and
+/// some never say so.
+fn long(seed: u64, count: u64) -> Vec<Operation> {
+    let rng = SeededRng::new(seed);
+    let mut moments: Vec<(u64, Operation)> = Vec::new();
+    let mut free = [0u64; 8];
+    for value in 1..=count {
+        let client = usize::try_from(rng.below(8)).unwrap();
+        let invoked = free[client] + rng.below(50);
+        let effect = invoked + rng.below(100);
+        let returned = effect + rng.below(100);
+        free[client] = returned + 1;
+        let call = match rng.below(20) {
+            0 => Call::Remove,
+            1..3 => Call::Create(value),
+            3..6 => Call::Write(value),
+            _ => Call::Read,
+        };
+        let (client, key) = (u32::try_from(client).unwrap(), "k".to_owned());
+        let answer = (rng.below(50) > 0).then_some(Answer::Done);
+        let returned = if answer.is_some() { returned } else { NEVER };
+        let operation = Operation { client, key, call, answer, invoked, returned };
+        // Half of those without an answer never happened.
+        let effect = if answer.is_none() && rng.below(2) == 0 { NEVER } else { effect };
+        moments.push((effect, operation));
+    }
+    moments.sort_by_key(|(effect, _)| *effect);
+    let mut state = State::Never;
+    for (effect, operation) in &mut moments {
+        if *effect == NEVER {
+            continue;
+        }
+        let held = match state {
+            State::Holds(value) => Some(value),
+            State::Never | State::Gone => None,
+        };
+        let mut fitting = [Answer::Done, Answer::Value(held), Answer::Refused].into_iter();
+        let answer = fitting.find(|answer| step(state, operation.call, Some(*answer)).is_some());
+        state = step(state, operation.call, answer).unwrap();
+        operation.answer = operation.answer.and(answer);
+    }
+    moments.into_iter().map(|(_, operation)| operation).collect()
+}
+
+#[test]
+fn long_histories_are_decided() {
+    for seed in 0..3 {
+        let mut operations = long(seed, 500);
+        assert_eq!(check_all(&operations, &Limits::default()), Verdict::Linearizable, "{seed}");
+        // One read late in it tells what was long overwritten.
+        let writes = operations.iter().filter(|o| o.answer == Some(Answer::Done));
+        let old = writes.filter_map(|o| o.call.writes()).nth(20).unwrap();
+        let late = operations.iter_mut().filter(|o| matches!(o.answer, Some(Answer::Value(_))));
+        late.rev().nth(20).unwrap().answer = Some(Answer::Value(Some(old)));
+        match check_all(&operations, &Limits::default()) {
+            Verdict::Violation(violation) => {
+                assert!(violation.operations.len() < 20, "{violation}");
+                assert!(violation.to_string().contains(&format!("read -> {old}")), "{violation}");
+            }
+            other => panic!("{seed}: {other:?}"),
+        }
+    }
 }
 
 /// Tries every order of every set that holds all known outcomes.
