@@ -604,7 +604,7 @@ mod tests {
     fn check(edit: impl FnOnce(&mut ServiceSpec), expected: &str) {
         let mut spec = spec();
         edit(&mut spec);
-        let got = spec.validate().err().map_or("ok".to_owned(), |e| e.to_string());
+        let got = spec.validate().err().map_or_else(|| "ok".to_owned(), |e| e.to_string());
         assert_eq!(got, expected);
     }
 

@@ -78,7 +78,8 @@ fn stays(
     slots: &[Slot<'_>],
     nodes: &Nodes<'_>,
 ) -> Option<String> {
-    let moving = |slot: &Slot<'_>| is_wanted(slot, service, nodes) && is_moving(slot, service, nodes);
+    let moving =
+        |slot: &Slot<'_>| is_wanted(slot, service, nodes) && is_moving(slot, service, nodes);
     if !is_stop_first(service) || !slots.iter().any(moving) {
         return None;
     }

@@ -3,6 +3,8 @@
 // Of helpers: `allow-unwrap-in-tests` sees test functions alone.
 #![allow(clippy::unwrap_used, clippy::or_fun_call)]
 
+mod audit;
+mod members;
 mod props;
 mod rules;
 mod script;

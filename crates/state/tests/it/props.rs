@@ -7,9 +7,10 @@ use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::id::ClusterId;
 use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::operator::{Operator, OperatorRole};
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
-use warren_state::State;
 use warren_state::change::{Expect, Key, Mutation, Outcome, Request, Transaction};
+use warren_state::{Object, State};
 
 use crate::script::{node, service, spec, task};
 
@@ -68,11 +69,48 @@ fn any_node() -> impl Strategy<Value = Mutation> {
         1 => (id.clone(), status).prop_map(|(id, status)| Mutation::SetNodeStatus { id, status }),
         1 => (id.clone(), availability)
             .prop_map(|(id, availability)| Mutation::SetAvailability { id, availability }),
-        1 => (id, 0..6u8).prop_map(|(id, n)| Mutation::GrantBlock { id, block: block(n) }),
+        1 => (id.clone(), 0..6u8).prop_map(|(id, n)| Mutation::GrantBlock { id, block: block(n) }),
+        2 => (id.clone(), any::<(bool, bool)>())
+            .prop_map(|(id, (manager, worker))| Mutation::SetRole { id, manager, worker }),
+        1 => (id.clone(), 0..3u8).prop_map(|(id, n)| {
+            let labels = [("rack".to_owned(), n.to_string())].into();
+            Mutation::SetLabels { id, labels }
+        }),
+        1 => (id.clone(), 0..4u8, 0..3u8).prop_map(|(id, key, issuer)| Mutation::SetCertificate {
+            id,
+            key_hash: [key; 32],
+            not_after: Time(u64::from(key)),
+            issuer_hash: [issuer; 32],
+        }),
+        2 => (id, 0..60u64, any::<bool>()).prop_map(|(id, until, force)| {
+            Mutation::RemoveNode { id, keep_until: Time(until), force }
+        }),
         1 => (28..32u8).prop_map(|block_prefix| {
             let cluster = Cluster::new(ClusterId::from_bytes([1; 10]));
             Mutation::SetCluster(Cluster { block_prefix, ..cluster })
         }),
+    ]
+}
+
+fn any_operator() -> impl Strategy<Value = Mutation> {
+    let name = (0..3usize).prop_map(|at| ["anna", "ben", "ci"][at].parse().unwrap());
+    let hash = prop::option::of((0..3u8).prop_map(|n| [n; 32]));
+    let put = (name.clone(), 0..3usize, hash.clone(), hash, prop::option::of(0..9u64)).prop_map(
+        |(name, role, token_hash, key_hash, expires)| {
+            Mutation::PutOperator(Operator {
+                name,
+                role: OperatorRole::ALL[role],
+                token_hash,
+                key_hash,
+                expires: expires.map(Time),
+                created: Time(3),
+                revision: 5,
+            })
+        },
+    );
+    prop_oneof![
+        3 => put,
+        1 => name.prop_map(|name| Mutation::RemoveOperator { name }),
     ]
 }
 
@@ -131,7 +169,8 @@ fn any_task() -> impl Strategy<Value = Mutation> {
 }
 
 fn any_transaction() -> impl Strategy<Value = Transaction> {
-    let mutation = prop_oneof![2 => any_node(), 3 => any_service(), 6 => any_task()];
+    let mutation =
+        prop_oneof![3 => any_node(), 3 => any_service(), 6 => any_task(), 1 => any_operator()];
     let request = (0..4u128, 0..2u64).prop_map(|(id, hash)| Request {
         principal: "socket:0".into(),
         id,
@@ -143,11 +182,12 @@ fn any_transaction() -> impl Strategy<Value = Transaction> {
         prop::option::weighted(0.2, request),
         prop::collection::vec(expect, 0..=1),
         prop::collection::vec(mutation, 0..4),
+        prop::option::of(Just("operator:anna".to_owned())),
     )
-        .prop_map(|(request, mut expects, mutations)| {
+        .prop_map(|(request, mut expects, mutations, principal)| {
             // Most random expectations are wrong; keep a few.
             expects.retain(|expect| expect.revision == 0);
-            Transaction { request, expects, mutations, principal: None }
+            Transaction { request, expects, mutations, principal }
         })
 }
 
@@ -157,6 +197,7 @@ fn any_entries() -> impl Strategy<Value = Vec<(Time, Vec<Transaction>)>> {
     // A world first, so that there is something to meet.
     let world = Transaction {
         mutations: vec![
+            Mutation::SetCluster(Cluster::new(ClusterId::from_bytes([1; 10]))),
             Mutation::CreateService { id: service("web"), spec: spec("web", &["80"]) },
             Mutation::CreateNode(Node {
                 manager: true,
@@ -188,6 +229,12 @@ proptest! {
             prop_assert_eq!(outcomes.len(), transactions.len());
             prop_assert_eq!(state.check(), Vec::<String>::new());
             prop_assert_eq!(state.time(), before.time().max(*time));
+            // Numbers are never given twice, not even to the same node.
+            for node in state.nodes().filter(|node| node.manager) {
+                let known = before.cluster().map_or(0, |cluster| cluster.next_number);
+                let same = before.node(node.id).is_some_and(|b| b.number == node.number);
+                prop_assert!(same || node.number.is_none_or(|number| number >= known));
+            }
             let mut expected = before.revision();
             for outcome in &outcomes {
                 match outcome {
@@ -205,9 +252,12 @@ proptest! {
             prop_assert!(revisions.clone().all(|r| r > before.revision() && r <= expected));
             if expected == before.revision() {
                 prop_assert!(events.is_empty());
+                // But for what time alone ends.
                 let tables = |state: &State| {
-                    state.export().filter(|o| !matches!(o, warren_state::Object::Request { .. }))
-                        .collect::<Vec<_>>()
+                    let lasting = |object: &Object| {
+                        !matches!(object, Object::Request { .. } | Object::Tombstone(_))
+                    };
+                    state.export().filter(lasting).collect::<Vec<_>>()
                 };
                 prop_assert_eq!(tables(&state), tables(&before));
             }

@@ -9,7 +9,7 @@ use crate::script::{node, run, service, spec, task};
 
 /// The last line's outcome after all others were `ok`.
 #[track_caller]
-fn check(script: &str, expected: &str) {
+pub(crate) fn check(script: &str, expected: &str) {
     let (_, outcomes) = run(script);
     let (last, before) = outcomes.split_last().unwrap();
     assert!(before.iter().all(|outcome| outcome == "ok"), "{outcomes:?}");

@@ -15,6 +15,7 @@ use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::id::{ClusterId, NodeId, ServiceId, TaskId};
 use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::operator::Operator;
 use warren_model::service::{Mode, PortSpec, Protocol, PublishMode, ServiceSpec, TaskTemplate};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 use warren_state::State;
@@ -121,6 +122,11 @@ fn status(words: &[&str]) -> TaskStatus {
     status
 }
 
+/// The number after a word's beginning.
+fn number(words: &[&str], begin: &str) -> Option<u8> {
+    words.iter().find_map(|word| word.strip_prefix(begin)).map(|number| number.parse().unwrap())
+}
+
 fn mutation(state: &State, text: &str) -> Mutation {
     let words: Vec<&str> = text.split_whitespace().collect();
     // `.5` is the fifth address of the node's first block, or a whole address.
@@ -134,6 +140,45 @@ fn mutation(state: &State, text: &str) -> Mutation {
     match (words[0], &words[1..]) {
         ("cluster", _) => Mutation::SetCluster(Cluster::new(ClusterId::from_bytes([1; 10]))),
         ("node", [id, blocks @ ..]) => Mutation::CreateNode(new_node(id, blocks)),
+        ("worker", [id, rest @ ..]) => {
+            let key_hash = [number(rest, "key=").unwrap_or(0); 32];
+            Mutation::CreateNode(Node { manager: false, key_hash, ..new_node(id, &[]) })
+        }
+        ("role", [id, role]) => Mutation::SetRole {
+            id: node(id),
+            manager: matches!(*role, "manager" | "both"),
+            worker: matches!(*role, "worker" | "both"),
+        },
+        ("labels", [id, labels @ ..]) => {
+            let pairs = labels.iter().map(|label| label.split_once('=').unwrap_or((label, "")));
+            let labels = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            Mutation::SetLabels { id: node(id), labels: labels.collect() }
+        }
+        ("certificate", [id, rest @ ..]) => Mutation::SetCertificate {
+            id: node(id),
+            key_hash: [number(rest, "key=").unwrap_or(0); 32],
+            not_after: Time(u64::from(number(rest, "until=").unwrap_or(0)) * 1000),
+            issuer_hash: [number(rest, "issuer=").unwrap_or(0); 32],
+        },
+        ("rm", [id, rest @ ..]) => Mutation::RemoveNode {
+            id: node(id),
+            keep_until: Time(u64::from(number(rest, "until=").unwrap_or(200)) * 1000),
+            force: rest.contains(&"force"),
+        },
+        ("operator", [name, role, rest @ ..]) => Mutation::PutOperator(Operator {
+            name: name.parse().unwrap(),
+            role: role.parse().unwrap(),
+            token_hash: number(rest, "token=").map(|n| [n; 32]),
+            key_hash: number(rest, "key=").map(|n| [n; 32]),
+            expires: number(rest, "expires=").map(|n| Time(u64::from(n) * 1000)),
+            created: Time(0),
+            revision: 0,
+        }),
+        ("rm-operator", [name]) => Mutation::RemoveOperator { name: name.parse().unwrap() },
+        ("restored", [epoch, at_least]) => Mutation::Restored {
+            epoch: epoch.parse().unwrap(),
+            revision_at_least: at_least.parse().unwrap(),
+        },
         ("describe", [id, host]) => {
             let description = Description { hostname: (*host).into(), ..Description::default() };
             Mutation::DescribeNode { id: node(id), description }
@@ -188,12 +233,15 @@ fn transaction(state: &State, line: &str) -> Transaction {
                 id: id.parse().unwrap(),
                 hash: hash.parse().unwrap(),
             });
+        } else if let Some(principal) = part.strip_prefix("as ") {
+            transaction.principal = Some(principal.to_owned());
         } else if let Some(expect) = part.strip_prefix("expect ") {
             let (key, revision) = expect.split_once('=').unwrap();
             let key = match key.split_once(' ').unwrap_or((key, "")) {
                 ("node", id) => Key::Node(node(id)),
                 ("service", id) => Key::Service(service(id)),
                 ("task", id) => Key::Task(task(id)),
+                ("operator", name) => Key::Operator(name.parse().unwrap()),
                 _ => Key::Cluster,
             };
             transaction.expects.push(Expect { key, revision: revision.parse().unwrap() });
