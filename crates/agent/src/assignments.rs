@@ -1,23 +1,28 @@
-//! What managers assigned to this node: parsed at the door, kept as one set.
+//! What managers assigned to this node, kept as one set.
 //!
 //! Pure. A complete message replaces the set, an incremental one changes it; one
-//! that does not follow what is held is a [`Gap`], after which the agent asks
-//! for everything by connecting anew.
+//! that does not follow what is held is a [`Gap`]. (epoch, revision) never goes
+//! back: what is older was true once.
+//!
+//! A new recovery epoch means that managers were restored from a copy: tasks
+//! they do not know may be lost from their memory, not unwanted. Such tasks are
+//! [`Kept`], with what they need, until the caller decides.
 //!
 //! What is not understood (a newer manager's template, say) costs that task
 //! alone, never the node: the task is kept with its reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use warren_model::quantity::Time;
-use warren_model::service::{PortSpec, TaskTemplate};
-use warren_model::task::{Desired, TaskState, TaskStatus};
-use warren_model::{ServiceId, TaskId};
-use warren_proto::{Error, v1};
+use warren_model::service::{OnDisconnect, PortSpec, TaskTemplate};
+use warren_model::task::{Desired, TaskStatus};
+use warren_model::{Cluster, ServiceId, TaskId};
 
+use crate::membership::MembershipView;
 use crate::task::{Policy, Wanted};
+
+mod wire;
 
 /// A task as managers want it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +52,7 @@ impl AssignedTask {
 pub struct AssignedService {
     pub name: String,
     pub ports: Vec<PortSpec>,
+    pub on_disconnect: OnDisconnect,
     pub templates: BTreeMap<u32, Arc<TaskTemplate>>,
 }
 
@@ -60,6 +66,10 @@ pub struct Assignment {
     pub services: Vec<(ServiceId, AssignedService)>,
     pub removed_tasks: Vec<TaskId>,
     pub removed_services: Vec<ServiceId>,
+    /// Absent: as before.
+    pub membership: Option<MembershipView>,
+    /// Absent: as before.
+    pub settings: Option<Box<Cluster>>,
     /// What was left out because it makes no sense to this version.
     pub problems: Vec<String>,
 }
@@ -71,8 +81,25 @@ pub enum Gap {
     #[error("assignment applies to revision {applies_to}, held is {held}")]
     Missed { applies_to: u64, held: u64 },
     /// A manager that is behind; what it says was true once.
-    #[error("assignment has revision {revision}, held is {held}")]
-    Older { revision: u64, held: u64 },
+    #[error(
+        "assignment is of epoch {epoch}, revision {revision}; held is the newer one of epoch \
+         {held_epoch}, revision {held}"
+    )]
+    Older { epoch: u64, revision: u64, held_epoch: u64, held: u64 },
+}
+
+/// What became of a message that was taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Managers are of a newer recovery epoch than what was held.
+    pub new_epoch: bool,
+}
+
+/// Tasks of an earlier epoch that managers of the present one do not know.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Kept {
+    pub tasks: BTreeMap<TaskId, AssignedTask>,
+    pub services: BTreeMap<ServiceId, AssignedService>,
 }
 
 /// Everything assigned to this node.
@@ -82,54 +109,125 @@ pub struct Set {
     pub revision: u64,
     pub tasks: BTreeMap<TaskId, AssignedTask>,
     pub services: BTreeMap<ServiceId, AssignedService>,
+    pub membership: Option<MembershipView>,
+    pub settings: Option<Box<Cluster>>,
+    pub kept: Kept,
 }
 
 impl Set {
+    /// Recovery epoch of what is held; 0 while nothing is.
+    pub fn epoch(&self) -> u64 {
+        self.membership.as_ref().map_or(0, |membership| membership.epoch)
+    }
+
+    /// All tasks to be held, kept ones included.
+    pub fn all(&self) -> impl Iterator<Item = &AssignedTask> {
+        self.tasks.values().chain(self.kept.tasks.values())
+    }
+
+    pub fn holds(&self, id: TaskId) -> bool {
+        self.tasks.contains_key(&id) || self.kept.tasks.contains_key(&id)
+    }
+
+    /// All services with tasks here; those of kept tasks only where managers know none.
+    pub fn all_services(&self) -> impl Iterator<Item = (&ServiceId, &AssignedService)> {
+        let unknown = |(id, _): &(&ServiceId, _)| !self.services.contains_key(*id);
+        self.services.iter().chain(self.kept.services.iter().filter(unknown))
+    }
+
+    pub fn service(&self, id: ServiceId) -> Option<&AssignedService> {
+        self.services.get(&id).or_else(|| self.kept.services.get(&id))
+    }
+
+    pub fn template(&self, service: ServiceId, number: u32) -> Option<&Arc<TaskTemplate>> {
+        let places = [self.services.get(&service), self.kept.services.get(&service)];
+        places.into_iter().flatten().find_map(|service| service.templates.get(&number))
+    }
+
     /// Takes a message in.
     ///
     /// # Errors
     /// [`Gap`] when it is old or does not follow; nothing is changed then.
-    pub fn apply(&mut self, message: Assignment) -> Result<(), Gap> {
-        let (revision, held) = (message.revision, self.revision);
-        if revision < held {
-            return Err(Gap::Older { revision, held });
+    pub fn apply(&mut self, message: Assignment) -> Result<Taken, Gap> {
+        let (revision, held, held_epoch) = (message.revision, self.revision, self.epoch());
+        let epoch = message.membership.as_ref().map_or(held_epoch, |told| told.epoch);
+        if (epoch, revision) < (held_epoch, held) {
+            return Err(Gap::Older { epoch, revision, held_epoch, held });
         }
-        if message.complete {
-            self.tasks.clear();
-            self.services.clear();
-        } else if held == 0 || message.applies_to != held {
+        let new_epoch = epoch > held_epoch;
+        let follows = held > 0 && message.applies_to == held && !new_epoch;
+        if !message.complete && !follows {
             return Err(Gap::Missed { applies_to: message.applies_to, held });
         }
-        self.revision = message.revision;
+        if message.complete {
+            let before = std::mem::take(&mut self.tasks);
+            let services = std::mem::take(&mut self.services);
+            if new_epoch {
+                self.keep(before, services);
+            }
+        }
+        self.revision = revision;
+        self.membership = message.membership.or_else(|| self.membership.take());
+        self.settings = message.settings.or_else(|| self.settings.take());
         for task in message.tasks {
+            self.kept.tasks.remove(&task.id);
             self.tasks.insert(task.id, task);
         }
         for (id, service) in message.services {
             let held = self.services.entry(id).or_default();
             held.name = service.name;
             held.ports = service.ports;
+            held.on_disconnect = service.on_disconnect;
             held.templates.extend(service.templates);
         }
         for id in message.removed_tasks {
             self.tasks.remove(&id);
+            self.kept.tasks.remove(&id);
         }
         for id in message.removed_services {
             self.services.remove(&id);
         }
-        self.drop_unused_templates();
-        Ok(())
+        self.drop_unused();
+        Ok(Taken { new_epoch })
     }
 
-    /// A service's older templates go with the last task that refers to them.
-    fn drop_unused_templates(&mut self) {
-        let mut used: BTreeMap<ServiceId, Vec<u32>> = BTreeMap::new();
-        for task in self.tasks.values() {
-            used.entry(task.service).or_default().push(task.template);
+    fn keep(
+        &mut self,
+        tasks: BTreeMap<TaskId, AssignedTask>,
+        services: BTreeMap<ServiceId, AssignedService>,
+    ) {
+        // What was to be removed is of no use to anybody.
+        let tasks = tasks.into_iter().filter(|(_, task)| task.desired != Desired::Remove);
+        self.kept.tasks.extend(tasks);
+        for (id, service) in services {
+            let kept = self.kept.services.entry(id).or_default();
+            let older = std::mem::take(&mut kept.templates);
+            *kept = service;
+            kept.templates.extend(older);
         }
+    }
+
+    /// What is kept is kept no longer.
+    pub fn drop_kept(&mut self) {
+        self.kept = Kept::default();
+    }
+
+    /// Templates go with the last task that refers to them, kept services with the last task.
+    fn drop_unused(&mut self) {
+        let used = |tasks: &BTreeMap<TaskId, AssignedTask>| {
+            let used = tasks.values().map(|task| (task.service, task.template));
+            used.collect::<BTreeSet<(ServiceId, u32)>>()
+        };
+        let (ours, kept) = (used(&self.tasks), used(&self.kept.tasks));
         for (id, service) in &mut self.services {
-            let used = used.get(id).map_or(&[][..], Vec::as_slice);
-            service.templates.retain(|number, _| used.contains(number));
+            service.templates.retain(|number, _| ours.contains(&(*id, *number)));
         }
+        for (id, service) in &mut self.kept.services {
+            service.templates.retain(|number, _| kept.contains(&(*id, *number)));
+        }
+        let services: BTreeSet<ServiceId> =
+            self.kept.tasks.values().map(|task| task.service).collect();
+        self.kept.services.retain(|id, _| services.contains(id));
     }
 }
 
@@ -139,85 +237,5 @@ pub fn policy(template: &TaskTemplate) -> Policy {
     Policy { restart: template.restart, stop_grace_ms }
 }
 
-impl From<v1::Assignment> for Assignment {
-    fn from(message: v1::Assignment) -> Self {
-        let mut out = Self {
-            complete: message.complete,
-            applies_to: message.applies_to,
-            revision: message.revision,
-            ..Self::default()
-        };
-        for task in message.tasks {
-            match parse_task(task) {
-                Ok(task) => out.tasks.push(task),
-                Err(error) => out.problems.push(error.to_string()),
-            }
-        }
-        for service in message.services {
-            match parse_service(service, &mut out.problems) {
-                Ok(service) => out.services.push(service),
-                Err(error) => out.problems.push(error.to_string()),
-            }
-        }
-        for id in message.removed_tasks {
-            match warren_proto::task_id("removed_tasks", &id) {
-                Ok(id) => out.removed_tasks.push(id),
-                Err(error) => out.problems.push(error.to_string()),
-            }
-        }
-        for id in message.removed_services {
-            match warren_proto::service_id("removed_services", &id) {
-                Ok(id) => out.removed_services.push(id),
-                Err(error) => out.problems.push(error.to_string()),
-            }
-        }
-        out
-    }
-}
-
-fn parse_task(task: v1::AssignedTask) -> Result<AssignedTask, Error> {
-    let id = warren_proto::task_id("task.id", &task.id)?;
-    let service = warren_proto::service_id("task.service", &task.service)?;
-    let desired = Desired::try_from(task.desired()).map_err(|e| e.within("task"))?;
-    let known = match task.status {
-        None => TaskStatus::new(TaskState::Assigned, Time(0)),
-        Some(status) => TaskStatus::try_from(status).map_err(|e| e.within("task"))?,
-    };
-    Ok(AssignedTask {
-        id,
-        service,
-        slot: task.slot,
-        template: task.template,
-        desired,
-        address: task.address.map(Ipv4Addr::from),
-        known,
-    })
-}
-
-fn parse_service(
-    service: v1::AssignedService,
-    problems: &mut Vec<String>,
-) -> Result<(ServiceId, AssignedService), Error> {
-    let id = warren_proto::service_id("service.id", &service.id)?;
-    let mut out = AssignedService { name: service.name, ..AssignedService::default() };
-    for port in service.ports {
-        match PortSpec::try_from(port) {
-            Ok(port) => out.ports.push(port),
-            Err(error) => problems.push(format!("port of service {}: {error}", out.name)),
-        }
-    }
-    for template in service.templates {
-        let number = template.number;
-        let parsed = template.task.map(TaskTemplate::try_from);
-        match parsed {
-            Some(Ok(task)) => {
-                out.templates.insert(number, Arc::new(task));
-            }
-            Some(Err(error)) => {
-                problems.push(format!("template {number} of service {}: {error}", out.name));
-            }
-            None => problems.push(format!("template {number} of service {}: is empty", out.name)),
-        }
-    }
-    Ok((id, out))
-}
+#[cfg(test)]
+mod tests;

@@ -2,26 +2,35 @@
 //!
 //! Pure: one [`Input`] at a time in, [`Command`]s out; the loop in `worker`
 //! feeds it and does what it says. It owns the assigned set, a machine per
-//! task, the wanted table and the outbox of reports.
+//! task, the wanted table, the outbox of reports and the leases.
+//!
+//! A set kept from an earlier life counts as held from the start, and is acted
+//! upon once a manager has confirmed or replaced it, or after [`ALONE_MS`]
+//! without a word.
 //!
 //! Invariant: after [`Core::handle`] nothing is left that could be decided now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use warren_model::service::PortSpec;
 use warren_model::task::TaskStatus;
 use warren_model::{ServiceId, TaskId};
 
-use crate::assignments::{self, AssignedTask, Assignment, Set};
+use crate::assignments::Set;
+use crate::cache::{Cached, Changed};
+use crate::lease::Lease;
 use crate::published::{self, Claim, PortKey, Replica};
-use crate::reconcile::{self, Action};
 use crate::report::Outbox;
 use crate::table::Publisher;
-use crate::task::{Effect, Event, Machine, Now, Policy, Wanted};
+use crate::task::{Effect, Event, Machine, Now, Wanted};
 
+mod alone;
+mod assigned;
 mod kinds;
+#[cfg(test)]
+mod tests;
 
+pub use alone::{ALONE_MS, KEPT_MS};
 pub use kinds::{Command, FoundTask, Input, Order, TaskSpec, TaskView, container_id, group};
 
 #[derive(Debug)]
@@ -43,6 +52,21 @@ pub struct Core {
     table_stale: bool,
     /// The set must be replaced by a complete one.
     broken: bool,
+    /// The set is acted upon.
+    live: bool,
+    /// When a kept set is acted upon without a manager's word.
+    alone_at_ms: Option<u64>,
+    /// A complete set of a manager was taken in this life.
+    swept: bool,
+    lease: Lease,
+    /// Something of the present session was taken: what is held is what managers want.
+    current: bool,
+    /// Containers of an unknown task that an earlier epoch may have known.
+    spared: BTreeSet<TaskId>,
+    /// Until when tasks of an earlier epoch are kept.
+    kept_until_ms: Option<u64>,
+    /// What is not on disk yet.
+    changed: Option<Changed>,
     commands: Vec<Command>,
 }
 
@@ -55,6 +79,15 @@ impl Core {
     /// What to tell managers that we hold; 0 asks for everything.
     pub fn revision(&self) -> u64 {
         if self.broken { 0 } else { self.set.revision }
+    }
+
+    /// Recovery epoch of what we hold.
+    pub fn epoch(&self) -> u64 {
+        self.set.epoch()
+    }
+
+    pub fn set(&self) -> &Set {
+        &self.set
     }
 
     pub fn outbox(&mut self) -> &mut Outbox {
@@ -90,12 +123,17 @@ impl Core {
     /// When to send [`Input::Wake`], on the monotonic clock.
     pub fn wake_at(&self) -> Option<u64> {
         let machines = self.tasks.values().filter_map(|held| held.machine.wake_at());
-        machines.chain(self.publisher.wake_at()).min()
+        let own = self.publisher.wake_at().into_iter().chain(self.alone_wake_at());
+        machines.chain(own).min()
     }
 
     pub fn handle(&mut self, input: Input, now: Now) -> Vec<Command> {
+        self.lease.begin(now.mono_ms);
         match input {
             Input::Assigned(message) => self.assigned(message, now),
+            Input::Opened => self.current = false,
+            Input::Heard { sent_ms } => self.heard(sent_ms, now),
+            Input::Removed => self.removed(now),
             Input::Done { task, attempt, event, claimed } => {
                 self.done(task, attempt, event, claimed, now);
             }
@@ -111,127 +149,6 @@ impl Core {
         }
         self.settle(now);
         std::mem::take(&mut self.commands)
-    }
-
-    fn assigned(&mut self, message: Assignment, now: Now) {
-        let first = self.set.revision == 0;
-        let complete = message.complete;
-        let ports_before: BTreeMap<ServiceId, Vec<PortSpec>> =
-            self.set.services.iter().map(|(id, held)| (*id, held.ports.clone())).collect();
-        if let Err(gap) = self.set.apply(message) {
-            self.broken = true;
-            self.commands.push(Command::Reconnect(gap.to_string()));
-            return;
-        }
-        self.broken = false;
-        self.table_stale = true;
-        self.reconcile(now);
-        self.announce_ports(&ports_before, now);
-        if complete {
-            let set = &self.set;
-            // A status that managers have need not be told again.
-            let news = self.tasks.iter().filter(|(id, held)| {
-                set.tasks.get(id).is_some_and(|task| task.known != *held.machine.status())
-            });
-            let news: Vec<_> =
-                news.map(|(id, held)| (*id, held.machine.status().clone())).collect();
-            for held in self.tasks.values_mut() {
-                held.told = Some(held.machine.status().clone());
-            }
-            self.outbox.clear();
-            for (id, status) in news {
-                self.outbox.put(id, status, now.mono_ms);
-            }
-        }
-        if first {
-            let keep = self.tasks.keys().copied().collect();
-            self.commands.push(Command::SweepLogs { keep });
-        }
-    }
-
-    fn reconcile(&mut self, now: Now) {
-        let held = self.tasks.iter().map(|(id, held)| {
-            (*id, reconcile::Held { service: held.spec.service, wanted: held.machine.wanted() })
-        });
-        let held = held.collect();
-        for action in reconcile::reconcile(&self.set, &held, &self.found) {
-            match action {
-                Action::Make(id) | Action::Adopt(id) => {
-                    if let Some(task) = self.set.tasks.get(&id).cloned() {
-                        self.make(task, now);
-                    }
-                }
-                Action::Want(id, wanted) => self.step(id, Event::Wanted(wanted), now),
-                Action::Discard(task) => {
-                    if let Some(found) = self.found.remove(&task) {
-                        let mut attempts = found.older;
-                        attempts.push(found.newest.attempt);
-                        self.commands.push(Command::Discard { task, attempts });
-                    }
-                }
-            }
-        }
-    }
-
-    fn make(&mut self, task: AssignedTask, now: Now) {
-        let service = self.set.services.get(&task.service);
-        let template = service.and_then(|service| service.templates.get(&task.template)).cloned();
-        let found = self.found.remove(&task.id);
-        let understood = template.is_some();
-        let template = template.unwrap_or_default();
-        let mut policy = assignments::policy(&template);
-        let (wanted, known) = (task.wanted(), task.known.clone());
-        let why =
-            || format!("template {} of service {} is not understood", task.template, task.service);
-        let (machine, mut effects) = match &found {
-            Some(found) if understood => Machine::adopt(wanted, policy, known, &found.newest, now),
-            Some(found) => {
-                // What runs goes on running; it cannot be started again.
-                policy = never_again(policy);
-                Machine::adopt(wanted, policy, known, &found.newest, now)
-            }
-            None if understood => Machine::new(wanted, policy, known, now),
-            None => Machine::rejected(wanted, policy, known, &why(), now),
-        };
-        let older = found.map(|found| found.older).unwrap_or_default();
-        effects.extend(older.into_iter().map(|attempt| Effect::Clear { attempt }));
-        // Its shim holds them, or held them until a moment ago; the claim says for certain.
-        let claimed = if machine.is_serving() {
-            self.claims(task.service).iter().map(|claim| claim.key).collect()
-        } else {
-            BTreeSet::new()
-        };
-        let spec = TaskSpec {
-            id: task.id,
-            service: task.service,
-            slot: task.slot,
-            template_number: task.template,
-            template,
-            address: task.address,
-        };
-        let told = Some(task.known);
-        self.tasks.insert(task.id, Held { machine, spec: Arc::new(spec), claimed, told });
-        self.order(task.id, effects);
-        self.tell(task.id, now);
-    }
-
-    /// Running tasks of services whose published ports changed must hold the new ones.
-    fn announce_ports(&mut self, before: &BTreeMap<ServiceId, Vec<PortSpec>>, now: Now) {
-        let changed: BTreeSet<ServiceId> = self
-            .set
-            .services
-            .iter()
-            .filter(|(id, service)| before.get(id).is_some_and(|ports| *ports != service.ports))
-            .map(|(id, _)| *id)
-            .collect();
-        if changed.is_empty() {
-            return;
-        }
-        let of_changed = self.tasks.iter().filter(|(_, held)| changed.contains(&held.spec.service));
-        let ids: Vec<TaskId> = of_changed.map(|(id, _)| *id).collect();
-        for id in ids {
-            self.step(id, Event::PortsChanged, now);
-        }
     }
 
     fn done(
@@ -268,7 +185,10 @@ impl Core {
     }
 
     fn resumed(&mut self, now: Now) {
-        let spoken = |held: &&Held| held.machine.wanted() < Wanted::Forget;
+        let kept = &self.set.kept.tasks;
+        let spoken = |held: &&Held| {
+            held.machine.wanted() < Wanted::Forget && !kept.contains_key(&held.spec.id)
+        };
         let statuses: Vec<_> = self
             .tasks
             .values()
@@ -324,7 +244,8 @@ impl Core {
 
     fn tell(&mut self, id: TaskId, now: Now) {
         let Some(held) = self.tasks.get_mut(&id) else { return };
-        if held.machine.wanted() == Wanted::Forget {
+        // Of kept tasks managers know nothing, nor could they do anything with it.
+        if held.machine.wanted() == Wanted::Forget || self.set.kept.tasks.contains_key(&id) {
             self.outbox.forget(id);
             return;
         }
@@ -332,13 +253,15 @@ impl Core {
         if held.told.as_ref() != Some(status) {
             held.told = Some(status.clone());
             self.outbox.put(id, status.clone(), now.mono_ms);
+            self.changed = self.changed.max(Some(Changed::Statuses));
         }
     }
 
     /// Draws every conclusion that can be drawn now.
     fn settle(&mut self, now: Now) {
+        self.look_around(now);
         loop {
-            if std::mem::take(&mut self.table_stale) && self.set.revision > 0 {
+            if std::mem::take(&mut self.table_stale) && self.live {
                 let table = self.table();
                 self.publisher.want(table);
             }
@@ -390,25 +313,17 @@ impl Core {
                 claimed: &held.claimed,
             })
             .collect();
-        let ports = self.set.services.iter().map(|(id, service)| (*id, service.ports.as_slice()));
+        let services = self.set.all_services();
+        let ports = services.map(|(id, service)| (*id, service.ports.as_slice()));
         published::table(ports, &replicas)
     }
 
     fn claims(&self, service: ServiceId) -> Vec<Claim> {
-        self.set
-            .services
-            .get(&service)
-            .map(|held| published::claims(&held.ports))
-            .unwrap_or_default()
+        let held = self.set.service(service);
+        held.map(|held| published::claims(&held.ports)).unwrap_or_default()
     }
 
     fn service_name(&self, service: ServiceId) -> &str {
-        self.set.services.get(&service).map_or("", |held| held.name.as_str())
+        self.set.service(service).map_or("", |held| held.name.as_str())
     }
-}
-
-fn never_again(policy: Policy) -> Policy {
-    let mut policy = policy;
-    policy.restart.condition = warren_model::service::RestartCondition::None;
-    policy
 }

@@ -8,22 +8,30 @@
 //!
 //! Containers belong to nobody's process: they run on while the agent is away,
 //! and a new one finds its tasks by the labels of their containers. With the
-//! managers gone, tasks are kept running and restarted all the same.
+//! managers gone, tasks are kept running and restarted all the same, but for
+//! those whose service says otherwise; after a reboot they are started from
+//! what was kept on disk.
 //!
-//! Not here: health checks, secrets, volumes, the way to a manager
-//! ([`Connect`] is the caller's).
+//! Not here: health checks, secrets, volumes, how to reach a manager
+//! ([`Connect`] is the caller's), this node's certificate.
 
 pub mod assignments;
+mod cache;
 mod container;
 pub mod core;
 mod doctor;
 mod effects;
 pub mod fake;
+mod lease;
+mod membership;
+mod metrics;
 mod ports;
 pub mod published;
+mod pulse;
 mod reconcile;
 pub mod report;
 mod restart;
+mod route;
 mod seams;
 mod session;
 mod stream;
@@ -39,16 +47,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use warren_base::clock::Clock;
 use warren_base::rng::Rng;
 use warren_base::tasks::Tasks;
-use warren_model::NodeId;
-use warren_model::TaskTemplate;
 use warren_model::node::Description;
+use warren_model::{NodeId, TaskId, TaskTemplate};
 use warren_runtime::{ContainerState, Runtime};
+use warren_trust::KeyFile;
 
+pub use crate::cache::{Cache, CacheError, Cached, Changed};
+pub use crate::membership::MembershipView;
+pub use crate::metrics::Metrics;
+pub use crate::route::{LocalManager, MANAGERS_MAX, ManagerAddress};
 pub use crate::seams::{Archive, Images, Network};
 pub use crate::session::{Connect, ConnectError};
 
@@ -62,6 +74,9 @@ use crate::worker::{INBOX_MAX, Message, Tools, Worker};
 /// are found again in any case.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
+/// Gaps that wait for the session to end by one of them.
+const GAPS_MAX: usize = 1;
+
 /// What an agent is made of.
 pub struct Options {
     pub node_id: NodeId,
@@ -69,13 +84,19 @@ pub struct Options {
     pub runtime: Arc<dyn Runtime>,
     pub images: Arc<dyn Images>,
     pub network: Arc<dyn Network>,
-    /// Holds `logs/<task id>`.
+    /// Holds `logs/<task id>` and `agent/assignments`.
     pub data_dir: PathBuf,
+    /// Seals what is kept on disk.
+    pub key: Arc<KeyFile>,
     /// The cluster's container pool, for `doctor`.
     pub pool: (Ipv4Addr, u8),
     pub clock: Arc<dyn Clock>,
     pub rng: Arc<dyn Rng>,
     pub connect: Arc<dyn Connect>,
+    /// Last known addresses of managers, `host:port`.
+    pub managers: Vec<String>,
+    /// The manager in this process, if there is one; may change at any time.
+    pub local: watch::Receiver<LocalManager>,
 }
 
 /// Why an agent could not start.
@@ -89,6 +110,9 @@ pub enum Error {
 pub struct Agent {
     tools: Arc<Tools>,
     tasks: Arc<Tasks>,
+    membership: watch::Receiver<Option<MembershipView>>,
+    manager: watch::Receiver<Option<ManagerAddress>>,
+    removed: watch::Receiver<bool>,
 }
 
 impl Agent {
@@ -114,43 +138,77 @@ impl Agent {
             pulls: Semaphore::new(worker::PULLS_MAX),
             removals: Semaphore::new(worker::REMOVALS_MAX),
             streams: Semaphore::new(stream::STREAMS_MAX),
+            metrics: Arc::default(),
             inbox,
             stopping: CancellationToken::new(),
         });
-        let listed = tools.runtime.list().await.map_err(Error::List)?;
-        let mut strangers = Vec::new();
-        let mut ours = Vec::new();
-        for info in listed {
-            match container::parse_labels(&info) {
-                Some(listed) => ours.push(listed),
-                None => strangers.push(info.id),
-            }
-        }
-        adopt(&tools, &ours).await;
-        let running = ours.iter().filter(|listed| listed.pid().is_some());
-        let images = running.map(|listed| (listed.task, listed.image_id.clone())).collect();
-        let found = core::group(ours.into_iter().map(|listed| (listed.task, listed.found)));
-        tracing::info!(tasks = found.len(), "found on this node");
-        let reconnect = Arc::new(Notify::new());
-        let worker = Worker::new(
-            Arc::clone(&tools),
-            Core::new(found),
-            Arc::clone(&tasks),
-            Arc::clone(&reconnect),
+        let Found { ours, strangers, images } = find(&tools).await?;
+        let cache = Cache::new(&tools.data_dir, options.key, Arc::clone(&options.rng));
+        let core = recall(&tools, &cache, Core::new(ours)).await;
+        let (told, membership) = watch::channel(core.set().membership.clone());
+        let (report_gap, gaps) = mpsc::channel(GAPS_MAX);
+        let (met, manager) = watch::channel(None);
+        let (gone, removed) = watch::channel(false);
+        let worker = Worker {
+            tools: Arc::clone(&tools),
+            core,
+            tasks: Arc::clone(&tasks),
+            connect: Arc::clone(&options.connect),
+            gaps: report_gap,
+            membership: told,
+            cache,
             strangers,
             images,
-        );
+            state: worker::State::default(),
+        };
         tasks.spawn("worker", worker.run(messages));
         let session = Session {
             tools: Arc::clone(&tools),
             tasks: Arc::clone(&tasks),
             connect: options.connect,
+            instance: options.rng.next_u64(),
             rng: options.rng,
             description: options.description,
-            reconnect,
+            managers: options.managers,
+            local: options.local,
+            membership: membership.clone(),
+            gaps,
+            manager: met,
+            removed: gone,
         };
         tasks.spawn("session", session.run());
-        Ok(Self { tools, tasks })
+        Ok(Self { tools, tasks, membership, manager, removed })
+    }
+
+    /// What this node knows of the cluster and of its place in it; what was kept on disk at first.
+    pub fn membership(&self) -> watch::Receiver<Option<MembershipView>> {
+        self.membership.clone()
+    }
+
+    /// With which manager there is a session.
+    pub fn manager(&self) -> watch::Receiver<Option<ManagerAddress>> {
+        self.manager.clone()
+    }
+
+    /// Turns true when a manager says that this node is no member any more. Its containers are
+    /// being removed then, and what is kept on disk; no other session is opened.
+    pub fn removed(&self) -> watch::Receiver<bool> {
+        self.removed.clone()
+    }
+
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.tools.metrics)
+    }
+
+    /// Serves a stream that this node was asked for itself: the tunnel is opened through `channel`.
+    pub fn serve_stream(
+        &self,
+        channel: tonic::transport::Channel,
+        request: warren_proto::v1::StreamRequest,
+    ) {
+        let tools = Arc::clone(&self.tools);
+        let serving = async move { stream::serve(&tools, channel, request).await };
+        self.tasks.spawn("stream", serving);
     }
 
     /// Ends the agent. Containers keep running, unless `with_containers`: then they are stopped
@@ -174,6 +232,49 @@ impl Drop for Agent {
         self.tools.stopping.cancel();
         self.tasks.stopping().cancel();
     }
+}
+
+/// What an earlier process left on this node.
+struct Found {
+    ours: BTreeMap<TaskId, core::FoundTask>,
+    /// Containers in nobody's name.
+    strangers: Vec<String>,
+    /// Ids of the images that running tasks run on.
+    images: BTreeMap<TaskId, String>,
+}
+
+/// Looks, and makes what runs known to network and ports.
+async fn find(tools: &Tools) -> Result<Found, Error> {
+    let listed = tools.runtime.list().await.map_err(Error::List)?;
+    let mut strangers = Vec::new();
+    let mut ours = Vec::new();
+    for info in listed {
+        match container::parse_labels(&info) {
+            Some(listed) => ours.push(listed),
+            None => strangers.push(info.id),
+        }
+    }
+    adopt(tools, &ours).await;
+    let running = ours.iter().filter(|listed| listed.pid().is_some());
+    let images = running.map(|listed| (listed.task, listed.image_id.clone())).collect();
+    let ours = core::group(ours.into_iter().map(|listed| (listed.task, listed.found)));
+    tracing::info!(tasks = ours.len(), "found on this node");
+    Ok(Found { ours, strangers, images })
+}
+
+/// What was kept of an earlier life, if anything.
+async fn recall(tools: &Tools, cache: &Cache, core: Core) -> Core {
+    let cache = cache.clone();
+    // An interrupted look is as good as none: managers tell all of it again.
+    let cached = tokio::task::spawn_blocking(move || cache.load()).await.ok().flatten();
+    let Some(cached) = cached else { return core };
+    tracing::info!(
+        tasks = cached.set.all().count(),
+        revision = cached.set.revision,
+        epoch = cached.set.epoch(),
+        "assignments were kept"
+    );
+    core.with_cached(cached, tools.now())
 }
 
 /// Links, addresses and ports of running containers are known again before anything new is done.

@@ -42,7 +42,7 @@ pub(crate) fn reconcile<T>(
         return vec![];
     }
     let mut actions = Vec::new();
-    for task in set.tasks.values() {
+    for task in set.all() {
         match held.get(&task.id) {
             Some(held) if held.wanted < task.wanted() => {
                 actions.push(Action::Want(task.id, task.wanted()));
@@ -53,12 +53,12 @@ pub(crate) fn reconcile<T>(
         }
     }
     for (id, held) in held {
-        if !set.tasks.contains_key(id) && held.wanted < Wanted::Forget {
+        if !set.holds(*id) && held.wanted < Wanted::Forget {
             actions.push(Action::Want(*id, Wanted::Forget));
         }
     }
     for id in found.keys() {
-        if !set.tasks.contains_key(id) && !held.contains_key(id) {
+        if !set.holds(*id) && !held.contains_key(id) {
             actions.push(Action::Discard(*id));
         }
     }

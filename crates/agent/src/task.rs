@@ -17,12 +17,14 @@
 
 use std::collections::BTreeSet;
 
-use warren_model::quantity::{Time, format_duration_ms};
-use warren_model::task::{TaskExit, TaskState, TaskStatus};
+use warren_model::quantity::Time;
+use warren_model::task::{TaskState, TaskStatus};
 
-use crate::restart::{self, Run, Verdict, doubled};
+use crate::restart::doubled;
 
 mod birth;
+mod cut_off;
+mod end;
 mod kinds;
 
 pub use kinds::{
@@ -56,6 +58,8 @@ enum Phase {
     /// Runs; the table may still name it.
     Draining,
     Stopping,
+    /// Nothing runs and nothing may; address and ports are being freed.
+    Halting,
     /// Nothing runs; address and ports are being freed.
     Releasing {
         end: TaskState,
@@ -84,6 +88,8 @@ pub struct Machine {
     claim_at_ms: Option<u64>,
     /// The error shown is that of a claim.
     claim_failed: bool,
+    /// Nothing of it may run until a manager is heard again.
+    cut_off: bool,
 }
 
 impl Machine {
@@ -121,6 +127,7 @@ impl Machine {
             Phase::Paused { .. }
             | Phase::Preparing
             | Phase::Starting
+            | Phase::Halting
             | Phase::Releasing { .. }
             | Phase::Ended
             | Phase::Cleaning
@@ -143,6 +150,7 @@ impl Machine {
             | Phase::Starting
             | Phase::Draining
             | Phase::Stopping
+            | Phase::Halting
             | Phase::Releasing { .. }
             | Phase::Ended
             | Phase::Cleaning
@@ -153,15 +161,25 @@ impl Machine {
     /// Whether the current phase waits for `event`; a late answer means nothing any more.
     fn awaits(&self, event: &Event) -> bool {
         match event {
-            Event::Wanted(_) | Event::Cleared { .. } | Event::PortsFreed | Event::Wake => true,
+            Event::Wanted(_)
+            | Event::Cleared { .. }
+            | Event::PortsFreed
+            | Event::CutOff(_)
+            | Event::Heard
+            | Event::Wake => true,
             Event::Prepared | Event::PrepareFailed(_) => self.phase == Phase::Preparing,
             Event::Started { .. } | Event::StartFailed(_) => self.phase == Phase::Starting,
             Event::Published | Event::PublishFailed(_) => self.awaits_table(),
             Event::Exited(_) => self.is_up(),
-            Event::Released => matches!(self.phase, Phase::Releasing { .. }),
+            Event::Released => {
+                matches!(self.phase, Phase::Releasing { .. } | Phase::Halting)
+            }
             Event::Cleaned => self.phase == Phase::Cleaning,
             Event::Trouble(_) => {
-                matches!(self.phase, Phase::Stopping | Phase::Releasing { .. } | Phase::Cleaning)
+                matches!(
+                    self.phase,
+                    Phase::Stopping | Phase::Halting | Phase::Releasing { .. } | Phase::Cleaning
+                )
             }
             Event::PortsChanged => {
                 let begins = matches!(self.phase, Phase::Paused { .. } | Phase::Preparing);
@@ -197,6 +215,7 @@ impl Machine {
                 self.clearing.remove(&attempt);
                 self.wake(now)
             }
+            Event::Released if self.phase == Phase::Halting => self.halted(now),
             Event::Released => self.released(now),
             Event::Cleaned => {
                 self.phase = Phase::Gone;
@@ -223,6 +242,8 @@ impl Machine {
                 self.status.error = Some(message.into());
                 vec![]
             }
+            Event::CutOff(why) => self.cut_off(why, now),
+            Event::Heard => self.heard(now),
             Event::Wake => self.wake(now),
         }
     }
@@ -268,6 +289,7 @@ impl Machine {
             Phase::Starting
             | Phase::Draining
             | Phase::Stopping
+            | Phase::Halting
             | Phase::Releasing { .. }
             | Phase::Cleaning
             | Phase::Gone => vec![],
@@ -276,14 +298,9 @@ impl Machine {
         }
     }
 
-    /// How a task ends that is not wanted any more while nothing of it runs.
-    fn unstarted_end(&self) -> TaskState {
-        let crashed = self.status.exit.is_some_and(|exit| exit.code != 0 || exit.oom_killed);
-        if crashed { TaskState::Failed } else { TaskState::Complete }
-    }
-
     fn may_go(&self, next: Next) -> bool {
         match next {
+            Next::Prepare | Next::Start if self.cut_off => false,
             // One removal may lag behind; a crash loop must not pile them up.
             Next::Prepare => self.clearing.iter().all(|old| old + 1 >= self.status.attempt),
             Next::Start => true,
@@ -311,6 +328,7 @@ impl Machine {
             | Phase::Running
             | Phase::Draining
             | Phase::Stopping
+            | Phase::Halting
             | Phase::Releasing { .. }
             | Phase::Ended
             | Phase::Cleaning
@@ -331,6 +349,7 @@ impl Machine {
             | Phase::Starting
             | Phase::Draining
             | Phase::Stopping
+            | Phase::Halting
             | Phase::Releasing { .. }
             | Phase::Ended
             | Phase::Cleaning
@@ -361,7 +380,7 @@ impl Machine {
         self.failures = 0;
         self.status.pid = pid;
         self.status.started = Some(at);
-        if self.wanted > Wanted::Running {
+        if self.wanted > Wanted::Running || self.cut_off {
             let mut effects = vec![Effect::Wait];
             effects.extend(self.stop(now));
             return effects;
@@ -377,7 +396,9 @@ impl Machine {
 
     fn stop(&mut self, now: Now) -> Vec<Effect> {
         self.phase = Phase::Stopping;
-        self.enter(TaskState::Stopping, now);
+        if self.status.state != TaskState::Stopping {
+            self.enter(TaskState::Stopping, now);
+        }
         vec![Effect::Stop { grace_ms: self.policy.stop_grace_ms }]
     }
 
@@ -395,77 +416,12 @@ impl Machine {
         if failure.kind == FailureKind::Permanent {
             return self.end(TaskState::Rejected);
         }
+        if self.cut_off {
+            return self.give_way(next);
+        }
         let at_ms = now.mono_ms.saturating_add(self.retry_ms());
         self.phase = Phase::Paused { at_ms, next, for_port: failure.kind == FailureKind::Port };
         vec![]
-    }
-
-    fn exited(&mut self, ended: Ended, now: Now) -> Vec<Effect> {
-        let well = ended.code == 0 && !ended.oom_killed && !ended.supervisor_lost;
-        self.status.pid = 0;
-        self.status.exit = Some(TaskExit { code: ended.code, oom_killed: ended.oom_killed });
-        self.claim_at_ms = None;
-        self.claim_failed = false;
-        if self.wanted > Wanted::Running {
-            // We asked for it: dying of our signals is a good end.
-            let bad = ended.oom_killed || ended.supervisor_lost;
-            self.status.error = bad.then(|| ended.describe().into());
-            return self.end(if bad { TaskState::Failed } else { TaskState::Complete });
-        }
-        self.status.error = (!well).then(|| ended.describe().into());
-        let ran_ms = self.status.started.map_or(0, |started| ended.at.since_ms(started));
-        match restart::decide(&self.policy.restart, self.restarts, Run { ran_ms, well }) {
-            Verdict::Complete => self.end(TaskState::Complete),
-            Verdict::Failed => self.end(TaskState::Failed),
-            Verdict::Restart { after_ms, restarts } => {
-                self.restarts = restarts;
-                if after_ms > 0 {
-                    let pause = format_duration_ms(after_ms);
-                    self.status.error =
-                        Some(format!("{}; restarts after {pause}", ended.describe()).into());
-                }
-                self.restart(after_ms, now)
-            }
-        }
-    }
-
-    fn restart(&mut self, after_ms: u64, now: Now) -> Vec<Effect> {
-        let old = self.status.attempt;
-        self.clearing.insert(old);
-        self.status.attempt = old.saturating_add(1);
-        self.failures = 0;
-        self.enter(TaskState::Preparing, now);
-        let mut effects = vec![Effect::Clear { attempt: old }];
-        if after_ms == 0 {
-            effects.extend(self.prepare(now));
-        } else {
-            let at_ms = now.mono_ms.saturating_add(after_ms);
-            self.phase = Phase::Paused { at_ms, next: Next::Prepare, for_port: false };
-        }
-        effects
-    }
-
-    /// Nothing runs and nothing will: free what it held, then say so.
-    fn end(&mut self, end: TaskState) -> Vec<Effect> {
-        if self.wanted >= Wanted::Remove {
-            return self.clean();
-        }
-        self.phase = Phase::Releasing { end };
-        vec![Effect::Release]
-    }
-
-    fn released(&mut self, now: Now) -> Vec<Effect> {
-        let Phase::Releasing { end } = self.phase else { return vec![] };
-        self.phase = Phase::Ended;
-        self.enter(end, now);
-        if self.wanted >= Wanted::Remove { self.clean() } else { vec![] }
-    }
-
-    fn clean(&mut self) -> Vec<Effect> {
-        self.phase = Phase::Cleaning;
-        let mut attempts = self.clearing.clone();
-        attempts.insert(self.status.attempt);
-        vec![Effect::Clean { attempts: attempts.into_iter().collect() }]
     }
 }
 

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use warren_base::clock::Clock;
 use warren_base::tasks::Tasks;
@@ -21,12 +21,17 @@ use warren_model::{NodeId, TaskId};
 use warren_proto::v1;
 use warren_runtime::Runtime;
 
+use crate::assignments::Gap;
+use crate::cache::{Cache, Cached, Changed, Pace};
 use crate::container::Parts;
 use crate::core::{Command, Core, Input, Order, TaskView};
 use crate::effects;
+use crate::membership::MembershipView;
+use crate::metrics::{Metrics, count};
 use crate::ports::Ports;
 use crate::published::PortKey;
 use crate::seams::{Images, Network};
+use crate::session::Connect;
 use crate::task::{Effect, Event, Now};
 
 /// Containers being started at once: enough to keep two dozen cores busy, few
@@ -53,6 +58,7 @@ pub(crate) struct Tools {
     pub(crate) pulls: Semaphore,
     pub(crate) removals: Semaphore,
     pub(crate) streams: Semaphore,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) inbox: mpsc::Sender<Message>,
     /// The agent is stopping: insisting ends.
     pub(crate) stopping: CancellationToken,
@@ -89,7 +95,7 @@ pub(crate) enum Message {
         permit: OwnedSemaphorePermit,
     },
     /// A session begins: what do we hold?
-    Hello(oneshot::Sender<u64>),
+    Hello(oneshot::Sender<Holding>),
     /// A session is up; reports go here.
     Session {
         reports: mpsc::Sender<v1::AgentMessage>,
@@ -97,8 +103,20 @@ pub(crate) enum Message {
     },
     Task(TaskId, oneshot::Sender<Option<TaskView>>),
     Images(oneshot::Sender<Pins>),
+    /// What is to be kept was written, or was not.
+    Kept {
+        ok: bool,
+    },
     /// The loop ends; answers with the grace periods of what runs.
     Stop(oneshot::Sender<BTreeMap<String, u64>>),
+}
+
+/// What a node tells of itself in its hello.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Holding {
+    /// 0: nothing that can be gone on from.
+    pub(crate) revision: u64,
+    pub(crate) epoch: u64,
 }
 
 /// Images that must not be removed.
@@ -122,42 +140,50 @@ pub(crate) struct Worker {
     pub(crate) tools: Arc<Tools>,
     pub(crate) core: Core,
     pub(crate) tasks: Arc<Tasks>,
-    pub(crate) reconnect: Arc<Notify>,
+    pub(crate) connect: Arc<dyn Connect>,
+    /// What came and could not be taken, for the session.
+    pub(crate) gaps: mpsc::Sender<Gap>,
+    pub(crate) membership: watch::Sender<Option<MembershipView>>,
+    pub(crate) cache: Cache,
     /// Containers in nobody's name: removed with the first complete set.
     pub(crate) strangers: Vec<String>,
-    live: BTreeMap<TaskId, Live>,
     /// Ids of the images that tasks run on.
-    images: BTreeMap<TaskId, String>,
+    pub(crate) images: BTreeMap<TaskId, String>,
+    pub(crate) state: State,
+}
+
+/// What a worker begins without.
+#[derive(Default)]
+pub(crate) struct State {
+    live: BTreeMap<TaskId, Live>,
+    pace: Pace,
+    /// Of writing: what is newer must come last.
+    turn: Arc<tokio::sync::Mutex<()>>,
     reports: Option<mpsc::Sender<v1::AgentMessage>>,
+    removed: bool,
 }
 
 impl Worker {
-    pub(crate) fn new(
-        tools: Arc<Tools>,
-        core: Core,
-        tasks: Arc<Tasks>,
-        reconnect: Arc<Notify>,
-        strangers: Vec<String>,
-        images: BTreeMap<TaskId, String>,
-    ) -> Self {
-        let live = BTreeMap::new();
-        Self { tools, core, tasks, reconnect, strangers, live, images, reports: None }
-    }
-
     /// Runs until it is told to stop.
     pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
         loop {
             let now_ms = self.tools.clock.monotonic_ms();
-            let report_at = self.core.report_due_at().filter(|_| self.reports.is_some());
+            let report_at = self.core.report_due_at().filter(|_| self.state.reports.is_some());
             let report_due = report_at.is_some_and(|at| at <= now_ms);
             let later = report_at.filter(|_| !report_due);
-            let wake_at = self.core.wake_at().into_iter().chain(later).min().unwrap_or(u64::MAX);
+            let write_at = self.state.pace.due_ms();
+            if write_at.is_some_and(|at| at <= now_ms) {
+                self.keep();
+                continue;
+            }
+            let wishes = [self.core.wake_at(), later, write_at];
+            let wake_at = wishes.into_iter().flatten().min().unwrap_or(u64::MAX);
             let sleep = self.tools.clock.sleep_until(wake_at);
             tokio::select! {
                 biased;
-                permit = reserve(self.reports.clone()), if report_due => match permit {
+                permit = reserve(self.state.reports.clone()), if report_due => match permit {
                     Some(permit) => send_report(&mut self.core, permit, now_ms),
-                    None => self.reports = None,
+                    None => self.state.reports = None,
                 },
                 message = inbox.recv() => match message {
                     None => return,
@@ -183,7 +209,7 @@ impl Worker {
         match message {
             Message::Input(input) => self.handle(*input),
             Message::Prepared { task, attempt, claimed, parts, permit } => {
-                if let Some(live) = self.live.get_mut(&task) {
+                if let Some(live) = self.state.live.get_mut(&task) {
                     self.images.insert(task, parts.image.id.clone());
                     live.parts = Some(*parts);
                     live.permit = Some(permit);
@@ -192,10 +218,12 @@ impl Worker {
                 self.handle(Input::Done { task, attempt, event, claimed: Some(claimed) });
             }
             Message::Hello(reply) => {
-                let _ = reply.send(self.core.revision());
+                let (revision, epoch) = (self.core.revision(), self.core.epoch());
+                let _ = reply.send(Holding { revision, epoch });
             }
             Message::Session { reports, resumed } => {
-                self.reports = Some(reports);
+                self.state.reports = Some(reports);
+                self.handle(Input::Opened);
                 if resumed {
                     self.handle(Input::Resumed);
                 }
@@ -207,7 +235,15 @@ impl Worker {
                 let running = self.images.values().cloned().collect();
                 let _ = reply.send(Pins { running, wanted: self.core.images() });
             }
+            Message::Kept { ok } => {
+                let metrics = &self.tools.metrics;
+                count(if ok { &metrics.cache_writes } else { &metrics.cache_failures }, 1);
+                self.state.pace.done(ok, self.tools.clock.monotonic_ms());
+            }
             Message::Stop(reply) => {
+                if self.state.pace.is_behind() {
+                    self.keep();
+                }
                 let _ = reply.send(self.graces());
                 return ControlFlow::Break(());
             }
@@ -215,8 +251,40 @@ impl Worker {
         ControlFlow::Continue(())
     }
 
+    /// Writes what is held, off the loop: the disk may take its time.
+    fn keep(&mut self) {
+        self.state.pace.begin();
+        // Of a node that was removed nothing is to be left.
+        let cached = (!self.state.removed).then(|| self.core.cached(self.tools.now()));
+        let (cache, tools) = (self.cache.clone(), Arc::clone(&self.tools));
+        let turn = Arc::clone(&self.state.turn);
+        self.tasks.spawn_graceful("keep", async move {
+            let in_turn = turn.lock().await;
+            let ok = write(cache, cached).await;
+            drop(in_turn);
+            tools.tell(Message::Kept { ok }).await;
+        });
+    }
+
     fn handle(&mut self, input: Input) {
         let now = self.tools.now();
+        let assigned = matches!(input, Input::Assigned(_));
+        if input == Input::Removed {
+            self.state.removed = true;
+            self.state.pace.changed(Changed::Set, now.mono_ms);
+        }
+        let refused = self.carry_out(input, now);
+        if assigned && !refused {
+            count(&self.tools.metrics.assignments_applied, 1);
+        }
+        if let Some(what) = self.core.take_changed() {
+            self.state.pace.changed(what, now.mono_ms);
+        }
+    }
+
+    /// Says whether an assignment was refused.
+    fn carry_out(&mut self, input: Input, now: Now) -> bool {
+        let mut refused = false;
         for command in self.core.handle(input, now) {
             match command {
                 Command::Do(order) => self.execute(*order),
@@ -244,12 +312,30 @@ impl Worker {
                         effects::sweep(&tools, &keep, strangers).await;
                     });
                 }
-                Command::Reconnect(why) => {
-                    tracing::warn!(why, "asking for everything anew");
-                    self.reconnect.notify_one();
+                Command::Reconnect(gap) => {
+                    refused = true;
+                    count(&self.tools.metrics.assignments_refused, 1);
+                    tracing::warn!(%gap, "assignment is not taken");
+                    // One is enough to end a session.
+                    let _ = self.gaps.try_send(gap);
                 }
+                Command::Membership(view) => self.joined(*view),
+                Command::Note(text) => tracing::warn!("{text}"),
             }
         }
+        refused
+    }
+
+    /// What managers say of the cluster and of this node.
+    fn joined(&mut self, view: MembershipView) {
+        let before = self.membership.borrow().as_ref().map(|view| view.managers.clone());
+        if !view.managers.is_empty() && before.as_ref() != Some(&view.managers) {
+            let (connect, managers) = (Arc::clone(&self.connect), view.managers.clone());
+            self.tasks.spawn_graceful("remember", async move {
+                connect.remember(&managers).await;
+            });
+        }
+        self.membership.send_replace(Some(view));
     }
 
     fn execute(&mut self, order: Order) {
@@ -258,7 +344,7 @@ impl Worker {
         let tools = Arc::clone(&self.tools);
         match order.effect.clone() {
             Effect::Prepare => {
-                let live = self.live.entry(task).or_default();
+                let live = self.state.live.entry(task).or_default();
                 live.parts = None;
                 live.permit = None;
                 let (preparing, guard) = effects::Preparing::new();
@@ -270,7 +356,7 @@ impl Worker {
                 });
             }
             Effect::Start => {
-                let live = self.live.entry(task).or_default();
+                let live = self.state.live.entry(task).or_default();
                 let parts = live.parts.clone();
                 let permit = live.permit.take();
                 self.tasks.spawn_graceful("start", async move {
@@ -278,7 +364,7 @@ impl Worker {
                 });
             }
             Effect::Wait => {
-                if let Some(live) = self.live.get_mut(&task) {
+                if let Some(live) = self.state.live.get_mut(&task) {
                     live.parts = None;
                 }
                 self.tasks.spawn("wait", async move { effects::wait(&tools, &order).await });
@@ -300,14 +386,14 @@ impl Worker {
             }
             Effect::Release => {
                 self.images.remove(&task);
-                let preparing = self.live.remove(&task).and_then(|live| live.preparing);
+                let preparing = self.state.live.remove(&task).and_then(|live| live.preparing);
                 self.tasks.spawn_graceful("release", async move {
                     effects::release(&tools, &order, preparing).await;
                 });
             }
             Effect::Clean { attempts } => {
                 self.images.remove(&task);
-                let preparing = self.live.remove(&task).and_then(|live| live.preparing);
+                let preparing = self.state.live.remove(&task).and_then(|live| live.preparing);
                 self.tasks.spawn_graceful("clean", async move {
                     if effects::clean(&tools, task, &attempts, preparing).await {
                         effects::answer(&tools, &order, Event::Cleaned, Some(BTreeSet::new()))
@@ -315,6 +401,25 @@ impl Worker {
                     }
                 });
             }
+        }
+    }
+}
+
+/// Replaces or removes what is on disk; says whether that worked.
+async fn write(cache: Cache, cached: Option<Cached>) -> bool {
+    let write = move || match cached {
+        Some(cached) => cache.write(&cached),
+        None => cache.remove(),
+    };
+    match tokio::task::spawn_blocking(write).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::error!(error = effects::chain(&error), "assignments are not kept");
+            false
+        }
+        Err(_) => {
+            tracing::error!("assignments are not kept: the write was interrupted");
+            false
         }
     }
 }

@@ -9,7 +9,8 @@ use warren_model::task::{TaskExit, TaskStatus};
 use warren_model::{ServiceId, TaskId};
 use warren_net::Table;
 
-use crate::assignments::Assignment;
+use crate::assignments::{Assignment, Gap};
+use crate::membership::MembershipView;
 use crate::published::{Claim, PortKey};
 use crate::task::{Effect, Event, Found};
 
@@ -61,6 +62,14 @@ pub enum Input {
     },
     /// A session is up; the managers said to go on from the held revision.
     Resumed,
+    /// A session is up, which may be with a manager that wants something else.
+    Opened,
+    /// A manager answered what was sent to it at that moment of the monotonic clock.
+    Heard {
+        sent_ms: u64,
+    },
+    /// This node is no member any more: nothing is to be left of it here.
+    Removed,
     /// Somebody gave up a port.
     PortsFreed,
     Wake,
@@ -83,8 +92,13 @@ pub enum Command {
     SweepLogs {
         keep: BTreeSet<TaskId>,
     },
-    /// What is held cannot be continued: connect anew and ask for everything.
-    Reconnect(String),
+    /// What came cannot be taken: connect anew. After [`Gap::Missed`] everything is asked for,
+    /// after [`Gap::Older`] another manager.
+    Reconnect(Gap),
+    /// What this node knows of the cluster is another than before.
+    Membership(Box<MembershipView>),
+    /// For people who read logs.
+    Note(String),
 }
 
 /// An effect with all that it needs.

@@ -21,6 +21,7 @@ impl Machine {
             ports_stale: false,
             claim_at_ms: None,
             claim_failed: false,
+            cut_off: false,
         };
         machine.status.pid = 0;
         let effects = match wanted {
@@ -91,6 +92,7 @@ impl Machine {
             ports_stale: false,
             claim_at_ms: None,
             claim_failed: false,
+            cut_off: false,
         };
         machine.status.attempt = found.attempt;
         machine.status.exit = found.last_exit.or(machine.status.exit);

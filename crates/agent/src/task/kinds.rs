@@ -88,6 +88,10 @@ pub enum Event {
     PortsFreed,
     Claimed,
     ClaimFailed(String),
+    /// No manager was heard for as long as the service allows, and why that ends it.
+    CutOff(String),
+    /// A manager was heard again, and wants what it wanted.
+    Heard,
     /// [`Machine::wake_at`] has come.
     Wake,
 }

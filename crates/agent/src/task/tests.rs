@@ -2,11 +2,13 @@ use warren_model::service::{RestartCondition, RestartPolicy};
 
 use super::*;
 
+mod cut_off;
+
 /// A machine driven by words; each word prints what it caused and, where it moved, the state.
 ///
 /// Events: `prepared` `prepare-failed` `port-taken` `no-image` `started` `start-failed`
 /// `bad-command` `published` `refused` `exit:CODE` `oom` `lost` `cleared:N` `released` `cleaned`
-/// `ports` `freed` `claimed` `claim-failed` `stop` `remove` `forget` `trouble`; `+MS` lets time pass
+/// `ports` `freed` `claimed` `claim-failed` `cut` `heard` `stop` `remove` `forget` `trouble`; `+MS` lets time pass
 /// and wakes the machine if it asked for it.
 struct Script {
     machine: Machine,
@@ -109,6 +111,8 @@ impl Script {
             ("claimed", _) => Event::Claimed,
             ("claim-failed", _) => Event::ClaimFailed(word.to_owned()),
             ("trouble", _) => Event::Trouble(word.to_owned()),
+            ("cut", _) => Event::CutOff("no manager".to_owned()),
+            ("heard", _) => Event::Heard,
             ("stop", _) => Event::Wanted(Wanted::Shutdown),
             ("remove", _) => Event::Wanted(Wanted::Remove),
             ("forget", _) => Event::Wanted(Wanted::Forget),

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::UnshareFlags;
+use tokio::sync::watch;
 use warren_base::clock::RealClock;
 use warren_base::rng::SystemRng;
 use warren_image::{ImportOptions, Progress, Store, StoreOptions};
@@ -23,10 +24,11 @@ use warren_model::task::{Desired, TaskState};
 use warren_net::{Net, NetConfig};
 use warren_runtime::Runtime;
 use warren_runtime::native::{self, Native};
+use warren_trust::KeyFile;
 
-use super::manager::Manager;
-use super::{Wish, port, task_id};
-use crate::{Agent, Options};
+use super::manager::{Manager, Managers};
+use super::{ONE, Wish, at, port, task_id};
+use crate::{Agent, LocalManager, Options};
 
 const POOL: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 128, 0, 0), 10);
 /// Attempts in each measurement.
@@ -79,6 +81,8 @@ impl Host {
         let native = Arc::new(Native::open(options).unwrap());
         let config = NetConfig { node_key: self.key.clone(), pool: POOL, prepared: 4 };
         self.native = Some(native.clone());
+        let managers = Managers::default();
+        managers.add(at(ONE), self.manager.clone());
         let options = Options {
             node_id: NodeId::from_bytes([9; 10]),
             description: Description::default(),
@@ -86,10 +90,13 @@ impl Host {
             images: Arc::new(self.store.clone()),
             network: Arc::new(Net::open(config).await.unwrap()),
             data_dir: self.dir.path().join("data"),
+            key: Arc::new(KeyFile::in_memory([3; 32])),
             pool: POOL,
             clock: Arc::new(RealClock::new()),
             rng: Arc::new(SystemRng),
-            connect: Arc::new(self.manager.clone()),
+            connect: Arc::new(managers),
+            managers: vec![ONE.to_owned()],
+            local: watch::Sender::new(LocalManager::Absent).subscribe(),
         };
         self.agent = Some(Agent::start(options).await.unwrap());
     }

@@ -1,10 +1,12 @@
-//! A manager that does what the test says.
+//! Managers that do what the test says; beats they answer by themselves.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex};
 
 use async_trait::async_trait;
 use hyper_util::rt::TokioIo;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
@@ -14,14 +16,14 @@ use warren_proto::v1;
 use warren_proto::v1::dispatch_server::{Dispatch, DispatchServer};
 
 use super::patiently;
-use crate::{Connect, ConnectError};
+use crate::{Connect, ConnectError, ManagerAddress};
 
 type Outgoing<T> = mpsc::Sender<Result<T, Status>>;
 
 /// An agent's session as the manager has it.
 pub(super) struct Session {
     pub(super) hello: v1::agent_message::Hello,
-    incoming: Streaming<v1::AgentMessage>,
+    incoming: mpsc::UnboundedReceiver<v1::AgentMessage>,
     outgoing: Outgoing<v1::ManagerMessage>,
     pub(super) reports: usize,
 }
@@ -33,12 +35,30 @@ pub(super) struct Tunnel {
     pub(super) outgoing: Outgoing<v1::Frame>,
 }
 
+/// How a manager behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mood {
+    Well,
+    /// Its process stands still: connections stay, nothing is answered.
+    Frozen,
+    /// Nobody listens.
+    Gone,
+    /// Packets to it vanish.
+    Unreachable,
+    /// It refuses the session for this reason.
+    Refuses(&'static str),
+    /// It says that the node was removed.
+    Removed,
+}
+
 #[derive(Clone)]
 pub(super) struct Manager {
     sessions: mpsc::Sender<Session>,
     opened: Arc<Mutex<mpsc::Receiver<Session>>>,
     tunnels: mpsc::Sender<Tunnel>,
     dug: Arc<Mutex<mpsc::Receiver<Tunnel>>>,
+    mood: Arc<watch::Sender<Mood>>,
+    tried: Arc<AtomicU64>,
 }
 
 impl Default for Manager {
@@ -50,13 +70,49 @@ impl Default for Manager {
             opened: Arc::new(Mutex::new(opened)),
             tunnels,
             dug: Arc::new(Mutex::new(dug)),
+            mood: Arc::new(watch::Sender::new(Mood::Well)),
+            tried: Arc::default(),
         }
+    }
+}
+
+/// All managers of a cluster, and what the agent remembers of them.
+#[derive(Clone, Default)]
+pub(super) struct Managers {
+    pub(super) at: Arc<StdMutex<BTreeMap<ManagerAddress, Manager>>>,
+    pub(super) remembered: Arc<StdMutex<Vec<String>>>,
+}
+
+impl Managers {
+    pub(super) fn add(&self, address: ManagerAddress, manager: Manager) {
+        self.at.lock().unwrap().insert(address, manager);
+    }
+}
+
+#[async_trait]
+impl Connect for Managers {
+    async fn connect(&self, manager: &ManagerAddress) -> Result<Channel, ConnectError> {
+        let there = self.at.lock().unwrap().get(manager).cloned();
+        there.ok_or("no such manager")?.channel().await
+    }
+
+    async fn remember(&self, managers: &[String]) {
+        *self.remembered.lock().unwrap() = managers.to_vec();
     }
 }
 
 impl Manager {
     pub(super) async fn session(&self) -> Session {
         self.opened.lock().await.recv().await.unwrap()
+    }
+
+    pub(super) fn feels(&self, mood: Mood) {
+        self.mood.send_replace(mood);
+    }
+
+    /// How often somebody connected, or tried to.
+    pub(super) fn tried(&self) -> u64 {
+        self.tried.load(Ordering::Relaxed)
     }
 
     pub(super) async fn tunnel(&self) -> Tunnel {
@@ -78,7 +134,7 @@ impl Session {
 
     /// The statuses of the next report.
     pub(super) async fn report(&mut self) -> Vec<(TaskId, TaskStatus)> {
-        let message = patiently(self.incoming.message()).await.unwrap().expect("session is open");
+        let message = patiently(self.incoming.recv()).await.expect("session is open");
         let Some(v1::agent_message::Kind::Report(report)) = message.kind else {
             panic!("not a report: {message:?}");
         };
@@ -116,7 +172,7 @@ impl Session {
 
     /// Whether the agent gave the session up.
     pub(super) async fn ended(&mut self) {
-        while let Ok(Some(_)) = patiently(self.incoming.message()).await {}
+        while patiently(self.incoming.recv()).await.is_some() {}
     }
 }
 
@@ -134,8 +190,21 @@ impl Dispatch for Manager {
         let Some(v1::agent_message::Kind::Hello(hello)) = first else {
             return Err(Status::invalid_argument("no hello"));
         };
+        let mood = *self.mood.borrow();
+        match mood {
+            Mood::Well | Mood::Gone | Mood::Unreachable => {}
+            Mood::Frozen => std::future::pending().await,
+            Mood::Refuses(why) => return Err(Status::unavailable(why)),
+            Mood::Removed => {
+                let mut refusal = Status::permission_denied("this node was removed");
+                refusal.metadata_mut().insert("warren-removed", "1".parse().unwrap());
+                return Err(refusal);
+            }
+        }
         let (outgoing, messages) = mpsc::channel(16);
-        let session = Session { hello, incoming, outgoing, reports: 0 };
+        let (forward, incoming_messages) = mpsc::unbounded_channel();
+        tokio::spawn(listen(incoming, outgoing.clone(), forward, self.mood.subscribe()));
+        let session = Session { hello, incoming: incoming_messages, outgoing, reports: 0 };
         self.sessions.send(session).await.unwrap();
         Ok(Response::new(ReceiverStream::new(messages)))
     }
@@ -152,9 +221,45 @@ impl Dispatch for Manager {
     }
 }
 
-#[async_trait]
-impl Connect for Manager {
-    async fn connect(&self) -> Result<Channel, ConnectError> {
+/// Answers beats and passes on all else, until the test drops the session.
+async fn listen(
+    mut incoming: Streaming<v1::AgentMessage>,
+    outgoing: Outgoing<v1::ManagerMessage>,
+    forward: mpsc::UnboundedSender<v1::AgentMessage>,
+    mut mood: watch::Receiver<Mood>,
+) {
+    loop {
+        let heard = async {
+            mood.wait_for(|mood| *mood != Mood::Frozen).await.map(drop).unwrap();
+            incoming.message().await
+        };
+        let message = tokio::select! {
+            message = heard => message,
+            () = forward.closed() => return,
+        };
+        let Ok(Some(message)) = message else { return };
+        if *mood.borrow() == Mood::Frozen {
+            continue;
+        }
+        let Some(v1::agent_message::Kind::Beat(beat)) = &message.kind else {
+            let _ = forward.send(message);
+            continue;
+        };
+        let beat = v1::manager_message::Beat { number: beat.number };
+        let kind = Some(v1::manager_message::Kind::Beat(beat));
+        let _ = outgoing.send(Ok(v1::ManagerMessage { kind })).await;
+    }
+}
+
+impl Manager {
+    async fn channel(&self) -> Result<Channel, ConnectError> {
+        self.tried.fetch_add(1, Ordering::Relaxed);
+        let mood = *self.mood.borrow();
+        match mood {
+            Mood::Gone => return Err("connection refused".into()),
+            Mood::Unreachable => std::future::pending().await,
+            Mood::Well | Mood::Frozen | Mood::Refuses(_) | Mood::Removed => {}
+        }
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let service = DispatchServer::new(self.clone());
         tokio::spawn(async move {

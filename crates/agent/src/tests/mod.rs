@@ -3,9 +3,11 @@
 //! Runtime, network and images are pretended; time is tokio's paused clock, so
 //! pauses pass as soon as everybody waits and no test sleeps.
 
+mod alone;
 mod host;
 mod lifecycle;
 mod manager;
+mod managers;
 mod recovery;
 mod runtime;
 mod streams;
@@ -15,17 +17,19 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use warren_base::clock::{Clock, Sleep};
 use warren_base::rng::SeededRng;
 use warren_model::node::Description;
-use warren_model::service::{PortSpec, Protocol, PublishMode, RestartPolicy};
+use warren_model::service::{OnDisconnect, PortSpec, Protocol, PublishMode, RestartPolicy};
 use warren_model::task::{Desired, TaskState, TaskStatus};
 use warren_model::{NodeId, ServiceId, TaskId, TaskTemplate, Time};
 use warren_proto::v1;
+use warren_trust::KeyFile;
 
 use crate::fake::{FakeImages, FakeNetwork};
-use crate::{Agent, Options};
-use manager::{Manager, Session};
+use crate::{Agent, LocalManager, ManagerAddress, Options};
+use manager::{Manager, Managers, Session};
 use runtime::Pretend;
 
 /// Nothing in these tests takes that long; tokio's clock jumps there at once when all is quiet.
@@ -51,9 +55,20 @@ impl Clock for QuietClock {
     }
 }
 
+/// Where the first manager is.
+const ONE: &str = "one:2377";
+
+fn at(address: &str) -> ManagerAddress {
+    ManagerAddress::Remote(address.to_owned())
+}
+
 /// An agent and all that surrounds it; what surrounds it survives the agent.
 struct Bench {
+    /// The one at [`ONE`].
     manager: Manager,
+    managers: Managers,
+    addresses: Vec<String>,
+    local: watch::Sender<LocalManager>,
     runtime: Arc<Pretend>,
     images: Arc<FakeImages>,
     network: Arc<FakeNetwork>,
@@ -64,11 +79,20 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
+        let mut bench = Self::unstarted();
+        bench.start().await;
+        bench
+    }
+
+    fn unstarted() -> Self {
         let clock = Arc::new(QuietClock(tokio::time::Instant::now()));
         let images = Arc::new(FakeImages::default());
         images.put(&"web:1".parse().unwrap());
-        let mut bench = Self {
+        let bench = Self {
             manager: Manager::default(),
+            managers: Managers::default(),
+            addresses: vec![ONE.to_owned()],
+            local: watch::Sender::new(LocalManager::Absent),
             runtime: Arc::new(Pretend::new(clock.clone())),
             images,
             network: Arc::new(FakeNetwork::default()),
@@ -76,8 +100,16 @@ impl Bench {
             dir: tempfile::tempdir().unwrap(),
             agent: None,
         };
-        bench.start().await;
+        bench.managers.add(at(ONE), bench.manager.clone());
         bench
+    }
+
+    /// One more manager, known to the agent that is started next.
+    fn another(&mut self, address: &str) -> Manager {
+        let manager = Manager::default();
+        self.managers.add(at(address), manager.clone());
+        self.addresses.push(address.to_owned());
+        manager
     }
 
     async fn start(&mut self) {
@@ -88,10 +120,13 @@ impl Bench {
             images: self.images.clone(),
             network: self.network.clone(),
             data_dir: self.dir.path().to_owned(),
+            key: Arc::new(KeyFile::in_memory([3; 32])),
             pool: (Ipv4Addr::new(10, 128, 0, 0), 10),
             clock: self.clock.clone(),
             rng: Arc::new(SeededRng::new(1)),
-            connect: Arc::new(self.manager.clone()),
+            connect: Arc::new(self.managers.clone()),
+            managers: self.addresses.clone(),
+            local: self.local.subscribe(),
         };
         self.agent = Some(Agent::start(options).await.unwrap());
     }
@@ -113,6 +148,25 @@ impl Bench {
             }
         };
         patiently(both).await;
+    }
+
+    /// Exactly these run.
+    async fn runs(&self, containers: &[String]) {
+        while self.runtime.running() != containers {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Lets time pass: whatever is to happen until then has happened.
+    async fn clock_at(&self, at_ms: u64) {
+        self.clock.sleep_until(at_ms).await;
+        // What happens at that very moment happens before we look.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    /// Where assignments are kept.
+    fn kept(&self) -> std::path::PathBuf {
+        self.dir.path().join("agent/assignments")
     }
 
     fn mono(&self) -> u64 {
@@ -160,11 +214,42 @@ struct Wish {
     tasks: BTreeMap<u8, (Desired, TaskStatus)>,
     template: TaskTemplate,
     ports: Vec<PortSpec>,
+    on_disconnect: OnDisconnect,
+    membership: Option<v1::Membership>,
 }
 
 impl Wish {
     fn new() -> Self {
-        Self { revision: 1, tasks: BTreeMap::new(), template: template(), ports: vec![] }
+        Self {
+            revision: 1,
+            tasks: BTreeMap::new(),
+            template: template(),
+            ports: vec![],
+            on_disconnect: OnDisconnect::default(),
+            membership: None,
+        }
+    }
+
+    fn at(mut self, epoch: u64, revision: u64) -> Self {
+        self.revision = revision;
+        let managers = vec![ONE.to_owned()];
+        let membership = self.membership.take();
+        let membership =
+            membership.unwrap_or_else(|| v1::Membership { managers, ..Default::default() });
+        self.membership = Some(v1::Membership { epoch, ..membership });
+        self
+    }
+
+    fn managers(mut self, managers: &[&str]) -> Self {
+        let managers = managers.iter().map(|address| (*address).to_owned()).collect();
+        let membership = self.membership.take().unwrap_or_default();
+        self.membership = Some(v1::Membership { managers, ..membership });
+        self
+    }
+
+    fn stop_after(mut self, ms: u64) -> Self {
+        self.on_disconnect = OnDisconnect::StopAfter { ms };
+        self
     }
 
     fn task(mut self, n: u8, desired: Desired) -> Self {
@@ -213,6 +298,7 @@ impl Wish {
             name: "web".into(),
             ports: self.ports.iter().map(Into::into).collect(),
             templates: vec![template],
+            on_disconnect: Some(self.on_disconnect.into()),
         };
         v1::Assignment {
             complete: false,
@@ -223,6 +309,7 @@ impl Wish {
             removed_tasks: vec![],
             removed_services: vec![],
             cluster: None,
+            membership: self.membership.clone(),
         }
     }
 }

@@ -221,7 +221,10 @@ async fn checks_refuse_what_cannot_run() {
     let check = |image: &str, published: u16, service: Vec<u8>| {
         let spec = ServiceSpec {
             ports: vec![port(published, PublishMode::Ingress)],
-            ..ServiceSpec::new("other".parse().unwrap(), warren_model::TaskTemplate { image: image.into(), ..template() })
+            ..ServiceSpec::new(
+                "other".parse().unwrap(),
+                warren_model::TaskTemplate { image: image.into(), ..template() },
+            )
         };
         Open::Check(v1::Check { spec: Some((&spec).into()), service })
     };

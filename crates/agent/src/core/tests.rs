@@ -1,0 +1,386 @@
+//! The core with hands that always succeed: what runs, when, and why not.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use warren_model::TaskTemplate;
+use warren_model::quantity::Time;
+use warren_model::service::{OnDisconnect, RestartPolicy};
+use warren_model::task::{Desired, TaskState};
+
+use super::*;
+use crate::assignments::{AssignedService, AssignedTask, Assignment};
+use crate::membership::MembershipView;
+use crate::task::{Ended, Found, FoundState};
+
+const KEEP: OnDisconnect = OnDisconnect::Keep;
+const STOP_30S: OnDisconnect = OnDisconnect::StopAfter { ms: 30_000 };
+
+fn id(letter: char) -> TaskId {
+    TaskId::from_bytes([u8::try_from(letter).unwrap(); 10])
+}
+
+fn letter(id: TaskId) -> char {
+    char::from(id.as_bytes()[0])
+}
+
+/// A complete set of that epoch and revision with these tasks, all of one service.
+fn set(epoch: u64, revision: u64, tasks: &str, on_disconnect: OnDisconnect) -> Assignment {
+    let service = ServiceId::from_bytes([1; 10]);
+    let restart = RestartPolicy { delay_ms: 0, ..RestartPolicy::default() };
+    let template = TaskTemplate { image: "web:1".into(), restart, ..TaskTemplate::default() };
+    let tasks = tasks.chars().map(|letter| AssignedTask {
+        id: id(letter),
+        service,
+        slot: 1,
+        template: 1,
+        desired: Desired::Running,
+        address: Some(Ipv4Addr::LOCALHOST),
+        known: TaskStatus::new(TaskState::Assigned, Time(0)),
+    });
+    let held = AssignedService {
+        name: "web".into(),
+        on_disconnect,
+        templates: [(1, Arc::new(template))].into(),
+        ..AssignedService::default()
+    };
+    Assignment {
+        complete: true,
+        revision,
+        tasks: tasks.collect(),
+        services: vec![(service, held)],
+        membership: Some(MembershipView { epoch, ..MembershipView::default() }),
+        ..Assignment::default()
+    }
+}
+
+struct World {
+    core: Core,
+    now_ms: u64,
+    up: BTreeSet<(TaskId, u32)>,
+    starts: usize,
+    notes: Vec<String>,
+    gaps: usize,
+    discarded: String,
+}
+
+impl World {
+    fn new(core: Core) -> Self {
+        Self {
+            core,
+            now_ms: 0,
+            up: BTreeSet::new(),
+            starts: 0,
+            notes: vec![],
+            gaps: 0,
+            discarded: String::new(),
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: Time(1000 + self.now_ms), mono_ms: self.now_ms }
+    }
+
+    /// Feeds an input and does all that follows from it, at once.
+    fn feed(&mut self, input: Input) -> &mut Self {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            let now = self.now();
+            for command in self.core.handle(input, now) {
+                match command {
+                    Command::Do(order) => inputs.splice(0..0, self.order(*order)).for_each(drop),
+                    Command::Apply { generation, .. } => {
+                        inputs.insert(0, Input::Applied { generation, error: None });
+                    }
+                    Command::Discard { task, .. } => self.discarded.push(letter(task)),
+                    Command::Reconnect(_) => self.gaps += 1,
+                    Command::Note(text) => self.notes.push(text),
+                    Command::SweepLogs { .. } | Command::Membership(_) => {}
+                }
+            }
+        }
+        self
+    }
+
+    fn order(&mut self, order: Order) -> Vec<Input> {
+        let (task, attempt) = (order.spec.id, order.attempt);
+        let at = self.now().wall;
+        let event = match order.effect {
+            Effect::Prepare => Event::Prepared,
+            Effect::Start => {
+                self.up.insert((task, attempt));
+                self.starts += 1;
+                Event::Started { pid: 7, at }
+            }
+            Effect::Wait => return vec![],
+            Effect::Stop { .. } => {
+                self.up.remove(&(task, attempt));
+                Event::Exited(ended(143, at))
+            }
+            Effect::Clear { attempt } => {
+                self.up.remove(&(task, attempt));
+                Event::Cleared { attempt }
+            }
+            Effect::Claim => Event::Claimed,
+            Effect::Release => Event::Released,
+            Effect::Clean { .. } => {
+                self.up.retain(|(up, _)| *up != task);
+                Event::Cleaned
+            }
+        };
+        vec![Input::Done { task, attempt, event, claimed: None }]
+    }
+
+    /// A session opens and its manager says what it wants.
+    fn session(&mut self, set: Assignment) -> &mut Self {
+        let sent_ms = self.now_ms;
+        self.feed(Input::Opened).feed(Input::Heard { sent_ms }).feed(Input::Assigned(set))
+    }
+
+    /// Lets time pass, waking as the core wishes.
+    fn until(&mut self, at_ms: u64) -> &mut Self {
+        let mut wakes = 0;
+        while let Some(wake) = self.core.wake_at().filter(|wake| *wake <= at_ms) {
+            wakes += 1;
+            assert!(wakes < 100, "it spins");
+            self.now_ms = self.now_ms.max(wake);
+            self.feed(Input::Wake);
+        }
+        self.now_ms = at_ms;
+        self.feed(Input::Wake)
+    }
+
+    fn runs(&self) -> String {
+        self.up.iter().map(|(id, attempt)| format!("{}{attempt}", letter(*id))).collect()
+    }
+
+    fn error(&self, task: char) -> Option<String> {
+        self.core.task(id(task))?.status.error.map(|text| text.to_string())
+    }
+
+    /// The process dies and another begins; `power` takes the containers.
+    fn reborn(&mut self, power: bool) -> &mut Self {
+        let cached = self.core.cached(self.now());
+        self.now_ms += 10;
+        if power {
+            self.up.clear();
+        }
+        let found = self.up.iter().map(|(task, attempt)| {
+            let state = FoundState::Running { pid: 7, at: Time(1000) };
+            (*task, Found { attempt: *attempt, restarts: 0, last_exit: None, state })
+        });
+        self.core = Core::new(group(found)).with_cached(cached, self.now());
+        self
+    }
+}
+
+fn ended(code: i32, at: Time) -> Ended {
+    Ended { code, signal: None, oom_killed: false, supervisor_lost: false, at }
+}
+
+fn started(set: Assignment) -> World {
+    let mut world = World::new(Core::default());
+    world.session(set);
+    world
+}
+
+#[test]
+fn after_a_reboot_without_managers_what_was_assigned_is_started() {
+    let mut world = started(set(1, 5, "ab", KEEP));
+    assert_eq!(world.runs(), "a1b1");
+    world.reborn(true).until(ALONE_MS + 9);
+    assert_eq!(world.runs(), "", "a manager may answer yet");
+    assert_eq!((world.core.revision(), world.core.epoch()), (5, 1), "it is held all the same");
+    world.until(ALONE_MS + 10);
+    assert_eq!(world.runs(), "a2b2");
+    assert!(world.notes[0].starts_with("no manager answers: 2 tasks"), "{:?}", world.notes);
+    let starts = world.starts;
+    world.session(set(1, 5, "ab", KEEP)).until(99_999);
+    assert_eq!((world.runs().as_str(), world.starts), ("a2b2", starts), "nothing is restarted");
+}
+
+#[test]
+fn a_manager_that_answers_first_is_followed() {
+    let mut world = started(set(1, 5, "ab", KEEP));
+    world.reborn(true).until(500).session(set(1, 6, "b", KEEP));
+    assert_eq!(world.runs(), "b1", "as that manager remembers it");
+    world.until(99_999);
+    assert_eq!(world.runs(), "b1");
+}
+
+#[test]
+fn a_process_that_begins_touches_nothing_that_runs() {
+    let mut world = started(set(1, 5, "ab", KEEP));
+    world.reborn(false).until(99_999);
+    assert_eq!((world.runs().as_str(), world.starts), ("a1b1", 2));
+    world.session(set(1, 5, "ab", KEEP));
+    assert_eq!((world.runs().as_str(), world.starts), ("a1b1", 2));
+    world.reborn(false).session(set(1, 7, "b", KEEP));
+    assert_eq!((world.runs().as_str(), world.discarded.as_str()), ("a1b1", "a"));
+}
+
+#[test]
+fn what_is_older_is_refused_also_by_the_next_process() {
+    let mut world = started(set(1, 5, "ab", KEEP));
+    world.session(set(1, 4, "", KEEP));
+    assert_eq!((world.gaps, world.runs().as_str(), world.core.revision()), (1, "a1b1", 5));
+    world.reborn(false).session(set(1, 4, "", KEEP));
+    world.session(set(0, 9, "", KEEP));
+    assert_eq!((world.gaps, world.runs().as_str(), world.core.revision()), (3, "a1b1", 5));
+    let change = Assignment { applies_to: 4, revision: 6, ..Assignment::default() };
+    world.feed(Input::Assigned(change));
+    assert_eq!((world.gaps, world.core.revision()), (4, 0), "after a gap all is asked for");
+}
+
+#[test]
+fn a_crash_while_cut_off_is_restarted_by_policy() {
+    for policy in [KEEP, OnDisconnect::default()] {
+        let mut world = started(set(1, 5, "a", policy));
+        world.until(3_600_000);
+        world.up.clear();
+        let event = Event::Exited(ended(1, world.now().wall));
+        world.feed(Input::Done { task: id('a'), attempt: 1, event, claimed: None });
+        assert_eq!(world.runs(), "a2");
+    }
+}
+
+#[test]
+fn a_lease_that_ends_stops_and_a_manager_starts_again() {
+    let mut world = started(set(1, 5, "ab", STOP_30S));
+    world.until(29_999);
+    assert_eq!(world.runs(), "a1b1");
+    assert_eq!(world.core.wake_at(), Some(30_000));
+    world.until(30_000);
+    assert_eq!(world.runs(), "");
+    assert_eq!(world.error('a').as_deref(), Some("stopped: no manager for 30s"));
+    assert_eq!(world.core.task(id('a')).unwrap().status.state, TaskState::Stopping);
+    assert_eq!(world.core.wake_at(), None, "nothing to wait for but a manager");
+    world.until(99_000).feed(Input::Opened).feed(Input::Heard { sent_ms: 99_000 });
+    assert_eq!(world.runs(), "", "heard, but what it wants is not known");
+    world.feed(Input::Assigned(set(1, 6, "b", STOP_30S)));
+    assert_eq!(world.runs(), "b2");
+    assert_eq!(world.error('b'), None);
+    assert!(world.core.task(id('a')).is_none());
+}
+
+#[test]
+fn beats_renew_the_lease_from_their_sending_on() {
+    let mut world = started(set(1, 5, "a", STOP_30S));
+    for at in [10_000, 20_000] {
+        world.until(at).feed(Input::Heard { sent_ms: at - 400 });
+    }
+    world.until(49_599);
+    assert_eq!(world.runs(), "a1");
+    world.until(49_600);
+    assert_eq!(world.runs(), "");
+    world.feed(Input::Heard { sent_ms: 49_600 });
+    assert_eq!(world.runs(), "a2", "the session is the same: what is held is wanted");
+}
+
+#[test]
+fn a_process_that_begins_alone_has_no_lease() {
+    let mut world = started(set(1, 5, "a", STOP_30S));
+    world.reborn(true).until(99_000);
+    assert_eq!((world.runs().as_str(), world.starts), ("", 1));
+    assert!(world.error('a').unwrap().starts_with("not started: no manager has answered"));
+    world.session(set(1, 5, "a", STOP_30S));
+    assert_eq!(world.runs(), "a2");
+
+    let mut world = started(set(1, 5, "a", STOP_30S));
+    world.reborn(false).until(2_009);
+    assert_eq!(world.runs(), "a1", "a manager that restarts too is waited for");
+    world.until(2_010);
+    assert_eq!(world.runs(), "");
+}
+
+#[test]
+fn the_lease_is_a_matter_of_the_service() {
+    let mut world = started(set(1, 5, "a", STOP_30S));
+    world.until(10).feed(Input::Assigned(set(1, 6, "a", KEEP)));
+    world.until(99_000);
+    assert_eq!(world.runs(), "a1");
+    let short = OnDisconnect::StopAfter { ms: 1000 };
+    world.session(set(1, 7, "a", short)).until(99_999);
+    assert_eq!(world.runs(), "a1");
+    world.until(100_000);
+    assert_eq!(world.runs(), "");
+}
+
+#[test]
+fn what_a_restored_manager_does_not_know_runs_on_for_a_while() {
+    let mut world = started(set(1, 50, "abc", KEEP));
+    world.until(1000).session(set(2, 3, "a", KEEP));
+    assert_eq!(world.runs(), "a1b1c1");
+    assert!(world.notes[0].contains("do not know 2 tasks"), "{:?}", world.notes);
+    // A crash is restarted, and nobody is told.
+    world.until(2000).up.remove(&(id('b'), 1));
+    world.core.outbox().clear();
+    let event = Event::Exited(ended(1, world.now().wall));
+    world.feed(Input::Done { task: id('b'), attempt: 1, event, claimed: None });
+    assert_eq!(world.runs(), "a1b2c1");
+    assert_eq!(world.core.report_due_at(), None);
+    // The manager comes to know one of them; that goes on.
+    world.session(set(2, 4, "ac", KEEP)).until(1000 + KEPT_MS - 1);
+    assert_eq!(world.runs(), "a1b2c1");
+    world.until(1000 + KEPT_MS);
+    assert_eq!(world.runs(), "a1c1");
+    assert!(world.notes[1].contains("1 tasks"), "{:?}", world.notes);
+    world.until(9 * KEPT_MS);
+    assert_eq!((world.runs().as_str(), world.starts), ("a1c1", 4));
+}
+
+#[test]
+fn keeping_goes_on_in_the_next_process() {
+    let mut world = started(set(1, 50, "ab", KEEP));
+    world.session(set(2, 3, "a", KEEP)).until(100_000).reborn(true);
+    world.session(set(2, 3, "a", KEEP));
+    assert_eq!(world.runs(), "a1b2", "the manager remembers nothing of a");
+    world.until(KEPT_MS + 9);
+    assert_eq!(world.runs(), "a1b2");
+    world.until(KEPT_MS + 10);
+    assert_eq!(world.runs(), "a1");
+}
+
+#[test]
+fn containers_of_nobody_are_spared_by_a_new_epoch_alone() {
+    for (epoch, spared) in [(0, false), (3, true)] {
+        let mut world = started(set(0, 5, "ab", KEEP));
+        let cached = std::mem::take(&mut world.core);
+        drop(cached);
+        let found = world.up.iter().map(|(task, attempt)| {
+            let state = FoundState::Running { pid: 7, at: Time(1000) };
+            (*task, Found { attempt: *attempt, restarts: 0, last_exit: None, state })
+        });
+        world.core = Core::new(group(found));
+        world.session(set(epoch, 9, "a", KEEP));
+        assert_eq!(world.discarded, if spared { "" } else { "b" }, "epoch {epoch}");
+        world.until(KEPT_MS);
+        assert_eq!(world.discarded, "b");
+    }
+}
+
+#[test]
+fn of_a_node_that_was_removed_nothing_is_left() {
+    let mut world = started(set(1, 5, "ab", STOP_30S));
+    world.session(set(2, 3, "a", STOP_30S)).until(50_000);
+    assert_eq!(world.runs(), "");
+    world.session(set(2, 3, "a", STOP_30S)).feed(Input::Removed);
+    assert_eq!((world.runs().as_str(), world.core.up().len()), ("", 0));
+    let mut world = started(set(1, 5, "ab", KEEP));
+    world.reborn(false).feed(Input::Removed);
+    assert_eq!(world.discarded, "ab");
+}
+
+#[test]
+fn only_what_changed_is_to_be_kept() {
+    let mut world = started(set(1, 5, "a", KEEP));
+    assert_eq!(world.core.take_changed(), Some(Changed::Set));
+    assert_eq!(world.core.take_changed(), None);
+    world.feed(Input::Heard { sent_ms: 5 }).feed(Input::Wake);
+    assert_eq!(world.core.take_changed(), None);
+    world.up.clear();
+    let event = Event::Exited(ended(1, world.now().wall));
+    world.feed(Input::Done { task: id('a'), attempt: 1, event, claimed: None });
+    assert_eq!(world.core.take_changed(), Some(Changed::Statuses));
+    assert_eq!(world.core.cached(world.now()).set.tasks[&id('a')].known.attempt, 2);
+}

@@ -1,0 +1,156 @@
+//! An open session: both directions, and the pulse that tells whether anybody
+//! is there.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+use warren_proto::v1;
+use warren_proto::v1::agent_message::Kind as Said;
+use warren_proto::v1::dispatch_client::DispatchClient;
+use warren_proto::v1::manager_message::Kind;
+
+use super::{BEAT_MS, End, Session, refusal};
+use crate::assignments::Assignment;
+use crate::core::Input;
+use crate::metrics::{count, gauge};
+use crate::pulse::{Look, Pulse};
+use crate::stream;
+use crate::worker::{Holding, Message};
+
+/// Messages towards the manager that wait in the line; reports coalesce behind them.
+const REPORTS_MAX: usize = 4;
+/// Beats that wait: a second one would say the same.
+const BEATS_MAX: usize = 2;
+/// A complete set of a node with a thousand tasks has about a megabyte.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+pub(super) struct Line {
+    channel: Channel,
+    incoming: Streaming<v1::ManagerMessage>,
+    beats: mpsc::Sender<v1::AgentMessage>,
+    pulse: Pulse,
+    /// When hello was sent, until something came back.
+    hello_ms: Option<u64>,
+}
+
+impl Line {
+    /// Says hello and waits for the manager to take it.
+    pub(super) async fn open(
+        session: &Session,
+        channel: Channel,
+        held: Holding,
+        patience_ms: u64,
+    ) -> Result<Self, End> {
+        let hello = v1::agent_message::Hello {
+            node_id: session.tools.node.as_bytes().to_vec(),
+            description: Some(v1::NodeDescription::from(&session.description)),
+            assigned_revision: held.revision,
+            epoch: held.epoch,
+            instance: session.instance,
+        };
+        let hello_ms = session.now_ms();
+        let hello = v1::AgentMessage { kind: Some(Said::Hello(hello)) };
+        let (reports, reported) = mpsc::channel(REPORTS_MAX);
+        let (beats, beating) = mpsc::channel(BEATS_MAX);
+        // Reports that fill their line must not hold up a beat.
+        let more = ReceiverStream::new(reported).merge(ReceiverStream::new(beating));
+        let outgoing = tokio_stream::once(hello).chain(more);
+        let mut client =
+            DispatchClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let answered = client.session(outgoing).await.map_err(refusal)?;
+        let resumed = held.revision > 0;
+        session.tools.tell(Message::Session { reports, resumed }).await;
+        let beat_ms = beat_ms(session);
+        let pulse = Pulse::new(beat_ms, patience_ms, session.now_ms());
+        let incoming = answered.into_inner();
+        Ok(Self { channel, incoming, beats, pulse, hello_ms: Some(hello_ms) })
+    }
+
+    /// Runs until the session is over.
+    pub(super) async fn run(&mut self, session: &mut Session) -> Result<Infallible, End> {
+        let mut membership = session.membership.clone();
+        let ended = loop {
+            let wake = session.tools.clock.sleep_until(self.pulse.wake_ms());
+            tokio::select! {
+                biased;
+                message = self.incoming.message() => match message {
+                    Ok(Some(message)) => self.receive(session, message).await,
+                    Ok(None) => break End::Closed,
+                    Err(status) => break refusal(status),
+                },
+                gap = session.gaps.recv() => break gap.map_or(End::Stopping, End::Gap),
+                () = changed(&mut membership) => {
+                    self.pulse.set_beat_ms(beat_ms(session), session.now_ms());
+                }
+                () = wake => if let Some(end) = self.look(session) { break end },
+            }
+        };
+        count(&session.metrics().beats_missed, self.pulse.unanswered());
+        Err(ended)
+    }
+
+    fn look(&mut self, session: &Session) -> Option<End> {
+        match self.pulse.look(session.now_ms()) {
+            Look::Wait => None,
+            Look::Silent { for_ms } => Some(End::Silent { for_ms }),
+            Look::Beat { number, rtt_ms } => {
+                let kind = Some(Said::Beat(v1::agent_message::Beat { number, rtt_ms }));
+                // Full: two wait already, and the line will be found silent.
+                let _ = self.beats.try_send(v1::AgentMessage { kind });
+                None
+            }
+        }
+    }
+
+    async fn receive(&mut self, session: &Session, message: v1::ManagerMessage) {
+        let now_ms = session.now_ms();
+        self.pulse.heard(now_ms);
+        if let Some(sent_ms) = self.hello_ms.take() {
+            let input = Input::Heard { sent_ms };
+            session.tools.tell(Message::Input(Box::new(input))).await;
+        }
+        match message.kind {
+            Some(Kind::Assignment(message)) => {
+                let assignment = Assignment::from(message);
+                for problem in &assignment.problems {
+                    tracing::error!(problem, "assignment is not understood in full");
+                }
+                let input = Input::Assigned(assignment);
+                session.tools.tell(Message::Input(Box::new(input))).await;
+            }
+            Some(Kind::Stream(request)) => {
+                let (tools, channel) = (Arc::clone(&session.tools), self.channel.clone());
+                session.tasks.spawn("stream", async move {
+                    stream::serve(&tools, channel, request).await;
+                });
+            }
+            Some(Kind::Beat(beat)) => {
+                let Some(answer) = self.pulse.answered(beat.number, now_ms) else { return };
+                let metrics = session.metrics();
+                count(&metrics.beats_missed, answer.missed);
+                gauge(&metrics.rtt_ms, self.pulse.rtt_ms().into());
+                let input = Input::Heard { sent_ms: answer.sent_ms };
+                session.tools.tell(Message::Input(Box::new(input))).await;
+            }
+            // A newer manager says something we do not know: not for us.
+            None => tracing::debug!("message of an unknown kind"),
+        }
+    }
+}
+
+fn beat_ms(session: &Session) -> u64 {
+    let told = session.membership.borrow().as_ref().map_or(0, |view| view.beat_ms);
+    if told == 0 { BEAT_MS } else { told }
+}
+
+/// Resolves at the next change; never when there will be none.
+async fn changed<T>(watched: &mut tokio::sync::watch::Receiver<T>) {
+    if watched.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

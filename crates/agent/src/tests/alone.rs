@@ -1,0 +1,161 @@
+//! Cut off from all managers: what goes on, what stops, what a reboot brings
+//! back, and that nothing is restarted for it.
+
+use warren_model::task::{Desired, TaskState};
+
+use super::manager::Mood;
+use super::{Bench, Wish, patiently, task_id};
+
+const RUN: Desired = Desired::Running;
+
+fn attempt(task: u8, attempt: u32) -> String {
+    format!("{}.{attempt}", task_id(task))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reboot_without_managers_starts_everything_from_disk() {
+    let mut bench = Bench::new().await;
+    let mut session = bench.session().await;
+    let wish = Wish::new().at(1, 1).task(1, RUN).task(2, RUN);
+    session.send(wish.complete()).await;
+    session.until(task_id(1), TaskState::Running, 1).await;
+    bench.both_run().await;
+    bench.clock_at(2_000).await;
+    bench.kill();
+    bench.runtime.power_off();
+    bench.manager.feels(Mood::Unreachable);
+    drop(session);
+
+    let before = bench.mono();
+    bench.start().await;
+    patiently(bench.runs(&[attempt(1, 2), attempt(2, 2)])).await;
+    assert!(bench.mono() - before <= 1_002, "{} ms", bench.mono() - before);
+    let starts = bench.runtime.started().len();
+
+    // A crash is restarted by policy all the same.
+    bench.runtime.end(&attempt(1, 2), 1);
+    patiently(bench.runs(&[attempt(1, 3), attempt(2, 2)])).await;
+
+    // A manager that comes back, remembering less, restarts nothing.
+    bench.manager.feels(Mood::Well);
+    let mut session = bench.session().await;
+    assert_eq!((session.hello.assigned_revision, session.hello.epoch), (1, 1));
+    session.send(wish.complete()).await;
+    let status = session.until(task_id(1), TaskState::Running, 3).await;
+    assert_eq!(status.attempt, 3);
+    bench.clock_at(bench.mono() + 60_000).await;
+    assert_eq!(bench.runtime.running(), [attempt(1, 3), attempt(2, 2)]);
+    assert_eq!(bench.runtime.started().len(), starts + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_restarts_alone_restarts_no_container() {
+    let mut bench = Bench::new().await;
+    let mut session = bench.session().await;
+    let wish = Wish::new().at(1, 1).task(1, RUN).task(2, RUN);
+    session.send(wish.complete()).await;
+    session.until(task_id(1), TaskState::Running, 1).await;
+    bench.both_run().await;
+    bench.manager.feels(Mood::Gone);
+    drop(session);
+    // An orderly stop keeps what was not written yet.
+    bench.agent.take().unwrap().stop(false).await;
+    bench.start().await;
+    bench.clock_at(bench.mono() + 60_000).await;
+    bench.runtime.end(&attempt(2, 1), 1);
+    patiently(bench.runs(&[attempt(1, 1), attempt(2, 2)])).await;
+    assert_eq!(bench.runtime.started().len(), 3);
+    bench.manager.feels(Mood::Well);
+    let mut session = bench.session().await;
+    session.send(wish.complete()).await;
+    session.until(task_id(2), TaskState::Running, 2).await;
+    assert_eq!(bench.runtime.started().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_cache_is_set_aside_and_managers_are_waited_for() {
+    let mut bench = Bench::new().await;
+    let mut session = bench.session().await;
+    let wish = Wish::new().at(1, 1).task(1, RUN);
+    session.send(wish.complete()).await;
+    session.until(task_id(1), TaskState::Running, 1).await;
+    bench.clock_at(2_000).await;
+    bench.agent.take().unwrap().stop(false).await;
+    let mut bytes = std::fs::read(bench.kept()).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(bench.kept(), bytes).unwrap();
+    bench.runtime.power_off();
+    bench.manager.feels(Mood::Gone);
+    drop(session);
+    bench.start().await;
+    bench.clock_at(bench.mono() + 60_000).await;
+    assert!(bench.runtime.running().is_empty());
+    assert!(bench.kept().with_extension("damaged").exists());
+    bench.manager.feels(Mood::Well);
+    let mut session = bench.session().await;
+    assert_eq!(session.hello.assigned_revision, 0);
+    session.send(wish.complete()).await;
+    session.until(task_id(1), TaskState::Running, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_ends_without_a_manager_and_begins_anew_with_one() {
+    let bench = Bench::new().await;
+    let mut session = bench.session().await;
+    let wish = Wish::new().at(1, 1).task(1, RUN).stop_after(30_000);
+    session.send(wish.complete()).await;
+    session.until(task_id(1), TaskState::Running, 1).await;
+    bench.clock_at(100_100).await;
+    assert_eq!(bench.runtime.running(), [attempt(1, 1)], "beats renew it");
+    bench.manager.feels(Mood::Frozen);
+    bench.clock_at(129_900).await;
+    assert_eq!(bench.runtime.running(), [attempt(1, 1)]);
+    bench.clock_at(130_100).await;
+    assert!(bench.runtime.running().is_empty(), "the last beat answered was of 100,000");
+
+    bench.clock_at(200_000).await;
+    assert_eq!(bench.runtime.started().len(), 1);
+    bench.manager.feels(Mood::Well);
+    let mut session = bench.session().await;
+    let before = bench.mono();
+    session.send(wish.complete()).await;
+    let status = session.until(task_id(1), TaskState::Running, 2).await;
+    assert_eq!((status.attempt, status.error), (2, None));
+    assert_eq!(bench.mono(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_lost_is_told_of() {
+    let bench = Bench::new().await;
+    let mut session = bench.session().await;
+    let wish = Wish::new().at(1, 1).task(1, RUN).stop_after(30_000);
+    session.send(wish.complete()).await;
+    session.until(task_id(1), TaskState::Running, 1).await;
+    bench.manager.feels(Mood::Frozen);
+    bench.clock_at(40_000).await;
+    bench.manager.feels(Mood::Well);
+    drop(session);
+    let mut session = bench.session().await;
+    let waits = |status: &warren_model::task::TaskStatus| status.error.is_some();
+    let status = session.until_status(task_id(1), waits).await;
+    assert_eq!(status.state, TaskState::Stopping);
+    assert_eq!(status.error.as_deref(), Some("stopped: no manager for 30s"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restored_manager_stops_nothing_it_does_not_know() {
+    let bench = Bench::new().await;
+    let mut session = bench.session().await;
+    session.send(Wish::new().at(1, 50).task(1, RUN).task(2, RUN).complete()).await;
+    session.until(task_id(1), TaskState::Running, 1).await;
+    bench.both_run().await;
+    drop(session);
+    let session = bench.session().await;
+    session.send(Wish::new().at(2, 20).task(1, RUN).complete()).await;
+    bench.clock_at(bench.mono() + 9 * 60_000).await;
+    assert_eq!(bench.runtime.running(), [attempt(1, 1), attempt(2, 1)]);
+    bench.clock_at(bench.mono() + 2 * 60_000).await;
+    assert_eq!(bench.runtime.running(), [attempt(1, 1)]);
+    drop(session);
+}
