@@ -7,6 +7,9 @@
 //! The types of the state have no wire form of their own outside of the log,
 //! hence the conversions here and not in `proto`.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -91,7 +94,7 @@ fn request_from(wire: v1::Request) -> Result<Request, CodecError> {
     Ok(Request { principal: wire.principal, id: u128::from_be_bytes(id), hash: wire.hash })
 }
 
-fn expect(from: &Expect) -> v1::Expect {
+pub(crate) fn expect(from: &Expect) -> v1::Expect {
     use v1::key::Kind;
     let kind = match from.key {
         Key::Cluster => Kind::Cluster(true),
@@ -103,7 +106,7 @@ fn expect(from: &Expect) -> v1::Expect {
     v1::Expect { key: Some(v1::Key { kind: Some(kind) }), revision: from.revision }
 }
 
-fn expect_from(wire: v1::Expect) -> Result<Expect, CodecError> {
+pub(crate) fn expect_from(wire: v1::Expect) -> Result<Expect, CodecError> {
     use v1::key::Kind;
     let kind = wire.key.and_then(|key| key.kind).ok_or_else(|| absent("expectation"))?;
     let wrong = field("expectation");

@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use warren_base::clock::Clock;
 use warren_base::rng::Rng;
 use warren_state::State;
@@ -19,12 +20,13 @@ use warren_trust::{KeyFile, KeyFileError, KeyRing, KeyRingError};
 
 use crate::codec::WirePosition;
 use crate::disk::{self, Disk, FsDisk, Lock, LockError};
-use crate::log::{Log, LogError, LogOptions};
-use crate::raft::StartError;
+use crate::keys::{KEYS_FILE, Keys};
+use crate::log::{Done, Log, LogError, LogOptions};
+use crate::raft::{Election, StartError};
 use crate::snapshot::{SnapshotError, SnapshotFile, Snapshots};
+use crate::transport::Transport;
 
 const VERSION_FILE: &str = "VERSION";
-const KEYS_FILE: &str = "KEYS";
 /// Of the folder's format. A newer one is refused: an older binary would destroy it.
 const FORMAT: u32 = 1;
 /// Least log between snapshots: about a second of replay.
@@ -36,6 +38,8 @@ const SMALL_FILE_MAX: u64 = 64 << 10;
 pub enum KeySource {
     /// A file with mode 0600; made with a new store when it is missing.
     File(PathBuf),
+    /// In hand already: whoever has it may have had to unlock it.
+    Given(Arc<KeyFile>),
     /// For simulations.
     Memory([u8; 32]),
 }
@@ -54,6 +58,11 @@ pub struct Options {
     /// Run on the caller's runtime, which must have one thread, without threads of its own: for
     /// simulations.
     pub inline: bool,
+    /// Of this manager, as others are told; they dial it.
+    pub address: String,
+    /// The way to other managers; a store without one is alone.
+    pub transport: Option<Arc<dyn Transport>>,
+    pub election: Election,
 }
 
 impl Options {
@@ -77,6 +86,9 @@ impl Options {
             log: LogOptions::default(),
             snapshot_log_bytes: SNAPSHOT_LOG_BYTES,
             inline: false,
+            address: String::new(),
+            transport: None,
+            election: Election::default(),
         })
     }
 }
@@ -98,8 +110,10 @@ pub enum OpenError {
     Version { place: String, found: String },
     #[error("{action} in {place}")]
     Disk { action: &'static str, place: String, source: io::Error },
+    #[error("the data of this node is locked: unlock it with the cluster's unlock key")]
+    Locked { path: PathBuf },
     #[error(transparent)]
-    KeyFile(#[from] KeyFileError),
+    KeyFile(KeyFileError),
     #[error("open the keys of the store in {place}")]
     KeyRing { place: String, source: KeyRingError },
     #[error("open the log in {place}")]
@@ -116,9 +130,43 @@ pub enum OpenError {
     Ended,
 }
 
+impl From<KeyFileError> for OpenError {
+    fn from(error: KeyFileError) -> Self {
+        match error {
+            KeyFileError::Locked { path } => Self::Locked { path },
+            error => Self::KeyFile(error),
+        }
+    }
+}
+
+impl OpenError {
+    /// Whether acknowledged writes are lost: this manager must not vote any more. It can be
+    /// removed, and join again under a new number.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Log { source, .. } => {
+                matches!(
+                    source,
+                    LogError::Damaged { .. }
+                        | LogError::Head { .. }
+                        | LogError::Missing { .. }
+                        | LogError::Disorder { .. }
+                )
+            }
+            Self::Gap { .. } => true,
+            Self::Snapshot { source, .. } => !matches!(source, SnapshotError::Disk { .. }),
+            _ => false,
+        }
+    }
+}
+
 /// A store that was read, before it takes part in anything.
 pub(crate) struct Ground {
     pub(crate) lock: Lock,
+    pub(crate) key_file: Arc<KeyFile>,
+    pub(crate) keys: Keys,
+    pub(crate) rng: Arc<dyn Rng>,
+    pub(crate) disk: Arc<dyn Disk>,
     pub(crate) log: Log,
     pub(crate) snapshots: Snapshots,
     pub(crate) state: State,
@@ -148,19 +196,20 @@ pub(crate) fn create(options: &Options) -> Result<Ground, OpenError> {
         return Err(OpenError::Incomplete { place: place() });
     }
     let rng = options.rng.as_ref();
-    let key = match &options.key {
-        KeySource::File(path) => KeyFile::read_or_create(path, rng)?,
-        KeySource::Memory(key) => KeyFile::in_memory(*key),
-    };
+    let key = key_file(&options.key, |path| KeyFile::read_or_create(path, rng))?;
     let ring = KeyRing::generate(rng);
     disk::write_atomic(disk, KEYS_FILE, &ring.wrap(&key, rng))
         .map_err(disk_error(disk, "write the keys"))?;
-    let keys = Arc::new(ring);
+    let keys = Keys::from(Arc::new(ring));
     let log = LogOptions { inline: options.inline, ..options.log };
     let log = Log::create(options.disk.clone(), keys.clone(), options.rng.clone(), log)
         .map_err(|source| OpenError::Log { place: place(), source })?;
     Ok(Ground {
         lock,
+        key_file: key,
+        keys: keys.clone(),
+        rng: options.rng.clone(),
+        disk: options.disk.clone(),
         log,
         snapshots: Snapshots::new(options.disk.clone(), keys, options.rng.clone()),
         state: State::default(),
@@ -169,14 +218,48 @@ pub(crate) fn create(options: &Options) -> Result<Ground, OpenError> {
     })
 }
 
-/// Says that a new store is whole.
-pub(crate) fn complete(disk: &dyn Disk) -> Result<(), OpenError> {
-    let text = format!("warren-store {FORMAT}\n");
+/// The key file, wherever it is; `read` when it is a file.
+fn key_file(
+    source: &KeySource,
+    read: impl FnOnce(&Path) -> Result<KeyFile, KeyFileError>,
+) -> Result<Arc<KeyFile>, OpenError> {
+    Ok(match source {
+        KeySource::File(path) => Arc::new(read(path)?),
+        KeySource::Given(key) => key.clone(),
+        KeySource::Memory(key) => Arc::new(KeyFile::in_memory(*key)),
+    })
+}
+
+/// Runs an operation of the log and waits until it is durable.
+pub(crate) async fn durable(
+    place: &str,
+    run: impl FnOnce(Done) -> Result<(), LogError>,
+) -> Result<(), OpenError> {
+    let fail = |source| OpenError::Log { place: place.to_owned(), source };
+    let (sender, receiver) = oneshot::channel();
+    run(Box::new(move |result| drop(sender.send(result)))).map_err(fail)?;
+    receiver.await.map_err(|_| OpenError::Ended)?.map_err(fail)
+}
+
+/// As [`durable`], on a thread that may wait.
+pub(crate) fn durable_now(
+    place: &str,
+    run: impl FnOnce(Done) -> Result<(), LogError>,
+) -> Result<(), OpenError> {
+    let fail = |source| OpenError::Log { place: place.to_owned(), source };
+    let (sender, receiver) = std::sync::mpsc::channel();
+    run(Box::new(move |result| drop(sender.send(result)))).map_err(fail)?;
+    receiver.recv().map_err(|_| OpenError::Ended)?.map_err(fail)
+}
+
+/// Says that a new store is whole, and whose it is.
+pub(crate) fn complete(disk: &dyn Disk, number: u64) -> Result<(), OpenError> {
+    let text = format!("warren-store {FORMAT}\nmanager {number}\n");
     disk::write_atomic(disk, VERSION_FILE, text.as_bytes())
         .map_err(disk_error(disk, "write the version"))
 }
 
-fn check_version(disk: &dyn Disk) -> Result<(), OpenError> {
+fn check_version(disk: &dyn Disk, number: u64) -> Result<(), OpenError> {
     let place = || disk.place();
     let bytes = match disk::read_all(disk, VERSION_FILE, SMALL_FILE_MAX) {
         Ok(bytes) => bytes,
@@ -193,9 +276,18 @@ fn check_version(disk: &dyn Disk) -> Result<(), OpenError> {
         Err(error) => return Err(disk_error(disk, "read the version")(error)),
     };
     let text = String::from_utf8_lossy(&bytes);
-    let found = text.trim().strip_prefix("warren-store ").and_then(|n| n.parse::<u32>().ok());
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default();
+    let found = first.strip_prefix("warren-store ").and_then(|n| n.parse::<u32>().ok());
     if found == Some(FORMAT) {
-        return Ok(());
+        let whose = lines.next().and_then(|line| line.strip_prefix("manager "));
+        return match whose.filter(|whose| *whose != number.to_string()) {
+            Some(found) => {
+                let found = found.to_owned();
+                Err(StartError::OtherNode { expected: number, found }.into())
+            }
+            None => Ok(()),
+        };
     }
     let found = found.map_or_else(|| format!("{:?}", text.trim()), |number| number.to_string());
     Err(OpenError::Version { place: place(), found })
@@ -206,22 +298,19 @@ pub(crate) fn open(options: &Options) -> Result<Ground, OpenError> {
     let disk = options.disk.as_ref();
     let place = || disk.place();
     let lock = disk.lock()?;
-    check_version(disk)?;
-    let key = match &options.key {
-        KeySource::File(path) => KeyFile::read(path)?,
-        KeySource::Memory(key) => KeyFile::in_memory(*key),
-    };
+    check_version(disk, options.node_number)?;
+    let key = key_file(&options.key, KeyFile::read)?;
     let ring = disk::read_all(disk, KEYS_FILE, SMALL_FILE_MAX)
         .map_err(disk_error(disk, "read the keys"))?;
     let ring = KeyRing::unwrap(&ring, &key)
         .map_err(|source| OpenError::KeyRing { place: place(), source })?;
-    let keys = Arc::new(ring);
+    let keys = Keys::from(Arc::new(ring));
     remove_left_overs(disk)?;
     let snapshots = Snapshots::new(options.disk.clone(), keys.clone(), options.rng.clone());
     let snapshot_error = |source| OpenError::Snapshot { place: place(), source };
     let loaded = snapshots.load().map_err(snapshot_error)?;
     let log = LogOptions { inline: options.inline, ..options.log };
-    let log = Log::open(options.disk.clone(), keys, options.rng.clone(), log)
+    let log = Log::open(options.disk.clone(), keys.clone(), options.rng.clone(), log)
         .map_err(|source| OpenError::Log { place: place(), source })?;
     let (state, position, current) = match loaded {
         None => (State::default(), WirePosition::default(), None),
@@ -242,7 +331,18 @@ pub(crate) fn open(options: &Options) -> Result<Ground, OpenError> {
     if purged > position.last.map(|last| last.index) {
         return Err(OpenError::Gap { place: place(), purged: purged.unwrap_or(0) });
     }
-    Ok(Ground { lock, log, snapshots, state, position, current })
+    Ok(Ground {
+        lock,
+        key_file: key,
+        keys,
+        rng: options.rng.clone(),
+        disk: options.disk.clone(),
+        log,
+        snapshots,
+        state,
+        position,
+        current,
+    })
 }
 
 /// An error with its causes, in one line.

@@ -4,9 +4,12 @@
 //! clock: never earlier than the entry before.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 use warren_base::clock::Clock;
 use warren_model::Time;
 use warren_proto::v1;
@@ -14,6 +17,7 @@ use warren_state::change::{Mutation, Outcome, Rejection, Transaction};
 
 use crate::codec;
 use crate::log::Log;
+use crate::metrics::StoreMetrics;
 use crate::publish::Published;
 use crate::raft::{Node, SubmitError, Submitted};
 
@@ -39,11 +43,14 @@ pub enum ProposeError {
     /// Nothing was changed, and never will be by this transaction.
     #[error("{what} has {size}, at most {max} are allowed")]
     TooLarge { what: &'static str, size: usize, max: usize },
+    /// Nothing was changed: no majority of the managers answered in time.
+    #[error("no majority of the managers answers")]
+    NoQuorum,
     /// Nothing was changed.
     #[error("the disk of the store is full")]
     DiskFull,
     /// It may have been applied or not: ask again with the same request id.
-    #[error("leadership was lost while the change was under way")]
+    #[error("the change was under way when the leader was lost or a majority did not answer")]
     Unknown,
     /// It may have been applied or not: ask again with the same request id.
     #[error("the store has stopped{}", because(why))]
@@ -75,38 +82,93 @@ pub(crate) struct Proposal {
     wire: v1::Transaction,
     len: usize,
     answer: oneshot::Sender<Result<u64, ProposeError>>,
+    taken: Arc<AtomicU8>,
 }
 
-pub(crate) type Answered = oneshot::Receiver<Result<u64, ProposeError>>;
+/// Nobody has it yet.
+const WAITING: u8 = 0;
+/// It is in an entry.
+const TAKEN: u8 = 1;
+/// Its caller gave up before.
+const GIVEN_UP: u8 = 2;
+
+/// The caller's side of a proposal.
+pub(crate) struct Waiting {
+    answered: oneshot::Receiver<Result<u64, ProposeError>>,
+    taken: Arc<AtomicU8>,
+}
+
+impl Waiting {
+    /// What became of it, or by `deadline` what is known: nothing was done, or it is unknown.
+    pub(crate) async fn answer(self, deadline: Instant) -> Result<u64, ProposeError> {
+        match tokio::time::timeout_at(deadline, self.answered).await {
+            Ok(Ok(answer)) => answer,
+            // Dropped: by a store that is ending, before or after it began with it.
+            Ok(Err(_)) if self.taken.load(Acquire) == WAITING => {
+                Err(ProposeError::NotLeader { leader: None })
+            }
+            Ok(Err(_)) => Err(ProposeError::stopped()),
+            Err(_) => {
+                let given_up = self.taken.compare_exchange(WAITING, GIVEN_UP, AcqRel, Acquire);
+                Err(if given_up.is_ok() { ProposeError::NoQuorum } else { ProposeError::Unknown })
+            }
+        }
+    }
+}
 
 impl Proposal {
     /// Encodes on the caller's thread, and refuses what is too large.
-    pub(crate) fn new(transaction: &Transaction) -> Result<(Self, Answered), ProposeError> {
-        let mutations = transaction.mutations.len();
-        let max = Transaction::MUTATIONS_MAX;
-        if mutations > max {
-            return Err(ProposeError::TooLarge {
-                what: "mutations in a transaction",
-                size: mutations,
-                max,
-            });
-        }
-        let wire = codec::transaction(transaction);
-        let largest = wire.mutations.iter().zip(&transaction.mutations);
-        let largest =
-            largest.map(|(wire, mutation)| (wire.encoded_len(), mutation)).max_by_key(|l| l.0);
-        if let Some((size, mutation)) = largest.filter(|largest| largest.0 > OBJECT_BYTES_MAX) {
-            let what = object_name(mutation);
-            return Err(ProposeError::TooLarge { what, size, max: OBJECT_BYTES_MAX });
-        }
-        let len = wire.encoded_len();
-        if len > TRANSACTION_BYTES_MAX {
-            let (what, max) = ("bytes of a transaction", TRANSACTION_BYTES_MAX);
-            return Err(ProposeError::TooLarge { what, size: len, max });
-        }
-        let (answer, answered) = oneshot::channel();
-        Ok((Self { wire, len, answer }, answered))
+    pub(crate) fn new(transaction: &Transaction) -> Result<(Self, Waiting), ProposeError> {
+        Ok(Self::with(Self::check(transaction)?))
     }
+
+    /// A transaction's wire form, unless it is too large.
+    pub(crate) fn check(transaction: &Transaction) -> Result<v1::Transaction, ProposeError> {
+        let wire = codec::transaction(transaction);
+        within_limits(&wire, |at| transaction.mutations.get(at).map_or("", object_name))?;
+        Ok(wire)
+    }
+
+    /// A transaction that another manager encoded.
+    pub(crate) fn from_wire(wire: v1::Transaction) -> Result<(Self, Waiting), ProposeError> {
+        within_limits(&wire, |_| "bytes of an object")?;
+        Ok(Self::with(wire))
+    }
+
+    fn with(wire: v1::Transaction) -> (Self, Waiting) {
+        let (answer, answered) = oneshot::channel();
+        let taken = Arc::new(AtomicU8::new(WAITING));
+        let len = wire.encoded_len();
+        (Self { wire, len, answer, taken: taken.clone() }, Waiting { answered, taken })
+    }
+
+    /// Whether its caller still wants it; from now on its outcome may be unknown.
+    fn take(&self) -> bool {
+        self.taken.compare_exchange(WAITING, TAKEN, AcqRel, Acquire).is_ok()
+    }
+}
+
+fn within_limits(
+    wire: &v1::Transaction,
+    name: impl Fn(usize) -> &'static str,
+) -> Result<(), ProposeError> {
+    let mutations = wire.mutations.len();
+    let max = Transaction::MUTATIONS_MAX;
+    if mutations > max {
+        let what = "mutations in a transaction";
+        return Err(ProposeError::TooLarge { what, size: mutations, max });
+    }
+    let sizes = wire.mutations.iter().map(Message::encoded_len).enumerate();
+    let largest = sizes.max_by_key(|(_, size)| *size);
+    if let Some((at, size)) = largest.filter(|(_, size)| *size > OBJECT_BYTES_MAX) {
+        return Err(ProposeError::TooLarge { what: name(at), size, max: OBJECT_BYTES_MAX });
+    }
+    let size = wire.encoded_len();
+    if size > TRANSACTION_BYTES_MAX {
+        let (what, max) = ("bytes of a transaction", TRANSACTION_BYTES_MAX);
+        return Err(ProposeError::TooLarge { what, size, max });
+    }
+    Ok(())
 }
 
 fn object_name(mutation: &Mutation) -> &'static str {
@@ -143,6 +205,7 @@ pub(crate) struct Proposer {
     pub(crate) published: Arc<Published>,
     /// Of entries that consensus has taken and not answered.
     pub(crate) places: Arc<Semaphore>,
+    pub(crate) metrics: Arc<StoreMetrics>,
 }
 
 impl Proposer {
@@ -152,6 +215,9 @@ impl Proposer {
             // Waiting for a place is when others join the line.
             let Ok(place) = self.places.clone().acquire_owned().await else { return };
             let (wires, answers) = gather(first, proposals);
+            if wires.is_empty() {
+                continue;
+            }
             if !self.log.has_room() {
                 answers
                     .into_iter()
@@ -160,6 +226,7 @@ impl Proposer {
             }
             last = last.max(self.published.view().time()).max(Time(self.clock.now_ms()));
             let payload = codec::encode_entry(last, wires);
+            StoreMetrics::count(&self.metrics.batches);
             let done = move |submitted| {
                 drop(place);
                 tell(answers, submitted);
@@ -171,19 +238,23 @@ impl Proposer {
 
 type Answers = Vec<oneshot::Sender<Result<u64, ProposeError>>>;
 
-/// Everyone who waits already, as far as an entry has room.
+/// Everyone who still waits, as far as an entry has room.
 fn gather(
     first: Proposal,
     proposals: &mut mpsc::Receiver<Proposal>,
 ) -> (Vec<v1::Transaction>, Answers) {
-    let mut bytes = first.len;
-    let mut wires = vec![first.wire];
-    let mut answers = vec![first.answer];
-    while bytes < ENTRY_BYTES && wires.len() < ENTRY_TRANSACTIONS {
-        let Ok(next) = proposals.try_recv() else { break };
-        bytes += next.len;
-        wires.push(next.wire);
-        answers.push(next.answer);
+    let (mut wires, mut answers, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let mut next = Some(first);
+    while let Some(proposal) = next {
+        if proposal.take() {
+            bytes += proposal.len;
+            wires.push(proposal.wire);
+            answers.push(proposal.answer);
+        }
+        if bytes >= ENTRY_BYTES || wires.len() >= ENTRY_TRANSACTIONS {
+            break;
+        }
+        next = proposals.try_recv().ok();
     }
     (wires, answers)
 }

@@ -14,6 +14,11 @@ use warren_model::service::{ServiceSpec, TaskTemplate};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 use warren_state::change::{Expect, Key, Mutation, Rejection, Request};
 
+mod chaos;
+mod cluster;
+mod disaster;
+mod net;
+
 use super::*;
 use crate::disk::Disk;
 use crate::log::LogOptions;
@@ -43,7 +48,10 @@ fn node(number: u64) -> ModelNode {
     ModelNode {
         manager: true,
         status: NodeStatus::Ready,
-        ..ModelNode::new(NodeId::from_bytes(id(number)), Description { hostname: format!("n{number}"), ..Description::default() })
+        ..ModelNode::new(
+            NodeId::from_bytes(id(number)),
+            Description { hostname: format!("n{number}"), ..Description::default() },
+        )
     }
 }
 
@@ -294,7 +302,7 @@ async fn refusals_to_open_say_why() {
     let kept = fs::read(&key).unwrap();
     fs::remove_file(&key).unwrap();
     assert!(open_error(here()).await.contains("node.key does not exist"));
-    warren_trust::KeyFile::create(&key, &SystemRng).unwrap();
+    KeyFile::create(&key, &SystemRng).unwrap();
     let error = open_error(here()).await;
     assert!(error.contains("does not open with key file"), "{error}");
     fs::write(&key, kept).unwrap();
@@ -332,6 +340,9 @@ fn sim_options(disk: &SimDisk, seed: u64) -> Options {
         },
         snapshot_log_bytes: 3000,
         inline: true,
+        address: String::new(),
+        transport: None,
+        election: Election::default(),
     }
 }
 

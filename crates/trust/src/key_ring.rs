@@ -87,6 +87,17 @@ impl KeyRing {
         Ok(())
     }
 
+    /// Of all keys, oldest first.
+    pub fn ids(&self) -> impl Iterator<Item = u32> {
+        self.keys.iter().map(|key| key.id)
+    }
+
+    /// Forgets the keys that are not in `used`; never the active one.
+    pub fn retain(&mut self, used: &[u32]) {
+        let active = self.active().id;
+        self.keys.retain(|key| key.id == active || used.contains(&key.id));
+    }
+
     /// The key that new files are sealed with.
     pub fn active(&self) -> &DataKey {
         self.keys.last().expect("a ring is made with a key and never loses its last")

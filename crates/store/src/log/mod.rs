@@ -26,9 +26,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use warren_base::rng::Rng;
-use warren_trust::{KeyRing, Opener};
+use warren_trust::Opener;
 
 use crate::disk::{Disk, DiskFile};
+use crate::keys::Keys;
+use crate::metrics::LogMetrics;
 use index::{Index, Place};
 use recover::recover;
 use segment::{Base, Record, RecordHead, TEXT_MAX};
@@ -111,6 +113,8 @@ struct Retired {
 struct Readable {
     file: Arc<dyn DiskFile>,
     opener: Opener,
+    /// That it is sealed with.
+    key: u32,
 }
 
 /// What readers and the writer share. `index` runs ahead of the disk: it has what was handed to
@@ -169,6 +173,7 @@ pub struct Log {
     shared: SharedRef,
     writer: WriterHandle,
     spares: Arc<Spares>,
+    metrics: Arc<LogMetrics>,
 }
 
 impl Log {
@@ -178,7 +183,7 @@ impl Log {
     /// [`LogError::Exists`] when segments are there, or what the disk says.
     pub fn create(
         disk: Arc<dyn Disk>,
-        keys: Arc<KeyRing>,
+        keys: impl Into<Keys>,
         rng: Arc<dyn Rng>,
         options: LogOptions,
     ) -> Result<Self, LogError> {
@@ -187,7 +192,7 @@ impl Log {
             return Err(LogError::Exists);
         }
         let recovered = recover::Recovered::empty();
-        Self::start(disk, keys, rng, options, recovered)
+        Self::start(disk, keys.into(), rng, options, recovered)
     }
 
     /// Reads a log back, and cuts off a torn write that was never acknowledged.
@@ -196,11 +201,12 @@ impl Log {
     /// A [`LogError`] that says which segment is damaged or missing.
     pub fn open(
         disk: Arc<dyn Disk>,
-        keys: Arc<KeyRing>,
+        keys: impl Into<Keys>,
         rng: Arc<dyn Rng>,
         options: LogOptions,
     ) -> Result<Self, LogError> {
-        let recovered = recover(disk.as_ref(), &keys)?;
+        let keys = keys.into();
+        let recovered = recover(disk.as_ref(), &keys.ring())?;
         if recovered.torn {
             let last = recovered.base.last.map(|id| id.index);
             tracing::warn!(?last, "log: cut off a write that was never acknowledged");
@@ -210,7 +216,7 @@ impl Log {
 
     fn start(
         disk: Arc<dyn Disk>,
-        keys: Arc<KeyRing>,
+        keys: Keys,
         rng: Arc<dyn Rng>,
         options: LogOptions,
         recovered: recover::Recovered,
@@ -233,10 +239,10 @@ impl Log {
             retired: recovered.retired,
         };
         let writer = Writer::start(disk, keys, rng, options, position, shared.clone())?;
-        let spares = writer.spares();
+        let (spares, metrics) = (writer.spares(), writer.metrics());
         let writer = WriterHandle::new(writer, options.inline)
             .map_err(LogError::disk("start the log's writer"))?;
-        Ok(Self { shared, writer, spares })
+        Ok(Self { shared, writer, spares, metrics })
     }
 
     /// Appends entries, which must follow the last one. `done` is called when they are durable.
@@ -388,6 +394,33 @@ impl Log {
     /// Files that the log consists of.
     pub fn segments(&self) -> usize {
         locked(&self.shared).readable.len()
+    }
+
+    /// Goes on in a segment that is sealed with the key that is active now.
+    ///
+    /// # Errors
+    /// [`LogError::Stopped`].
+    pub fn renew(&self, done: Done) -> Result<(), LogError> {
+        self.writer.send(Op::Renew { done })
+    }
+
+    /// The data keys that segments are sealed with.
+    pub fn data_keys(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> =
+            locked(&self.shared).readable.values().map(|segment| segment.key).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// What the writer did so far.
+    pub fn metrics(&self) -> &LogMetrics {
+        &self.metrics
+    }
+
+    /// Bytes of all entries on disk.
+    pub fn bytes(&self) -> u64 {
+        locked(&self.shared).index.bytes_from(0)
     }
 
     /// Whether there is room for another large entry. Callers refuse new work when there is not.

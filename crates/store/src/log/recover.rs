@@ -54,6 +54,7 @@ struct Found {
     sequence: u64,
     file: Arc<dyn DiskFile>,
     opener: Opener,
+    key: u32,
     /// Counter of the first record, `None` when the segment was never used or its first write tore.
     first: Option<u64>,
 }
@@ -106,8 +107,8 @@ fn find(disk: &dyn Disk, keys: &KeyRing) -> Result<Vec<Found>, LogError> {
         let file = disk.open(&name).map_err(LogError::disk("open segment"))?;
         let mut head = vec![0; HEAD_LEN];
         let read = file.read_at(&mut head, 0).map_err(LogError::disk("read segment"))?;
-        let opener = open_head(&head[..read], sequence, keys).map_err(head_error)?;
-        let mut segment = Found { sequence, file, opener, first: None };
+        let (opener, key) = open_head(&head[..read], sequence, keys).map_err(head_error)?;
+        let mut segment = Found { sequence, file, opener, key, first: None };
         segment.first = segment.first_counter()?;
         found.push(segment);
     }
@@ -300,8 +301,8 @@ impl Replay {
         self.index.purge_upto(purged);
         let next_sequence = found.last().map_or(1, |segment| segment.sequence + 1);
         let readable = found.into_iter().map(|segment| {
-            let Found { sequence, file, opener, .. } = segment;
-            (sequence, Arc::new(Readable { file, opener }))
+            let Found { sequence, file, opener, key, .. } = segment;
+            (sequence, Arc::new(Readable { file, opener, key }))
         });
         Ok(Recovered {
             readable: readable.collect(),

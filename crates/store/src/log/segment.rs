@@ -141,6 +141,11 @@ impl NewHead {
         Self { bytes, salt, key: key.id() }
     }
 
+    /// Of the data key that it is sealed with.
+    pub(super) fn key_id(&self) -> u32 {
+        self.key
+    }
+
     fn key<'a>(&self, keys: &'a KeyRing) -> &'a DataKey {
         keys.key(self.key).expect("keys are never taken out of a ring in use")
     }
@@ -154,8 +159,12 @@ impl NewHead {
     }
 }
 
-/// Checks a head and gives the opener of its records.
-pub(super) fn open_head(bytes: &[u8], sequence: u64, keys: &KeyRing) -> Result<Opener, HeadError> {
+/// Checks a head and gives the opener of its records, and which data key that is from.
+pub(super) fn open_head(
+    bytes: &[u8],
+    sequence: u64,
+    keys: &KeyRing,
+) -> Result<(Opener, u32), HeadError> {
     let head = bytes.get(..HEAD_LEN).ok_or(HeadError::Short)?;
     let (text, tag) = head.split_at(HEAD_TEXT_LEN);
     let mut rest = text;
@@ -179,7 +188,7 @@ pub(super) fn open_head(bytes: &[u8], sequence: u64, keys: &KeyRing) -> Result<O
     if found != sequence {
         return Err(HeadError::Sequence { found });
     }
-    Ok(key.opener(&salt, PURPOSE_RECORDS))
+    Ok((key.opener(&salt, PURPOSE_RECORDS), key.id()))
 }
 
 fn put_log_id(out: &mut Vec<u8>, id: LogId) {
@@ -202,7 +211,7 @@ fn put_vote(out: &mut Vec<u8>, vote: Vote) {
 }
 
 impl EntryKind {
-    fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Self::Blank => 0,
             Self::Transactions => 1,
@@ -210,7 +219,7 @@ impl EntryKind {
         }
     }
 
-    fn from_number(number: u8) -> Option<Self> {
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
         [Self::Blank, Self::Transactions, Self::Membership]
             .into_iter()
             .find(|kind| kind.number() == number)
@@ -388,7 +397,8 @@ mod tests {
         let keys = KeyRing::generate(&rng);
         let head = NewHead::make(&keys, 7, &rng);
         assert_eq!(head.bytes.len(), HEAD_LEN);
-        let opener = open_head(&head.bytes, 7, &keys).unwrap();
+        let (opener, key) = open_head(&head.bytes, 7, &keys).unwrap();
+        assert_eq!(key, head.key_id());
         let mut sealer = head.sealer(&keys, 1);
         let vote = Vote { term: 3, node: 1, committed: true };
         let entry =

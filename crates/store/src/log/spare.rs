@@ -9,11 +9,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use warren_base::rng::Rng;
-use warren_trust::KeyRing;
 
 use super::segment::{HEAD_LEN, NewHead};
 use super::segment_name;
 use crate::disk::{Disk, DiskFile};
+use crate::keys::Keys;
 
 /// Zeros written at once.
 const CHUNK: usize = 1 << 20;
@@ -32,13 +32,13 @@ pub(super) struct Spare {
 #[derive(Clone)]
 pub(super) struct Maker {
     pub(super) disk: Arc<dyn Disk>,
-    pub(super) keys: Arc<KeyRing>,
+    pub(super) keys: Keys,
     pub(super) rng: Arc<dyn Rng>,
 }
 
 impl Maker {
     pub(super) fn make(&self, sequence: u64, capacity: usize) -> io::Result<Spare> {
-        let head = NewHead::make(&self.keys, sequence, self.rng.as_ref());
+        let head = NewHead::make(&self.keys.ring(), sequence, self.rng.as_ref());
         let name = segment_name(sequence);
         let tmp = format!("{name}.tmp");
         let file = self.disk.create(&tmp)?;
@@ -141,6 +141,16 @@ impl Spares {
                 }
             }
         }
+    }
+
+    /// The segment `sequence`, sealed with the key that is active now: one that was ready before
+    /// is made again.
+    pub(super) fn take_fresh(&self, sequence: u64) -> io::Result<Spare> {
+        let spare = self.take(sequence)?;
+        if spare.head.key_id() == self.maker.keys.ring().active().id() {
+            return Ok(spare);
+        }
+        self.maker.make(sequence, self.capacity)
     }
 
     /// Whether making the next segment failed last time.

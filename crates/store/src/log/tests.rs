@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 
 use proptest::prelude::*;
 use warren_base::rng::{SeededRng, SystemRng};
-use warren_trust::KeyFile;
+use warren_trust::{KeyFile, KeyRing};
 
 use super::*;
 use crate::disk::FsDisk;

@@ -3,15 +3,17 @@
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use warren_base::rng::Rng;
-use warren_trust::{KeyRing, Sealer};
+use warren_trust::Sealer;
 
 use super::segment::{Base, Entry, HEAD_LEN, LogId, RECORD_OVERHEAD, Record, Vote};
 use super::spare::{Maker, Spare, Spares};
 use super::{Done, LogError, LogOptions, Readable, Retired, SharedRef, locked, segment_name};
 use crate::disk::{Disk, DiskFile};
+use crate::keys::Keys;
+use crate::metrics::LogMetrics;
 
 /// Written at once at most, beside a single larger entry: what a disk takes in a few ms.
 const BATCH_MAX: usize = 2 << 20;
@@ -31,6 +33,7 @@ pub(super) enum Op {
     Vote { vote: Vote, done: Done },
     Truncate { after: Option<LogId>, done: Done },
     Purge { upto: LogId, done: Done },
+    Renew { done: Done },
     Close { done: Done },
 }
 
@@ -40,7 +43,10 @@ impl Op {
         match self {
             Self::Append { entries, .. } => Some(entries.iter().map(|e| e.payload.len()).sum()),
             Self::Vote { .. } => Some(0),
-            Self::Truncate { .. } | Self::Purge { .. } | Self::Close { .. } => None,
+            Self::Truncate { .. }
+            | Self::Purge { .. }
+            | Self::Renew { .. }
+            | Self::Close { .. } => None,
         }
     }
 
@@ -50,6 +56,7 @@ impl Op {
             | Self::Vote { done, .. }
             | Self::Truncate { done, .. }
             | Self::Purge { done, .. }
+            | Self::Renew { done }
             | Self::Close { done } => done,
         }
     }
@@ -83,7 +90,7 @@ struct Placed {
 
 pub(super) struct Writer {
     disk: Arc<dyn Disk>,
-    keys: Arc<KeyRing>,
+    keys: Keys,
     spares: Arc<Spares>,
     shared: SharedRef,
     current: Current,
@@ -98,12 +105,13 @@ pub(super) struct Writer {
     /// Sealed records that go to the disk next.
     buffer: Vec<u8>,
     placed: Vec<Placed>,
+    metrics: Arc<LogMetrics>,
 }
 
 impl Writer {
     pub(super) fn start(
         disk: Arc<dyn Disk>,
-        keys: Arc<KeyRing>,
+        keys: Keys,
         rng: Arc<dyn Rng>,
         options: LogOptions,
         position: Position,
@@ -134,6 +142,7 @@ impl Writer {
             stopped: None,
             buffer: Vec::new(),
             placed: Vec::new(),
+            metrics: Arc::default(),
         })
     }
 
@@ -141,10 +150,16 @@ impl Writer {
         self.spares.clone()
     }
 
+    pub(super) fn metrics(&self) -> Arc<LogMetrics> {
+        self.metrics.clone()
+    }
+
     /// Takes a spare into use; readers find it from now on.
-    fn adopt(keys: &KeyRing, shared: &SharedRef, spare: Spare, counter: u64) -> Current {
+    fn adopt(keys: &Keys, shared: &SharedRef, spare: Spare, counter: u64) -> Current {
         let Spare { sequence, file, head, capacity } = spare;
-        let readable = Readable { file: file.clone(), opener: head.opener(keys) };
+        let keys = &keys.ring();
+        let readable =
+            Readable { file: file.clone(), opener: head.opener(keys), key: head.key_id() };
         locked(shared).readable.insert(sequence, Arc::new(readable));
         let sealer = head.sealer(keys, counter);
         Current { sequence, file, sealer, offset: HEAD_LEN, capacity, fresh: true }
@@ -198,6 +213,11 @@ impl Writer {
                 }
                 (pushed, done)
             }
+            Op::Renew { done } => {
+                let sequence = self.current.sequence + 1;
+                let renewed = self.flush().and_then(|()| self.spares.take_fresh(sequence));
+                (renewed.and_then(|spare| self.go_on_in(spare)), done)
+            }
             Op::Close { done } => (self.finish(), done),
         }
     }
@@ -250,8 +270,10 @@ impl Writer {
         if self.buffer.is_empty() {
             return Ok(());
         }
+        let begun = Instant::now();
         self.write_buffer()?;
         self.current.file.sync()?;
+        self.metrics.synced(begun.elapsed(), self.placed.len());
         self.durable = self.current.sealer.next_counter() - 1;
         self.unmarked = true;
         let mut shared = locked(&self.shared);
@@ -274,8 +296,12 @@ impl Writer {
     /// Goes on in the next segment.
     fn roll(&mut self) -> io::Result<()> {
         self.flush()?;
-        let counter = self.current.sealer.next_counter();
         let spare = self.spares.take(self.current.sequence + 1)?;
+        self.go_on_in(spare)
+    }
+
+    fn go_on_in(&mut self, spare: Spare) -> io::Result<()> {
+        let counter = self.current.sealer.next_counter();
         // Gives the unused rest back; whether that survives a crash does not matter.
         self.current.file.set_len(self.current.offset as u64)?;
         let last = self.base.last.map(|id| id.index);

@@ -66,8 +66,15 @@ pub(super) struct Machine {
     options: MachineOptions,
     drafts: mpsc::Sender<Draft>,
     applied_term: watch::Sender<u64>,
+    applied_index: watch::Sender<u64>,
     /// Of log since the last snapshot was begun.
     log_bytes: u64,
+}
+
+/// What was applied last; told after it was published.
+pub(super) struct Applied {
+    pub(super) term: watch::Receiver<u64>,
+    pub(super) index: watch::Receiver<u64>,
 }
 
 /// Entries applied and not published yet.
@@ -80,12 +87,13 @@ struct Group {
 
 impl Machine {
     pub(super) fn new(
-        parts: Parts,
+        parts: &Parts,
         drafts: mpsc::Sender<Draft>,
-    ) -> Result<(Self, watch::Receiver<u64>), CodecError> {
-        let (applied, membership) = position_from(parts.position)?;
-        let (applied_term, receiver) = watch::channel(0);
-        let current = parts.current.map(|file| Current {
+    ) -> Result<(Self, Applied), CodecError> {
+        let (applied, membership) = position_from(parts.position.clone())?;
+        let (applied_term, term) = watch::channel(0);
+        let (applied_index, index) = watch::channel(applied.map_or(0, |id| id.index));
+        let current = parts.current.clone().map(|file| Current {
             last: applied,
             membership: membership.clone(),
             file,
@@ -94,15 +102,16 @@ impl Machine {
             state: State::clone(&parts.published.view()),
             applied,
             membership,
-            published: parts.published,
-            snapshots: parts.snapshots,
+            published: parts.published.clone(),
+            snapshots: parts.snapshots.clone(),
             current: Arc::new(Mutex::new(current)),
             options: parts.options,
             drafts,
             applied_term,
+            applied_index,
             log_bytes: if parts.log.segments() > SEGMENTS_MAX { SNAPSHOT_LOG_MAX } else { 0 },
         };
-        Ok((machine, receiver))
+        Ok((machine, Applied { term, index }))
     }
 
     fn apply_one(&mut self, id: LogId, command: &Command, group: &mut Group) -> io::Result<()> {
@@ -130,7 +139,8 @@ impl Machine {
             }
         }
         if let Some(id) = &self.applied {
-            let term = id.leader_id.term;
+            let (term, index) = (id.leader_id.term, id.index);
+            self.applied_index.send_replace(index);
             self.applied_term.send_if_modified(|known| std::mem::replace(known, term) != term);
         }
         self.ask_for_snapshot();
@@ -144,6 +154,11 @@ impl Machine {
             // Should it fail, the next attempt comes after as much log again.
             self.log_bytes = 0;
         }
+    }
+
+    /// A draft of what is applied now.
+    pub(super) fn draft_now(&self) -> Draft {
+        self.draft()
     }
 
     fn draft(&self) -> Draft {
@@ -187,7 +202,7 @@ impl Current {
 }
 
 /// Runs slow disk work beside the thread of consensus.
-async fn beside<T: Send + 'static>(
+pub(super) async fn beside<T: Send + 'static>(
     inline: bool,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
@@ -248,8 +263,13 @@ impl RaftStateMachine<Types> for Machine {
         snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
         let (snapshots, name) = (self.snapshots.clone(), snapshot.name);
-        let loaded = beside(self.options.inline, move || snapshots.read(&name)).await?;
-        let loaded = loaded.map_err(io::Error::other)?;
+        // Whoever received it has read it already, to see that it is whole.
+        let loaded = match snapshots.take_ready(&name) {
+            Some(loaded) => loaded,
+            None => beside(self.options.inline, move || snapshots.read(&name))
+                .await?
+                .map_err(io::Error::other)?,
+        };
         self.state = loaded.state.clone();
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -260,6 +280,7 @@ impl RaftStateMachine<Types> for Machine {
             file: loaded.file,
         });
         self.published.replace(loaded.state);
+        self.applied_index.send_replace(meta.last_log_id.map_or(0, |id| id.index));
         Ok(())
     }
 

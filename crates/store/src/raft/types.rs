@@ -7,7 +7,7 @@ use bytes::Bytes;
 use openraft::impls::{BasicNode, BoxedErrorSource, InlineBatch, leader_id_adv};
 use openraft::raft::responder::Responder;
 use openraft::type_config::alias::{LogIdOf, StoredMembershipOf, VoteOf};
-use openraft::{EntryPayload, Membership, OptionalSend, RaftTypeConfig, TokioRuntime};
+use openraft::{EntryPayload, Membership, OptionalSend, RaftTypeConfig};
 use warren_state::change::Outcome;
 
 use crate::codec::{
@@ -54,7 +54,7 @@ impl RaftTypeConfig for Types {
     type Vote = openraft::impls::Vote<Self::LeaderId>;
     type Payload = EntryPayload<Command, u64, BasicNode>;
     type Entry = openraft::Entry<leader_id_adv::LeaderId<u64, u64>, Self::Payload>;
-    type AsyncRuntime = TokioRuntime;
+    type AsyncRuntime = super::runtime::Runtime;
     type Responder<T>
         = Answer<T>
     where
