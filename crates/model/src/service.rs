@@ -1,5 +1,9 @@
 //! What a person wants of a service, and the rules it must obey.
 
+#[cfg(test)]
+mod tests;
+mod words;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -7,6 +11,7 @@ use std::net::Ipv4Addr;
 use crate::id::ServiceId;
 use crate::name::ServiceName;
 use crate::quantity::format_duration_ms;
+pub use crate::service::words::{CAPABILITIES, is_capability, parse_signal};
 
 /// A service as the state holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -488,195 +493,5 @@ fn check_labels(field: &str, labels: &BTreeMap<String, String>) -> Result<(), Sp
     match labels.keys().find(|key| key.is_empty() || key.contains(char::is_whitespace)) {
         Some(key) => Err(wrong(field, key, "is not a label key (not empty, no spaces)")),
         None => Ok(()),
-    }
-}
-
-/// Signals as people write them, with their numbers on Linux x86-64 and arm64.
-const SIGNALS: [(&str, i32); 31] = [
-    ("HUP", 1),
-    ("INT", 2),
-    ("QUIT", 3),
-    ("ILL", 4),
-    ("TRAP", 5),
-    ("ABRT", 6),
-    ("BUS", 7),
-    ("FPE", 8),
-    ("KILL", 9),
-    ("USR1", 10),
-    ("SEGV", 11),
-    ("USR2", 12),
-    ("PIPE", 13),
-    ("ALRM", 14),
-    ("TERM", 15),
-    ("STKFLT", 16),
-    ("CHLD", 17),
-    ("CONT", 18),
-    ("STOP", 19),
-    ("TSTP", 20),
-    ("TTIN", 21),
-    ("TTOU", 22),
-    ("URG", 23),
-    ("XCPU", 24),
-    ("XFSZ", 25),
-    ("VTALRM", 26),
-    ("PROF", 27),
-    ("WINCH", 28),
-    ("IO", 29),
-    ("PWR", 30),
-    ("SYS", 31),
-];
-
-/// The number of a signal given as `SIGTERM`, `term`, `15` or `RTMIN+3`.
-pub fn parse_signal(text: &str) -> Option<i32> {
-    if let Ok(number) = text.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number);
-    }
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    if let Some(offset) = name.strip_prefix("RTMIN+") {
-        return offset.parse::<i32>().ok().map(|o| 34 + o).filter(|n| (34..=64).contains(n));
-    }
-    SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
-}
-
-/// The kernel's capabilities by number, `CHOWN` being 0.
-pub const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
-
-/// Whether `NET_ADMIN`, `CAP_NET_ADMIN` or `ALL` (any case) names a capability.
-pub fn is_capability(text: &str) -> bool {
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    name == "ALL" || CAPABILITIES.contains(&name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spec() -> ServiceSpec {
-        let task = TaskTemplate { image: "nginx".into(), ..TaskTemplate::default() };
-        ServiceSpec::new("web".parse().unwrap(), task)
-    }
-
-    #[track_caller]
-    fn check(edit: impl FnOnce(&mut ServiceSpec), expected: &str) {
-        let mut spec = spec();
-        edit(&mut spec);
-        let got = spec.validate().err().map_or_else(|| "ok".to_owned(), |e| e.to_string());
-        assert_eq!(got, expected);
-    }
-
-    fn port(published: u16, bind: [u8; 4]) -> PortSpec {
-        let bind = Ipv4Addr::from(bind);
-        PortSpec {
-            protocol: Protocol::Tcp,
-            bind,
-            published,
-            target: 80,
-            mode: PublishMode::Ingress,
-        }
-    }
-
-    #[test]
-    fn rules() {
-        check(|_| {}, "ok");
-        check(|s| s.task.image.clear(), "image: \"\" is empty, name one such as nginx:1.27");
-        check(|s| s.task.env = vec!["A".into()], "env: \"A\" is not of the form KEY=value");
-        check(
-            |s| s.task.env = vec!["A=1".into(), "A=2".into()],
-            "env: \"A=2\" sets A a second time",
-        );
-        check(|s| s.task.workdir = Some("tmp".into()), "workdir: \"tmp\" is not an absolute path");
-        check(
-            |s| s.task.user = Some("a:b:c".into()),
-            "user: \"a:b:c\" is not of the form user, uid, user:group or uid:gid",
-        );
-        check(
-            |s| s.task.stop_signal = Some("SIGFOO".into()),
-            "stop_signal: \"SIGFOO\" is not a signal; write e.g. SIGTERM, INT or 15",
-        );
-        check(
-            |s| s.task.cap_add = vec!["NET".into()],
-            "capabilities: \"NET\" is not a capability; write e.g. NET_ADMIN or ALL",
-        );
-        check(
-            |s| s.task.limits.memory_bytes = Some(5),
-            "limit_memory: \"5\" is less than 4194304 bytes (4 MiB)",
-        );
-        check(
-            |s| s.ports = vec![port(0, [0; 4])],
-            "ports: \"0:80\" has port 0, allowed are 1 to 65535",
-        );
-        check(
-            |s| s.ports = vec![port(8080, [0; 4]), port(8080, [127, 0, 0, 1])],
-            "ports: \"127.0.0.1:8080:80\" publishes the same port as 8080:80",
-        );
-        check(|s| s.ports = vec![port(8080, [10, 0, 0, 1]), port(8080, [127, 0, 0, 1])], "ok");
-        check(
-            |s| s.mode = Mode::Replicated { replicas: 100_001 },
-            "replicas: \"100001\" is more than 100000",
-        );
-        check(|s| s.on_disconnect = OnDisconnect::Keep, "ok");
-        check(
-            |s| s.on_disconnect = OnDisconnect::StopAfter { ms: 999 },
-            "on_disconnect: \"stop-after 999ms\" is not between 1s and 30d",
-        );
-        check(
-            |s| s.on_disconnect = OnDisconnect::ReplaceAfter { ms: 31 * 86_400_000 },
-            "on_disconnect: \"replace-after 31d\" is not between 0s and 30d",
-        );
-    }
-
-    #[test]
-    fn signals_and_capabilities() {
-        assert_eq!(parse_signal("SIGTERM"), Some(15));
-        assert_eq!(parse_signal("quit"), Some(3));
-        assert_eq!(parse_signal("9"), Some(9));
-        assert_eq!(parse_signal("RTMIN+3"), Some(37));
-        assert_eq!(parse_signal("0"), None);
-        assert_eq!(parse_signal("RTMIN+99"), None);
-        assert!(is_capability("cap_net_admin") && is_capability("ALL") && !is_capability("NET"));
     }
 }

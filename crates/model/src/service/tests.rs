@@ -1,0 +1,79 @@
+//! Rules of specs, one by one.
+
+use super::*;
+
+fn spec() -> ServiceSpec {
+    let task = TaskTemplate { image: "nginx".into(), ..TaskTemplate::default() };
+    ServiceSpec::new("web".parse().unwrap(), task)
+}
+
+#[track_caller]
+fn check(edit: impl FnOnce(&mut ServiceSpec), expected: &str) {
+    let mut spec = spec();
+    edit(&mut spec);
+    let got = spec.validate().err().map_or_else(|| "ok".to_owned(), |e| e.to_string());
+    assert_eq!(got, expected);
+}
+
+fn port(published: u16, bind: [u8; 4]) -> PortSpec {
+    let bind = Ipv4Addr::from(bind);
+    PortSpec { protocol: Protocol::Tcp, bind, published, target: 80, mode: PublishMode::Ingress }
+}
+
+#[test]
+fn rules() {
+    check(|_| {}, "ok");
+    check(|s| s.task.image.clear(), "image: \"\" is empty, name one such as nginx:1.27");
+    check(|s| s.task.env = vec!["A".into()], "env: \"A\" is not of the form KEY=value");
+    check(|s| s.task.env = vec!["A=1".into(), "A=2".into()], "env: \"A=2\" sets A a second time");
+    check(|s| s.task.workdir = Some("tmp".into()), "workdir: \"tmp\" is not an absolute path");
+    check(
+        |s| s.task.user = Some("a:b:c".into()),
+        "user: \"a:b:c\" is not of the form user, uid, user:group or uid:gid",
+    );
+    check(
+        |s| s.task.stop_signal = Some("SIGFOO".into()),
+        "stop_signal: \"SIGFOO\" is not a signal; write e.g. SIGTERM, INT or 15",
+    );
+    check(
+        |s| s.task.cap_add = vec!["NET".into()],
+        "capabilities: \"NET\" is not a capability; write e.g. NET_ADMIN or ALL",
+    );
+    check(
+        |s| s.task.limits.memory_bytes = Some(5),
+        "limit_memory: \"5\" is less than 4194304 bytes (4 MiB)",
+    );
+    check(
+        |s| s.ports = vec![port(0, [0; 4])],
+        "ports: \"0:80\" has port 0, allowed are 1 to 65535",
+    );
+    check(
+        |s| s.ports = vec![port(8080, [0; 4]), port(8080, [127, 0, 0, 1])],
+        "ports: \"127.0.0.1:8080:80\" publishes the same port as 8080:80",
+    );
+    check(|s| s.ports = vec![port(8080, [10, 0, 0, 1]), port(8080, [127, 0, 0, 1])], "ok");
+    check(
+        |s| s.mode = Mode::Replicated { replicas: 100_001 },
+        "replicas: \"100001\" is more than 100000",
+    );
+    check(|s| s.on_disconnect = OnDisconnect::Keep, "ok");
+    check(
+        |s| s.on_disconnect = OnDisconnect::StopAfter { ms: 999 },
+        "on_disconnect: \"stop-after 999ms\" is not between 1s and 30d",
+    );
+    check(
+        |s| s.on_disconnect = OnDisconnect::ReplaceAfter { ms: 31 * 86_400_000 },
+        "on_disconnect: \"replace-after 31d\" is not between 0s and 30d",
+    );
+}
+
+#[test]
+fn signals_and_capabilities() {
+    assert_eq!(parse_signal("SIGTERM"), Some(15));
+    assert_eq!(parse_signal("quit"), Some(3));
+    assert_eq!(parse_signal("9"), Some(9));
+    assert_eq!(parse_signal("RTMIN+3"), Some(37));
+    assert_eq!(parse_signal("0"), None);
+    assert_eq!(parse_signal("RTMIN+99"), None);
+    assert!(is_capability("cap_net_admin") && is_capability("ALL") && !is_capability("NET"));
+}
