@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use warren_base::file::write_atomic;
 use warren_base::rng::Rng;
-use warren_model::{ClusterId, NodeId};
+use warren_model::{Cluster, ClusterId, NodeId};
 
 const FILE_NAME: &str = "node.json";
 /// Raised when the meaning of the file changes.
@@ -32,6 +32,25 @@ pub(crate) enum Error {
 pub(crate) struct Identity {
     pub(crate) node: NodeId,
     pub(crate) cluster: ClusterId,
+    /// What it was when it was last looked at; the cluster may have changed its mind since.
+    pub(crate) role: Role,
+    /// Its store was completed once: an empty one would be one that forgot its votes.
+    pub(crate) stored: bool,
+}
+
+/// What a node does, as far as it knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Role {
+    /// Its number among the managers, if it is one.
+    pub(crate) manager: Option<u64>,
+    pub(crate) worker: bool,
+}
+
+impl Default for Role {
+    /// Of files that do not say: those of single nodes.
+    fn default() -> Self {
+        Self { manager: Some(Cluster::FIRST_NUMBER), worker: true }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,14 +58,25 @@ struct Written {
     version: u32,
     node_id: String,
     cluster_id: String,
+    #[serde(default)]
+    role: Role,
+    #[serde(default = "yes")]
+    stored: bool,
+}
+
+/// Files that do not say are those of single nodes, which have a store.
+fn yes() -> bool {
+    true
 }
 
 impl Identity {
     /// A new node of a new cluster.
-    pub(crate) fn random(rng: &dyn Rng) -> Self {
+    pub(crate) fn random(rng: &dyn Rng, worker: bool) -> Self {
         Self {
             node: NodeId::from_bytes(rng.id_bytes()),
             cluster: ClusterId::from_bytes(rng.id_bytes()),
+            role: Role { worker, ..Role::default() },
+            stored: true,
         }
     }
 
@@ -72,6 +102,8 @@ impl Identity {
             version: VERSION,
             node_id: self.node.to_string(),
             cluster_id: self.cluster.to_string(),
+            role: self.role,
+            stored: self.stored,
         };
         serde_json::to_vec_pretty(&written)
             .map_err(std::io::Error::from)
@@ -88,6 +120,8 @@ fn parse(bytes: &[u8]) -> Result<Identity, String> {
     Ok(Identity {
         node: written.node_id.parse().map_err(|e| format!("node_id: {e}"))?,
         cluster: written.cluster_id.parse().map_err(|e| format!("cluster_id: {e}"))?,
+        role: written.role,
+        stored: written.stored,
     })
 }
 
@@ -101,10 +135,21 @@ mod tests {
     fn round_trip_and_damage() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(Identity::read(dir.path()), Ok(None)));
-        let identity = Identity::random(&SeededRng::new(1));
+        let identity = Identity::random(&SeededRng::new(1), true);
         identity.write(dir.path()).unwrap();
         assert_eq!(Identity::read(dir.path()).unwrap(), Some(identity));
         assert_eq!(identity.key().len(), 8);
+        let role = Role { manager: None, worker: true };
+        let worker = Identity { role, stored: false, ..identity };
+        worker.write(dir.path()).unwrap();
+        assert_eq!(Identity::read(dir.path()).unwrap(), Some(worker));
+        // Of before there were roles.
+        let old = format!(
+            r#"{{"version":1,"node_id":"{}","cluster_id":"{}"}}"#,
+            identity.node, identity.cluster
+        );
+        std::fs::write(dir.path().join(FILE_NAME), old).unwrap();
+        assert_eq!(Identity::read(dir.path()).unwrap(), Some(identity));
         for damage in ["", "{}", r#"{"version":2,"node_id":"","cluster_id":""}"#] {
             std::fs::write(dir.path().join(FILE_NAME), damage).unwrap();
             let error = Identity::read(dir.path()).unwrap_err();

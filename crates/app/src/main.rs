@@ -3,6 +3,7 @@
 //! No logic lives here: `cli` knows the wire and the model, `roles` puts the
 //! rooms of a node together, `daemon` makes a process of it.
 
+mod address;
 mod cli;
 mod daemon;
 mod doctor;
@@ -16,6 +17,8 @@ use cli::failure::Failure;
 use cli::printer::Printer;
 
 fn main() -> ExitCode {
+    // Keys and tokens pass through: what is left when it crashes must not hold them.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let mut printer = Printer::standard();
     match run(&mut printer) {
         Ok(()) => ExitCode::SUCCESS,
@@ -28,7 +31,7 @@ fn main() -> ExitCode {
 
 fn run(printer: &mut Printer) -> Result<(), Failure> {
     match cli::parse(std::env::args_os().collect(), printer)? {
-        cli::Asked::Role(role) => roles::run(role),
+        cli::Asked::Role(role) => roles::run(role, printer),
         cli::Asked::Command(command) => {
             // One thread: a command waits, it does not compute.
             let runtime = tokio::runtime::Builder::new_current_thread()

@@ -5,11 +5,15 @@
 //! the file. An unknown key in the file is an error, also for commands that
 //! would not need it: a typo must not wait for the next start to be found.
 
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use warren_base::telemetry::LogFormat;
+use warren_trust::{JoinRole, JoinToken};
+use zeroize::Zeroizing;
 
+use crate::address::Address;
 use crate::cli::failure::{Failure, nearest, plain};
 
 const CONFIG_DEFAULT: &str = "/etc/warren/warren.toml";
@@ -19,13 +23,27 @@ const LOG_LEVEL_DEFAULT: &str = "info";
 /// Libraries that tell each step of theirs; whoever wants that names them.
 const LOG_QUIET: &str = "openraft=warn,h2=info,hyper=info,tower=info";
 const LOG_FORMAT_DEFAULT: &str = "text";
+/// Of managers, unless told otherwise.
+pub(crate) const PORT: u16 = 2377;
+const LISTEN_DEFAULT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT));
+const ADMIN_DEFAULT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9090));
 const SOCKET_NAME: &str = "warren.sock";
 const PID_NAME: &str = "warren.pid";
 /// No sane configuration is larger; keeps a wrong path from filling memory.
 const FILE_MAX: u64 = 1 << 20;
 
 /// Keys that the file may have.
-const KEYS: [&str; 5] = ["data_dir", "run_dir", "insecure_registry", "log_level", "log_format"];
+const KEYS: [&str; 9] = [
+    "data_dir",
+    "run_dir",
+    "listen",
+    "advertise",
+    "admin",
+    "profile",
+    "insecure_registry",
+    "log_level",
+    "log_format",
+];
 /// The one key whose value is a list.
 const LIST_KEY: &str = "insecure_registry";
 
@@ -46,6 +64,22 @@ pub(crate) struct NodeFlags {
     /// Folder of everything that must last [env: WARREN_DATA_DIR] [default: /var/lib/warren]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Where other nodes and remote operators reach this node while it is a manager
+    /// [env: WARREN_LISTEN] [default: 0.0.0.0:2377]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// What others are told to reach it at [env: WARREN_ADVERTISE] [default: the address that the
+    /// way out starts at, and the port of --listen]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    advertise: Option<String>,
+    /// /health, /ready and /metrics over HTTP; off for none [env: WARREN_ADMIN]
+    /// [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin: Option<String>,
+    /// How managers elect their leader: lan, or wan for slow links between them
+    /// [env: WARREN_PROFILE] [default: lan]
+    #[arg(long, value_name = "PROFILE")]
+    profile: Option<String>,
     /// Registry that may be spoken to over plain HTTP; repeat for more, commas in the environment
     /// [env: WARREN_INSECURE_REGISTRY]
     #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
@@ -64,6 +98,57 @@ pub(crate) struct NodeFlags {
     pub(crate) report_to_stdin: bool,
 }
 
+/// Flags of `cluster init`.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct InitFlags {
+    #[command(flatten)]
+    pub(crate) node: NodeFlags,
+    /// Run no containers on this node
+    #[arg(long)]
+    pub(crate) manager_only: bool,
+}
+
+/// Flags of `node join`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct JoinFlags {
+    #[command(flatten)]
+    pub(crate) node: NodeFlags,
+    /// Run no containers on this node; for tokens that let a manager join
+    #[arg(long)]
+    pub(crate) manager_only: bool,
+    /// What `warren cluster token` shows; - reads it from standard input [env: WARREN_TOKEN]
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<Shy>,
+    /// Managers of the cluster
+    #[arg(value_name = "HOST[:PORT]", required = true, value_delimiter = ',')]
+    addresses: Vec<String>,
+}
+
+/// A value that `Debug` does not show.
+#[derive(Clone)]
+struct Shy(Zeroizing<String>);
+
+impl std::fmt::Debug for Shy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
+impl std::str::FromStr for Shy {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(Zeroizing::new(text.to_owned())))
+    }
+}
+
+/// How a node gets into a cluster.
+pub(crate) struct JoinSettings {
+    pub(crate) token: JoinToken,
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) manager_only: bool,
+}
+
 /// Where a node's socket is, and the rest of the file.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -77,10 +162,22 @@ pub(crate) struct Place {
 pub(crate) struct NodeSettings {
     pub(crate) data_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    /// As given; without it the way out is asked when the node starts.
+    pub(crate) advertise: Option<Address>,
+    pub(crate) admin: Option<SocketAddr>,
+    pub(crate) profile: Profile,
     /// `host` or `host:port`.
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
+}
+
+/// How patient managers are with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Lan,
+    Wan,
 }
 
 /// The environment, as a function so that tests need none.
@@ -156,13 +253,79 @@ impl Place {
                 )));
             }
         };
+        let listen = pick_text(env, file, flags.listen.as_deref(), "listen");
+        let listen = socket_address(listen, LISTEN_DEFAULT)?;
+        let admin = pick_text(env, file, flags.admin.as_deref(), "admin");
+        let admin = match admin.as_ref().map(|given| given.text.as_str()) {
+            Some("off") => None,
+            _ => Some(socket_address(admin, ADMIN_DEFAULT)?),
+        };
+        let advertise = pick_text(env, file, flags.advertise.as_deref(), "advertise");
+        let advertise = advertise.map(|given| {
+            Address::parse(&given.text, listen.port())
+                .and_then(Address::dialled)
+                .map_err(|problem| Failure::input(format!("{}: {problem}", given.source)))
+        });
+        let profile = pick_text(env, file, flags.profile.as_deref(), "profile");
+        let profile = match profile.as_ref().map_or("lan", |given| given.text.as_str()) {
+            "lan" => Profile::Lan,
+            "wan" => Profile::Wan,
+            other => {
+                let source = profile.as_ref().map_or("", |given| given.source.as_str());
+                return Err(Failure::input(format!("{source}: {other:?} is not one of lan, wan")));
+            }
+        };
         Ok(NodeSettings {
             data_dir,
             run_dir: self.run_dir.clone(),
+            listen,
+            advertise: advertise.transpose()?,
+            admin,
+            profile,
             insecure_registries: registries(env, file, &flags.insecure_registry)?,
             log_level: filter(level.as_ref().map_or(LOG_LEVEL_DEFAULT, |g| g.text.as_str())),
             log_format,
         })
+    }
+}
+
+impl JoinFlags {
+    /// `stdin` is read when the token is to come from there.
+    ///
+    /// # Errors
+    /// Naming the flag or variable and what is wrong with its value; the token itself is never
+    /// shown.
+    pub(crate) fn resolve(
+        &self,
+        env: Environment<'_>,
+        stdin: impl FnOnce() -> std::io::Result<Zeroizing<String>>,
+    ) -> Result<JoinSettings, Failure> {
+        let variable = || env("WARREN_TOKEN").filter(|text| !text.is_empty()).map(Zeroizing::new);
+        let (source, text) = match &self.token {
+            Some(Shy(text)) if text.as_str() == "-" => {
+                let read = stdin();
+                ("standard input", read.map_err(|e| Failure::input(format!("--token -: {e}")))?)
+            }
+            Some(Shy(text)) => ("--token", text.clone()),
+            None => ("WARREN_TOKEN", variable().unwrap_or_default()),
+        };
+        let hint = "on a manager, `warren cluster token worker` or `… manager` shows one";
+        if text.is_empty() {
+            let failure = Failure::input("--token: a token is needed to join a cluster");
+            return Err(failure.hint(hint));
+        }
+        let token = text.parse::<JoinToken>();
+        let token = token.map_err(|e| Failure::input(format!("{source}: {e}")).hint(hint))?;
+        let address = |text: &String| {
+            let parsed = Address::parse(text, PORT).and_then(Address::dialled);
+            parsed.map_err(|problem| Failure::input(format!("HOST:PORT: {problem}")))
+        };
+        let addresses = self.addresses.iter().map(address).collect::<Result<Vec<_>, _>>()?;
+        if self.manager_only && token.role == JoinRole::Worker {
+            return Err(Failure::input("--manager-only: the token lets a worker join")
+                .hint("`warren cluster token manager` shows one for managers"));
+        }
+        Ok(JoinSettings { token, addresses, manager_only: self.manager_only })
     }
 }
 
@@ -189,6 +352,20 @@ fn pick(env: Environment<'_>, file: &File, flag: Option<&Path>, key: &str) -> Op
     }
     let text = file.values.get(key)?.as_str()?.to_owned();
     Some(Given { text, source: format!("{}: {key}", file.path.display()) })
+}
+
+/// As [`pick`], for values that are no paths.
+fn pick_text(env: Environment<'_>, file: &File, flag: Option<&str>, key: &str) -> Option<Given> {
+    pick(env, file, flag.map(Path::new), key)
+}
+
+fn socket_address(given: Option<Given>, default: SocketAddr) -> Result<SocketAddr, Failure> {
+    let Some(Given { text, source }) = given else { return Ok(default) };
+    let parsed = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+    parsed.ok_or_else(|| {
+        Failure::input(format!("{source}: {text:?} is not an address and a port"))
+            .hint(format!("write it like {default} or [::]:{}", default.port()))
+    })
 }
 
 /// A plain level is about us: chatty libraries stay quiet under it.
@@ -325,7 +502,7 @@ mod tests {
             None,
             None,
             "replicas = 3",
-            "DIR/warren.toml: there is no setting \"replicas\" (settings are data_dir, run_dir, insecure_registry, log_level, log_format)",
+            "DIR/warren.toml: there is no setting \"replicas\" (settings are data_dir, run_dir, listen, advertise, admin, profile, insecure_registry, log_level, log_format)",
         );
         check(None, None, "data_dir = 3", "DIR/warren.toml: data_dir is not a string");
         check(

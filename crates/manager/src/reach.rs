@@ -78,7 +78,12 @@ async fn answers(core: &Core, number: u64, address: &str) -> bool {
     let Ok(channel) = peers::channel(core, number, address).await else { return false };
     let mut request = Request::new(v1::GetInfoRequest {});
     request.metadata_mut().insert(RELAYED_KEY, MetadataValue::from_static("1"));
-    ControlClient::new(channel).get_info(request).await.is_ok()
+    match ControlClient::new(channel).get_info(request).await {
+        Ok(_) => true,
+        // Refusals come from somebody who is there: a new manager knows nobody yet, us included.
+        // Only what never came from the other side has a source.
+        Err(status) => std::error::Error::source(&status).is_none(),
+    }
 }
 
 /// Whether the voters can do without one of them: those that are left and answer must be a

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status, Streaming};
 use warren_base::rng::{Rng, SystemRng};
@@ -27,6 +28,10 @@ const TRIES_MAX: u32 = 7;
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// A listing of a million tasks; only a broken node would send more.
 const ANSWER_BYTES_MAX: usize = 512 << 20;
+/// What managers want to be known without refusing.
+const WARNING_KEY: &str = "warren-warning";
+/// Of a stop on the node's own socket: it is the end of its membership as well.
+pub(crate) const FORGET_KEY: &str = "warren-forget";
 /// Frames on their way to the node: enough to keep the socket busy.
 const FRAMES_MAX: usize = 8;
 
@@ -83,6 +88,23 @@ impl Client {
         }
     }
 
+    /// As [`Client::call`], with what the manager wants to be known besides.
+    pub(crate) async fn warned<R>(
+        &mut self,
+        mut call: impl AsyncFnMut(Control) -> Result<Response<R>, Status>,
+    ) -> Result<(R, Option<String>), Failure> {
+        let mut warning = None;
+        let answer = self
+            .call(async |control| {
+                let response = call(control).await?;
+                let text = response.metadata().get(WARNING_KEY).and_then(|text| text.to_str().ok());
+                warning = text.map(str::to_owned);
+                Ok(response)
+            })
+            .await?;
+        Ok((answer, warning))
+    }
+
     /// Makes a call whose answer is a stream.
     pub(crate) async fn subscribe<R>(
         &mut self,
@@ -100,6 +122,21 @@ impl Client {
         let _ = to.try_send(frame(v1::frame::Kind::Open(open)));
         let from = self.control.stream(ReceiverStream::new(frames)).await?.into_inner();
         Ok(Frames { to, from })
+    }
+
+    /// Asks the node to leave its cluster; once, and not again.
+    pub(crate) async fn leave(
+        &mut self,
+        request: v1::LeaveClusterRequest,
+    ) -> Result<Streaming<v1::LeaveProgress>, Failure> {
+        Ok(self.control.leave_cluster(request).await?.into_inner())
+    }
+
+    /// Asks the node to stop and to forget what it is, without asking the managers.
+    pub(crate) async fn forget_node(&mut self) -> Result<(), Status> {
+        let mut request = tonic::Request::new(v1::StopNodeRequest { with_containers: true });
+        request.metadata_mut().insert(FORGET_KEY, MetadataValue::from_static("1"));
+        self.control.stop_node(request).await.map(|_| ())
     }
 
     /// Asks the node to stop; once, for it may well stop answering.

@@ -22,6 +22,16 @@ impl<'a> Context<'a> {
         Ok(Self { client: Client::connect(socket).await?, printer })
     }
 
+    /// Says so when what was read may not be the newest.
+    pub(crate) fn stale(&mut self, stale_ms: u64) {
+        if stale_ms > 0 {
+            let seconds = stale_ms.div_ceil(1000);
+            self.printer.warning(format!(
+                "this manager has had no leader for {seconds} s: what it shows may be old"
+            ));
+        }
+    }
+
     /// Rows seen from now.
     pub(crate) fn view(&self) -> View {
         View::at(now())

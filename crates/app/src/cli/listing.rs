@@ -25,6 +25,14 @@ pub(crate) struct ListFlags {
     pub(crate) no_trunc: bool,
 }
 
+/// Flags of commands that read what the cluster agreed on.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct ReadFlags {
+    /// See everything that anybody was told to be done before; asks a majority of the managers
+    #[arg(long)]
+    pub(crate) linearizable: bool,
+}
+
 fn parse_filter(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),

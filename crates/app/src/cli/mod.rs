@@ -13,8 +13,10 @@ mod exec;
 pub(crate) mod failure;
 mod image;
 mod inspect;
+mod leave;
 mod listing;
 mod logs;
+mod members;
 mod moment;
 mod node;
 mod ports;
@@ -27,6 +29,7 @@ mod template;
 mod terminal;
 #[cfg(test)]
 mod tests;
+mod token;
 mod usage;
 mod version;
 mod wait;
@@ -36,11 +39,11 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::settings::{Environment, NodeFlags, PlaceFlags};
+use crate::settings::{Environment, InitFlags, JoinFlags, NodeFlags, PlaceFlags};
+pub(crate) use client::FORGET_KEY;
 use context::Context;
 pub(crate) use doctor::{Check, Level};
 use failure::{Exit, Failure};
-use listing::ListFlags;
 use printer::Printer;
 
 /// Containers on one machine or many.
@@ -95,26 +98,46 @@ enum Verb {
 #[derive(Debug, Subcommand)]
 enum ClusterVerb {
     /// Make a new cluster of this one node, and run the node
-    Init(NodeFlags),
+    Init(InitFlags),
     /// Show what the cluster is
     Info(node::InfoArgs),
+    /// Show the token that lets machines join
+    Token(token::TokenArgs),
 }
 
 #[derive(Debug, Subcommand)]
 enum NodeVerb {
-    /// Run a node that was initialised before
+    /// Join a cluster as what the token says, and run the node
+    Join(JoinFlags),
+    /// Run a node that was initialised or joined before
     Run(NodeFlags),
     /// Stop this node's daemon; its containers go on unless told otherwise
     Stop(node::StopArgs),
     /// List nodes
     #[command(visible_alias = "list")]
-    Ls(ListFlags),
+    Ls(node::NodeLsArgs),
+    /// Show everything about nodes
+    Inspect(members::NodeInspectArgs),
+    /// Change a node: availability, labels, whether it runs containers
+    Update(members::NodeUpdateArgs),
+    /// Make nodes managers
+    Promote(members::NodeNamesArgs),
+    /// Make managers plain workers
+    Demote(members::NodeNamesArgs),
+    /// Remove nodes from the cluster; theirs is refused from then on
+    #[command(visible_alias = "remove")]
+    Rm(members::NodeRmArgs),
+    Leave(leave::LeaveArgs),
+    /// Change what this node's daemon logs, until it is started again
+    LogLevel(members::LogLevelArgs),
 }
 
 /// What the program does for longer than a command.
 pub(crate) enum Role {
     /// Make a cluster, then run its node.
-    Init(PlaceFlags, NodeFlags),
+    Init(PlaceFlags, InitFlags),
+    /// Join a cluster, then run the node.
+    Join(PlaceFlags, JoinFlags),
     Run(PlaceFlags, NodeFlags),
 }
 
@@ -143,6 +166,7 @@ pub(crate) fn parse(args: Vec<OsString>, printer: &mut Printer) -> Result<Asked,
     let Cli { place, verb } = cli.map_err(|error| usage::explain(error, printer))?;
     Ok(match verb {
         Verb::Cluster(ClusterVerb::Init(flags)) => Asked::Role(Role::Init(place, flags)),
+        Verb::Node(NodeVerb::Join(flags)) => Asked::Role(Role::Join(place, flags)),
         Verb::Node(NodeVerb::Run(flags)) => Asked::Role(Role::Run(place, flags)),
         verb => Asked::Command(Command { place, verb, program }),
     })
@@ -170,7 +194,17 @@ pub(crate) async fn run(
     let mut context = Context::connect(&place.socket, printer).await?;
     match verb {
         Verb::Cluster(ClusterVerb::Info(args)) => node::info(&mut context, &args).await,
-        Verb::Node(NodeVerb::Ls(flags)) => node::ls(&mut context, &flags).await,
+        Verb::Cluster(ClusterVerb::Token(args)) => token::run(&mut context, &args).await,
+        Verb::Node(NodeVerb::Ls(args)) => node::ls(&mut context, &args).await,
+        Verb::Node(NodeVerb::Inspect(args)) => members::inspect(&mut context, &args).await,
+        Verb::Node(NodeVerb::Update(args)) => members::update(&mut context, args).await,
+        Verb::Node(NodeVerb::Promote(args)) => members::set_manager(&mut context, args, true).await,
+        Verb::Node(NodeVerb::Demote(args)) => members::set_manager(&mut context, args, false).await,
+        Verb::Node(NodeVerb::Rm(args)) => members::remove(&mut context, args).await,
+        Verb::Node(NodeVerb::Leave(args)) => {
+            leave::run(&mut context, &args, &place.pid_file()).await
+        }
+        Verb::Node(NodeVerb::LogLevel(args)) => members::log_level(&mut context, &args).await,
         Verb::Node(NodeVerb::Stop(args)) => {
             node::stop(&mut context, &args, &place.pid_file()).await
         }
@@ -182,7 +216,7 @@ pub(crate) async fn run(
         Verb::Wait(verb) => node::wait(&mut context, verb).await,
         Verb::Events(args) => node::events(&mut context, &args).await,
         Verb::Cluster(ClusterVerb::Init(_))
-        | Verb::Node(NodeVerb::Run(_))
+        | Verb::Node(NodeVerb::Join(_) | NodeVerb::Run(_))
         | Verb::Doctor(_)
         | Verb::Version(_)
         | Verb::Completion(_) => {

@@ -1,5 +1,6 @@
 //! `warren node ls|stop`, `warren cluster info`, `warren events`, `warren wait`.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use warren_proto::v1;
 use super::client::is_lost;
 use super::context::Context;
 use super::failure::{Exit, Failure};
-use super::listing::{ListFlags, Record};
+use super::listing::{ListFlags, ReadFlags, Record};
 use super::rows::{EventRow, NodeRow, cluster_id};
 use super::spec::duration;
 use super::template::Format;
@@ -33,6 +34,14 @@ pub(crate) struct StopArgs {
     /// Stop and remove this node's containers first
     #[arg(long)]
     with_containers: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeLsArgs {
+    #[command(flatten)]
+    read: ReadFlags,
+    #[command(flatten)]
+    list: ListFlags,
 }
 
 #[derive(Debug, Args)]
@@ -68,16 +77,41 @@ pub(crate) struct WaitServiceArgs {
     timeout: Option<u64>,
 }
 
-pub(crate) async fn ls(context: &mut Context<'_>, flags: &ListFlags) -> Result<(), Failure> {
-    let answer = context
-        .client
-        .call(async |mut control| {
-            control.list_nodes(v1::ListNodesRequest { min_revision: 0 }).await
-        })
-        .await?;
-    let rows: Vec<NodeRow> = answer.nodes.iter().map(NodeRow::from).collect();
+pub(crate) async fn ls(context: &mut Context<'_>, args: &NodeLsArgs) -> Result<(), Failure> {
+    let nodes = super::members::list(context, args.read.linearizable).await?;
+    let rows: Vec<NodeRow> = nodes.iter().map(NodeRow::from).collect();
     let view = context.view();
-    context.printer.list(&rows, flags, view)
+    context.printer.list(&rows, &args.list, view)
+}
+
+/// The daemon of this machine, held by its process: afterwards the number may be another's.
+pub(crate) struct Daemon(OwnedFd);
+
+impl Daemon {
+    /// The one whose pid is in `pid_file`.
+    pub(crate) fn of(pid_file: &Path) -> Option<Self> {
+        let text = std::fs::read_to_string(pid_file).ok()?;
+        let pid = Pid::from_raw(text.trim().parse().ok()?)?;
+        pidfd_open(pid, PidfdFlags::empty()).ok().map(Self)
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// It goes on.
+    pub(crate) async fn ended(self) -> Result<(), Failure> {
+        let ended = tokio::task::spawn_blocking(move || {
+            let limit = Timespec::try_from(END_WAIT_MAX).ok();
+            poll(&mut [PollFd::new(&self.0, PollFlags::IN)], limit.as_ref())
+        });
+        match ended.await {
+            Ok(Ok(1)) => Ok(()),
+            _ => Err(Failure::failed(format!(
+                "the daemon did not end within {} s",
+                END_WAIT_MAX.as_secs()
+            ))),
+        }
+    }
 }
 
 /// Stops the daemon; `pid_file` tells whose end to wait for.
@@ -86,12 +120,7 @@ pub(crate) async fn stop(
     args: &StopArgs,
     pid_file: &Path,
 ) -> Result<(), Failure> {
-    // Opened before asking: afterwards the number may belong to somebody else.
-    let daemon = std::fs::read_to_string(pid_file)
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .and_then(Pid::from_raw)
-        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let daemon = Daemon::of(pid_file);
     let request = v1::StopNodeRequest { with_containers: args.with_containers };
     // Not retried: a lost connection is what success may look like.
     let asked = context.client.stop_node(request).await;
@@ -106,17 +135,7 @@ pub(crate) async fn stop(
             false => Ok(()),
         };
     };
-    let ended = tokio::task::spawn_blocking(move || {
-        let limit = Timespec::try_from(END_WAIT_MAX).ok();
-        poll(&mut [PollFd::new(&daemon, PollFlags::IN)], limit.as_ref())
-    });
-    match ended.await {
-        Ok(Ok(1)) => Ok(()),
-        _ => Err(Failure::failed(format!(
-            "the daemon did not end within {} s",
-            END_WAIT_MAX.as_secs()
-        ))),
-    }
+    daemon.ended().await
 }
 
 pub(crate) async fn info(context: &mut Context<'_>, args: &InfoArgs) -> Result<(), Failure> {
@@ -132,7 +151,13 @@ pub(crate) async fn info(context: &mut Context<'_>, args: &InfoArgs) -> Result<(
         "nodes": info.nodes,
         "services": info.services,
         "tasks": info.tasks,
+        "leader": Some(cluster_id(&info.leader)).filter(|id| !id.is_empty()),
+        "managers": info.managers,
+        "managers_reachable": info.managers_reachable,
+        "epoch": info.epoch,
+        "stale_ms": info.stale_ms,
     });
+    context.stale(info.stale_ms);
     context.printer.object(&object, &args.format)
 }
 

@@ -3,6 +3,8 @@
 //! The JSON keys are a promise to scripts: `KEYS` lists them, a test holds the
 //! structs to it. Rows are made of wire messages and never travel further.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use warren_model::ServiceId;
 use warren_model::service::PortSpec;
@@ -270,9 +272,10 @@ pub(crate) struct NodeRow {
     id: String,
     hostname: String,
     role: &'static str,
-    worker: bool,
     status: &'static str,
     availability: &'static str,
+    /// Of managers: leader, voter, learner or unreachable.
+    manager_status: String,
     leader: bool,
     address: String,
     version: String,
@@ -280,6 +283,9 @@ pub(crate) struct NodeRow {
     memory_bytes: u64,
     kernel: String,
     architecture: String,
+    labels: BTreeMap<String, String>,
+    certificate_not_after: Option<String>,
+    joined_at: Option<String>,
 }
 
 impl From<&v1::Node> for NodeRow {
@@ -288,8 +294,11 @@ impl From<&v1::Node> for NodeRow {
         Self {
             id: id_text(&node.id),
             hostname: about.hostname,
-            role: if node.manager { "manager" } else { "worker" },
-            worker: node.worker,
+            role: match (node.manager, node.worker) {
+                (true, true) => "hybrid",
+                (true, false) => "manager",
+                (false, _) => "worker",
+            },
             status: match v1::NodeStatus::try_from(node.status) {
                 Ok(v1::NodeStatus::Ready) => "ready",
                 Ok(v1::NodeStatus::Down) => "down",
@@ -301,6 +310,10 @@ impl From<&v1::Node> for NodeRow {
                 Ok(v1::Availability::Drain) => "drain",
                 Ok(v1::Availability::Unspecified) | Err(_) => "unknown",
             },
+            manager_status: match node.leader {
+                true => "leader".to_owned(),
+                false => node.reachability.clone(),
+            },
             leader: node.leader,
             address: about.address,
             version: about.version,
@@ -308,20 +321,28 @@ impl From<&v1::Node> for NodeRow {
             memory_bytes: about.memory_bytes,
             kernel: about.kernel,
             architecture: about.architecture,
+            labels: node.labels.clone().into_iter().collect(),
+            certificate_not_after: moment(node.certificate_not_after),
+            joined_at: moment(node.joined),
         }
     }
 }
 
+/// A moment, unless it never was.
+fn moment(at: u64) -> Option<String> {
+    (at != 0).then(|| Time(at).to_string())
+}
+
 impl Record for NodeRow {
     const COLUMNS: &'static [&'static str] =
-        &["ID", "HOSTNAME", "ROLE", "STATUS", "AVAILABILITY", "LEADER", "ADDRESS", "VERSION"];
+        &["ID", "HOSTNAME", "ROLE", "STATUS", "AVAILABILITY", "MANAGER", "ADDRESS", "VERSION"];
     const KEYS: &'static [&'static str] = &[
         "id",
         "hostname",
         "role",
-        "worker",
         "status",
         "availability",
+        "manager_status",
         "leader",
         "address",
         "version",
@@ -329,6 +350,9 @@ impl Record for NodeRow {
         "memory_bytes",
         "kernel",
         "architecture",
+        "labels",
+        "certificate_not_after",
+        "joined_at",
     ];
 
     fn cells(&self, _: View) -> Vec<String> {
@@ -338,7 +362,7 @@ impl Record for NodeRow {
             self.role.to_owned(),
             self.status.to_owned(),
             self.availability.to_owned(),
-            if self.leader { "yes" } else { "" }.to_owned(),
+            self.manager_status.clone(),
             self.address.clone(),
             self.version.clone(),
         ]

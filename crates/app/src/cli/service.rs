@@ -187,7 +187,7 @@ async fn list(
     context: &mut Context<'_>,
     services: Vec<String>,
 ) -> Result<Vec<v1::Service>, Failure> {
-    let request = v1::ListServicesRequest { services, min_revision: 0 };
+    let request = v1::ListServicesRequest { services, ..v1::ListServicesRequest::default() };
     let answer = context
         .client
         .call(async |mut control| control.list_services(request.clone()).await)
@@ -209,7 +209,7 @@ async fn tasks(
     all: bool,
     flags: &ListFlags,
 ) -> Result<(), Failure> {
-    let request = v1::ListTasksRequest { services, all, min_revision: 0, ids: Vec::new() };
+    let request = v1::ListTasksRequest { services, all, ..v1::ListTasksRequest::default() };
     let answer =
         context.client.call(async |mut control| control.list_tasks(request.clone()).await).await?;
     let mut rows: Vec<TaskRow> = answer.tasks.iter().map(TaskRow::from).collect();

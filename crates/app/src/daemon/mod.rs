@@ -3,6 +3,7 @@
 //! Nothing here knows what the daemon does.
 
 pub(crate) mod detach;
+mod scrub;
 mod socket;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -17,6 +18,7 @@ use rustix::io::Errno;
 
 use crate::cli::failure::{Exit, Failure};
 use crate::settings::NodeSettings;
+pub(crate) use scrub::scrub;
 pub(crate) use socket::bind;
 
 const LOCK_NAME: &str = "lock";
@@ -132,6 +134,7 @@ mod tests {
     use warren_base::telemetry::LogFormat;
 
     use super::*;
+    use crate::settings::Profile;
 
     #[test]
     fn folders_are_held_once() {
@@ -139,6 +142,10 @@ mod tests {
         let settings = NodeSettings {
             data_dir: dir.path().join("data"),
             run_dir: dir.path().join("run"),
+            listen: "127.0.0.1:1".parse().unwrap(),
+            advertise: None,
+            admin: None,
+            profile: Profile::Lan,
             insecure_registries: Vec::new(),
             log_level: "info".into(),
             log_format: LogFormat::Text,

@@ -4,65 +4,97 @@
 //! containers, agent), keeps them until it is told to stop, and takes them
 //! apart in order. Containers are not part of it: they go on.
 
+pub(crate) mod dial;
+mod door;
+mod files;
+mod found;
+mod join;
+mod keep;
+mod listener;
 mod machine;
+mod managing;
+mod metrics;
 mod node;
+mod renew;
+mod start;
+mod streams;
 mod wire;
 
 use std::error::Error;
-use std::path::Path;
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use warren_base::rng::{Rng, SystemRng};
 use warren_base::telemetry;
 
 use crate::cli::Role;
-use crate::cli::failure::{Exit, Failure};
+use crate::cli::failure::Failure;
+use crate::cli::printer::Printer;
 use crate::daemon::{self, detach};
-use crate::identity::{self, Identity};
-use crate::settings::{NodeSettings, environment};
-use node::Node;
+use crate::identity;
+use crate::settings::{JoinSettings, NodeSettings, environment};
+use node::{Broken, Node};
+use start::Started;
 
 /// Threads of the event loop: a node waits for the kernel, it does not compute.
 const THREADS: usize = 2;
 /// For calls that block: file systems mostly. Tokio's 512 would be as many stacks.
 const BLOCKING_THREADS_MAX: usize = 32;
 
-/// Whether a node is made or was made before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a node begins.
 pub(crate) enum Begin {
-    Init,
+    Init { worker: bool },
+    Join(JoinSettings),
     Run,
 }
 
 /// Does what the role asks, until told to stop.
-pub(crate) fn run(role: Role) -> Result<(), Failure> {
-    let (begin, place, flags) = match role {
-        Role::Init(place, flags) => (Begin::Init, place, flags),
-        Role::Run(place, flags) => (Begin::Run, place, flags),
+pub(crate) fn run(role: Role, printer: &mut Printer) -> Result<(), Failure> {
+    let (place, flags) = match &role {
+        Role::Init(place, flags) => (place, &flags.node),
+        Role::Join(place, flags) => (place, &flags.node),
+        Role::Run(place, flags) => (place, flags),
     };
-    let settings = place.resolve(&environment)?.node(&flags, &environment)?;
+    let settings = place.resolve(&environment)?.node(flags, &environment)?;
+    let begin = match &role {
+        Role::Init(_, flags) => Begin::Init { worker: !flags.manager_only },
+        Role::Join(_, flags) => {
+            let settings = flags.resolve(&environment, detach::token)?;
+            // It must not be seen in lists of processes for as long as the node runs.
+            daemon::scrub(settings.token.to_text().as_bytes());
+            Begin::Join(settings)
+        }
+        Role::Run(..) => Begin::Run,
+    };
     if flags.detach {
-        return detach::start(&settings.data_dir);
+        let token = match &begin {
+            Begin::Join(settings) => Some(settings.token.to_text()),
+            Begin::Init { .. } | Begin::Run => None,
+        };
+        let note = detach::start(&settings.data_dir, token.as_ref().map(|t| t.as_str()))?;
+        if let Some(note) = note {
+            printer.note(note);
+        }
+        return Ok(());
     }
-    if flags.report_to_stdin {
+    let report = flags.report_to_stdin;
+    if report {
         detach::settle();
     }
-    let outcome = run_here(begin, &settings, flags.report_to_stdin);
+    let outcome = run_here(begin, settings, report);
     if let Err(failure) = &outcome
-        && flags.report_to_stdin
+        && report
     {
         detach::failed(failure);
     }
     outcome
 }
 
-fn run_here(begin: Begin, settings: &NodeSettings, report: bool) -> Result<(), Failure> {
+fn run_here(begin: Begin, settings: NodeSettings, report: bool) -> Result<(), Failure> {
     telemetry::start(&settings.log_level, settings.log_format)
         .map_err(|e| Failure::input(format!("--log-level: {e}")))?;
-    let held = daemon::hold(settings)?;
-    let identity = identity_of(begin, &settings.data_dir, &SystemRng)?;
+    let held = daemon::hold(&settings)?;
+    start::check(&begin, &settings.data_dir)?;
     daemon::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
@@ -71,64 +103,92 @@ fn run_here(begin: Begin, settings: &NodeSettings, report: bool) -> Result<(), F
         .enable_all()
         .build()
         .map_err(|e| Failure::failed(format!("start the event loop: {e}")))?;
-    let outcome = runtime.block_on(live(begin, settings, identity, report));
+    let outcome = runtime.block_on(live(begin, settings, report));
     runtime.shutdown_background();
     drop(held);
     outcome
 }
 
-/// The identity of the node in `data_dir`, or one for the node to be.
-fn identity_of(begin: Begin, data_dir: &Path, rng: &dyn Rng) -> Result<Identity, Failure> {
-    let known = Identity::read(data_dir).map_err(|e| failed(&e))?;
-    let shown = data_dir.display();
-    match (begin, known) {
-        (Begin::Run, Some(identity)) => Ok(identity),
-        (Begin::Init, None) => Ok(Identity::random(rng)),
-        (Begin::Init, Some(identity)) => {
-            let node = identity.node;
-            Err(Failure::new(Exit::Conflict, format!("{shown} holds node {node} already"))
-                .hint("run it with `warren node run`, or use another --data-dir"))
-        }
-        (Begin::Run, None) => {
-            Err(Failure::new(Exit::NotFound, format!("no node was ever made in {shown}"))
-                .hint("make one with `warren cluster init`, or use another --data-dir"))
+/// What the outside asks of a node: to stop, with its containers or without.
+struct Orders {
+    terminated: Signal,
+    interrupted: Signal,
+    ordered: mpsc::Receiver<bool>,
+}
+
+impl Orders {
+    /// The next order.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            _ = self.terminated.recv() => false,
+            _ = self.interrupted.recv() => false,
+            with_containers = self.ordered.recv() => with_containers.unwrap_or(false),
         }
     }
 }
 
 /// The node from its start to its end.
-async fn live(
-    begin: Begin,
-    settings: &NodeSettings,
-    identity: Identity,
-    report: bool,
-) -> Result<(), Failure> {
+async fn live(begin: Begin, settings: NodeSettings, report: bool) -> Result<(), Failure> {
     // Before anything is started: a signal must never find the default action.
     let listen = |kind| signal(kind).map_err(|e| failed(&e));
-    let mut terminated = listen(SignalKind::terminate())?;
-    let mut interrupted = listen(SignalKind::interrupt())?;
+    let (terminated, interrupted) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     // One order to stop is enough: more are the same.
-    let (order, mut ordered) = mpsc::channel(1);
-    let stop_node = Arc::new(move |with_containers| {
+    let (order, ordered) = mpsc::channel(1);
+    let stop_node: warren_manager::StopNode = Arc::new(move |with_containers| {
         let _ = order.try_send(with_containers);
     });
-    let mut node = Node::start(begin, settings, identity, stop_node).await?;
-    tracing::info!(node = %identity.node, cluster = %identity.cluster, "node is ready");
+    let mut orders = Orders { terminated, interrupted, ordered };
+    let mut socket = start::Socket::open(&settings)?;
+    let starting = start::start(begin, settings, stop_node, &mut socket, report);
+    // A locked node may wait for its key for long, a joining one for managers.
+    let started = tokio::select! {
+        started = starting => Some(started?),
+        _ = orders.next() => None,
+    };
+    let Some(Started { node, ready }) = started else {
+        tracing::info!("the node was told to stop before it was ready");
+        socket.close().await;
+        return Ok(());
+    };
+    if !ready {
+        tracing::warn!("no manager has answered yet; the node runs what it knows of");
+    }
+    let identity = *node.shared.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    tracing::info!(node_id = %identity.node, cluster_id = %identity.cluster, "node is ready");
     if report {
-        detach::ready();
+        detach::ready(None);
     }
     daemon::tell_systemd("READY=1");
-    let outcome = tokio::select! {
-        _ = terminated.recv() => Ok(false),
-        _ = interrupted.recv() => Ok(false),
-        with_containers = ordered.recv() => Ok(with_containers.unwrap_or(false)),
-        failure = node.broken() => Err(failure),
+    let outcome = end(node, &mut orders, &socket).await;
+    socket.close().await;
+    outcome
+}
+
+/// Waits for the end, and makes it.
+async fn end(mut node: Node, orders: &mut Orders, socket: &start::Socket) -> Result<(), Failure> {
+    let (left, outcome) = tokio::select! {
+        with_containers = orders.next() => (None, Ok(with_containers)),
+        (left, broken) = node.broken() => (left, Err(broken)),
     };
     daemon::tell_systemd("STOPPING=1");
-    let with_containers = *outcome.as_ref().unwrap_or(&false);
-    tracing::info!(with_containers, "node stops");
-    node.stop(with_containers).await;
-    outcome.map(|_| ())
+    let leaving = matches!(outcome, Ok(true)) && socket.door.is_leaving();
+    let removed = matches!(outcome, Err(Broken::Removed));
+    let with_containers = matches!(outcome, Ok(true)) || removed;
+    tracing::info!(with_containers, leaving, removed, "node stops");
+    let files = node.shared.files.clone();
+    node.stop(left, with_containers).await;
+    if leaving || removed {
+        files.forget()?;
+    }
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(Broken::Removed) => {
+            Err(Failure::failed("this node was removed from the cluster; its containers are gone")
+                .hint("to take it in again: warren node join, with a new token"))
+        }
+        Err(Broken::Failed(failure)) => Err(failure),
+    }
 }
 
 /// An error and what is behind it, as one line.
@@ -155,21 +215,7 @@ impl From<identity::Error> for Failure {
 
 #[cfg(test)]
 mod tests {
-    use warren_base::rng::SeededRng;
-
     use super::*;
-
-    #[test]
-    fn nodes_are_made_once_and_run_after() {
-        let dir = tempfile::tempdir().unwrap();
-        let rng = SeededRng::new(1);
-        let ask = |begin| identity_of(begin, dir.path(), &rng);
-        assert_eq!(ask(Begin::Run).unwrap_err().exit, Exit::NotFound);
-        let identity = ask(Begin::Init).unwrap();
-        identity.write(dir.path()).unwrap();
-        assert_eq!(ask(Begin::Init).unwrap_err().exit, Exit::Conflict);
-        assert_eq!(ask(Begin::Run).unwrap(), identity);
-    }
 
     #[test]
     fn causes_are_told_once() {

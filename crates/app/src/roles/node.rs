@@ -1,215 +1,286 @@
 //! The rooms of a running node: made in order, taken apart in the opposite one.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::net::UnixListener;
-use tokio::sync::oneshot;
+use arc_swap::ArcSwapOption;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::Server;
-use warren_agent::Agent;
-use warren_base::clock::{Clock, RealClock};
-use warren_base::rng::{Rng, SystemRng};
-use warren_manager::{Manager, StopNode};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use warren_agent::{Agent, Connect, ConnectError, LocalManager, ManagerAddress};
+use warren_base::clock::Clock;
+use warren_base::file::write_atomic;
+use warren_base::rng::Rng;
+use warren_manager::{SetLogLevel, StopNode};
 use warren_model::cluster::{Cluster, Subnet};
-use warren_model::node::Node as Member;
+use warren_model::{ClusterId, NodeId};
 use warren_net::{Net, NetConfig};
-use warren_proto::v1::control_server::ControlServer;
-use warren_proto::v1::dispatch_server::DispatchServer;
 use warren_runtime::native::{self, Native};
-use warren_state::change::{Mutation, Transaction};
 use warren_store::Store;
+use warren_trust::KeyFile;
 
-use super::{Begin, failed, machine, wire};
+use super::dial::{Dialer, Whom};
+use super::door::{Behind, Door, Local};
+use super::files::Files;
+use super::keep::{End, Keeper, Kept};
+use super::managing::Managing;
+use super::metrics::Metrics;
+use super::streams::Streams;
+use super::wire::Pipe;
+use super::{failed, machine};
+use crate::address::Address;
 use crate::cli::failure::Failure;
-use crate::cli::probe;
-use crate::daemon;
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::settings::NodeSettings;
 
-/// Of a cluster's first manager. Numbers are never given twice.
-const FIRST_MANAGER: u64 = 1;
 /// Network namespaces kept ready: a burst of starts finds some, an idle node holds little.
 const NAMESPACES_READY: usize = 4;
-/// For open calls and streams to end when the node stops.
-const DRAIN_GRACE: Duration = Duration::from_secs(5);
-/// A message between agent and manager: the reports of a node with thousands of tasks.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// For the agent to be heard by its own manager. It happens within milliseconds, but
-/// adopting thousands of containers on a busy machine comes first.
-const READY_MAX: Duration = Duration::from_secs(120);
+/// What is remembered between lives and is no secret.
+const REMEMBERED: &str = "remembered.json";
+/// A list of managers and a number.
+const REMEMBERED_MAX: u64 = 64 << 10;
 
-type Serving = JoinHandle<Result<(), tonic::transport::Error>>;
+/// What the parts of one node share.
+pub(super) struct Shared {
+    pub(super) settings: NodeSettings,
+    pub(super) node: NodeId,
+    pub(super) cluster: ClusterId,
+    pub(super) identity: Mutex<Identity>,
+    pub(super) files: Files,
+    pub(super) key: Arc<KeyFile>,
+    pub(super) dialer: Dialer,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) rng: Arc<dyn Rng>,
+    pub(super) advertise: Address,
+    pub(super) door: Door,
+    pub(super) stop_node: StopNode,
+    pub(super) set_log_level: SetLogLevel,
+    pub(super) metrics: Metrics,
+    /// The manager in this process, for the agent.
+    pub(super) local: watch::Sender<LocalManager>,
+    pub(super) pipe: ArcSwapOption<Pipe>,
+    pub(super) store: ArcSwapOption<Store>,
+    pub(super) remembered: Mutex<Remembered>,
+}
 
+/// Survives restarts, is no secret, and may be lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Remembered {
+    /// Where managers were, last.
+    pub(super) managers: Vec<String>,
+    /// The cluster had reached this moment, in ms since the epoch.
+    pub(super) reached_ms: u64,
+}
+
+impl Remembered {
+    /// What was remembered in `files`; nothing, if that cannot be read.
+    pub(super) fn read(files: &Files) -> Self {
+        let path = files.data_dir().join(REMEMBERED);
+        let fits = std::fs::metadata(&path).is_ok_and(|about| about.len() <= REMEMBERED_MAX);
+        let text = fits.then(|| std::fs::read(&path).ok()).flatten();
+        text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    pub(super) fn write(&self, files: &Files) {
+        let path = files.data_dir().join(REMEMBERED);
+        let bytes = serde_json::to_vec(self).map_err(std::io::Error::from);
+        if let Err(error) = bytes.and_then(|bytes| write_atomic(&path, &bytes, 0o600)) {
+            tracing::warn!(%error, path = %path.display(), "addresses of managers are not kept");
+        }
+    }
+}
+
+impl Shared {
+    /// Where managers were, last.
+    pub(super) fn managers(&self) -> Vec<String> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).managers.clone()
+    }
+
+    /// Changes what the node knows of itself, on disk first.
+    pub(super) fn note(&self, change: impl FnOnce(Identity) -> Identity) -> Result<(), Failure> {
+        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(*identity);
+        if changed != *identity {
+            changed.write(self.files.data_dir()).map_err(|e: identity::Error| failed(&e))?;
+            *identity = changed;
+        }
+        Ok(())
+    }
+
+    fn remember(&self, change: impl FnOnce(&mut Remembered)) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = remembered.clone();
+        change(&mut remembered);
+        if *remembered != before {
+            remembered.write(&self.files);
+        }
+    }
+}
+
+/// Keeps the moment that the cluster has reached, if what is kept is older than `every_ms`.
+pub(super) fn persist_clock(shared: &Shared, every_ms: u64) {
+    let now = shared.dialer.credentials().now().0;
+    shared.remember(|remembered| {
+        if now.saturating_sub(remembered.reached_ms) >= every_ms {
+            remembered.reached_ms = now;
+        }
+    });
+}
+
+/// How the agent reaches managers.
+struct Lines(Arc<Shared>);
+
+#[tonic::async_trait]
+impl Connect for Lines {
+    async fn connect(&self, manager: &ManagerAddress) -> Result<Channel, ConnectError> {
+        match manager {
+            ManagerAddress::Local => {
+                let pipe = self.0.pipe.load_full();
+                pipe.ok_or("there is no manager here")?.connect().await
+            }
+            ManagerAddress::Remote(address) => {
+                Ok(self.0.dialer.channel(address, Whom::Any).await?)
+            }
+        }
+    }
+
+    async fn remember(&self, managers: &[String]) {
+        self.0.remember(|remembered| remembered.managers = managers.to_vec());
+    }
+}
+
+/// The agent, until it is stopped.
+type Held = Arc<Mutex<Option<Agent>>>;
+
+/// A node that runs.
 pub(super) struct Node {
-    store: Store,
-    manager: Manager,
-    agent: Agent,
+    pub(super) shared: Arc<Shared>,
+    agent: Held,
+    met: watch::Receiver<Option<ManagerAddress>>,
     net: Arc<Net>,
-    servers: Vec<(oneshot::Sender<()>, Serving)>,
+    keeper: JoinHandle<Kept>,
+    stop: CancellationToken,
+}
+
+/// Why a node ends without having been asked to.
+pub(super) enum Broken {
+    Removed,
+    Failed(Failure),
 }
 
 impl Node {
-    /// Starts everything and returns once the node answers a command that its agent carries out.
+    /// Starts the agent beside `managing`, and what keeps the node what it should be.
     pub(super) async fn start(
-        begin: Begin,
-        settings: &NodeSettings,
-        identity: Identity,
-        stop_node: StopNode,
+        shared: Arc<Shared>,
+        managing: Option<Managing>,
     ) -> Result<Self, Failure> {
-        let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
-        let rng: Arc<dyn Rng> = Arc::new(SystemRng);
-        let store = ledger(begin, settings, identity, &clock, &rng).await?;
-        let cluster = store.view().cluster().cloned();
-        let cluster = cluster.ok_or_else(|| Failure::failed("the store holds no cluster"))?;
-        let manager = Manager::start(warren_manager::Options {
-            store: store.clone(),
-            clock: Arc::clone(&clock),
-            rng: Arc::clone(&rng),
-            node_id: identity.node,
-            cluster_id: identity.cluster,
-            stop_node,
-        });
-        let (dialer, incoming) = wire::pair();
-        let dispatch =
-            DispatchServer::new(manager.dispatch()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let mut servers = vec![serve(Server::builder().add_service(dispatch), incoming)];
-        let tools = Tools::open(settings, identity, &cluster).await?;
+        let pool = managing.as_ref().and_then(|m| m.store.view().cluster().map(|c| c.pool));
+        let pool = pool.unwrap_or_else(|| Cluster::new(shared.cluster).pool);
+        let tools = Tools::open(&shared, pool).await?;
         let net = Arc::clone(&tools.net);
         let agent = Agent::start(warren_agent::Options {
-            node_id: identity.node,
-            description: machine::describe(),
+            node_id: shared.node,
+            description: machine::describe(&shared.advertise),
             runtime: tools.runtime,
             images: tools.images,
             network: tools.net,
-            data_dir: settings.data_dir.clone(),
-            pool: (cluster.pool.address, cluster.pool.prefix),
-            clock,
-            rng,
-            connect: Arc::new(dialer),
+            data_dir: shared.settings.data_dir.clone(),
+            key: Arc::clone(&shared.key),
+            pool: (pool.address, pool.prefix),
+            clock: Arc::clone(&shared.clock),
+            rng: Arc::clone(&shared.rng),
+            connect: Arc::new(Lines(Arc::clone(&shared))),
+            managers: shared.managers(),
+            local: shared.local.subscribe(),
         });
         let agent = agent.await.map_err(|e| failed(&e))?;
-        let socket = settings.socket();
-        let listener: UnixListener = daemon::bind(&socket)?;
-        let control = Server::builder().add_service(ControlServer::new(manager.control()));
-        servers.push(serve(control, UnixListenerStream::new(listener)));
-        probe::until_answered(&socket, READY_MAX).await?;
-        Ok(Self { store, manager, agent, net, servers })
+        let (membership, met, removed) = (agent.membership(), agent.manager(), agent.removed());
+        let metrics = agent.metrics();
+        let agent: Held = Arc::new(Mutex::new(Some(agent)));
+        let local = Arc::new(local(&shared, &agent));
+        if managing.is_none() {
+            shared.door.set(Behind::Local(Arc::clone(&local)));
+        }
+        let keeper = Keeper {
+            shared: Arc::clone(&shared),
+            managing,
+            local,
+            membership,
+            manager: met.clone(),
+            removed,
+            agent: metrics,
+        };
+        let stop = CancellationToken::new();
+        let keeper = tokio::spawn(keeper.run(stop.clone()));
+        Ok(Self { shared, agent, met, net, keeper, stop })
     }
 
-    /// Resolves when the node can go on no longer.
-    pub(super) async fn broken(&mut self) -> Failure {
-        let mut ended = self.store.ended();
-        // An error means that it ended without a word.
-        let _ = ended.wait_for(|ended| *ended).await;
-        Failure::failed("the store has ended; the log tells why")
+    /// Resolves once there is a session with a manager.
+    pub(super) async fn met(&self) {
+        let mut manager = self.met.clone();
+        // An error means that the agent has ended, which others tell.
+        let _ = manager.wait_for(Option::is_some).await;
+    }
+
+    /// Resolves when the node can go on no longer. The rest of it is to be stopped then.
+    pub(super) async fn broken(&mut self) -> (Option<Managing>, Broken) {
+        match (&mut self.keeper).await {
+            Ok(Kept { managing, end: Some(End::Removed) }) => (managing, Broken::Removed),
+            Ok(Kept { managing, end: Some(End::Broken(failure)) }) => {
+                (managing, Broken::Failed(failure))
+            }
+            Ok(Kept { managing, end: None }) => {
+                (managing, Broken::Failed(Failure::failed("the node was stopped from within")))
+            }
+            Err(error) => {
+                (None, Broken::Failed(Failure::failed(format!("the node's keeper: {error}"))))
+            }
+        }
     }
 
     /// Agent first, while its last reports still find a manager; the store last.
-    pub(super) async fn stop(self, with_containers: bool) {
-        let Self { store, manager, agent, net, servers } = self;
-        agent.stop(with_containers).await;
+    pub(super) async fn stop(self, left: Option<Managing>, with_containers: bool) {
+        let Self { shared, agent, met: _, net, keeper, stop } = self;
+        stop.cancel();
+        let managing = match left {
+            Some(managing) => Some(managing),
+            None if keeper.is_finished() => None,
+            // A panic has been logged; what it held is gone.
+            None => keeper.await.ok().and_then(|kept| kept.managing),
+        };
+        let agent = agent.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(agent) = agent {
+            agent.stop(with_containers).await;
+        }
         if with_containers && let Err(error) = net.clean().await {
             tracing::warn!(%error, "network of this node was not removed");
         }
-        let (orders, serving): (Vec<_>, Vec<_>) = servers.into_iter().unzip();
-        for order in orders {
-            // An error means that it has ended already.
-            let _ = order.send(());
+        if let Some(managing) = managing {
+            managing.stop(&shared).await;
         }
-        if !manager.stop(DRAIN_GRACE).await {
-            tracing::warn!("some calls did not end in time");
-        }
-        let drained = async {
-            for server in serving {
-                // It was told to end: how it does no longer matters.
-                let _ = server.await;
-            }
-        };
-        if tokio::time::timeout(DRAIN_GRACE, drained).await.is_err() {
-            tracing::warn!("some connections did not end in time");
-        }
-        store.shutdown().await;
+        persist_clock(&shared, 1);
     }
 }
 
-/// Serves until told to end, calls under way included.
-fn serve<I, IO, IE>(
-    router: tonic::transport::server::Router,
-    incoming: I,
-) -> (oneshot::Sender<()>, Serving)
-where
-    I: tokio_stream::Stream<Item = Result<IO, IE>> + Send + 'static,
-    IO: tokio::io::AsyncRead
-        + tokio::io::AsyncWrite
-        + tonic::transport::server::Connected
-        + Unpin
-        + Send
-        + 'static,
-    IO::ConnectInfo: Clone + Send + Sync + 'static,
-    IE: Into<Box<dyn std::error::Error + Send + Sync>> + 'static + Send,
-{
-    let (order, ordered) = oneshot::channel();
-    let end = async {
-        // Without anybody left to give the order it is time to end as well.
-        let _ = ordered.await;
+fn local(shared: &Arc<Shared>, agent: &Held) -> Local {
+    let asked = Arc::clone(agent);
+    let ask = move |channel, request| {
+        if let Some(agent) = &*asked.lock().unwrap_or_else(PoisonError::into_inner) {
+            agent.serve_stream(channel, request);
+        }
     };
-    (order, tokio::spawn(router.serve_with_incoming_shutdown(incoming, end)))
-}
-
-/// The store of the node: opened, or made and given its first transaction.
-async fn ledger(
-    begin: Begin,
-    settings: &NodeSettings,
-    identity: Identity,
-    clock: &Arc<dyn Clock>,
-    rng: &Arc<dyn Rng>,
-) -> Result<Store, Failure> {
-    let folder = settings.data_dir.join("store");
-    let key_file = settings.data_dir.join("node.key");
-    if begin == Begin::Init {
-        sweep(&folder)?;
-    }
-    let (clock, rng) = (Arc::clone(clock), Arc::clone(rng));
-    let options = warren_store::Options::new(&folder, &key_file, FIRST_MANAGER, clock, rng);
-    let options = options.map_err(|e| failed(&e))?;
-    match begin {
-        Begin::Run => Store::open(options).await.map_err(|e| failed(&e)),
-        Begin::Init => {
-            let store = Store::create(options).await.map_err(|e| failed(&e))?;
-            store.propose(founding(identity)).await.map_err(|e| failed(&e))?;
-            // Last of all: from here on the node is one.
-            identity.write(&settings.data_dir)?;
-            Ok(store)
-        }
-    }
-}
-
-/// What an init that was interrupted left: nobody was promised anything of it.
-fn sweep(folder: &Path) -> Result<(), Failure> {
-    match std::fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::failed(format!(
-            "remove what an earlier init left in {}: {e}",
-            folder.display()
-        ))),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-/// A cluster and its first node, which has the first block of the pool.
-fn founding(identity: Identity) -> Transaction {
-    let cluster = Cluster::new(identity.cluster);
-    let block = Subnet { address: cluster.pool.address, prefix: cluster.block_prefix };
-    let node = Member {
-        manager: true,
-        blocks: vec![block],
-        ..Member::new(identity.node, machine::describe())
-    };
-    Transaction {
-        mutations: vec![Mutation::SetCluster(cluster), Mutation::CreateNode(node)],
-        ..Transaction::default()
+    let known = Arc::clone(shared);
+    Local {
+        node: shared.node,
+        cluster: shared.cluster,
+        stop_node: Arc::clone(&shared.stop_node),
+        set_log_level: Arc::clone(&shared.set_log_level),
+        dialer: shared.dialer.clone(),
+        managers: Arc::new(move || known.managers()),
+        streams: Streams::new(shared.node, Arc::new(ask)),
     }
 }
 
@@ -221,25 +292,24 @@ struct Tools {
 }
 
 impl Tools {
-    async fn open(
-        settings: &NodeSettings,
-        identity: Identity,
-        cluster: &Cluster,
-    ) -> Result<Self, Failure> {
+    async fn open(shared: &Shared, pool: Subnet) -> Result<Self, Failure> {
+        let (settings, identity) =
+            (&shared.settings, *shared.identity.lock().unwrap_or_else(PoisonError::into_inner));
+        let dir = |name: &str| -> PathBuf { settings.data_dir.join(name) };
         let runtime = Native::open(native::Options {
             run_dir: settings.run_dir.clone(),
             data_dir: settings.data_dir.clone(),
             node_key: identity.key(),
         });
         let images = warren_image::Store::open(warren_image::StoreOptions {
-            dir: settings.data_dir.join("images"),
-            docker_config: settings.data_dir.join("docker/config.json"),
+            dir: dir("images"),
+            docker_config: dir("docker/config.json"),
             insecure: settings.insecure_registries.clone(),
         });
         let net = Net::open(NetConfig {
             node_key: identity.key(),
-            pool: (cluster.pool.address, cluster.pool.prefix),
-            prepared: NAMESPACES_READY,
+            pool: (pool.address, pool.prefix),
+            prepared: if identity.role.worker { NAMESPACES_READY } else { 0 },
         });
         Ok(Self {
             runtime: Arc::new(runtime.map_err(|e| failed(&e))?),

@@ -191,6 +191,9 @@ async fn remote(
         return by_certificate(&core.store.view(), core.now(), peer);
     };
     let standing = match standing(&core.store.view(), node, peer) {
+        Standing::Unknown if core.store.view().cluster().is_none() => {
+            return Err(Refusal::unavailable("this manager has not been taken in yet"));
+        }
         Standing::Unknown => {
             // It may have joined, or another may have taken it up again, since we last heard.
             quorum::barrier(core).await?;

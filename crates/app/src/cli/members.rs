@@ -1,0 +1,220 @@
+//! `warren node inspect|update|promote|demote|rm|log-level`: nodes of the
+//! cluster, whichever they are.
+
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+use warren_proto::v1;
+
+use super::client::request_id;
+use super::context::Context;
+use super::failure::{Exit, Failure};
+use super::listing::Record;
+use super::rows::{NodeRow, service_id};
+use super::spec::label;
+use super::template::Format;
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeInspectArgs {
+    /// Ids, beginnings of ids, or host names; `self` is the node that answers
+    #[arg(value_name = "NODE", required = true)]
+    nodes: Vec<String>,
+    /// json, yaml or a template such as '{{.Status}}'
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AvailabilityFlag {
+    Active,
+    Pause,
+    Drain,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeUpdateArgs {
+    /// Id, the beginning of it, or host name
+    #[arg(value_name = "NODE")]
+    node: String,
+    /// active; pause: nothing new is placed here; drain: what runs here moves away
+    #[arg(long, value_enum, value_name = "AVAILABILITY")]
+    availability: Option<AvailabilityFlag>,
+    /// Set a label
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label_add: Vec<(String, String)>,
+    /// Take a label away
+    #[arg(long, value_name = "KEY")]
+    label_rm: Vec<String>,
+    /// Whether it runs containers
+    #[arg(long, value_name = "true|false")]
+    worker: Option<bool>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeNamesArgs {
+    /// Ids, beginnings of ids, or host names
+    #[arg(value_name = "NODE", required = true)]
+    nodes: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeRmArgs {
+    /// Ids, beginnings of ids, or host names
+    #[arg(value_name = "NODE", required = true)]
+    nodes: Vec<String>,
+    /// Remove it even if it is there or has tasks: they are taken for lost
+    #[arg(short, long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogLevelArgs {
+    /// error, warn, info, debug, trace, or by module: info,warren_store=debug
+    #[arg(value_name = "FILTER")]
+    filter: String,
+}
+
+pub(crate) async fn inspect(
+    context: &mut Context<'_>,
+    args: &NodeInspectArgs,
+) -> Result<(), Failure> {
+    let nodes = list(context, false).await?;
+    let mut own = None;
+    if args.nodes.iter().any(|name| name == "self") {
+        let info = context.client.call(async |mut c| c.get_info(v1::GetInfoRequest {}).await);
+        own = Some(info.await?.node_id);
+    }
+    let mut objects = Vec::new();
+    for name in &args.nodes {
+        let found = match (&own, name.as_str()) {
+            (Some(own), "self") => nodes.iter().find(|node| node.id == *own),
+            _ => find(&nodes, name)?,
+        };
+        let found = found.ok_or_else(|| {
+            Failure::new(Exit::NotFound, format!("there is no node {name}"))
+                .hint("`warren node ls` shows all")
+        })?;
+        objects.push(NodeRow::from(found).object());
+    }
+    match &args.format {
+        Format::Template(_) => {
+            objects.iter().try_for_each(|o| context.printer.object(o, &args.format))
+        }
+        Format::Table => {
+            Err(Failure::input("--format: inspect has no table")
+                .hint("write json, yaml or a template"))
+        }
+        format => context.printer.object(&Value::Array(objects), format),
+    }
+}
+
+/// By id, host name, or the beginning of an id, if that is one node's alone.
+fn find<'a>(nodes: &'a [v1::Node], name: &str) -> Result<Option<&'a v1::Node>, Failure> {
+    let exact = |node: &&v1::Node| service_id(&node.id) == name;
+    let host =
+        |node: &&v1::Node| node.description.as_ref().is_some_and(|about| about.hostname == name);
+    if let Some(node) = nodes.iter().find(exact) {
+        return Ok(Some(node));
+    }
+    let begins = |node: &&v1::Node| !name.is_empty() && service_id(&node.id).starts_with(name);
+    let mut found: Vec<&v1::Node> = nodes.iter().filter(host).collect();
+    if found.is_empty() {
+        found = nodes.iter().filter(begins).collect();
+    }
+    if found.len() > 1 {
+        let ids: Vec<String> = found.iter().map(|node| service_id(&node.id)).collect();
+        let text = format!("{name} may be any of {}", ids.join(", "));
+        return Err(Failure::input(text).hint("write an id"));
+    }
+    Ok(found.first().copied())
+}
+
+pub(crate) async fn list(
+    context: &mut Context<'_>,
+    linearizable: bool,
+) -> Result<Vec<v1::Node>, Failure> {
+    let request = v1::ListNodesRequest { min_revision: 0, linearizable };
+    let answer = context.client.call(async |mut control| control.list_nodes(request).await).await?;
+    context.stale(answer.stale_ms);
+    Ok(answer.nodes)
+}
+
+pub(crate) async fn update(context: &mut Context<'_>, args: NodeUpdateArgs) -> Result<(), Failure> {
+    let availability = match args.availability {
+        None => v1::Availability::Unspecified,
+        Some(AvailabilityFlag::Active) => v1::Availability::Active,
+        Some(AvailabilityFlag::Pause) => v1::Availability::Pause,
+        Some(AvailabilityFlag::Drain) => v1::Availability::Drain,
+    };
+    let nothing = args.availability.is_none()
+        && args.label_add.is_empty()
+        && args.label_rm.is_empty()
+        && args.worker.is_none();
+    if nothing {
+        return Err(Failure::input("node update: nothing is to be changed")
+            .hint("give --availability, --label-add, --label-rm or --worker"));
+    }
+    let request = v1::UpdateNodeRequest {
+        node: args.node,
+        manager: None,
+        worker: args.worker,
+        availability: availability.into(),
+        labels_add: args.label_add.into_iter().collect(),
+        labels_remove: args.label_rm,
+        request_id: request_id(),
+    };
+    change(context, request).await
+}
+
+/// Makes nodes managers, or takes that from them.
+pub(crate) async fn set_manager(
+    context: &mut Context<'_>,
+    args: NodeNamesArgs,
+    manager: bool,
+) -> Result<(), Failure> {
+    for node in args.nodes {
+        let request = v1::UpdateNodeRequest {
+            node,
+            manager: Some(manager),
+            request_id: request_id(),
+            ..v1::UpdateNodeRequest::default()
+        };
+        change(context, request).await?;
+    }
+    Ok(())
+}
+
+async fn change(context: &mut Context<'_>, request: v1::UpdateNodeRequest) -> Result<(), Failure> {
+    let (changed, warning) = context
+        .client
+        .warned(async |mut control| control.update_node(request.clone()).await)
+        .await?;
+    if let Some(warning) = warning {
+        context.printer.warning(warning);
+    }
+    changed.ids.iter().try_for_each(|id| context.printer.line(service_id(id)))
+}
+
+pub(crate) async fn remove(context: &mut Context<'_>, args: NodeRmArgs) -> Result<(), Failure> {
+    for node in args.nodes {
+        let request = v1::RemoveNodeRequest { node, force: args.force, request_id: request_id() };
+        let changed = context
+            .client
+            .call(async |mut control| control.remove_node(request.clone()).await)
+            .await?;
+        changed.ids.iter().try_for_each(|id| context.printer.line(service_id(id)))?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn log_level(
+    context: &mut Context<'_>,
+    args: &LogLevelArgs,
+) -> Result<(), Failure> {
+    let request = v1::SetLogLevelRequest { filter: args.filter.clone() };
+    let answer = context
+        .client
+        .call(async |mut control| control.set_log_level(request.clone()).await)
+        .await?;
+    context.printer.note(format!("log level was {}", answer.before));
+    Ok(())
+}
