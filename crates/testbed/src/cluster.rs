@@ -87,16 +87,18 @@ impl Cluster {
 
     /// Starts a node that was not in the cluster before, with a token of the cluster.
     pub fn join(&self, node: &Node, hybrid: bool) -> Result<()> {
-        let (role, mode): (_, &[&str]) = match node.kind() {
-            Kind::Manager if hybrid => ("manager", &[]),
-            Kind::Manager => ("manager", &["--manager-only"]),
-            Kind::Worker => ("worker", &[]),
+        let role = match node.kind() {
+            Kind::Manager => "manager",
+            Kind::Worker => "worker",
             Kind::Hub => bail!("no node runs on the hub"),
         };
-        let token = self.asked()?.ok(&["cluster", "token", role, "-q"])?;
-        let known = self.asked()?.endpoint();
-        let args = [&["node", "join", "--token", token.trim()], mode, &[known.as_str()]].concat();
-        node.start(&args)
+        let manager_only = node.kind() == Kind::Manager && !hybrid;
+        node.join(&self.token(role)?, manager_only, &[self.asked()?.endpoint()])
+    }
+
+    /// What lets a machine join as `manager` or `worker`.
+    pub fn token(&self, role: &str) -> Result<String> {
+        Ok(self.asked()?.ok(&["cluster", "token", role, "-q"])?.trim().to_owned())
     }
 
     /// Waits until `count` nodes are listed, all ready, one of them leading.

@@ -15,8 +15,10 @@
 
 pub mod bed;
 pub mod binary;
+pub mod clients;
 pub mod cluster;
 pub mod console;
+pub mod faults;
 pub mod history;
 pub mod host;
 pub mod http;

@@ -100,6 +100,20 @@ impl Node {
 
     /// Starts the daemon with a verb that runs a node.
     pub fn start(&self, args: &[&str]) -> Result<()> {
+        self.launch(self.command(args))
+    }
+
+    /// Starts the daemon as a new node of a cluster. The token is in the environment: arguments
+    /// are for everybody to see.
+    pub fn join(&self, token: &str, manager_only: bool, managers: &[String]) -> Result<()> {
+        let mode: &[&str] = if manager_only { &["--manager-only"] } else { &[] };
+        let managers = managers.join(",");
+        let mut command = self.command(&[&["node", "join"], mode, &[managers.as_str()]].concat());
+        command.env("WARREN_TOKEN", token);
+        self.launch(command)
+    }
+
+    fn launch(&self, mut command: Command) -> Result<()> {
         let mut daemon = self.daemon();
         if daemon.as_ref().is_some_and(|process| process.is_alive()) {
             bail!("the daemon of {} runs already", self.name());
@@ -107,7 +121,6 @@ impl Node {
         let path = self.log_path();
         let open = || File::options().create(true).append(true).open(&path);
         let log = open().with_context(|| format!("open {}", path.display()))?;
-        let mut command = self.command(args);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         *daemon = Some(self.host.spawn(&mut command)?);
         self.paused.store(false, Ordering::SeqCst);
