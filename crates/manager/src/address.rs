@@ -25,10 +25,8 @@ pub(crate) async fn run(core: Arc<Core>) {
         match view.node(core.node_id) {
             Some(node) if node.description.address == core.advertise => return,
             Some(node) => {
-                let description = Description {
-                    address: core.advertise.clone(),
-                    ..node.description.clone()
-                };
+                let description =
+                    Description { address: core.advertise.clone(), ..node.description.clone() };
                 let mutation = Mutation::DescribeNode { id: node.id, description };
                 let transaction =
                     Transaction { mutations: vec![mutation], ..Transaction::default() };

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use warren_model::cluster::BackupPolicy;
 use warren_model::{ClusterId, Time};
-use warren_store::ExportError;
 use warren_trust::backup::{BackupError, BackupLock, Recipient, encrypt};
 
 use crate::core::Core;
@@ -42,8 +41,8 @@ pub(crate) enum Error {
     Disk { action: &'static str, path: PathBuf, source: io::Error },
     #[error("encrypt the backup")]
     Encrypt(#[from] BackupError),
-    #[error("write the state into the backup")]
-    Export(#[from] ExportError),
+    #[error("write the backup")]
+    Write(#[source] io::Error),
     #[error("the thread that wrote the backup ended early")]
     Thread,
 }
@@ -84,7 +83,7 @@ pub(crate) fn check_policy(policy: &BackupPolicy) -> Result<(), Refusal> {
 /// Writes a whole backup to `out`. Blocks.
 pub(crate) fn write<W: Write>(core: &Core, lock: &BackupLock, out: W) -> Result<W, Error> {
     let mut encrypted = encrypt(out, lock, core.rng.as_ref())?;
-    core.store.export(&mut encrypted)?;
+    io::copy(&mut core.store.export(), &mut encrypted).map_err(Error::Write)?;
     Ok(encrypted.finish()?)
 }
 

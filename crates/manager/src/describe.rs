@@ -77,9 +77,7 @@ fn check(field: &str, text: &str, max: usize) -> Result<(), Refusal> {
         return Err(Refusal::bad_input(text));
     }
     match text.chars().find(|c| c.is_control()) {
-        Some(found) => {
-            Err(Refusal::bad_input(format!("description.{field}: has {found:?} in it")))
-        }
+        Some(found) => Err(Refusal::bad_input(format!("description.{field}: has {found:?} in it"))),
         None => Ok(()),
     }
 }

@@ -299,12 +299,7 @@ fn admission(core: &Core, view: &State, applicant: &Applicant, issued: &Issued) 
     }
 }
 
-fn joined(
-    core: &Core,
-    node: NodeId,
-    issued: Issued,
-    revision: u64,
-) -> Result<v1::Joined, Refusal> {
+fn joined(core: &Core, node: NodeId, issued: Issued, revision: u64) -> Result<v1::Joined, Refusal> {
     let view = core.store.view();
     let cluster = settings(&view)?;
     let member = view.node(node);

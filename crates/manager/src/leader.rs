@@ -19,6 +19,7 @@ use warren_store::ProposeError;
 use crate::beats::TICK_MS;
 use crate::core::Core;
 use crate::metrics::count;
+use crate::quorum;
 
 /// Pause after a plan that was refused for another reason than a lost race, be it a full disk or a
 /// fault of ours: it must not become a busy loop.
@@ -87,10 +88,15 @@ pub(crate) async fn plan(core: Arc<Core>) {
 }
 
 /// Resolves after this process was held up: what is believed of nodes is to be looked at again.
+/// Meanwhile hears those managers that have no agent to beat for them.
 async fn gap(core: &Core) {
     loop {
         core.clock.sleep(TICK_MS).await;
-        if core.beats.tick(core.clock.monotonic_ms()) {
+        let now_ms = core.clock.monotonic_ms();
+        for (node, silent_ms) in quorum::heard(core) {
+            core.beats.heard(node, now_ms.saturating_sub(silent_ms), 0);
+        }
+        if core.beats.tick(now_ms) {
             core.metrics.beat_gaps.inc();
             tracing::warn!("held up for a while: silence of nodes meanwhile does not count");
             return;
@@ -105,7 +111,7 @@ enum Next {
 }
 
 async fn propose(core: &Core, transaction: Transaction) -> Next {
-    let error = match core.store.propose_leading(transaction).await {
+    let error = match core.store.propose_here(transaction).await {
         Ok(_) => {
             count(&core.metrics.proposals, "result", "ok");
             // Plans may follow each other without end; others have work on this thread too.
@@ -123,7 +129,7 @@ async fn propose(core: &Core, transaction: Transaction) -> Next {
     count(&core.metrics.proposals, "result", "failed");
     match error {
         ProposeError::NotLeader { .. }
-        | ProposeError::NoQuorum { .. }
+        | ProposeError::NoQuorum
         | ProposeError::Unknown
         | ProposeError::Stopped { .. } => {
             tracing::warn!(%error, "propose a plan");

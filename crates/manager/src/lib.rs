@@ -35,7 +35,6 @@ mod testing;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 use tonic::transport::Server;
 use warren_base::clock::Clock;
@@ -133,6 +132,7 @@ impl Manager {
         tasks.spawn("post", dispatch::post::run(share(), seen));
         tasks.spawn("reports", dispatch::status::run(share(), inbox));
         tasks.spawn("beats", beats::tell::run(share()));
+        tasks.spawn("peer beats", beats::tell::listen(share()));
         tasks.spawn("address", address::run(share()));
         Self { core }
     }
@@ -155,14 +155,6 @@ impl Manager {
     /// What this manager counts.
     pub fn metrics(&self) -> &Metrics {
         &self.core.metrics
-    }
-
-    /// What manager `from` sent through [`Peers::beats`]; the caller has made sure who it is.
-    ///
-    /// # Errors
-    /// When this manager does not lead, or the message is none.
-    pub fn answer_beats(&self, from: u64, payload: &[u8]) -> Result<Bytes, String> {
-        beats::tell::hear(&self.core, from, payload).map(|()| Bytes::new())
     }
 
     /// Ends sessions, streams and loops; says whether all ended within `grace`.

@@ -18,6 +18,10 @@ pub(crate) mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// More cost every write an answer more and survive no likelier loss; the rest learn, ready to
+/// take a place that becomes free.
+const VOTERS_MAX: usize = 7;
+
 /// A member of the consensus group as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Held {
@@ -94,15 +98,12 @@ fn dismiss(look: &Look) -> Option<Step> {
 
 fn promote(look: &Look) -> Option<Step> {
     let ready = |number: &u64, held: &Held| {
-        !held.voter
-            && held.caught_up
-            && look.wanted.contains_key(number)
-            && look.reachable(*number)
+        !held.voter && held.caught_up && look.wanted.contains_key(number) && look.reachable(*number)
     };
     let ready = look.held.iter().filter(|(number, held)| ready(number, held));
     let mut voters = look.voters();
     let before = voters.len();
-    voters.extend(ready.map(|(number, _)| *number));
+    voters.extend(ready.map(|(number, _)| *number).take(VOTERS_MAX.saturating_sub(before)));
     (voters.len() > before && look.has_quorum(&voters)).then_some(Step::Vote(voters))
 }
 
@@ -123,10 +124,7 @@ fn hand_over(look: &Look) -> Option<Step> {
         return None;
     }
     let fit = |number: &u64, held: &Held| {
-        held.voter
-            && held.caught_up
-            && look.wanted.contains_key(number)
-            && look.reachable(*number)
+        held.voter && held.caught_up && look.wanted.contains_key(number) && look.reachable(*number)
     };
     let successor = look.held.iter().find(|(number, held)| fit(number, held));
     successor.map(|(number, _)| Step::HandOver(*number))
@@ -193,6 +191,9 @@ mod tests {
         check("1v 2c", "vote 1 2");
         check("1v 2c 3c", "vote 1 2 3");
         check("1v 2c! 3c", "vote 1 3");
+        // No more than seven.
+        check("1v 2v 3v 4v 5v 6v 7c 8c", "vote 1 2 3 4 5 6 7");
+        check("1v 2v 3v 4v 5v 6v 7v 8c", "calm");
         // With one of two dead, a third saves the group only once it votes.
         check("1v 2v! 3c", "vote 1 2 3");
         check("1v 2v@ 3v", "learn 2 at new");

@@ -1,6 +1,5 @@
 //! How this manager reaches the others: given by whoever has the sockets.
 
-use bytes::Bytes;
 use tonic::transport::Channel;
 
 use crate::core::Core;
@@ -14,10 +13,6 @@ const CONNECT_MS: u64 = 1000;
 pub trait Peers: Send + Sync + 'static {
     /// A gRPC channel with this node's certificate, kept open between calls if that pays.
     async fn channel(&self, number: u64, address: &str) -> Result<Channel, String>;
-
-    /// Brings an encoded message to `Manager::answer_beats` of another manager, and back what that
-    /// returned.
-    async fn beats(&self, number: u64, address: &str, payload: Bytes) -> Result<Bytes, String>;
 }
 
 pub(crate) async fn channel(core: &Core, number: u64, address: &str) -> Result<Channel, Refusal> {

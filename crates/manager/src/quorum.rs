@@ -3,18 +3,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tokio::sync::watch;
+use warren_model::NodeId;
+
 use crate::beats::tell::ALONE_MS;
 use crate::core::Core;
 use crate::refusal::Refusal;
+
+/// Between looks at the group while somebody waits for it.
+const LOOK_MS: u64 = 50;
 
 /// A member of the consensus group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) address: String,
     pub(crate) voter: bool,
-    /// Entries that it lacks, as far as the leader knows; others know nothing.
-    pub(crate) behind: Option<u64>,
+    /// Has what a voter needs, as far as the leader knows; others know nothing.
+    pub(crate) caught_up: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,49 +41,22 @@ pub(crate) fn own_number(core: &Core) -> u64 {
 
 pub(crate) fn group(core: &Core) -> Group {
     let status = core.store.status();
-    let member = |voter: bool| {
-        move |(number, peer): (&u64, &warren_store::MemberStatus)| {
-            let behind = peer.matched.map(|matched| status.last_log.saturating_sub(matched));
-            (*number, Member { address: peer.address.clone(), voter, behind })
-        }
+    let member = |voter: bool, number: u64, address: &str| {
+        // Who leads has everything that it has.
+        let caught_up = number == status.number || status.caught_up(number);
+        (number, Member { address: address.to_owned(), voter, caught_up })
     };
-    let voters = status.voters.iter().map(member(true));
-    Group {
-        leader: status.leader,
-        members: voters.chain(status.learners.iter().map(member(false))).collect(),
+    let voters = status.voters.iter().map(|(number, address)| member(true, *number, address));
+    let learners = status.learners.iter().map(|(number, address)| member(false, *number, address));
+    Group { leader: status.leader, members: voters.chain(learners).collect() }
+}
+
+/// Until the group is as wanted, looked at every [`LOOK_MS`]: consensus does not tell of itself,
+/// and who waits is a person.
+pub(crate) async fn until(core: &Core, reached: impl Fn(&Group) -> bool) {
+    while !reached(&group(core)) {
+        core.clock.sleep(LOOK_MS).await;
     }
-}
-
-/// Wakes when leader or members have changed.
-pub(crate) fn watch(core: &Core) -> watch::Receiver<u64> {
-    core.store.group_watch()
-}
-
-/// Until the group is as wanted; false if the store has ended before.
-pub(crate) async fn until(core: &Core, reached: impl Fn(&Group) -> bool) -> bool {
-    let mut moved = watch(core);
-    loop {
-        moved.mark_unchanged();
-        if reached(&group(core)) {
-            return true;
-        }
-        if moved.changed().await.is_err() {
-            return false;
-        }
-    }
-}
-
-/// The leader and where it is, unless it is this manager.
-pub(crate) fn leader_of_others(core: &Core) -> Option<(u64, String)> {
-    let group = group(core);
-    let number = group.leader.filter(|number| *number != own_number(core))?;
-    let view = core.store.view();
-    let address = match view.node_by_number(number) {
-        Some(node) if !node.description.address.is_empty() => node.description.address.clone(),
-        // It leads, but the state here does not know it yet.
-        Some(_) | None => group.members.get(&number)?.address.clone(),
-    };
-    Some((number, address))
 }
 
 /// All other managers that the state knows, the leader first, those that are down last.
@@ -100,19 +77,31 @@ pub(crate) fn others(core: &Core) -> Vec<(u64, String)> {
     others.into_iter().map(|(_, _, number, address)| (number, address)).collect()
 }
 
-/// For how long this manager has had no leader; 0 with one.
-pub(crate) fn stale_ms(core: &Core) -> u64 {
-    if *core.store.leader().borrow() {
-        return 0;
-    }
-    let silent_ms = core.store.status().last_contact_ms;
-    if silent_ms > ALONE_MS { silent_ms } else { 0 }
+/// Nodes that are managers alone, heard by consensus as nobody else hears them, and how long ago.
+/// At the leader.
+pub(crate) fn heard(core: &Core) -> Vec<(NodeId, u64)> {
+    let (view, status) = (core.store.view(), core.store.status());
+    let own = std::iter::once((status.number, 0));
+    let others = status.progress.iter().filter_map(|(number, p)| Some((*number, p.silent_ms?)));
+    own.chain(others)
+        .filter_map(|(number, silent_ms)| Some((view.node_by_number(number)?, silent_ms)))
+        .filter(|(node, _)| !node.worker)
+        .map(|(node, silent_ms)| (node.id, silent_ms))
+        .collect()
 }
 
-/// Whether this manager leads or hears its leader.
+/// For how long this manager has had no leader; 0 with one.
+pub(crate) fn stale_ms(core: &Core) -> u64 {
+    if in_contact(core) {
+        return 0;
+    }
+    // Never heard one: as stale as can be told.
+    core.store.status().last_contact_ms.unwrap_or(ALONE_MS).max(ALONE_MS)
+}
+
+/// Whether this manager leads a majority or hears its leader.
 pub(crate) fn in_contact(core: &Core) -> bool {
-    let leads = *core.store.leader().borrow();
-    leads || (core.store.status().leader.is_some() && stale_ms(core) == 0)
+    *core.store.in_touch().borrow()
 }
 
 /// Waits until this manager has applied everything that was acknowledged before the call.

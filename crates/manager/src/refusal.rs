@@ -170,7 +170,7 @@ impl Refusal {
             large @ ProposeError::TooLarge { .. } => Self::bad_input(large.to_string()),
             full @ ProposeError::DiskFull => Self::busy(full.to_string())
                 .hint("make room on the disk of the managers; nothing is lost"),
-            error @ ProposeError::NoQuorum { .. } => Self::unavailable(error.to_string())
+            error @ ProposeError::NoQuorum => Self::unavailable(error.to_string())
                 .hint("a majority of managers must reach each other: warren node ls; after a loss for good: warren cluster recover"),
             error @ (ProposeError::NotLeader { .. }
             | ProposeError::Unknown

@@ -3,7 +3,6 @@
 //! One line a service, `name: SLOT STATE NODE[ DESIRED], …`; nodes are letters.
 //! `web: 1 running a, 2 failed a, 3 running b shutdown`.
 
-
 use warren_model::cluster::Cluster;
 use warren_model::node::{Description, Node, NodeStatus};
 use warren_model::service::{Mode, ServiceSpec, TaskTemplate};
@@ -22,8 +21,7 @@ pub(crate) fn task_id(number: u8) -> TaskId {
 }
 
 pub(crate) fn node(letter: char) -> Node {
-    let description =
-        Description { hostname: format!("host-{letter}"), ..Description::default() };
+    let description = Description { hostname: format!("host-{letter}"), ..Description::default() };
     Node { manager: true, status: NodeStatus::Ready, ..Node::new(node_id(letter), description) }
 }
 

@@ -161,8 +161,7 @@ async fn identify<T>(core: &Core, rpc: Rpc, request: &Request<T>) -> Result<Who,
         Caller::Remote { peer, address } => {
             let mut who = remote(core, rpc, peer.as_ref(), request.metadata()).await?;
             who.address = Some(*address);
-            who.relayed =
-                who.role == Role::Manager && request.metadata().contains_key(RELAYED_KEY);
+            who.relayed = who.role == Role::Manager && request.metadata().contains_key(RELAYED_KEY);
             Ok(who)
         }
     }
@@ -207,7 +206,8 @@ async fn remote(
         Standing::Removed | Standing::Unknown => return Err(removed(node)),
     };
     if peer.expired && rpc != Rpc::Renew {
-        let text = format!("the certificate of node {node} has expired, all it is good for is renewal");
+        let text =
+            format!("the certificate of node {node} has expired, all it is good for is renewal");
         return Err(Refusal::unauthenticated(text).hint("the node's daemon renews it by itself"));
     }
     Ok(Who {
@@ -228,7 +228,9 @@ pub(crate) fn removed(node: NodeId) -> Refusal {
 /// What the state says of a certificate's node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    Member { manager: bool },
+    Member {
+        manager: bool,
+    },
     Removed,
     /// Not known, or with another key.
     Unknown,

@@ -76,10 +76,8 @@ pub(super) async fn update(
     wire: v1::UpdateClusterRequest,
 ) -> Result<v1::Changed, Refusal> {
     let edits = Edits::parse(&wire)?;
-    let content = Content::new("update-cluster").with_message(&v1::UpdateClusterRequest {
-        request_id: Vec::new(),
-        ..wire.clone()
-    });
+    let content = Content::new("update-cluster")
+        .with_message(&v1::UpdateClusterRequest { request_id: Vec::new(), ..wire.clone() });
     let request = request(&who.principal, &wire.request_id, &content)?;
     let revision = change_settings(core, Some(who), request, |_, cluster| {
         edits.apply(cluster);
@@ -104,8 +102,7 @@ impl Edits {
                 "history_limit: {limit} is more than {HISTORY_MAX}"
             )));
         }
-        let range =
-            Cluster::CERTIFICATE_LIFETIME_MIN_MS..=Cluster::CERTIFICATE_LIFETIME_MAX_MS;
+        let range = Cluster::CERTIFICATE_LIFETIME_MIN_MS..=Cluster::CERTIFICATE_LIFETIME_MAX_MS;
         if let Some(ms) = wire.certificate_lifetime_ms.filter(|ms| !range.contains(ms)) {
             return Err(Refusal::bad_input(format!(
                 "certificate_lifetime: {} s is not between {} s and {} days",

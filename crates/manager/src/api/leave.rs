@@ -10,8 +10,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use warren_model::node::{Availability, Node};
 use warren_model::NodeId;
+use warren_model::node::{Availability, Node};
 use warren_proto::v1;
 use warren_proto::v1::control_client::ControlClient;
 use warren_state::change::{Mutation, Transaction};
@@ -36,9 +36,9 @@ pub(super) async fn open(
 ) -> Result<ReceiverStream<Result<v1::LeaveProgress, Status>>, Refusal> {
     let id = who.node.unwrap_or(core.node_id);
     let view = core.store.view();
-    let node = view.node(id).ok_or_else(|| {
-        Refusal::not_found(format!("node {id} is no member any more"))
-    })?;
+    let node = view
+        .node(id)
+        .ok_or_else(|| Refusal::not_found(format!("node {id} is no member any more")))?;
     if node.manager {
         check_leaving(core, node).await?;
     }
@@ -68,11 +68,7 @@ async fn say(out: &Lines, message: String) -> Result<(), Refusal> {
 }
 
 /// Asks another manager to see this node off.
-async fn pass_on(
-    core: &Core,
-    wire: v1::LeaveClusterRequest,
-    out: &Lines,
-) -> Result<(), Refusal> {
+async fn pass_on(core: &Core, wire: v1::LeaveClusterRequest, out: &Lines) -> Result<(), Refusal> {
     let mut trouble = Refusal::not_now("this is the only manager: nobody could go on without it")
         .hint("to end the cluster, stop the node and remove its data folder");
     for (number, address) in quorum::others(core) {

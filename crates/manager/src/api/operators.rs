@@ -32,12 +32,13 @@ pub(super) async fn create(
     wire: v1::CreateOperatorRequest,
 ) -> Result<v1::CreatedOperator, Refusal> {
     let name = warren_proto::operator_name("name", &wire.name)?;
-    let role = v1::OperatorRole::try_from(wire.role).map_err(|_| {
-        Refusal::bad_input(format!("role: {} is not known", wire.role))
-    })?;
+    let role = v1::OperatorRole::try_from(wire.role)
+        .map_err(|_| Refusal::bad_input(format!("role: {} is not known", wire.role)))?;
     let role = OperatorRole::try_from(role)?;
     if let Some(ms) = wire.expires_in_ms.filter(|ms| *ms == 0 || *ms > EXPIRES_MAX_MS) {
-        return Err(Refusal::bad_input(format!("expires: {ms} ms is not within ten years from now")));
+        return Err(Refusal::bad_input(format!(
+            "expires: {ms} ms is not within ten years from now"
+        )));
     }
     let content = Content::new("create-operator")
         .with(wire.name.as_bytes())
@@ -47,8 +48,10 @@ pub(super) async fn create(
     let request = request(&who.principal, &wire.request_id, &content)?;
     let view = core.store.view();
     if view.operators().len() >= OPERATORS_MAX {
-        return Err(Refusal::busy(format!("there are {OPERATORS_MAX} operators, which is the limit"))
-            .hint("remove some: warren operator rm"));
+        return Err(Refusal::busy(format!(
+            "there are {OPERATORS_MAX} operators, which is the limit"
+        ))
+        .hint("remove some: warren operator rm"));
     }
     let now = core.now();
     let access = Access::make(core, &view, &wire, Subject::Operator { name, role })?;

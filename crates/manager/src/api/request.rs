@@ -106,7 +106,10 @@ mod tests {
         ServiceSpec {
             labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             mode: Mode::Global,
-            ..ServiceSpec::new("web".parse().unwrap(), TaskTemplate { image: "a".into(), ..TaskTemplate::default() })
+            ..ServiceSpec::new(
+                "web".parse().unwrap(),
+                TaskTemplate { image: "a".into(), ..TaskTemplate::default() },
+            )
         }
     }
 

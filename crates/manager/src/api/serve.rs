@@ -108,10 +108,7 @@ impl v1::control_server::Control for Control {
         .await
     }
 
-    async fn stream(
-        &self,
-        request: Request<Streaming<v1::Frame>>,
-    ) -> Answer<Self::StreamStream> {
+    async fn stream(&self, request: Request<Streaming<v1::Frame>>) -> Answer<Self::StreamStream> {
         call(&self.core, Rpc::Stream, request, |core, who, frames| async move {
             Ok(Response::new(stream::open(&core, &who, frames).await?))
         })

@@ -99,7 +99,8 @@ pub(super) async fn remove(
         }
     }
     let mutations = ids.iter().map(|id| Mutation::RemoveService { id: *id }).collect();
-    let transaction = Transaction { request, principal: who.audit(), expects: Vec::new(), mutations };
+    let transaction =
+        Transaction { request, principal: who.audit(), expects: Vec::new(), mutations };
     let revision = propose(core, transaction).await?;
     Ok(v1::Changed { ids: ids.iter().map(|id| id.as_bytes().to_vec()).collect(), revision })
 }

@@ -14,10 +14,10 @@ use tokio::sync::watch;
 use warren_model::NodeId;
 use warren_proto::v1;
 use warren_proto::v1::peer_beats::Heard;
+use warren_store::Beats;
 
 use crate::core::Core;
 use crate::dispatch::sessions::End;
-use crate::quorum;
 
 /// Small against any suspicion, large against the work of one message.
 const TELL_MS: u64 = 250;
@@ -72,8 +72,6 @@ async fn host(core: &Core, seated: &mut watch::Receiver<usize>) {
 
 /// Says whether the leader has heard.
 async fn tell(core: &Core, told_ms: u64, wait_ms: u64) -> bool {
-    let Some((number, address)) = quorum::leader_of_others(core) else { return false };
-    let Some(peers) = &core.peers else { return false };
     let now_ms = core.clock.monotonic_ms();
     let heard = core.sessions.heard_after(told_ms).into_iter().map(|(node, at_ms, rtt_ms)| Heard {
         node: node.as_bytes().to_vec(),
@@ -81,11 +79,12 @@ async fn tell(core: &Core, told_ms: u64, wait_ms: u64) -> bool {
         rtt_ms,
     });
     let beats = v1::PeerBeats { heard: heard.collect(), closed: Vec::new() };
+    let told = core.store.tell_leader(Bytes::from(beats.encode_to_vec()));
     tokio::select! {
-        answer = peers.beats(number, &address, Bytes::from(beats.encode_to_vec())) => match answer {
-            Ok(_) => true,
+        told = told => match told {
+            Ok(()) => true,
             Err(error) => {
-                tracing::debug!(leader = number, error, "tell the leader of beats");
+                tracing::debug!(%error, "tell the leader of beats");
                 false
             }
         },
@@ -93,18 +92,24 @@ async fn tell(core: &Core, told_ms: u64, wait_ms: u64) -> bool {
     }
 }
 
-/// What another manager heard, at the leader.
-///
-/// # Errors
-/// When this manager does not lead, or the message is none.
-pub(crate) fn hear(core: &Core, from: u64, payload: &[u8]) -> Result<(), String> {
-    if !*core.store.leader().borrow() {
-        return Err("this manager does not lead".to_owned());
+/// Takes what other managers tell, for as long as the store goes on. What comes while this manager
+/// does not lead is of no use: the next one is told again.
+pub(crate) async fn listen(core: Arc<Core>) {
+    let Some(mut told) = core.store.beats() else { return };
+    while let Some(Beats { from, payload }) = told.recv().await {
+        if *core.store.leader().borrow()
+            && let Err(error) = hear(&core, &payload)
+        {
+            tracing::warn!(from, error, "beats of another manager");
+        }
     }
-    let beats = v1::PeerBeats::decode(payload).map_err(|e| format!("beats of manager {from}: {e}"))?;
+}
+
+fn hear(core: &Core, payload: &[u8]) -> Result<(), String> {
+    let beats = v1::PeerBeats::decode(payload).map_err(|error| error.to_string())?;
     let found = beats.heard.len();
     if found > HEARD_MAX {
-        return Err(format!("beats of manager {from}: {found} nodes, at most {HEARD_MAX} are read"));
+        return Err(format!("{found} nodes, at most {HEARD_MAX} are read"));
     }
     let now_ms = core.clock.monotonic_ms();
     let view = core.store.view();

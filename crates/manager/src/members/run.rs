@@ -13,15 +13,11 @@ use crate::quorum;
 
 /// While something is wanted that cannot be done: a manager is away, a learner is behind.
 const AGAIN_MS: u64 = 500;
-/// A learner this many entries behind takes part without holding anybody up.
-const BEHIND_MAX: u64 = 64;
 
 pub(crate) async fn run(core: Arc<Core>) {
     let mut moved = core.store.watch();
-    let mut group = quorum::watch(&core);
     loop {
         moved.mark_unchanged();
-        group.mark_unchanged();
         let topology = core.store.view().topology();
         let settled = match next(&core).await {
             Next::Settled => true,
@@ -45,7 +41,6 @@ pub(crate) async fn run(core: Arc<Core>) {
         };
         tokio::select! {
             goes_on = nodes_moved => if !goes_on { return },
-            changed = group.changed() => if changed.is_err() { return },
             () = core.sleep_until(again) => {}
         }
     }
@@ -74,12 +69,13 @@ async fn next(core: &Core) -> Next {
 fn look(core: &Core) -> Look {
     let view = core.store.view();
     let group = quorum::group(core);
-    let wanted = view.nodes().filter(|node| node.manager).filter_map(|node| {
-        node.number.map(|number| (number, node.description.address.clone()))
-    });
+    let wanted = view
+        .nodes()
+        .filter(|node| node.manager)
+        .filter_map(|node| node.number.map(|number| (number, node.description.address.clone())));
     let held = group.members.into_iter().map(|(number, member)| {
-        let caught_up = member.behind.is_some_and(|behind| behind <= BEHIND_MAX);
-        (number, Held { address: member.address, voter: member.voter, caught_up })
+        let quorum::Member { address, voter, caught_up } = member;
+        (number, Held { address, voter, caught_up })
     });
     Look {
         me: quorum::own_number(core),
@@ -94,7 +90,7 @@ async fn carry_out(core: &Core, step: Step) -> bool {
     let what = format!("{step:?}");
     let (name, outcome) = match step {
         Step::Learn { number, address } => {
-            ("learn", core.store.add_learner(number, address).await)
+            ("learn", core.store.add_learner(number, &address).await)
         }
         Step::Vote(voters) => {
             if is_even(voters.len()) {
@@ -104,7 +100,7 @@ async fn carry_out(core: &Core, step: Step) -> bool {
             ("vote", core.store.set_voters(voters).await)
         }
         Step::Forget(number) => ("forget", core.store.remove(number).await),
-        Step::HandOver(number) => ("hand_over", core.store.hand_over(Some(number)).await),
+        Step::HandOver(number) => ("hand_over", core.store.hand_over(Some(number)).await.map(drop)),
     };
     count(&core.metrics.member_steps, "step", name);
     match outcome {

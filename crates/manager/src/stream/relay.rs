@@ -28,11 +28,7 @@ const ANSWER_MS: u64 = OPEN_MS + 1000;
 ///
 /// # Errors
 /// What that manager said; marked [`Mark::Elsewhere`] when no manager has the node.
-pub(super) async fn open(
-    core: &Core,
-    node: NodeId,
-    open: v1::OpenStream,
-) -> Result<Ends, Refusal> {
+pub(super) async fn open(core: &Core, node: NodeId, open: v1::OpenStream) -> Result<Ends, Refusal> {
     let mut trouble = None;
     for (number, address) in quorum::others(core) {
         match ask(core, number, &address, open.clone()).await {

@@ -9,6 +9,7 @@ use warren_proto::v1;
 use warren_proto::v1::open_stream::Kind;
 
 use crate::core::Core;
+use crate::quorum;
 use crate::refusal::Refusal;
 use crate::stream::target;
 use crate::stream::target::Target;
@@ -68,6 +69,9 @@ pub(crate) fn somewhere(core: &Core) -> Option<NodeId> {
     let here: Vec<NodeId> = core.sessions.nodes().into_iter().filter(works).collect();
     let own = here.iter().find(|node| **node == core.node_id).or_else(|| here.first()).copied();
     own.or_else(|| {
+        if quorum::others(core).is_empty() {
+            return None;
+        }
         let mut ready = view.nodes().filter(|n| n.worker && n.status == NodeStatus::Ready);
         ready.next().map(|node| node.id)
     })

@@ -12,7 +12,7 @@ use warren_proto::v1::agent_message::{Hello, Kind, Report};
 use warren_proto::v1::dispatch_client::DispatchClient;
 use warren_proto::v1::manager_message::Kind as Said;
 
-use crate::house::{House, description, node_id, soon};
+use crate::house::{House, description, node_id, peer, remote, soon};
 
 pub(crate) struct Agent {
     client: DispatchClient<Channel>,
@@ -23,6 +23,7 @@ pub(crate) struct Agent {
     pub(crate) tasks: BTreeMap<Vec<u8>, v1::AssignedTask>,
     pub(crate) services: BTreeMap<Vec<u8>, v1::AssignedService>,
     pub(crate) revision: u64,
+    pub(crate) membership: v1::Membership,
 }
 
 pub(crate) fn hello(letter: char) -> v1::AgentMessage {
@@ -30,6 +31,8 @@ pub(crate) fn hello(letter: char) -> v1::AgentMessage {
         node_id: node_id(letter).as_bytes().to_vec(),
         description: Some((&description(letter)).into()),
         assigned_revision: 0,
+        epoch: 0,
+        instance: 1,
     };
     v1::AgentMessage { kind: Some(Kind::Hello(hello)) }
 }
@@ -49,7 +52,7 @@ pub(crate) async fn finish((to, mut from): Ends, last: Vec<v1::frame::Kind>) {
 impl Agent {
     /// Says hello and takes the complete set.
     pub(crate) async fn join(house: &House, letter: char) -> Self {
-        let mut client = house.dispatch().await;
+        let mut client = house.dispatch(remote(Some(peer(letter)))).await;
         let (to, messages) = mpsc::channel(8);
         to.send(hello(letter)).await.unwrap();
         let from = soon(client.session(ReceiverStream::new(messages))).await.unwrap().into_inner();
@@ -61,6 +64,7 @@ impl Agent {
             tasks: BTreeMap::new(),
             services: BTreeMap::new(),
             revision: 0,
+            membership: v1::Membership::default(),
         };
         let first = agent.assignment().await;
         assert!(first.complete);
@@ -80,6 +84,20 @@ impl Agent {
                     return assignment;
                 }
                 Said::Stream(request) => self.streams.push(request),
+                Said::Beat(_) => {}
+            }
+        }
+    }
+
+    /// Says that it is there and takes the answer's number.
+    pub(crate) async fn beat(&mut self, number: u64, rtt_ms: u32) -> u64 {
+        let beat = v1::agent_message::Beat { number, rtt_ms };
+        self.to.send(v1::AgentMessage { kind: Some(Kind::Beat(beat)) }).await.unwrap();
+        loop {
+            match self.message().await.unwrap().unwrap().kind.unwrap() {
+                Said::Assignment(assignment) => self.hold(&assignment),
+                Said::Stream(request) => self.streams.push(request),
+                Said::Beat(beat) => return beat.number,
             }
         }
     }
@@ -92,6 +110,9 @@ impl Agent {
             assert_eq!(assignment.applies_to, self.revision, "a gap");
         }
         self.revision = assignment.revision;
+        if let Some(membership) = &assignment.membership {
+            self.membership = membership.clone();
+        }
         for id in &assignment.removed_tasks {
             assert!(self.tasks.remove(id).is_some());
         }
@@ -139,6 +160,7 @@ impl Agent {
             match self.message().await.unwrap().unwrap().kind.unwrap() {
                 Said::Assignment(assignment) => self.hold(&assignment),
                 Said::Stream(request) => return request,
+                Said::Beat(_) => {}
             }
         }
     }

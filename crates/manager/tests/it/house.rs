@@ -7,23 +7,27 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tonic::transport::server::Router;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use warren_base::clock::{Clock, RealClock};
 use warren_base::rng::SystemRng;
-use warren_manager::{CONNECTION_WINDOW_BYTES, Manager, Options, Principal, STREAM_WINDOW_BYTES};
+use warren_manager::{CONNECTION_WINDOW_BYTES, Caller, Manager, Options, STREAM_WINDOW_BYTES};
 use warren_model::cluster::Cluster;
 use warren_model::node::{Description, Node, NodeStatus};
-use warren_model::{ClusterId, NodeId};
+use warren_model::{ClusterId, NodeId, Time};
 use warren_proto::v1;
 use warren_proto::v1::control_client::ControlClient;
 use warren_proto::v1::control_server::ControlServer;
 use warren_proto::v1::dispatch_client::DispatchClient;
 use warren_proto::v1::dispatch_server::DispatchServer;
+use warren_proto::v1::join_client::JoinClient;
+use warren_proto::v1::join_server::JoinServer;
 use warren_state::State;
 use warren_state::change::{Mutation, Transaction};
 use warren_store::{Options as StoreOptions, Store};
+use warren_trust::{Authority, Peer, PeerRole};
 
 /// Long enough for any machine, short enough to notice.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -43,17 +47,50 @@ pub(crate) fn node_id(letter: char) -> NodeId {
     NodeId::from_bytes([u8::try_from(letter).unwrap(); 10])
 }
 
+pub(crate) const CLUSTER: ClusterId = ClusterId::from_bytes([1; 10]);
+
+pub(crate) fn key_hash(letter: char) -> [u8; 32] {
+    [u8::try_from(letter).unwrap(); 32]
+}
+
 fn member(letter: char) -> Node {
     Node {
         manager: letter == 'a',
         status: NodeStatus::Ready,
+        key_hash: key_hash(letter),
+        certificate_not_after: FAR,
         ..Node::new(node_id(letter), description(letter))
     }
 }
 
+/// Far enough.
+pub(crate) const FAR: Time = Time(9_000_000_000_000);
+
+/// What the certificate of a node says; `a` is the manager.
+pub(crate) fn peer(letter: char) -> Peer {
+    Peer {
+        node: Some(node_id(letter)),
+        operator: None,
+        role: if letter == 'a' { PeerRole::Manager } else { PeerRole::Worker },
+        cluster: CLUSTER,
+        key_hash: key_hash(letter),
+        not_before: Time(0),
+        not_after: FAR,
+        expired: false,
+        issuer_hash: [0; 32],
+    }
+}
+
+pub(crate) fn remote(peer: Option<Peer>) -> Caller {
+    Caller::Remote { peer, address: "10.0.0.9:4000".parse().unwrap() }
+}
+
+pub(crate) const LOCAL: Caller = Caller::Local { uid: 0 };
+
 pub(crate) fn description(letter: char) -> Description {
     Description {
         hostname: format!("host-{letter}"),
+        address: format!("10.0.0.{}:2377", u32::from(letter)),
         cpus: 4,
         memory_bytes: 8 << 30,
         ..Description::default()
@@ -77,41 +114,38 @@ impl House {
     pub(crate) async fn with_clock(nodes: &str, clock: Arc<dyn Clock>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = open_store(folder.path(), Arc::clone(&clock)).await;
-        let cluster_id = ClusterId::from_bytes([1; 10]);
-        let mut mutations = vec![Mutation::SetCluster(Cluster::new(cluster_id))];
+        let authority = Authority::generate(CLUSTER, Time(clock.now_ms())).unwrap();
+        let cluster = Cluster { ca: Some(authority.to_state()), ..Cluster::new(CLUSTER) };
+        let mut mutations = vec![Mutation::SetCluster(cluster)];
         mutations.extend(nodes.chars().map(|letter| Mutation::CreateNode(member(letter))));
         store.propose(Transaction { mutations, ..Transaction::default() }).await.unwrap();
-        let stops = Arc::new(AtomicU32::new(0));
-        let count = Arc::clone(&stops);
-        let manager = Manager::start(Options {
-            store: store.clone(),
-            clock,
-            rng: Arc::new(SystemRng),
-            node_id: node_id('a'),
-            cluster_id,
-            stop_node: Arc::new(move |with_containers| {
-                count.fetch_add(1 + u32::from(with_containers), Ordering::SeqCst);
-            }),
-        });
-        let who = |mut request: Request<()>| -> Result<Request<()>, Status> {
-            request.extensions_mut().insert(Principal::new("test"));
-            Ok(request)
-        };
-        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-        let service = ControlServer::with_interceptor(manager.control(), who);
-        let served = warren_manager::server().add_service(service);
-        tokio::spawn(served.serve_with_incoming(tokio_stream::once(Ok::<_, std::io::Error>(ours))));
-        let control = ControlClient::new(channel(theirs).await);
+        let (manager, stops) = start(&store, clock);
+        let control = control(&manager, LOCAL).await;
         Self { store, manager, stops, control, _folder: folder }
     }
 
     /// A connection of its own for each agent.
-    pub(crate) async fn dispatch(&self) -> DispatchClient<Channel> {
+    pub(crate) async fn dispatch(&self, caller: Caller) -> DispatchClient<Channel> {
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-        let served =
-            warren_manager::server().add_service(DispatchServer::new(self.manager.dispatch()));
-        tokio::spawn(served.serve_with_incoming(tokio_stream::once(Ok::<_, std::io::Error>(ours))));
+        let service = DispatchServer::with_interceptor(self.manager.dispatch(), known(caller));
+        serve(warren_manager::server().add_service(service), ours);
         DispatchClient::new(channel(theirs).await)
+    }
+
+    pub(crate) async fn control_as(&self, caller: Caller) -> ControlClient<Channel> {
+        control(&self.manager, caller).await
+    }
+
+    pub(crate) async fn join_as(&self, caller: Caller) -> JoinClient<Channel> {
+        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+        let service = JoinServer::with_interceptor(self.manager.join(), known(caller));
+        serve(warren_manager::server().add_service(service), ours);
+        JoinClient::new(channel(theirs).await)
+    }
+
+    /// Applies what only managers would write.
+    pub(crate) async fn write(&self, mutations: Vec<Mutation>) {
+        self.store.propose(Transaction { mutations, ..Transaction::default() }).await.unwrap();
     }
 
     /// The state once `reached` says so.
@@ -132,6 +166,50 @@ impl House {
     ) -> Result<v1::Changed, Status> {
         soon(self.control.create_service(request)).await.map(tonic::Response::into_inner)
     }
+}
+
+/// A manager on node `a`, and how often it asked to be stopped.
+pub(crate) fn start(store: &Store, clock: Arc<dyn Clock>) -> (Manager, Arc<AtomicU32>) {
+    let stops = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&stops);
+    let manager = Manager::start(Options {
+        store: store.clone(),
+        clock,
+        rng: Arc::new(SystemRng),
+        node_id: node_id('a'),
+        cluster_id: CLUSTER,
+        advertise: String::new(),
+        peers: None,
+        stop_node: Arc::new(move |with_containers| {
+            count.fetch_add(1 + u32::from(with_containers), Ordering::SeqCst);
+        }),
+        set_log_level: Arc::new(|filter| match filter {
+            "bad" => Err("log level \"bad\" is not understood".to_owned()),
+            _ => Ok("info".to_owned()),
+        }),
+    });
+    (manager, stops)
+}
+
+pub(crate) fn known(
+    caller: Caller,
+) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+    move |mut request: Request<()>| {
+        request.extensions_mut().insert(caller.clone());
+        Ok(request)
+    }
+}
+
+pub(crate) fn serve(router: Router, pipe: DuplexStream) {
+    let incoming = tokio_stream::once(Ok::<_, std::io::Error>(pipe));
+    tokio::spawn(router.serve_with_incoming(incoming));
+}
+
+pub(crate) async fn control(manager: &Manager, caller: Caller) -> ControlClient<Channel> {
+    let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+    let service = ControlServer::with_interceptor(manager.control(), known(caller));
+    serve(warren_manager::server().add_service(service), ours);
+    ControlClient::new(channel(theirs).await)
 }
 
 pub(crate) async fn channel<P>(pipe: P) -> Channel

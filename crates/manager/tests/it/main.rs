@@ -3,8 +3,12 @@
 
 #![allow(clippy::unwrap_used)] // clippy knows test functions, not their helpers
 
+mod access;
 mod agent;
+mod cluster;
 mod house;
+mod joining;
+mod nodes;
 
 mod services;
 mod sessions;

@@ -7,21 +7,27 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use warren_base::clock::{Clock, ManualClock};
+use warren_manager::{Caller, REMOVED_KEY};
 use warren_model::node::NodeStatus;
 use warren_proto::v1;
 use warren_state::State;
 
 use crate::agent::{Agent, hello};
-use crate::house::{House, channel, node_id, soon, wish};
+use crate::house::{House, channel, node_id, peer, remote, soon, wish};
 
 #[tokio::test]
 async fn strangers_are_refused() {
     let house = House::open("a").await;
-    let mut client = house.dispatch().await;
+    let mut client = house.dispatch(remote(Some(peer('a')))).await;
     let (to, messages) = mpsc::channel(1);
     to.send(hello('z')).await.unwrap();
     let refused = soon(client.session(ReceiverStream::new(messages))).await.unwrap_err();
-    assert_eq!(refused.code(), Code::NotFound);
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let mut stranger = house.dispatch(remote(Some(peer('z')))).await;
+    let (_to, messages) = mpsc::channel(1);
+    let refused = soon(stranger.session(ReceiverStream::new(messages))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(refused.metadata().contains_key(REMOVED_KEY));
     let (to, messages) = mpsc::channel(1);
     to.send(v1::AgentMessage { kind: None }).await.unwrap();
     let refused = soon(client.session(ReceiverStream::new(messages))).await.unwrap_err();
@@ -31,7 +37,7 @@ async fn strangers_are_refused() {
 #[tokio::test]
 async fn what_a_node_says_of_itself_is_kept() {
     let house = House::open("a").await;
-    let mut client = house.dispatch().await;
+    let mut client = house.dispatch(Caller::OwnAgent).await;
     let (to, messages) = mpsc::channel(1);
     let mut hello = hello('a');
     if let Some(v1::agent_message::Kind::Hello(hello)) = &mut hello.kind {
@@ -145,4 +151,90 @@ async fn a_silent_node_is_down_until_it_is_heard_again() {
     assert!(clock.now_ms() >= 1_000_000 + warren_planner::SUSPICION_MS);
     let _agent = Agent::join(&house, 'a').await;
     soon(house.until(|view| status(view) == NodeStatus::Ready)).await;
+}
+
+#[tokio::test]
+async fn beats_are_answered_and_keep_a_node_ready() {
+    let clock = ManualClock::at(1_000_000);
+    let house = House::with_clock("ab", Arc::new(clock.clone())).await;
+    let mut a = Agent::join(&house, 'a').await;
+    let b = Agent::join(&house, 'b').await;
+    let status = |view: &State, letter| view.node(node_id(letter)).unwrap().status;
+    let beating = async {
+        let mut number = 0;
+        while status(&house.store.view(), 'b') == NodeStatus::Ready {
+            number += 1;
+            assert_eq!(a.beat(number, 3).await, number);
+            clock.advance(100);
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(beating).await;
+    // The session alone says nothing: only what is heard does.
+    assert_eq!(status(&house.store.view(), 'a'), NodeStatus::Ready);
+    drop(b);
+}
+
+#[tokio::test]
+async fn a_node_is_told_of_the_cluster_and_of_itself() {
+    let house = House::open("ab").await;
+    let mut b = Agent::join(&house, 'b').await;
+    let membership = &b.membership;
+    assert_eq!(membership.managers, ["10.0.0.97:2377"]);
+    assert!(!membership.manager && membership.worker && membership.number.is_none());
+    assert_eq!((membership.beat_ms, membership.authorities.len()), (500, 1));
+    assert_eq!(membership.issuer_hash.len(), 32);
+    // Neither keys nor tokens.
+    let revision = b.revision;
+    let mut control = house.control.clone();
+    let ask = v1::GetJoinTokenRequest::default();
+    soon(control.get_join_token(ask)).await.unwrap();
+    let promote =
+        v1::UpdateNodeRequest { node: "host-b".into(), manager: Some(true), ..Default::default() };
+    let changed = soon(control.update_node(promote)).await.unwrap();
+    assert!(changed.metadata().get(warren_manager::WARNING_KEY).is_some());
+    b.hold_until(|agent| agent.membership.manager).await;
+    assert_eq!(b.membership.number, Some(2));
+    assert_eq!(b.membership.managers, ["10.0.0.97:2377", "10.0.0.98:2377"]);
+    assert!(b.revision > revision);
+}
+
+#[tokio::test]
+async fn two_machines_with_one_identity_are_told() {
+    let house = House::open("a").await;
+    let mut first = Agent::join(&house, 'a').await;
+    first.beat(1, 0).await;
+    let mut client = house.dispatch(remote(Some(peer('a')))).await;
+    let (to, messages) = mpsc::channel(1);
+    let mut hello = hello('a');
+    if let Some(v1::agent_message::Kind::Hello(hello)) = &mut hello.kind {
+        hello.instance = 2;
+    }
+    to.send(hello).await.unwrap();
+    let refused = soon(client.session(ReceiverStream::new(messages))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::AlreadyExists);
+    assert!(refused.message().contains("from 10.0.0.9:4000 already"), "{}", refused.message());
+    assert_eq!(first.beat(2, 0).await, 2);
+}
+
+#[tokio::test]
+async fn managers_that_know_less_than_the_node_refuse() {
+    let house = House::open("a").await;
+    let mut client = house.dispatch(Caller::OwnAgent).await;
+    let mut ask = async |epoch, assigned_revision| {
+        let mut hello = hello('a');
+        if let Some(v1::agent_message::Kind::Hello(hello)) = &mut hello.kind {
+            (hello.epoch, hello.assigned_revision) = (epoch, assigned_revision);
+        }
+        let (to, messages) = mpsc::channel(1);
+        to.send(hello).await.unwrap();
+        soon(client.session(ReceiverStream::new(messages))).await.map(drop)
+    };
+    let refused = ask(1, 0).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("recovery epoch 0"), "{}", refused.message());
+    let refused = ask(0, 1_000_000).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("not yet at 1000000"), "{}", refused.message());
+    ask(0, house.store.view().revision()).await.unwrap();
 }
