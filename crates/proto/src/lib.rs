@@ -4,6 +4,7 @@
 //! checks everything that arrives, `From` writes what leaves.
 
 mod convert;
+mod secretive;
 
 pub use convert::{Error, cluster_id, hash, node_id, operator_name, service_id, task_id};
 

@@ -7,6 +7,7 @@ pub struct Subnet {
     pub prefix: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct Cluster {
     #[prost(bytes = "vec", tag = "1")]
     pub id: ::prost::alloc::vec::Vec<u8>,
@@ -39,6 +40,7 @@ pub struct Cluster {
 }
 /// The cluster's certificate authority. The first certificate issues; the others are trusted too.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct Authority {
     #[prost(bytes = "vec", repeated, tag = "1")]
     pub certificates: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
@@ -46,6 +48,7 @@ pub struct Authority {
     pub key: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct JoinToken {
     #[prost(bytes = "vec", tag = "1")]
     pub secret: ::prost::alloc::vec::Vec<u8>,
@@ -986,6 +989,7 @@ pub struct GetJoinTokenRequest {
     pub request_id: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct JoinTokenText {
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
@@ -1013,11 +1017,13 @@ pub struct SetLockRequest {
     pub request_id: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct UnlockKeyText {
     #[prost(string, tag = "1")]
     pub key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct UnlockRequest {
     #[prost(string, tag = "1")]
     pub key: ::prost::alloc::string::String,
@@ -1026,6 +1032,7 @@ pub struct UnlockRequest {
 pub struct UnlockResponse {}
 /// Exactly one: an age public key, or a passphrase.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct BackupRequest {
     #[prost(string, tag = "1")]
     pub recipient: ::prost::alloc::string::String,
@@ -1052,6 +1059,7 @@ pub struct CreateOperatorRequest {
     pub request_id: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct CreatedOperator {
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
@@ -1104,6 +1112,7 @@ pub struct SetLogLevelResponse {
     pub before: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct JoinRequest {
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
