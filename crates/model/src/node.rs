@@ -24,7 +24,7 @@ pub struct Node {
     /// SHA-256 of the public key of its certificate; zeros: it has none.
     pub key_hash: [u8; 32],
     pub certificate_not_after: Time,
-    /// SHA-256 of the authority's certificate that issued its own.
+    /// SHA-256 of the public key of the authority that issued its certificate.
     pub issuer_hash: [u8; 32],
     pub joined: Time,
     /// Revision of the last change.

@@ -124,7 +124,7 @@ pub struct Node {
     pub key_hash: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint64, tag = "13")]
     pub certificate_not_after: u64,
-    /// SHA-256 of the authority's certificate that its own was issued by.
+    /// SHA-256 of the public key of the authority that issued its certificate.
     #[prost(bytes = "vec", tag = "14")]
     pub issuer_hash: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint64, tag = "15")]
@@ -1541,7 +1541,7 @@ pub struct Membership {
     pub beat_ms: u32,
     #[prost(bytes = "vec", repeated, tag = "6")]
     pub authorities: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
-    /// SHA-256 of the authority's certificate that certificates are to be issued by.
+    /// SHA-256 of the public key of the authority that certificates are to be issued by.
     #[prost(bytes = "vec", tag = "7")]
     pub issuer_hash: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint64, tag = "8")]
