@@ -42,6 +42,7 @@ pub struct Cluster {
     nodes: Vec<Arc<Node>>,
     hub: Arc<Host>,
     bed: Testbed,
+    settings: Settings,
     formed_in: Duration,
 }
 
@@ -64,7 +65,7 @@ impl Cluster {
         if options.registry {
             registry::serve(&bed, &hub)?;
         }
-        Ok(Self { nodes, hub, bed, formed_in: Duration::ZERO })
+        Ok(Self { nodes, hub, bed, settings, formed_in: Duration::ZERO })
     }
 
     /// A running cluster: the first manager makes it, all others join at once.
@@ -83,6 +84,11 @@ impl Cluster {
         cluster.wait_ready(cluster.nodes.len(), FORM_LIMIT)?;
         cluster.formed_in = start.elapsed();
         Ok(cluster)
+    }
+
+    /// One more machine; its daemon is the caller's, and not among [`Cluster::nodes`].
+    pub fn add(&self, kind: Kind) -> Result<Arc<Node>> {
+        Ok(Arc::new(Node::new(self.bed.add(kind)?, kind, self.settings.clone())))
     }
 
     /// Starts a node that was not in the cluster before, with a token of the cluster.

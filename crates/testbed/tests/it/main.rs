@@ -6,4 +6,10 @@
 // Clippy tells tests from helpers of tests, which fail in the same way.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod access;
+mod edge;
+mod failover;
+mod formation;
 mod machines;
+mod register;
+mod support;
