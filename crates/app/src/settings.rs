@@ -124,6 +124,32 @@ pub(crate) struct JoinFlags {
     addresses: Vec<String>,
 }
 
+/// Flags of `cluster restore`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RestoreFlags {
+    #[command(flatten)]
+    pub(crate) node: NodeFlags,
+    /// File with the passphrase; without it and --key-file standard input is asked
+    #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// File with the private key that `warren cluster backup-key` made
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// The backup; `warren node run` goes on from there
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+/// Flags of `cluster recover`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RecoverFlags {
+    #[command(flatten)]
+    pub(crate) node: NodeFlags,
+    /// The others are lost for good: they are refused from now on
+    #[arg(long, required = true)]
+    pub(crate) yes: bool,
+}
+
 /// A value that `Debug` does not show.
 #[derive(Clone)]
 struct Shy(Zeroizing<String>);

@@ -1,4 +1,5 @@
-//! The CLI's line to a node: gRPC over its unix socket.
+//! The CLI's line to a cluster: gRPC over a node's unix socket, or over TLS to
+//! any of the managers of a context.
 //!
 //! A call whose connection was lost is made again on a new one, with the same
 //! request id, so that it is done once however often it is sent. A node that
@@ -6,13 +7,16 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status, Streaming};
 use warren_base::rng::{Rng, SystemRng};
@@ -20,6 +24,7 @@ use warren_proto::v1;
 use warren_proto::v1::control_client::ControlClient;
 
 use super::failure::{Exit, Failure};
+use super::remote::Remote;
 
 /// Times that a call is made before giving up; with the pauses below 6.3 s,
 /// enough for a daemon that was killed to be started again.
@@ -35,11 +40,39 @@ pub(crate) const FORGET_KEY: &str = "warren-forget";
 /// Frames on their way to the node: enough to keep the socket busy.
 const FRAMES_MAX: usize = 8;
 
+/// A manager that needs so long to say that it cannot has waited for a majority: asking again
+/// would only wait again.
+const SLOW: Duration = Duration::from_secs(2);
+/// For all managers of a context together to be reached.
+const REMOTE_MAX: Duration = Duration::from_secs(4);
+
 /// The type of the generated client, for the closures of [`Client::call`].
-pub(crate) type Control = ControlClient<Channel>;
+pub(crate) type Control = ControlClient<InterceptedService<Channel, Bearer>>;
+
+/// Who is called.
+#[derive(Debug, Clone)]
+pub(crate) enum Target {
+    /// The node of this machine.
+    Socket(PathBuf),
+    /// Managers elsewhere.
+    Remote(Arc<Remote>),
+}
+
+/// Shows an operator's token with each call, if there is one.
+#[derive(Clone)]
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
 
 pub(crate) struct Client {
-    socket: PathBuf,
+    target: Target,
     control: Control,
 }
 
@@ -63,10 +96,10 @@ pub(crate) fn frame(kind: v1::frame::Kind) -> v1::Frame {
 
 impl Client {
     /// # Errors
-    /// [`Exit::Unreachable`] when no daemon answers at `socket`.
-    pub(crate) async fn connect(socket: &Path) -> Result<Self, Failure> {
-        let control = dial(socket).await?;
-        Ok(Self { socket: socket.to_owned(), control })
+    /// [`Exit::Unreachable`] when nobody answers.
+    pub(crate) async fn connect(target: Target) -> Result<Self, Failure> {
+        let control = dial(&target).await?;
+        Ok(Self { target, control })
     }
 
     /// Makes a call; again when the connection was lost, so `call` must send the same each time.
@@ -77,11 +110,12 @@ impl Client {
         let mut pause = RETRY_PAUSE;
         let mut tries = 1;
         loop {
+            let began = Instant::now();
             let status = match call(self.control.clone()).await {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) => status,
             };
-            if !is_lost(&status) || tries >= TRIES_MAX {
+            if !is_lost(&status) || tries >= TRIES_MAX || began.elapsed() > SLOW {
                 return Err(status.into());
             }
             tries = self.reconnect(tries, &mut pause).await?;
@@ -150,7 +184,7 @@ impl Client {
             tokio::time::sleep(*pause).await;
             *pause *= 2;
             tries += 1;
-            match dial(&self.socket).await {
+            match dial(&self.target).await {
                 Ok(control) => {
                     self.control = control;
                     return Ok(tries);
@@ -170,7 +204,43 @@ pub(crate) fn is_lost(status: &Status) -> bool {
     status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
 }
 
-async fn dial(socket: &Path) -> Result<Control, Failure> {
+async fn dial(target: &Target) -> Result<Control, Failure> {
+    let (channel, token) = match target {
+        Target::Socket(socket) => (dial_socket(socket).await?, None),
+        Target::Remote(remote) => {
+            let token = remote.token().map(|token| format!("Bearer {token}").parse());
+            let token = token.transpose();
+            let mut token = token.map_err(|_| Failure::input("token of the context: not text"))?;
+            if let Some(token) = &mut token {
+                MetadataValue::set_sensitive(token, true);
+            }
+            let dialled = tokio::time::timeout(REMOTE_MAX, dial_remote(remote)).await;
+            let silent = || {
+                let text = format!("no manager answers at {}", remote.shown());
+                Failure::new(Exit::Unreachable, text)
+            };
+            (dialled.unwrap_or_else(|_| Err(silent()))?, token)
+        }
+    };
+    let control = ControlClient::with_interceptor(channel, Bearer(token));
+    Ok(control.max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
+/// The first manager that answers.
+async fn dial_remote(remote: &Remote) -> Result<Channel, Failure> {
+    let config = remote.config()?;
+    let mut trouble = Vec::new();
+    for address in remote.addresses()? {
+        match crate::roles::dial::calling(&address, Arc::clone(&config)).await {
+            Ok(channel) => return Ok(channel),
+            Err(error) => trouble.push(error.to_string()),
+        }
+    }
+    Err(Failure::new(Exit::Unreachable, trouble.join("; "))
+        .hint("`warren context ls` shows which cluster is meant"))
+}
+
+async fn dial_socket(socket: &Path) -> Result<Channel, Failure> {
     let stream = UnixStream::connect(socket).await.map_err(|e| unreachable(socket, &e))?;
     let mut stream = Some(TokioIo::new(stream));
     // The address is never looked at: the connector hands out the socket.
@@ -180,10 +250,9 @@ async fn dial(socket: &Path) -> Result<Control, Failure> {
         async move { taken.ok_or_else(|| std::io::Error::from(ErrorKind::NotConnected)) }
     });
     let channel = endpoint.connect_with_connector(connector).await;
-    let channel = channel.map_err(|_| {
+    channel.map_err(|_| {
         Failure::new(Exit::Unreachable, format!("{} does not speak gRPC", socket.display()))
-    })?;
-    Ok(ControlClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+    })
 }
 
 fn unreachable(socket: &Path, error: &std::io::Error) -> Failure {
@@ -209,7 +278,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_there_is_unreachable() {
         let dir = tempfile::tempdir().unwrap();
-        let failure = dial(&dir.path().join("warren.sock")).await.err().unwrap();
+        let failure = dial_socket(&dir.path().join("warren.sock")).await.err().unwrap();
         assert_eq!(failure.exit, Exit::Unreachable);
         assert!(failure.hint.unwrap().contains("warren node run"));
     }

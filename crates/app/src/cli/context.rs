@@ -1,14 +1,20 @@
-//! What every command that talks to a node needs.
+//! What every command that talks to a cluster needs: which cluster, and a
+//! client; and `warren context …`, which says what there is to choose from.
 
-use std::path::Path;
+use std::sync::Arc;
 
+use clap::{Args, Subcommand};
+use serde::Serialize;
 use warren_base::clock::{Clock, RealClock};
 use warren_model::Time;
 
-use super::client::Client;
+use super::client::{Client, Target};
 use super::failure::Failure;
-use super::listing::View;
+use super::listing::{ListFlags, Record, View};
 use super::printer::Printer;
+use super::remote::{Contexts, Remote};
+use super::secret;
+use crate::settings::{Environment, Place};
 
 pub(crate) struct Context<'a> {
     pub(crate) client: Client,
@@ -17,9 +23,9 @@ pub(crate) struct Context<'a> {
 
 impl<'a> Context<'a> {
     /// # Errors
-    /// Nobody answers at `socket`.
-    pub(crate) async fn connect(socket: &Path, printer: &'a mut Printer) -> Result<Self, Failure> {
-        Ok(Self { client: Client::connect(socket).await?, printer })
+    /// Nobody answers.
+    pub(crate) async fn connect(target: Target, printer: &'a mut Printer) -> Result<Self, Failure> {
+        Ok(Self { client: Client::connect(target).await?, printer })
     }
 
     /// Says so when what was read may not be the newest.
@@ -40,4 +46,166 @@ impl<'a> Context<'a> {
 
 pub(crate) fn now() -> Time {
     Time(RealClock::new().now_ms())
+}
+
+/// Which cluster is meant: the context that is named, else the node of this machine, else the
+/// current context.
+///
+/// # Errors
+/// A context that is named is not there.
+pub(crate) fn target(
+    named: Option<&str>,
+    place: &Place,
+    env: Environment<'_>,
+) -> Result<Target, Failure> {
+    let variable = env("WARREN_CONTEXT").filter(|text| !text.is_empty());
+    if let Some(name) = named.map(str::to_owned).or(variable) {
+        return Ok(Target::Remote(Arc::new(Contexts::of(env)?.get(&name)?)));
+    }
+    let chosen = env("WARREN_SOCKET").is_some_and(|text| !text.is_empty());
+    if !chosen
+        && !place.socket.exists()
+        && let Ok(contexts) = Contexts::of(env)
+        && let Some(current) = contexts.current()
+    {
+        return Ok(Target::Remote(Arc::new(contexts.get(&current)?)));
+    }
+    Ok(Target::Socket(place.socket.clone()))
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContextVerb {
+    /// Keep how a cluster is called from afar
+    Create(CreateArgs),
+    /// Call this cluster from now on where no node runs
+    Use(NameArgs),
+    /// List contexts
+    #[command(visible_alias = "list")]
+    Ls(ListFlags),
+    /// Forget contexts
+    #[command(visible_alias = "remove")]
+    Rm(NamesArgs),
+    /// Print a context, its secrets included
+    Export(NameArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Name of the context
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// What `warren operator create --context-file` or `context export` wrote; - is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["address", "fingerprint"])]
+    from: Option<std::path::PathBuf>,
+    /// Managers of the cluster; the token is read from standard input
+    #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',', requires = "fingerprint")]
+    address: Vec<String>,
+    /// SHA-256 of the cluster's authority: `authority` of `warren cluster settings`
+    #[arg(long, value_name = "HEX", requires = "address")]
+    fingerprint: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// Name of the context
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NamesArgs {
+    /// Names of contexts
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+}
+
+/// Carries out what needs no cluster.
+pub(crate) fn run(
+    printer: &mut Printer,
+    verb: ContextVerb,
+    env: Environment<'_>,
+) -> Result<(), Failure> {
+    let contexts = Contexts::of(env)?;
+    match verb {
+        ContextVerb::Create(args) => {
+            let remote = made(printer, &args)?;
+            contexts.put(&args.name, &remote)?;
+            printer.line(&args.name)
+        }
+        ContextVerb::Use(args) => contexts.set_current(Some(&args.name)),
+        ContextVerb::Rm(args) => args.names.iter().try_for_each(|name| {
+            contexts.remove(name)?;
+            printer.line(name)
+        }),
+        ContextVerb::Export(args) => printer.line(contexts.get(&args.name)?.to_text()?.as_str()),
+        ContextVerb::Ls(flags) => {
+            let current = contexts.current();
+            let rows: Vec<ContextRow> = contexts
+                .names()
+                .into_iter()
+                .map(|name| row(&contexts, current.as_deref(), name))
+                .collect();
+            printer.list(&rows, &flags, View::at(now()))
+        }
+    }
+}
+
+fn made(printer: &mut Printer, args: &CreateArgs) -> Result<Remote, Failure> {
+    match (&args.from, &args.fingerprint) {
+        (Some(path), _) if path.as_os_str() == "-" => {
+            let text = std::io::read_to_string(std::io::stdin());
+            let text = text.map_err(|e| Failure::input(format!("standard input: {e}")))?;
+            Remote::parse("standard input", &zeroize::Zeroizing::new(text))
+        }
+        (Some(path), _) => {
+            let shown = format!("--from: {}", path.display());
+            let text = std::fs::read_to_string(path).map(zeroize::Zeroizing::new);
+            let text = text.map_err(|e| Failure::input(format!("{shown}: {e}")))?;
+            Remote::parse(&shown, &text)
+        }
+        (None, Some(fingerprint)) => {
+            let token = secret::read(printer, "token: ")?;
+            Remote::by_token(args.address.clone(), fingerprint.clone(), token)
+        }
+        (None, None) => {
+            Err(Failure::input("context create: --from, or --address and --fingerprint")
+                .hint("`warren operator create NAME --context-file FILE` makes a file for --from"))
+        }
+    }
+}
+
+fn row(contexts: &Contexts, current: Option<&str>, name: String) -> ContextRow {
+    let remote = contexts.get(&name);
+    ContextRow {
+        current: current == Some(name.as_str()),
+        address: remote.as_ref().map(Remote::shown).unwrap_or_default(),
+        access: remote.as_ref().map_or("damaged", Remote::access),
+        name,
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct ContextRow {
+    name: String,
+    current: bool,
+    address: String,
+    access: &'static str,
+}
+
+impl Record for ContextRow {
+    const COLUMNS: &'static [&'static str] = &["NAME", "CURRENT", "ADDRESS", "ACCESS"];
+    const KEYS: &'static [&'static str] = &["name", "current", "address", "access"];
+
+    fn cells(&self, _: View) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            if self.current { "yes" } else { "" }.to_owned(),
+            self.address.clone(),
+            self.access.to_owned(),
+        ]
+    }
+
+    fn key(&self) -> &str {
+        &self.name
+    }
 }

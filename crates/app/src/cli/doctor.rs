@@ -8,6 +8,7 @@ use serde::Serialize;
 use warren_proto::v1;
 use warren_proto::v1::{frame, open_stream};
 
+use super::client::Target;
 use super::context::Context;
 use super::failure::{Exit, Failure};
 use super::listing::{ListFlags, Record, View};
@@ -116,7 +117,7 @@ pub(crate) async fn run(
 
 /// What the running node says of itself.
 async fn ask(printer: &mut Printer, place: &Place) -> Result<Vec<Check>, Failure> {
-    let mut context = Context::connect(&place.socket, printer).await?;
+    let mut context = Context::connect(Target::Socket(place.socket.clone()), printer).await?;
     let kind = open_stream::Kind::Doctor(v1::Doctor {});
     let mut frames = context.client.open(kind).await?;
     let mut checks = Vec::new();

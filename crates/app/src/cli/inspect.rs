@@ -58,6 +58,7 @@ fn spec_json(spec: &ServiceSpec) -> Value {
         "labels": spec.labels,
         "mode": mode,
         "replicas": replicas,
+        "on_disconnect": spec.on_disconnect.to_string(),
         "ports": ports,
         "update": {
             "parallelism": spec.update.parallelism,

@@ -3,7 +3,9 @@
 //! Commands talk to a node over its socket and know the wire and the model,
 //! nothing else. Verbs that run a node are handed to the caller as [`Role`].
 
+mod backup;
 mod client;
+mod cluster;
 mod completion;
 mod context;
 mod doctor;
@@ -19,10 +21,13 @@ mod logs;
 mod members;
 mod moment;
 mod node;
+mod operator;
 mod ports;
 pub(crate) mod printer;
 pub(crate) mod probe;
+mod remote;
 mod rows;
+pub(crate) mod secret;
 mod service;
 mod spec;
 mod template;
@@ -39,7 +44,9 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::settings::{Environment, InitFlags, JoinFlags, NodeFlags, PlaceFlags};
+use crate::settings::{
+    Environment, InitFlags, JoinFlags, NodeFlags, PlaceFlags, RecoverFlags, RestoreFlags,
+};
 pub(crate) use client::FORGET_KEY;
 use context::Context;
 pub(crate) use doctor::{Check, Level};
@@ -57,6 +64,9 @@ use printer::Printer;
 struct Cli {
     #[command(flatten)]
     place: PlaceFlags,
+    /// Call this cluster from afar, not the node of this machine [env: WARREN_CONTEXT]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Where")]
+    context: Option<String>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -87,6 +97,14 @@ enum Verb {
     Wait(node::WaitVerb),
     /// Show what happens in the cluster
     Events(node::EventsArgs),
+    /// Show who changed what
+    Audit(operator::AuditArgs),
+    /// People and programs that may call from afar
+    #[command(subcommand, arg_required_else_help = true)]
+    Operator(operator::OperatorVerb),
+    /// Clusters that are called from afar
+    #[command(subcommand, arg_required_else_help = true)]
+    Context(context::ContextVerb),
     /// Look for what is wrong with this machine and its node
     Doctor(doctor::DoctorArgs),
     /// Show what this program is
@@ -103,6 +121,28 @@ enum ClusterVerb {
     Info(node::InfoArgs),
     /// Show the token that lets machines join
     Token(token::TokenArgs),
+    /// Show the cluster's settings
+    Settings(cluster::SettingsArgs),
+    /// Change the cluster's settings
+    Update(cluster::UpdateArgs),
+    /// Write everything that the cluster agreed on into an encrypted file
+    Backup(backup::BackupArgs),
+    /// Make a key pair for backups
+    BackupKey(backup::BackupKeyArgs),
+    /// Make this machine the first manager of a cluster that is in a backup
+    Restore(RestoreFlags),
+    /// Make this manager the only one of its cluster, when most are lost for good
+    Recover(RecoverFlags),
+    /// Lock what managers keep on their disks: after a restart they wait for a key
+    Lock(cluster::LockArgs),
+    /// Open this node, with the key that `cluster lock` showed
+    Unlock,
+    /// The cluster's certificate authority
+    #[command(subcommand, arg_required_else_help = true)]
+    Ca(cluster::CaVerb),
+    /// The keys of the managers' disks
+    #[command(subcommand, arg_required_else_help = true)]
+    Key(cluster::KeyVerb),
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,6 +179,10 @@ pub(crate) enum Role {
     /// Join a cluster, then run the node.
     Join(PlaceFlags, JoinFlags),
     Run(PlaceFlags, NodeFlags),
+    /// Make a node of a backup; it is run after.
+    Restore(PlaceFlags, RestoreFlags),
+    /// Make a survivor the only manager; it is run after.
+    Recover(PlaceFlags, RecoverFlags),
 }
 
 /// What `args` ask for.
@@ -150,6 +194,7 @@ pub(crate) enum Asked {
 /// A command of the CLI, parsed.
 pub(crate) struct Command {
     place: PlaceFlags,
+    context: Option<String>,
     verb: Verb,
     program: String,
 }
@@ -163,12 +208,14 @@ pub(crate) fn parse(args: Vec<OsString>, printer: &mut Printer) -> Result<Asked,
     let program = program.map_or_else(|| "warren".into(), |n| n.to_string_lossy().into_owned());
     let matches = Cli::command().try_get_matches_from(args);
     let cli = matches.and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
-    let Cli { place, verb } = cli.map_err(|error| usage::explain(error, printer))?;
+    let Cli { place, context, verb } = cli.map_err(|error| usage::explain(error, printer))?;
     Ok(match verb {
         Verb::Cluster(ClusterVerb::Init(flags)) => Asked::Role(Role::Init(place, flags)),
+        Verb::Cluster(ClusterVerb::Restore(flags)) => Asked::Role(Role::Restore(place, flags)),
+        Verb::Cluster(ClusterVerb::Recover(flags)) => Asked::Role(Role::Recover(place, flags)),
         Verb::Node(NodeVerb::Join(flags)) => Asked::Role(Role::Join(place, flags)),
         Verb::Node(NodeVerb::Run(flags)) => Asked::Role(Role::Run(place, flags)),
-        verb => Asked::Command(Command { place, verb, program }),
+        verb => Asked::Command(Command { place, context, verb, program }),
     })
 }
 
@@ -179,11 +226,13 @@ pub(crate) async fn run(
     environment: Environment<'_>,
     local: impl FnOnce() -> Vec<Check>,
 ) -> Result<(), Failure> {
-    let Command { place, verb, program } = command;
+    let Command { place, context: named, verb, program } = command;
     // Those that need no node.
     let verb = match verb {
         Verb::Version(args) => return version::run(printer, &args),
         Verb::Completion(args) => return completion::run(printer, &args, Cli::command(), &program),
+        Verb::Context(verb) => return context::run(printer, verb, environment),
+        Verb::Cluster(ClusterVerb::BackupKey(args)) => return backup::key(printer, &args),
         verb => verb,
     };
     let place = place.resolve(environment)?;
@@ -191,10 +240,20 @@ pub(crate) async fn run(
         Verb::Doctor(args) => return doctor::run(printer, &args, &place, local()).await,
         verb => verb,
     };
-    let mut context = Context::connect(&place.socket, printer).await?;
+    let target = context::target(named.as_deref(), &place, environment)?;
+    let mut context = Context::connect(target, printer).await?;
     match verb {
         Verb::Cluster(ClusterVerb::Info(args)) => node::info(&mut context, &args).await,
         Verb::Cluster(ClusterVerb::Token(args)) => token::run(&mut context, &args).await,
+        Verb::Cluster(ClusterVerb::Settings(args)) => cluster::settings(&mut context, &args).await,
+        Verb::Cluster(ClusterVerb::Update(args)) => cluster::update(&mut context, args).await,
+        Verb::Cluster(ClusterVerb::Backup(args)) => backup::run(&mut context, args).await,
+        Verb::Cluster(ClusterVerb::Lock(args)) => cluster::lock(&mut context, &args).await,
+        Verb::Cluster(ClusterVerb::Unlock) => cluster::unlock(&mut context).await,
+        Verb::Cluster(ClusterVerb::Ca(verb)) => cluster::ca(&mut context, &verb).await,
+        Verb::Cluster(ClusterVerb::Key(verb)) => cluster::key(&mut context, &verb).await,
+        Verb::Audit(args) => operator::audit(&mut context, &args).await,
+        Verb::Operator(verb) => operator::run(&mut context, verb).await,
         Verb::Node(NodeVerb::Ls(args)) => node::ls(&mut context, &args).await,
         Verb::Node(NodeVerb::Inspect(args)) => members::inspect(&mut context, &args).await,
         Verb::Node(NodeVerb::Update(args)) => members::update(&mut context, args).await,
@@ -215,7 +274,13 @@ pub(crate) async fn run(
         Verb::Registry(verb) => image::registry(&mut context, verb).await,
         Verb::Wait(verb) => node::wait(&mut context, verb).await,
         Verb::Events(args) => node::events(&mut context, &args).await,
-        Verb::Cluster(ClusterVerb::Init(_))
+        Verb::Cluster(
+            ClusterVerb::Init(_)
+            | ClusterVerb::Restore(_)
+            | ClusterVerb::Recover(_)
+            | ClusterVerb::BackupKey(_),
+        )
+        | Verb::Context(_)
         | Verb::Node(NodeVerb::Join(_) | NodeVerb::Run(_))
         | Verb::Doctor(_)
         | Verb::Version(_)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use warren_proto::v1;
 use warren_proto::v1::{frame, open_stream};
 
-use super::client::Client;
+use super::client::{Client, Target};
 use super::failure::{Exit, Failure};
 
 /// Between questions: the agent connects within milliseconds.
@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Anything but "not yet", or `limit` has passed.
 pub(crate) async fn until_answered(socket: &Path, limit: Duration) -> Result<(), Failure> {
     let asked = async {
-        let mut client = Client::connect(socket).await?;
+        let mut client = Client::connect(Target::Socket(socket.to_owned())).await?;
         loop {
             match ask(&mut client).await {
                 Err(failure) if failure.exit == Exit::Unreachable => {}

@@ -28,6 +28,11 @@ fn id_text(bytes: &[u8]) -> String {
     }
 }
 
+/// Bytes that are no id, such as hashes.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 pub(crate) fn service_id(bytes: &[u8]) -> String {
     id_text(bytes)
 }

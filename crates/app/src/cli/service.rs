@@ -9,7 +9,7 @@ use super::client::request_id;
 use super::context::Context;
 use super::edit::{EditFlags, scale};
 use super::failure::{Exit, Failure};
-use super::listing::ListFlags;
+use super::listing::{ListFlags, ReadFlags};
 use super::rows::{ServiceRow, TaskRow, service_id, spec_of};
 use super::spec::CreateFlags;
 use super::template::Format;
@@ -25,7 +25,7 @@ pub(crate) enum ServiceVerb {
     Create(Box<CreateArgs>),
     /// List services
     #[command(visible_alias = "list")]
-    Ls(ListFlags),
+    Ls(LsArgs),
     /// List the tasks of services, those that ended included
     Ps(PsArgs),
     /// Show everything about services as JSON
@@ -76,10 +76,20 @@ pub(crate) struct UpdateArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    #[command(flatten)]
+    read: ReadFlags,
+    #[command(flatten)]
+    list: ListFlags,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PsArgs {
     /// Names or ids of services
     #[arg(value_name = "SERVICE", required = true)]
     services: Vec<String>,
+    #[command(flatten)]
+    read: ReadFlags,
     #[command(flatten)]
     list: ListFlags,
 }
@@ -89,6 +99,8 @@ pub(crate) struct AllPsArgs {
     /// Show tasks that ended, too
     #[arg(short, long)]
     all: bool,
+    #[command(flatten)]
+    read: ReadFlags,
     #[command(flatten)]
     list: ListFlags,
 }
@@ -137,7 +149,7 @@ pub(crate) async fn run(context: &mut Context<'_>, verb: ServiceVerb) -> Result<
     match verb {
         ServiceVerb::Create(args) => create(context, *args).await,
         ServiceVerb::Ls(flags) => ls(context, &flags).await,
-        ServiceVerb::Ps(args) => tasks(context, args.services, true, &args.list).await,
+        ServiceVerb::Ps(args) => tasks(context, args.services, true, args.read, &args.list).await,
         ServiceVerb::Inspect(args) => show(context, args).await,
         ServiceVerb::Logs(args) => logs::run(context, args).await,
         ServiceVerb::Update(args) => update(context, *args).await,
@@ -149,7 +161,7 @@ pub(crate) async fn run(context: &mut Context<'_>, verb: ServiceVerb) -> Result<
 
 /// `warren ps`.
 pub(crate) async fn ps(context: &mut Context<'_>, args: AllPsArgs) -> Result<(), Failure> {
-    tasks(context, Vec::new(), args.all, &args.list).await
+    tasks(context, Vec::new(), args.all, args.read, &args.list).await
 }
 
 async fn converge(
@@ -186,32 +198,39 @@ async fn create(context: &mut Context<'_>, args: CreateArgs) -> Result<(), Failu
 async fn list(
     context: &mut Context<'_>,
     services: Vec<String>,
+    read: ReadFlags,
 ) -> Result<Vec<v1::Service>, Failure> {
-    let request = v1::ListServicesRequest { services, ..v1::ListServicesRequest::default() };
+    let linearizable = read.linearizable;
+    let request = v1::ListServicesRequest { services, min_revision: 0, linearizable };
     let answer = context
         .client
         .call(async |mut control| control.list_services(request.clone()).await)
         .await?;
+    context.stale(answer.stale_ms);
     Ok(answer.services)
 }
 
-async fn ls(context: &mut Context<'_>, flags: &ListFlags) -> Result<(), Failure> {
-    let services = list(context, Vec::new()).await?;
+async fn ls(context: &mut Context<'_>, args: &LsArgs) -> Result<(), Failure> {
+    let services = list(context, Vec::new(), args.read).await?;
     let rows: Vec<ServiceRow> =
         services.iter().map(ServiceRow::try_from).collect::<Result<_, _>>()?;
     let view = context.view();
-    context.printer.list(&rows, flags, view)
+    context.printer.list(&rows, &args.list, view)
 }
 
 async fn tasks(
     context: &mut Context<'_>,
     services: Vec<String>,
     all: bool,
+    read: ReadFlags,
     flags: &ListFlags,
 ) -> Result<(), Failure> {
-    let request = v1::ListTasksRequest { services, all, ..v1::ListTasksRequest::default() };
+    let linearizable = read.linearizable;
+    let request =
+        v1::ListTasksRequest { services, all, linearizable, ..v1::ListTasksRequest::default() };
     let answer =
         context.client.call(async |mut control| control.list_tasks(request.clone()).await).await?;
+    context.stale(answer.stale_ms);
     let mut rows: Vec<TaskRow> = answer.tasks.iter().map(TaskRow::from).collect();
     TaskRow::sort(&mut rows);
     let view = context.view();
@@ -219,7 +238,7 @@ async fn tasks(
 }
 
 async fn show(context: &mut Context<'_>, args: InspectArgs) -> Result<(), Failure> {
-    let services = list(context, args.services).await?;
+    let services = list(context, args.services, ReadFlags::default()).await?;
     let objects: Vec<Value> = services.iter().map(inspect::whole).collect::<Result<_, _>>()?;
     match &args.format {
         Format::Template(_) => {
@@ -285,7 +304,7 @@ async fn edit(
 ) -> Result<(String, u64), Failure> {
     let mut tries = 1;
     loop {
-        let read = list(context, vec![service.to_owned()]).await?;
+        let read = list(context, vec![service.to_owned()], ReadFlags::default()).await?;
         let old = read.first().ok_or_else(|| {
             Failure::new(Exit::NotFound, format!("there is no service {service}"))
         })?;
@@ -310,7 +329,7 @@ async fn edit(
             }
             Err(failure) if failure.exit == Exit::Conflict && tries < EDIT_TRIES_MAX => {
                 // A conflict that is not about the revision shows again and ends the loop.
-                let now = list(context, vec![service.to_owned()]).await?;
+                let now = list(context, vec![service.to_owned()], ReadFlags::default()).await?;
                 if now.first().is_none_or(|s| s.revision == old.revision) {
                     return Err(failure);
                 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use warren_model::quantity::{parse_cores_milli, parse_duration_ms, parse_size};
 use warren_model::service::{
-    Limits, LogOptions, Mode, RestartCondition, RestartPolicy, SpecError, UpdateOrder,
+    Limits, LogOptions, Mode, OnDisconnect, RestartCondition, RestartPolicy, SpecError, UpdateOrder,
 };
 use warren_model::{ServiceName, ServiceSpec, TaskTemplate};
 
@@ -132,6 +132,10 @@ pub(crate) struct CommonFlags {
     /// Whether the new one starts before the old one stops [default: start-first]
     #[arg(long, value_enum, value_name = "ORDER")]
     pub(crate) update_order: Option<OrderFlag>,
+    /// When the node is out of reach: keep; stop-after=D: the node stops it; replace-after=D: it
+    /// is started elsewhere [default: replace-after=3s]
+    #[arg(long, value_name = "POLICY", value_parser = on_disconnect)]
+    pub(crate) on_disconnect: Option<OnDisconnect>,
     /// Rotation of logs: max-size=10MiB, max-file=3
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = log_option)]
     pub(crate) log_opt: Vec<LogOption>,
@@ -176,6 +180,19 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+fn on_disconnect(text: &str) -> Result<OnDisconnect, String> {
+    let (word, ms) = match text.split_once('=') {
+        None => (text, None),
+        Some((word, value)) => (word, Some(duration(value)?)),
+    };
+    match (word, ms) {
+        ("keep", None) => Ok(OnDisconnect::Keep),
+        ("stop-after", Some(ms)) => Ok(OnDisconnect::StopAfter { ms }),
+        ("replace-after", Some(ms)) => Ok(OnDisconnect::ReplaceAfter { ms }),
+        _ => Err(format!("{text:?} is not one of keep, stop-after=D, replace-after=D")),
+    }
+}
+
 fn log_option(text: &str) -> Result<LogOption, String> {
     const KEYS: [&str; 2] = ["max-size", "max-file"];
     let (key, value) = text
@@ -215,6 +232,7 @@ impl CommonFlags {
                 LogOption::MaxFile(files) => task.log.max_files = *files,
             }
         }
+        spec.on_disconnect = self.on_disconnect.unwrap_or(spec.on_disconnect);
         let update = &mut spec.update;
         update.parallelism = self.update_parallelism.unwrap_or(update.parallelism);
         update.delay_ms = self.update_delay.unwrap_or(update.delay_ms);

@@ -46,7 +46,7 @@ enum Report {
 pub(crate) fn start(data_dir: &Path, token: Option<&str>) -> Result<Option<String>, Failure> {
     folder(data_dir, PRIVATE)?;
     let log_path = data_dir.join(LOG_NAME);
-    let failed = |e: std::io::Error| Failure::failed(format!("start the daemon: {e}"));
+    let failed = |e: io::Error| Failure::failed(format!("start the daemon: {e}"));
     if fs::metadata(&log_path).is_ok_and(|about| about.len() > LOG_MAX_BYTES) {
         fs::rename(&log_path, data_dir.join(OLD_LOG_NAME)).map_err(failed)?;
     }

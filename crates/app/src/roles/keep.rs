@@ -24,8 +24,11 @@ use super::renew::{self, Due, Renewal, Wanted};
 use crate::cli::failure::Failure;
 use crate::identity::{Identity, Role};
 
-/// How long a manager that is to be none takes part yet, should nobody tell it that it is out.
-const OUT_MAX: Duration = Duration::from_secs(10);
+/// How long a manager that is to be none takes part yet, should nobody tell it that it is out: its
+/// vote and what it holds may be what the others need to let it go.
+const OUT_MAX: Duration = Duration::from_secs(60);
+/// Between questions whether it is out.
+const OUT_ASK: Duration = Duration::from_millis(200);
 /// Between two looks at the clock that is kept; what is lost of it is no more than this.
 const CLOCK_EVERY_MS: u64 = 3_600_000;
 
@@ -319,12 +322,20 @@ pub(super) async fn take_up(
 
 /// Resolves when consensus has left this manager out, or will not say so any more.
 async fn out(store: &warren_store::Store, number: u64) {
-    let status = store.status();
-    if !status.voters.contains_key(&number) && !status.learners.contains_key(&number) {
-        return;
-    }
     let mut removed = store.removed();
-    let left = removed.wait_for(|removed| *removed);
+    let asking = async {
+        loop {
+            tokio::time::sleep(OUT_ASK).await;
+            store.ask_members().await;
+        }
+    };
+    let left = async {
+        tokio::select! {
+            // An error means that the store has ended.
+            _ = removed.wait_for(|removed| *removed) => {}
+            () = asking => {}
+        }
+    };
     if tokio::time::timeout(OUT_MAX, left).await.is_err() {
         tracing::warn!(number, "nobody says that this manager is out; it leaves all the same");
     }

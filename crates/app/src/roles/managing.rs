@@ -136,6 +136,7 @@ impl Managing {
         let (pipe, incoming) = wire::pair();
         shared.store.store(Some(Arc::new(self.store.clone())));
         shared.pipe.store(Some(Arc::new(pipe)));
+        shared.manager_metrics.store(Some(Arc::new(self.manager.metrics().clone())));
         self.spawn("own agent", self.serve_own(incoming));
         self.spawn("grpc", self.serve_grpc(arrivals.grpc));
         self.spawn("peers", peers::serve(arrivals.peers, self.store.clone()));
@@ -205,6 +206,7 @@ impl Managing {
             tracing::warn!("some connections did not end in time");
         }
         shared.store.store(None);
+        shared.manager_metrics.store(None);
         self.store.shutdown().await;
     }
 }

@@ -4,6 +4,7 @@
 //! containers, agent), keeps them until it is told to stop, and takes them
 //! apart in order. Containers are not part of it: they go on.
 
+mod admin;
 pub(crate) mod dial;
 mod door;
 mod files;
@@ -15,6 +16,7 @@ mod machine;
 mod managing;
 mod metrics;
 mod node;
+mod offline;
 mod renew;
 mod start;
 mod streams;
@@ -54,6 +56,8 @@ pub(crate) fn run(role: Role, printer: &mut Printer) -> Result<(), Failure> {
         Role::Init(place, flags) => (place, &flags.node),
         Role::Join(place, flags) => (place, &flags.node),
         Role::Run(place, flags) => (place, flags),
+        Role::Restore(place, flags) => (place, &flags.node),
+        Role::Recover(place, flags) => (place, &flags.node),
     };
     let settings = place.resolve(&environment)?.node(flags, &environment)?;
     let begin = match &role {
@@ -65,6 +69,8 @@ pub(crate) fn run(role: Role, printer: &mut Printer) -> Result<(), Failure> {
             Begin::Join(settings)
         }
         Role::Run(..) => Begin::Run,
+        Role::Restore(_, flags) => return offline::restore(settings, flags, printer),
+        Role::Recover(_, flags) => return offline::recover(settings, flags, printer),
     };
     if flags.detach {
         let token = match &begin {
@@ -139,7 +145,7 @@ async fn live(begin: Begin, settings: NodeSettings, report: bool) -> Result<(), 
         let _ = order.try_send(with_containers);
     });
     let mut orders = Orders { terminated, interrupted, ordered };
-    let mut socket = start::Socket::open(&settings)?;
+    let mut socket = start::Socket::open(&settings).await?;
     let starting = start::start(begin, settings, stop_node, &mut socket, report);
     // A locked node may wait for its key for long, a joining one for managers.
     let started = tokio::select! {

@@ -21,6 +21,7 @@ use warren_runtime::native::{self, Native};
 use warren_store::Store;
 use warren_trust::KeyFile;
 
+use super::admin::{Admin, Rooms};
 use super::dial::{Dialer, Whom};
 use super::door::{Behind, Door, Local};
 use super::files::Files;
@@ -62,6 +63,7 @@ pub(super) struct Shared {
     pub(super) local: watch::Sender<LocalManager>,
     pub(super) pipe: ArcSwapOption<Pipe>,
     pub(super) store: ArcSwapOption<Store>,
+    pub(super) manager_metrics: ArcSwapOption<warren_manager::Metrics>,
     pub(super) remembered: Mutex<Remembered>,
 }
 
@@ -176,11 +178,12 @@ impl Node {
     pub(super) async fn start(
         shared: Arc<Shared>,
         managing: Option<Managing>,
+        admin: &Admin,
     ) -> Result<Self, Failure> {
         let pool = managing.as_ref().and_then(|m| m.store.view().cluster().map(|c| c.pool));
         let pool = pool.unwrap_or_else(|| Cluster::new(shared.cluster).pool);
         let tools = Tools::open(&shared, pool).await?;
-        let net = Arc::clone(&tools.net);
+        let (net, runtime) = (Arc::clone(&tools.net), Arc::clone(&tools.runtime));
         let agent = Agent::start(warren_agent::Options {
             node_id: shared.node,
             description: machine::describe(&shared.advertise),
@@ -204,6 +207,13 @@ impl Node {
         if managing.is_none() {
             shared.door.set(Behind::Local(Arc::clone(&local)));
         }
+        admin.open(Rooms {
+            shared: Arc::clone(&shared),
+            runtime,
+            agent: Arc::clone(&metrics),
+            manager: met.clone(),
+            pool: (pool.address, pool.prefix),
+        });
         let keeper = Keeper {
             shared: Arc::clone(&shared),
             managing,

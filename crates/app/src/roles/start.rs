@@ -12,6 +12,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
 use warren_agent::LocalManager;
 use warren_base::clock::{Clock, RealClock};
 use warren_base::rng::{Rng, SystemRng};
@@ -20,6 +21,7 @@ use warren_manager::{SetLogLevel, StopNode};
 use warren_model::{Cluster, Time};
 use warren_trust::{Credentials, KeyFile, KeyFileError};
 
+use super::admin::{self, Admin};
 use super::dial::Dialer;
 use super::door::{Behind, Door, Unlocking};
 use super::files::Files;
@@ -50,16 +52,24 @@ pub(super) struct Started {
     pub(super) ready: bool,
 }
 
-/// The node's own socket, from the beginning to the end.
+/// Where the node itself is asked, from the beginning to the end: its socket and its admin
+/// endpoint.
 pub(super) struct Socket {
     pub(super) door: Door,
+    pub(super) admin: Admin,
+    ended: CancellationToken,
     order: Option<oneshot::Sender<()>>,
     serving: Option<JoinHandle<Result<(), tonic::transport::Error>>>,
 }
 
 impl Socket {
     /// Listens; nobody is behind the door yet.
-    pub(super) fn open(settings: &NodeSettings) -> Result<Self, Failure> {
+    pub(super) async fn open(settings: &NodeSettings) -> Result<Self, Failure> {
+        let (admin, ended) = (Admin::new(), CancellationToken::new());
+        if let Some(address) = settings.admin {
+            let listener = admin::bind(address).await?;
+            tokio::spawn(admin.clone().serve(listener, ended.clone()));
+        }
         let listener: UnixListener = daemon::bind(&settings.socket())?;
         let door = Door::new(Behind::Nobody);
         let (order, ordered) = oneshot::channel::<()>();
@@ -70,12 +80,14 @@ impl Socket {
         let served = warren_manager::server()
             .add_service(door.clone())
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end);
-        Ok(Self { door, order: Some(order), serving: Some(tokio::spawn(served)) })
+        let serving = Some(tokio::spawn(served));
+        Ok(Self { door, admin, ended, order: Some(order), serving })
     }
 
     /// Ends once open calls have, or some time has passed.
     pub(super) async fn close(&mut self) {
         self.door.set(Behind::Nobody);
+        self.ended.cancel();
         if let Some(order) = self.order.take() {
             // An error means that it has ended already.
             let _ = order.send(());
@@ -137,6 +149,7 @@ pub(super) async fn start(
     let files = Files::new(&settings.data_dir);
     let (clock, rng): (Arc<dyn Clock>, Arc<dyn Rng>) =
         (Arc::new(RealClock::new()), Arc::new(SystemRng));
+    let admin = socket.admin.clone();
     let ground = Ground { settings, files, clock, rng, stop_node, socket };
     let fresh = !matches!(begin, Begin::Run);
     let (shared, managing) = match begin {
@@ -151,7 +164,7 @@ pub(super) async fn start(
             ground.find(identity, report).await?
         }
     };
-    let node = Node::start(shared, managing).await?;
+    let node = Node::start(shared, managing, &admin).await?;
     let limit = if fresh { READY_MAX } else { RUN_READY_MAX };
     let met = async {
         probe::until_answered(&path, limit).await?;
@@ -291,6 +304,7 @@ impl Ground<'_> {
             local: watch::Sender::new(LocalManager::Absent),
             pipe: None.into(),
             store: None.into(),
+            manager_metrics: None.into(),
             remembered: Mutex::new(remembered),
             settings: self.settings,
         })

@@ -1,0 +1,187 @@
+//! `warren cluster update|lock|unlock|ca rotate|key rotate`: the cluster's
+//! settings and secrets.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use warren_proto::v1;
+use zeroize::Zeroizing;
+
+use super::client::request_id;
+use super::context::Context;
+use super::failure::Failure;
+use super::rows::{cluster_id, hex};
+use super::secret;
+use super::spec::{count, duration};
+use super::template::Format;
+
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// Ended tasks that are kept of each slot
+    #[arg(long, value_name = "N", value_parser = count)]
+    history_limit: Option<u32>,
+    /// How long certificates of nodes are good, e.g. 90d
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    certificate_lifetime: Option<u64>,
+    /// Write backups into this folder of whichever manager leads; off ends it
+    #[arg(long, value_name = "FOLDER")]
+    backup_folder: Option<String>,
+    /// Between two backups
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "backup_folder")]
+    backup_interval: Option<u64>,
+    /// Backups that are kept, the newest
+    #[arg(long, value_name = "N", value_parser = count, requires = "backup_folder")]
+    backup_keep: Option<u32>,
+    /// Public key that they are encrypted for: `warren cluster backup-key` makes one
+    #[arg(long, value_name = "KEY", requires = "backup_folder")]
+    backup_recipient: Option<String>,
+}
+
+/// A backup each day, a week of them.
+const BACKUP_INTERVAL_MS: u64 = 86_400_000;
+const BACKUP_KEEP: u32 = 7;
+
+#[derive(Debug, Args)]
+pub(crate) struct SettingsArgs {
+    /// table, json, yaml or a template such as '{{.HistoryLimit}}'
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LockArgs {
+    /// Take the lock off
+    #[arg(long, conflicts_with = "rotate")]
+    off: bool,
+    /// Make another unlock key
+    #[arg(long)]
+    rotate: bool,
+    /// Print the key alone
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaVerb {
+    /// Make another certificate authority; nodes change to it by themselves
+    Rotate,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyVerb {
+    /// Seal what the managers write to their disks with other keys from now on
+    Rotate,
+}
+
+pub(crate) async fn update(context: &mut Context<'_>, args: UpdateArgs) -> Result<(), Failure> {
+    let backup_off = args.backup_folder.as_deref() == Some("off");
+    let backup = match args.backup_folder.filter(|_| !backup_off) {
+        None => None,
+        Some(folder) => {
+            let recipient = args.backup_recipient.ok_or_else(|| {
+                Failure::input("--backup-folder: backups need a --backup-recipient")
+                    .hint("`warren cluster backup-key FILE` makes a key pair")
+            })?;
+            Some(v1::BackupPolicy {
+                folder,
+                interval_ms: args.backup_interval.unwrap_or(BACKUP_INTERVAL_MS),
+                keep: args.backup_keep.unwrap_or(BACKUP_KEEP),
+                recipient,
+            })
+        }
+    };
+    let request = v1::UpdateClusterRequest {
+        history_limit: args.history_limit,
+        certificate_lifetime_ms: args.certificate_lifetime,
+        backup,
+        backup_off,
+        request_id: request_id(),
+    };
+    let nothing = request.history_limit.is_none()
+        && request.certificate_lifetime_ms.is_none()
+        && request.backup.is_none()
+        && !backup_off;
+    if nothing {
+        return Err(Failure::input("cluster update: nothing is to be changed")
+            .hint("give --history-limit, --certificate-lifetime or --backup-folder"));
+    }
+    context.client.call(async |mut control| control.update_cluster(request.clone()).await).await?;
+    Ok(())
+}
+
+pub(crate) async fn settings(
+    context: &mut Context<'_>,
+    args: &SettingsArgs,
+) -> Result<(), Failure> {
+    let state = context
+        .client
+        .call(async |mut control| control.get_cluster(v1::GetClusterRequest {}).await)
+        .await?;
+    let backup = state.backup.map(|policy| {
+        json!({
+            "folder": policy.folder,
+            "interval_ms": policy.interval_ms,
+            "keep": policy.keep,
+            "recipient": policy.recipient,
+        })
+    });
+    let pool = state.pool.unwrap_or_default();
+    let object = json!({
+        "id": cluster_id(&state.id),
+        "history_limit": state.history_limit,
+        "pool": format!("{}/{}", std::net::Ipv4Addr::from(pool.address), pool.prefix),
+        "block_prefix": state.block_prefix,
+        "certificate_lifetime_ms": state.certificate_lifetime_ms,
+        "epoch": state.epoch,
+        "locked": state.locked,
+        "authority": hex(&state.authority),
+        "nodes_by_older_authority": state.nodes_by_older_authority,
+        "backup": backup,
+        "revision": state.revision,
+    });
+    context.printer.object(&object, &args.format)
+}
+
+pub(crate) async fn lock(context: &mut Context<'_>, args: &LockArgs) -> Result<(), Failure> {
+    let request =
+        v1::SetLockRequest { off: args.off, rotate: args.rotate, request_id: request_id() };
+    let answer =
+        context.client.call(async |mut control| control.set_lock(request.clone()).await).await?;
+    let key = Zeroizing::new(answer.key);
+    if args.off {
+        return Ok(());
+    }
+    if !args.quiet {
+        context
+            .printer
+            .note("managers are locked after a restart from now on; keep this key, it opens them:");
+    }
+    context.printer.line(key.as_str())
+}
+
+pub(crate) async fn unlock(context: &mut Context<'_>) -> Result<(), Failure> {
+    let key = secret::read(context.printer, "unlock key: ")?;
+    let request = v1::UnlockRequest { key: key.to_string() };
+    context.client.call(async |mut control| control.unlock(request.clone()).await).await?;
+    Ok(())
+}
+
+pub(crate) async fn ca(context: &mut Context<'_>, verb: &CaVerb) -> Result<(), Failure> {
+    let CaVerb::Rotate = verb;
+    let request = v1::RotateAuthorityRequest { request_id: request_id() };
+    context
+        .client
+        .call(async |mut control| control.rotate_authority(request.clone()).await)
+        .await?;
+    context.printer.note("nodes change to the new authority now; `warren cluster settings` shows");
+    context.printer.note("how many have not yet. Join tokens are others from now on");
+    Ok(())
+}
+
+pub(crate) async fn key(context: &mut Context<'_>, verb: &KeyVerb) -> Result<(), Failure> {
+    let KeyVerb::Rotate = verb;
+    context
+        .client
+        .call(async |mut control| control.rotate_data_key(v1::RotateDataKeyRequest {}).await)
+        .await?;
+    Ok(())
+}
