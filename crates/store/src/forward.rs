@@ -26,6 +26,8 @@ pub(crate) const TOTAL: Duration = Duration::from_secs(4);
 const LEADER_TOTAL: Duration = Duration::from_millis(3500);
 /// Before another attempt when nothing is known to have changed.
 const PAUSE: Duration = Duration::from_millis(25);
+/// For one manager to say whether this one is still wanted.
+const ASK_MAX: Duration = Duration::from_millis(500);
 
 #[derive(Clone, PartialEq, Message)]
 struct WireProposal {
@@ -46,10 +48,17 @@ impl Inner {
         loop {
             let leader = *self.signals.leader.borrow();
             let result = match leader {
-                Some(leader) if leader == self.number => {
-                    self.propose_here(&transaction, deadline).await
+                Some(leader) => {
+                    let attempt = self.attempt(leader, &transaction, deadline);
+                    let mut now = self.signals.leader.clone();
+                    // Another leads: who was asked may never answer, and asking twice does no harm.
+                    let replaced = now.wait_for(|now| now.is_some_and(|now| now != leader));
+                    tokio::select! {
+                        biased;
+                        result = attempt => result,
+                        _ = replaced, if repeatable => Err(ProposeError::Unknown),
+                    }
                 }
-                Some(leader) => self.propose_there(leader, &transaction, deadline).await,
                 None => Err(ProposeError::NoQuorum),
             };
             let failed = match result {
@@ -68,6 +77,18 @@ impl Inner {
                 return Err(if unsure { ProposeError::Unknown } else { ProposeError::NoQuorum });
             }
         }
+    }
+
+    async fn attempt(
+        &self,
+        leader: u64,
+        transaction: &Transaction,
+        deadline: Instant,
+    ) -> Result<u64, ProposeError> {
+        if leader == self.number {
+            return self.propose_here(transaction, deadline).await;
+        }
+        self.propose_there(leader, transaction, deadline).await
     }
 
     /// Waits until another leader is known, or a little when the same one may take it yet. False
@@ -205,6 +226,24 @@ impl Inner {
         let transport = self.transport.as_ref().ok_or_else(|| unreachable("no transport"))?;
         let address = self.node.address_of(to).ok_or_else(|| unreachable("not a member"))?;
         transport.call(&Member { number: to, address }, kind, payload).await
+    }
+
+    /// Asks the members that this one knows of whether it still is one of them. A learner that was
+    /// removed hears of it no other way: it never stands for election.
+    pub(crate) async fn ask_members(&self) {
+        let status = self.node.status(None);
+        let others = status.voters.keys().chain(status.learners.keys());
+        for other in others.copied().filter(|other| *other != self.number) {
+            let asked = self.call(other, Call::ReadIndex, self.node.read_request());
+            let refused = match tokio::time::timeout(ASK_MAX, asked).await {
+                Ok(Err(TransportError::Refused { why, .. })) => why,
+                Ok(Ok(_) | Err(_)) | Err(_) => continue,
+            };
+            if refused.contains(crate::raft::REMOVED) {
+                self.node.was_removed();
+                return;
+            }
+        }
     }
 
     fn epoch(&self) -> u64 {

@@ -193,6 +193,11 @@ impl Store {
         self.inner.signals.removed.clone()
     }
 
+    /// Asks other managers whether this one was removed; [`Store::removed`] says so then.
+    pub async fn ask_members(&self) {
+        self.inner.ask_members().await;
+    }
+
     /// The member now.
     pub fn status(&self) -> Status {
         self.inner.node.status(*self.inner.signals.leader.borrow())
@@ -341,7 +346,9 @@ impl Store {
     }
 
     /// Makes a store from what [`Store::export`] gave, for a new cluster of this manager alone;
-    /// [`Store::open`] with the number in the answer goes on from there.
+    /// [`Store::open`] with the number in the answer goes on from there. Its first transaction
+    /// makes this node a manager, which gets that number, and demotes the last one of before: a
+    /// state is never without a manager.
     ///
     /// # Errors
     /// [`RestoreError`]; nothing is left behind then that could be taken for a store.

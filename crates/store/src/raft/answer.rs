@@ -105,6 +105,11 @@ impl Node {
         metrics.membership_config.membership().get_node(&number).is_some()
     }
 
+    /// Another manager said that this one was removed.
+    pub(crate) fn was_removed(&self) {
+        self.shared.removed.send_replace(true);
+    }
+
     pub(crate) fn read_request(&self) -> Bytes {
         wire::encode(&WireRead { epoch: self.shared.epoch() })
     }

@@ -40,6 +40,7 @@ use contact::Contact;
 pub(crate) use follow::Signals;
 use log_store::LogStore;
 pub(crate) use machine::MachineOptions;
+pub(crate) use network::REMOVED;
 use machine::{Draft, Machine, beside};
 pub use members::{MembershipError, Progress, Status};
 use network::Peers;
@@ -101,7 +102,7 @@ pub(crate) struct Shared {
     contact: Contact,
     reception: Arc<Reception>,
     /// Others said that this member was removed.
-    removed: watch::Sender<bool>,
+    pub(crate) removed: watch::Sender<bool>,
     pub(crate) metrics: Arc<StoreMetrics>,
     /// Held by whoever changes which snapshots there are.
     drafting: tokio::sync::Mutex<()>,

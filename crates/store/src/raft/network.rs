@@ -38,7 +38,7 @@ const FLIGHTS_MAX: usize = 64;
 const FLIGHT_BYTES_MAX: usize = 4 << 20;
 
 /// What refusals of managers that were removed begin with; they learn it so.
-pub(super) const REMOVED: &str = "not one of the managers any more";
+pub(crate) const REMOVED: &str = "not one of the managers any more";
 
 /// Makes ways to members.
 pub(super) struct Peers(pub(super) Arc<Shared>);
@@ -137,6 +137,8 @@ struct Pipeline<S> {
     ended: bool,
     flights: VecDeque<Flight>,
     bytes: usize,
+    /// The last entry that the member said to have.
+    acked: Option<LogId>,
 }
 
 impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Stream for Pipeline<S> {
@@ -162,7 +164,15 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Stream for Pipeline<
         let ends = (first.previous, first.last);
         this.bytes -= first.bytes;
         this.flights.pop_front();
-        let result = this.peer.landed(ends, answer);
+        let mut result = this.peer.landed(ends, answer);
+        match &result {
+            Ok(Ok(last)) => this.acked = this.acked.max(*last),
+            // It came before the one that it follows: only the order was lost, not an entry.
+            Ok(Err(StreamAppendError::Conflict(at))) if Some(*at) <= this.acked => {
+                result = Err(NetworkError::from_string("appends came out of order").into());
+            }
+            Ok(Err(_)) | Err(_) => {}
+        }
         if !matches!(result, Ok(Ok(_))) {
             // What follows one that failed cannot succeed.
             this.ended = true;
@@ -205,6 +215,7 @@ impl RaftNetworkV2<Types> for Peer {
             ended: false,
             flights: VecDeque::new(),
             bytes: 0,
+            acked: None,
         };
         let stream: BoxStream<'s, _> = Box::pin(pipeline);
         futures::future::ready(Ok(stream)).boxed()
