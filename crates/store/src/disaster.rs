@@ -260,12 +260,15 @@ fn replay(ground: &Ground) -> Result<State, RestoreError> {
     }
 }
 
-/// The state in a new epoch, in which nobody but `own` is a manager.
+/// The state in a new epoch, in which nobody but `own` is a manager. Without an own one the last
+/// keeps its flag, since a state always has a manager: whoever adds itself clears it.
 fn begin_epoch(state: &State, own: Option<u64>) -> Result<State, RestoreError> {
     let epoch = state.cluster().ok_or(RestoreError::Empty)?.epoch + 1;
     let revision_at_least = state.revision() + REVISION_JUMP;
     let gone = state.nodes().filter(|node| node.manager);
     let gone = gone.filter(|node| own.is_none() || node.number != own);
+    let stays = state.nodes().any(|node| node.manager && own.is_some() && node.number == own);
+    let gone = gone.skip(usize::from(!stays));
     let demoted =
         gone.map(|node| Mutation::SetRole { id: node.id, manager: false, worker: node.worker });
     let mut state = state.clone();

@@ -21,7 +21,7 @@ use warren_trust::{KeyFile, KeyFileError, KeyRing, KeyRingError};
 use crate::codec::WirePosition;
 use crate::disk::{self, Disk, FsDisk, Lock, LockError};
 use crate::keys::{KEYS_FILE, Keys};
-use crate::log::{Done, Log, LogError, LogOptions};
+use crate::log::{Done, Log, LogError, LogId, LogOptions, Vote};
 use crate::raft::{Election, StartError};
 use crate::snapshot::{SnapshotError, SnapshotFile, Snapshots};
 use crate::transport::Transport;
@@ -331,6 +331,10 @@ pub(crate) fn open(options: &Options) -> Result<Ground, OpenError> {
     if purged > position.last.map(|last| last.index) {
         return Err(OpenError::Gap { place: place(), purged: purged.unwrap_or(0) });
     }
+    if let Some(at) = position.last {
+        overrule(&log, LogId { term: at.term, node: at.node, index: at.index }, &place())?;
+        catch_up_vote(&log, at.term, at.node, &place())?;
+    }
     Ok(Ground {
         lock,
         key_file: key,
@@ -343,6 +347,28 @@ pub(crate) fn open(options: &Options) -> Result<Ground, OpenError> {
         position,
         current,
     })
+}
+
+/// Voids what the log has from the place of the snapshot on, if it is of another leader: the
+/// snapshot came from the one that was right, and this ended before the log was told.
+fn overrule(log: &Log, at: LogId, place: &str) -> Result<(), OpenError> {
+    if log.id(at.index).is_none_or(|id| id == at) {
+        return Ok(());
+    }
+    let (purged, _) = log.range();
+    let before = at.index.checked_sub(1);
+    let before = before
+        .and_then(|index| log.id(index).or_else(|| purged.filter(|purged| purged.index == index)));
+    tracing::warn!(index = at.index, "log: entries that a snapshot overrules are void");
+    durable_now(place, |done| log.truncate_after(before, done))
+}
+
+/// A snapshot of a later leader than was ever voted for: there was that leader.
+fn catch_up_vote(log: &Log, term: u64, node: u64, place: &str) -> Result<(), OpenError> {
+    if log.vote().is_some_and(|vote| (vote.term, vote.node) >= (term, node)) {
+        return Ok(());
+    }
+    durable_now(place, |done| log.save_vote(Vote { term, node, committed: true }, done))
 }
 
 /// An error with its causes, in one line.

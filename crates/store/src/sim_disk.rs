@@ -47,6 +47,7 @@ struct State {
     operations: u64,
     power_off_at: Option<u64>,
     lying: bool,
+    full: bool,
     life: u64,
     locked: bool,
 }
@@ -135,6 +136,11 @@ impl SimDisk {
     /// Syncs say that they worked and do nothing: a lying device.
     pub fn lose_syncs(&self, lying: bool) {
         self.inner().lying = lying;
+    }
+
+    /// Nothing grows any more; what has its place on the disk can be written over.
+    pub fn fill(&self, full: bool) {
+        self.inner().full = full;
     }
 
     /// The power fails and comes back: of what was not synced, any sectors and any first part of
@@ -240,6 +246,9 @@ impl Disk for SimDisk {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.operate()?;
+        if state.full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let id = state.next_file;
         state.next_file += 1;
         state.files.insert(id, Content::default());
@@ -305,6 +314,13 @@ impl Disk for SimDisk {
 }
 
 impl SimFile {
+    /// Whether there is room for so many bytes of this file.
+    fn room(&self, len: usize) -> io::Result<()> {
+        let state = self.disk.inner();
+        let has = state.files.get(&self.id).map_or(0, |content| content.now.len());
+        if state.full && len > has { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut Content, bool) -> T) -> io::Result<T> {
         let mut state = self.disk.operate()?;
         let lying = state.lying;
@@ -330,6 +346,7 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        self.room(offset + bytes.len())?;
         self.with(|content, _| {
             put(&mut content.now, offset, bytes);
             content.pending.push(Change::Write { offset, bytes: bytes.to_vec() });
@@ -338,6 +355,7 @@ impl DiskFile for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
+        self.room(len)?;
         self.with(|content, _| {
             content.now.resize(len, 0);
             content.pending.push(Change::Len(len));

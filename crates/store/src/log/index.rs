@@ -115,12 +115,11 @@ impl Index {
         self.places.iter().skip(skip).map(|place| u64::from(place.len)).sum()
     }
 
-    /// First entry of each leader in `from..=upto`, and `upto` itself.
+    /// Last entry of each leader in `from..=upto`, one of each.
     pub(super) fn key_ids(&self, from: u64, upto: u64) -> Vec<LogId> {
-        let starts = self.leaders.range(from..=upto).map(|(index, _)| *index);
-        let mut indexes: Vec<u64> = std::iter::once(from).chain(starts).chain([upto]).collect();
-        indexes.dedup();
-        indexes.into_iter().filter_map(|index| self.id(index)).collect()
+        let later = self.leaders.range(..=upto).filter(|(first, _)| **first > from);
+        let later = later.map(|(first, _)| first - 1);
+        later.chain([upto]).filter_map(|index| self.id(index)).collect()
     }
 }
 
@@ -149,7 +148,9 @@ mod tests {
     fn ids_and_places() {
         let mut index = filled(&[1, 1, 2, 2, 2, 5]);
         assert_eq!((last(&index), index.next()), (Some(id(5, 5)), 6));
-        assert_eq!(index.key_ids(1, 5), [id(1, 1), id(2, 2), id(5, 5)]);
+        assert_eq!(index.key_ids(1, 5), [id(1, 1), id(2, 4), id(5, 5)]);
+        assert_eq!(index.key_ids(2, 4), [id(2, 4)]);
+        assert_eq!(index.key_ids(5, 5), [id(5, 5)]);
         assert_eq!(index.bytes_from(4), 20);
         index.truncate_after(Some(id(2, 3)));
         assert_eq!((last(&index), index.next()), (Some(id(2, 3)), 4));

@@ -376,7 +376,7 @@ impl Log {
         locked(&self.shared).index.id(index)
     }
 
-    /// First entry of each leader between two indexes, and the last one.
+    /// Last entry of each leader between two indexes.
     pub fn key_ids(&self, from: u64, upto: u64) -> Vec<LogId> {
         locked(&self.shared).index.key_ids(from, upto)
     }

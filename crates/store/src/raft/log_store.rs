@@ -106,6 +106,7 @@ impl RaftLogReader<Types> for LogStore {
         &mut self,
         range: RangeInclusive<LogId>,
     ) -> Result<Vec<LogId>, io::Error> {
+        // The last of each leader: what the library does by default, not what its page says.
         let ids = self.log.key_ids(range.start().index, range.end().index);
         Ok(ids.into_iter().map(log_id).collect())
     }

@@ -40,10 +40,10 @@ use contact::Contact;
 pub(crate) use follow::Signals;
 use log_store::LogStore;
 pub(crate) use machine::MachineOptions;
-pub(crate) use network::REMOVED;
 use machine::{Draft, Machine, beside};
 pub use members::{MembershipError, Progress, Status};
 use network::Peers;
+pub(crate) use network::REMOVED;
 use receive::Reception;
 use types::{Answer, Command, Types};
 

@@ -341,10 +341,6 @@ impl House {
         self.disks.remove(&number);
     }
 
-    pub(super) fn numbers(&self) -> Vec<u64> {
-        self.stores.keys().copied().collect()
-    }
-
     /// Whoever leads; there is one within seconds.
     pub(super) async fn leader(&self) -> u64 {
         self.leader_but(0).await
