@@ -13,8 +13,9 @@
 //!
 //! Not here: Raft with several voters, the gRPC transport, the kernel.
 
+pub mod cluster;
 mod ledger;
-mod node;
+mod machine;
 mod queue;
 mod world;
 

@@ -3,13 +3,12 @@
 //! Everything between the rooms takes seeded time: the disk, the wire, effects
 //! on containers. Messages of one session stay in order, as on a stream.
 
-mod agent;
 mod check;
 mod user;
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use warren_agent::assignments::Assignment;
 use warren_agent::core::Input;
@@ -26,7 +25,7 @@ use warren_state::State;
 use warren_state::change::{Mutation, Outcome, Transaction};
 
 use crate::ledger::Ledger;
-use crate::node::Node;
+use crate::machine::{Machine, Need};
 use crate::queue::Queue;
 use crate::{Failure, Options, Report};
 
@@ -61,22 +60,6 @@ enum Happening {
         life: u64,
         statuses: Vec<(TaskId, TaskStatus)>,
     },
-    /// An effect of the agent had an outcome.
-    Effect {
-        life: u64,
-        input: Input,
-    },
-    /// The agent wanted to be woken, or has reports due.
-    AgentWake {
-        life: u64,
-    },
-    /// A stopped container's process ends.
-    ContainerEnds {
-        task: TaskId,
-        attempt: u32,
-        code: i32,
-        signal: Option<i32>,
-    },
     User,
     CrashContainer,
     KillDaemon {
@@ -103,7 +86,7 @@ impl IdSource for Ids<'_> {
 /// One run.
 pub struct World {
     options: Options,
-    rng: SeededRng,
+    rng: Arc<SeededRng>,
     now_ms: u64,
     queue: Queue<Happening>,
     trace: DefaultHasher,
@@ -121,10 +104,8 @@ pub struct World {
     last_commit: u64,
 
     node_id: NodeId,
-    node: Node,
+    machine: Machine,
     session: Option<Session>,
-    /// When the agent's next wake-up is queued for.
-    agent_wake: BTreeMap<u64, ()>,
     services_made: u32,
 }
 
@@ -132,7 +113,7 @@ type Held = Result<(), String>;
 
 impl World {
     pub fn new(options: Options) -> Self {
-        let rng = SeededRng::new(options.seed);
+        let rng = Arc::new(SeededRng::new(options.seed));
         let node_id = NodeId::from_bytes(rng.id_bytes());
         Self {
             options,
@@ -156,9 +137,8 @@ impl World {
             moved: false,
             last_commit: 0,
             node_id,
-            node: Node::default(),
+            machine: Machine::new(Arc::clone(&rng)),
             session: None,
-            agent_wake: BTreeMap::new(),
             services_made: 0,
             rng,
         }
@@ -180,21 +160,25 @@ impl World {
     fn live(&mut self) -> Held {
         self.begin()?;
         let end = self.options.trouble_ms + CALM_MS;
-        while let Some(at) = self.queue.next_at() {
-            if at > end {
+        loop {
+            let (ours, machines) = (self.queue.next_at(), self.machine.next_at());
+            let Some(at) = ours.into_iter().chain(machines).min().filter(|at| *at <= end) else {
                 break;
-            }
-            let Some((at, happening)) = self.queue.pop() else { break };
+            };
             self.now_ms = at;
             self.report.events += 1;
             if self.report.events > EVENTS_MAX {
-                return Err(format!(
-                    "more than {EVENTS_MAX} events: something spins, last {happening:?}"
-                ));
+                return Err(format!("more than {EVENTS_MAX} events: something spins"));
             }
-            (at, format!("{happening:?}")).hash(&mut self.trace);
             let before = self.state.revision();
-            self.happen(happening)?;
+            if ours == Some(at) {
+                let Some((_, happening)) = self.queue.pop() else { break };
+                (at, format!("{happening:?}")).hash(&mut self.trace);
+                self.happen(happening)?;
+            } else if let Some((name, needs)) = self.machine.run_due(self.now()) {
+                (at, name).hash(&mut self.trace);
+                self.serve(needs);
+            }
             if self.state.revision() != before {
                 self.check_step()?;
             }
@@ -240,28 +224,21 @@ impl World {
                 self.commit(transaction)
             }
             Happening::Assigned { life, assignment } if life == self.life => {
-                self.agent(Input::Assigned(assignment))
+                let needs = self.machine.handle(Input::Assigned(assignment), self.now());
+                self.serve(needs);
+                Ok(())
             }
             Happening::Reported { life, statuses } if life == self.life => self.reported(statuses),
-            Happening::Effect { life, input } if life == self.life => self.agent(input),
-            Happening::AgentWake { life } if life == self.life => {
-                self.agent_wake.remove(&self.now_ms);
-                self.agent(Input::Wake)
-            }
             // Of a daemon that is dead.
             Happening::Plan { .. }
             | Happening::Commit { .. }
             | Happening::Assigned { .. }
-            | Happening::Reported { .. }
-            | Happening::Effect { .. }
-            | Happening::AgentWake { .. } => Ok(()),
-            Happening::ContainerEnds { task, attempt, code, signal } => {
-                self.container_ends((task, attempt), code, signal);
-                Ok(())
-            }
+            | Happening::Reported { .. } => Ok(()),
             Happening::User => self.user(),
             Happening::CrashContainer => {
-                self.crash_container();
+                if self.machine.crash_one(self.now()) {
+                    self.report.container_crashes += 1;
+                }
                 Ok(())
             }
             Happening::KillDaemon { power } => self.kill_daemon(power),
@@ -324,6 +301,8 @@ impl World {
         let now = self.wall();
         // The node is the leader's own: while it plans, it hears itself.
         self.beats.seen.insert(self.node_id, Seen { at: now, rtt_ms: 0 });
+        // Its one node is in the same process: always heard.
+        self.beats.seen.insert(self.node_id, Seen { at: now, rtt_ms: 0 });
         let mut ids = Ids(&self.rng);
         let plan = warren_planner::plan(&self.state, &mut self.index, &self.beats, &mut ids, now);
         self.planning = false;
@@ -355,6 +334,21 @@ impl World {
         self.queue.at(at, Happening::Assigned { life: self.life, assignment });
     }
 
+    /// What the agent wants of its session, and what it has to tell.
+    fn serve(&mut self, needs: Vec<Need>) {
+        if needs.iter().any(|need| matches!(need, Need::Reconnect(_))) {
+            self.connect();
+        }
+        let statuses = self.machine.core.outbox().take(self.now_ms);
+        let Some(session) = &mut self.session else { return };
+        if statuses.is_empty() {
+            return;
+        }
+        let at = (self.now_ms + self.rng.below(4)).max(session.last_report);
+        session.last_report = at;
+        self.queue.at(at, Happening::Reported { life: self.life, statuses });
+    }
+
     fn reported(&mut self, statuses: Vec<(TaskId, TaskStatus)>) -> Held {
         let node = self.node_id;
         let mutations = statuses
@@ -374,8 +368,8 @@ impl World {
         self.last_commit = self.now_ms;
         self.index = Index::default();
         self.beats = Beats { since: self.wall(), ..Beats::default() };
-        self.agent_wake.clear();
-        self.node.restart();
+        let needs = self.machine.restart(None, self.now());
+        self.serve(needs);
         self.connect();
         self.wake_planner();
     }
@@ -397,12 +391,12 @@ impl World {
     fn kill_daemon(&mut self, power: bool) -> Held {
         if power {
             self.report.power_failures += 1;
-            self.node.power_off();
+            self.machine.power_off();
         } else {
             self.report.daemon_kills += 1;
         }
         let ledger = self.ledger.as_mut().ok_or("no ledger")?;
-        ledger.crash(power, &self.rng)?;
+        ledger.crash(power, self.rng.as_ref())?;
         let replayed = ledger.replay()?;
         if replayed.checksum() != self.state.checksum() {
             return Err(format!("replay gives {replayed:?}, lost was {:?}", self.state));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use warren_model::TaskId;
 use warren_model::service::Mode;
 use warren_model::task::{Desired, TaskState};
-use warren_planner::Convergence;
+use warren_planner::{Convergence, Seen};
 
 use super::{EPOCH_MS, Held, Ids, World};
 use crate::ledger::Ledger;
@@ -17,7 +17,7 @@ impl World {
             return Err(format!("the state does not hold: {}", violations.join("; ")));
         }
         let mut addresses = BTreeMap::new();
-        for (task, container) in self.node.running() {
+        for (task, container) in self.machine.running() {
             let Some(address) = self.state.task(task).and_then(|task| task.address) else {
                 continue;
             };
@@ -75,12 +75,12 @@ impl World {
 
     fn check_machine(&self) -> Held {
         let known: BTreeSet<TaskId> = self.state.tasks().map(|task| task.id).collect();
-        let strays = self.node.strays(&known);
+        let strays = self.machine.strays(&known);
         if !strays.is_empty() {
             return Err(format!("containers of nobody: {strays:?}"));
         }
         let mut running = BTreeSet::new();
-        for (task, container) in self.node.running() {
+        for (task, container) in self.machine.running() {
             if !running.insert(task) {
                 return Err(format!("{task} runs twice, pid {}", container.pid));
             }
@@ -105,7 +105,7 @@ impl World {
     }
 
     fn check_table(&self, running: &BTreeSet<TaskId>) -> Held {
-        for published in &self.node.table.published {
+        for published in &self.machine.table.published {
             for backend in &published.backends {
                 let holder = self.state.address_holder(self.node_id, *backend.ip());
                 if !holder.is_some_and(|task| running.contains(&task)) {
@@ -125,7 +125,7 @@ impl World {
                 .collect();
             for port in &service.spec.ports {
                 let crashes = service.spec.task.command.first().is_some_and(|word| word == "crash");
-                let table = self.node.table.published.iter().find(|p| p.port == port.published);
+                let table = self.machine.table.published.iter().find(|p| p.port == port.published);
                 let named: BTreeSet<_> =
                     table.iter().flat_map(|p| &p.backends).map(|backend| *backend.ip()).collect();
                 if named != up && !crashes {
@@ -145,6 +145,7 @@ impl World {
             return Ok(());
         }
         let now = warren_model::Time(EPOCH_MS + self.now_ms);
+        self.beats.seen.insert(self.node_id, Seen { at: now, rtt_ms: 0 });
         let crashing = self.state.services().any(|s| s.spec.task.command.first().is_some());
         for mut index in [self.index.clone(), warren_planner::Index::default()] {
             let mut ids = Ids(&self.rng);

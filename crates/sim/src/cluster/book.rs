@@ -1,0 +1,182 @@
+//! What was seen so far, and what must never be seen.
+//!
+//! Pure: looks come in, the first thing that does not hold comes out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use warren_model::node::NodeStatus;
+use warren_model::{NodeId, ServiceId, TaskId, Time};
+use warren_planner::SUSPICION_MS;
+use warren_state::State;
+
+use super::net::Place;
+use super::plan::{TOKEN, is_sentinel};
+use crate::machine::Machine;
+
+pub(crate) type Held = Result<(), String>;
+
+/// How much a window may be shorter than it should: clocks of hosts differ by so much of it.
+const DRIFT_MS: u64 = 4;
+
+/// A leader without a majority for a second leads no more, so a decision is written within that;
+/// a beat so long before shows that it was a wrong one.
+const WRITTEN_MS: std::ops::Range<u64> = 1_000..2_000;
+
+/// A container that runs.
+type Copy = (ServiceId, u32, TaskId);
+
+/// A write that somebody was told to be done.
+#[derive(Debug, Clone)]
+pub(crate) struct Ack {
+    pub(crate) service: String,
+    pub(crate) token: String,
+    pub(crate) revision: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Book {
+    /// Of the state at that revision and time, wherever it was.
+    checksums: BTreeMap<(u64, Time), u64>,
+    /// Who led in a term.
+    terms: BTreeMap<u64, u64>,
+    /// In which term, and since when.
+    leading: BTreeMap<Place, (u64, u64)>,
+    /// Of those that lead now.
+    leaders: BTreeSet<Place>,
+    /// When a stopped host went on.
+    resumed: BTreeMap<Place, u64>,
+    /// When a host's manager was last reached by a beat of a node.
+    beats: BTreeMap<(Place, NodeId), u64>,
+    down: BTreeMap<Place, BTreeSet<NodeId>>,
+    /// Revision of a service when it got a token.
+    tokens: BTreeMap<(String, String), u64>,
+    copies: BTreeMap<Place, Vec<Copy>>,
+    pub(crate) acks: Vec<Ack>,
+    /// Copies of one slot on two nodes are wanted: somebody drains nodes.
+    pub(crate) drains: bool,
+}
+
+impl Book {
+    /// A replica's state after a change.
+    pub(crate) fn look(&mut self, place: Place, name: &str, view: &State, at_ms: u64) -> Held {
+        let (key, sum) = ((view.revision(), view.time()), view.checksum());
+        let known = self.checksums.get(&key).copied();
+        if known.is_none() {
+            let wrong = view.check();
+            if !wrong.is_empty() {
+                return Err(format!("{name}: the state does not hold: {}", wrong.join("; ")));
+            }
+            self.checksums.insert(key, sum);
+            self.look_at_tokens(view)?;
+        } else if known != Some(sum) {
+            return Err(format!("{name}: replicas differ at revision {}", view.revision()));
+        }
+        self.look_at_nodes(place, name, view, at_ms)
+    }
+
+    /// Each write of a user carries a token of its own: it is applied once.
+    fn look_at_tokens(&mut self, view: &State) -> Held {
+        for service in view.services() {
+            let Some(token) = service.spec.labels.get(TOKEN) else { continue };
+            let key = (service.spec.name.to_string(), token.clone());
+            let first = *self.tokens.entry(key).or_insert(service.revision);
+            // The planner finishing a removal is no write of anybody.
+            if first != service.revision && !service.removing {
+                return Err(format!(
+                    "write {token} of {} was applied at revision {first} and again at {}",
+                    service.spec.name, service.revision
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A leader that takes a node for dead has listened for a whole window itself.
+    fn look_at_nodes(&mut self, place: Place, name: &str, view: &State, at_ms: u64) -> Held {
+        let down = view.nodes().filter(|node| node.status == NodeStatus::Down);
+        let down: BTreeSet<NodeId> = down.map(|node| node.id).collect();
+        let before = self.down.insert(place, down.clone());
+        let (Some((_, since)), Some(before)) = (self.leading.get(&place), before) else {
+            return Ok(());
+        };
+        if !self.leaders.contains(&place) {
+            return Ok(());
+        }
+        let began = (*since).max(self.resumed.get(&place).copied().unwrap_or(0));
+        for node in down.difference(&before) {
+            // Created so: nobody has heard of it yet.
+            if view.node(*node).is_some_and(|node| node.revision == view.revision())
+                && at_ms.saturating_sub(began) + DRIFT_MS < SUSPICION_MS
+            {
+                let listened = at_ms.saturating_sub(began);
+                return Err(format!(
+                    "{name} takes {node} for dead after it listened for {listened} ms"
+                ));
+            }
+            // What was decided before the last beat may be written after it, but not for long.
+            let silent = self.beats.get(&(place, *node)).map(|heard| at_ms.saturating_sub(*heard));
+            if let Some(silent) = silent.filter(|silent| WRITTEN_MS.contains(silent)) {
+                return Err(format!("{name} heard {node} {silent} ms before it took it for dead"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn leads(&mut self, place: Place, number: u64, term: u64, at_ms: u64) -> Held {
+        self.leaders.insert(place);
+        let began = self.leading.entry(place).or_insert((term, at_ms));
+        if began.0 != term {
+            *began = (term, at_ms);
+        }
+        let known = *self.terms.entry(term).or_insert(number);
+        if known != number {
+            return Err(format!("managers {known} and {number} both lead in term {term}"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn leads_no_more(&mut self, place: Place) {
+        self.leaders.remove(&place);
+    }
+
+    pub(crate) fn resumed(&mut self, place: Place, at_ms: u64) {
+        self.resumed.insert(place, at_ms);
+    }
+
+    pub(crate) fn heard(&mut self, place: Place, node: NodeId, at_ms: u64) {
+        self.beats.insert((place, node), at_ms);
+    }
+
+    /// What runs on a host now.
+    pub(crate) fn runs(&mut self, place: Place, machine: &Machine) -> Held {
+        let copies = machine.running().map(|(task, c)| (c.service, c.slot, task));
+        let copies: Vec<Copy> = copies.collect();
+        if self.copies.get(&place) == Some(&copies) {
+            return Ok(());
+        }
+        let mut addresses = BTreeMap::new();
+        for (task, container) in machine.running() {
+            let Some(address) = container.address else { continue };
+            if let Some(other) = addresses.insert(address, task).filter(|other| *other != task) {
+                return Err(format!("{other} and {task} both run at {address}"));
+            }
+        }
+        for (elsewhere, others) in self.copies.iter().filter(|(other, _)| **other != place) {
+            for (service, slot, task) in &copies {
+                let twice = others.iter().find(|other| {
+                    let same_slot = (other.0, other.1) == (*service, *slot);
+                    other.2 == *task || (same_slot && is_sentinel(*service) && !self.drains)
+                });
+                if let Some(other) = twice {
+                    return Err(format!(
+                        "slot {slot} of {service} runs on hosts {place} ({task}) and {elsewhere} \
+                         ({})",
+                        other.2
+                    ));
+                }
+            }
+        }
+        self.copies.insert(place, copies);
+        Ok(())
+    }
+}

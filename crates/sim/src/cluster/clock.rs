@@ -1,0 +1,60 @@
+//! A host's clock: the runtime's paused time, a little fast or slow, its wall
+//! clock off by some. A host that is stopped wakes late.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use warren_agent::task::Now;
+use warren_base::clock::{Clock, Sleep};
+use warren_model::Time;
+
+use super::net::{Net, Place};
+
+/// 2026-01-01: any day will do, but 1970 hides bugs.
+const EPOCH_MS: u64 = 1_767_225_600_000;
+const MILLION: u64 = 1_000_000;
+
+pub(crate) struct HostClock {
+    net: Arc<Net>,
+    place: Place,
+    start: Instant,
+    /// Ticks in a million of true ones.
+    rate: u64,
+    wall_ahead_ms: u64,
+}
+
+impl HostClock {
+    /// `drift` is in parts of a million, around a thousand of them meaning none.
+    pub(crate) fn new(net: Arc<Net>, place: Place, start: Instant, rate: u64, ahead: u64) -> Self {
+        Self { net, place, start, rate, wall_ahead_ms: ahead }
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now { wall: Time(self.now_ms()), mono_ms: self.monotonic_ms() }
+    }
+}
+
+impl Clock for HostClock {
+    fn now_ms(&self) -> u64 {
+        EPOCH_MS + self.wall_ahead_ms + self.monotonic_ms()
+    }
+
+    fn monotonic_ms(&self) -> u64 {
+        let elapsed = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        elapsed.saturating_mul(self.rate) / MILLION / 1000
+    }
+
+    fn sleep_until(&self, at_ms: u64) -> Sleep {
+        let (net, place) = (Arc::clone(&self.net), self.place);
+        // Rounded up, or who sleeps would look too early and sleep again.
+        let micros = at_ms.saturating_mul(1000).saturating_mul(MILLION).div_ceil(self.rate);
+        let at = self.start + Duration::from_micros(micros.min(u64::from(u32::MAX) * MILLION));
+        Box::pin(async move {
+            tokio::time::sleep_until(at).await;
+            while let Some(until) = net.stopped_until(place) {
+                tokio::time::sleep_until(until).await;
+            }
+        })
+    }
+}

@@ -1,0 +1,357 @@
+//! What goes wrong, one after the other and at the same time, and how each
+//! ends. What is still wrong when trouble is over, [`heal`] ends.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use warren_base::rng::Rng;
+use warren_model::node::Availability;
+use warren_proto::v1;
+
+use super::call::{self, Ask};
+use super::host::Host;
+use super::net::WORKERS;
+use super::plan::Fault;
+use super::world::{World, held};
+use crate::machine::pick;
+
+async fn sleep(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+/// Trouble until the script's time is over.
+pub(crate) async fn trouble(world: Arc<World>) {
+    let mut under_way = JoinSet::new();
+    let end = world.now_ms() + world.script.trouble_ms;
+    while world.now_ms() < end {
+        sleep(100 + world.rng.below(world.script.pause_ms)).await;
+        let fault = world.script.draw(world.rng.as_ref());
+        world.note(|| format!("fault: {fault:?}"));
+        world.count(|counts| counts.faults += 1);
+        under_way.spawn(happen(Arc::clone(&world), fault));
+        while under_way.try_join_next().is_some() {}
+    }
+    under_way.shutdown().await;
+}
+
+/// Everything that can be mended is.
+pub(crate) fn heal(world: &Arc<World>) {
+    world.note(|| "trouble is over".to_owned());
+    world.net.heal();
+    for host in world.hosts() {
+        if host.is_lost() {
+            continue;
+        }
+        if host.is_off() {
+            host.kill(world, true);
+        }
+        if let Some(disk) = host.disk() {
+            disk.fill(false);
+        }
+        host.boot(world);
+    }
+}
+
+fn any(world: &World, fits: impl Fn(&Host) -> bool) -> Option<Arc<Host>> {
+    let hosts: Vec<_> = world.hosts().into_iter().filter(|h| !h.is_lost() && fits(h)).collect();
+    pick(world.rng.as_ref(), hosts.len()).map(|at| Arc::clone(&hosts[at]))
+}
+
+fn manager(world: &World) -> Option<Arc<Host>> {
+    any(world, |host| host.number().is_some())
+}
+
+fn worker(world: &World) -> Option<Arc<Host>> {
+    any(world, |host| host.number().is_none())
+}
+
+async fn happen(world: Arc<World>, fault: Fault) {
+    let happened = match fault {
+        Fault::KillManager => kill(&world, manager(&world), false, 1_500).await,
+        Fault::PowerManager => kill(&world, manager(&world), true, 3_000).await,
+        // Its containers are kept from going on without it for long: nobody else could stop them.
+        Fault::KillWorker => kill(&world, worker(&world), false, 400).await,
+        Fault::PowerWorker => kill(&world, worker(&world), true, 6_000).await,
+        Fault::TearManager => tear(&world).await,
+        Fault::PowerManagers => power_managers(&world).await,
+        Fault::FullDisk => full_disk(&world).await,
+        Fault::LyingDisk => lying_disk(&world).await,
+        Fault::StopHost => stop(&world),
+        Fault::CutHosts => cut_group(&world).await,
+        Fault::CutOneWay => cut_one_way(&world).await,
+        Fault::CutWorker => cut_worker(&world).await,
+        Fault::SlowLink => slow_link(&world).await,
+        Fault::Loss => loss(&world).await,
+        Fault::CrashContainers => crash_containers(&world),
+        Fault::Promote => promote(&world).await,
+        Fault::Demote => demote(&world).await,
+        Fault::Drain => drain(&world).await,
+    };
+    world.trace(happened.is_some());
+}
+
+async fn kill(
+    world: &Arc<World>,
+    host: Option<Arc<Host>>,
+    power: bool,
+    down_ms: u64,
+) -> Option<()> {
+    let host = host?;
+    host.kill(world, power);
+    sleep(20 + world.rng.below(down_ms)).await;
+    host.boot(world);
+    Some(())
+}
+
+async fn tear(world: &Arc<World>) -> Option<()> {
+    const NOTICED_MS: u64 = 300;
+    let host = manager(world)?;
+    host.cut_power_soon(world.rng.below(16));
+    for _ in 0..NOTICED_MS {
+        if host.is_off() {
+            break;
+        }
+        sleep(1).await;
+    }
+    host.kill(world, true);
+    sleep(20 + world.rng.below(2_000)).await;
+    host.faulty.store(false, Ordering::Relaxed);
+    host.boot(world);
+    Some(())
+}
+
+async fn power_managers(world: &Arc<World>) -> Option<()> {
+    let hosts = world.hosts().into_iter();
+    let managers: Vec<_> = hosts.filter(|host| host.number().is_some()).collect();
+    managers.iter().for_each(|host| host.kill(world, true));
+    for host in managers {
+        sleep(world.rng.below(500)).await;
+        host.boot(world);
+    }
+    Some(())
+}
+
+async fn full_disk(world: &Arc<World>) -> Option<()> {
+    let host = manager(world)?;
+    let disk = host.disk()?;
+    host.faulty.store(true, Ordering::Relaxed);
+    disk.fill(true);
+    sleep(500 + world.rng.below(3_000)).await;
+    disk.fill(false);
+    if let Some(disk) = host.disk() {
+        disk.fill(false);
+    }
+    Some(())
+}
+
+/// A disk that forgets what it said it had synced has no place in a group: its manager never comes
+/// back, and another is taken in. One of a run at most: more would be a lost majority.
+async fn lying_disk(world: &Arc<World>) -> Option<()> {
+    let managers = world.hosts().into_iter().filter(|host| host.number().is_some()).count();
+    if managers < 3 || world.hosts().iter().any(|host| host.is_lost()) {
+        return None;
+    }
+    let host = manager(world)?;
+    host.faulty.store(true, Ordering::Relaxed);
+    host.lost.store(true, Ordering::Relaxed);
+    host.disk()?.lose_syncs(true);
+    sleep(200 + world.rng.below(1_500)).await;
+    host.kill(world, true);
+    world.count(|counts| counts.lost += 1);
+    sleep(1_000 + world.rng.below(2_000)).await;
+    replace(world, &host).await
+}
+
+/// As people do with a dead manager: another in its place, then it goes.
+async fn replace(world: &Arc<World>, dead: &Host) -> Option<()> {
+    for _ in 0..20 {
+        let wire = v1::UpdateNodeRequest {
+            node: dead.node.to_string(),
+            manager: Some(false),
+            worker: Some(true),
+            ..v1::UpdateNodeRequest::default()
+        };
+        let through = manager(world)?;
+        if call::change(world, &through, Ask::Node(wire)).await.is_ok() {
+            break;
+        }
+        sleep(500).await;
+    }
+    promote(world).await
+}
+
+fn stop(world: &World) -> Option<()> {
+    const LONG_MS: u64 = 5_000;
+    // An agent that does not run cannot stop what it should after a while without managers.
+    const WORKER_MS: u64 = 2_000;
+    let host = any(world, |_| true)?;
+    let most = if host.number().is_some() && !world.script.hybrid { LONG_MS } else { WORKER_MS };
+    let for_ms = 100 + world.rng.below(most - 100);
+    world.note(|| format!("{}: stopped for {for_ms} ms", host.name));
+    world.net.stop(host.place, for_ms);
+    held(&world.book).resumed(host.place, world.now_ms() + for_ms);
+    Some(())
+}
+
+fn link(world: &World, from: &Host, to: &Host, cut: bool) {
+    if cut {
+        world.net.cut(from.place, to.place);
+    } else {
+        world.net.mend(from.place, to.place);
+    }
+}
+
+async fn cut_group(world: &Arc<World>) -> Option<()> {
+    let hosts = world.hosts();
+    let (mut here, mut there) = (Vec::new(), Vec::new());
+    for host in hosts {
+        if world.rng.below(2) == 0 { here.push(host) } else { there.push(host) }
+    }
+    let both = |cut: bool| {
+        for one in &here {
+            for other in &there {
+                link(world, one, other, cut);
+                link(world, other, one, cut);
+            }
+        }
+    };
+    world.note(|| format!("cut off: {:?}", here.iter().map(|h| &h.name).collect::<Vec<_>>()));
+    both(true);
+    sleep(300 + world.rng.below(6_000)).await;
+    both(false);
+    Some(())
+}
+
+async fn cut_one_way(world: &Arc<World>) -> Option<()> {
+    let (from, to) = (any(world, |_| true)?, manager(world)?);
+    if from.place == to.place {
+        return None;
+    }
+    world.note(|| format!("{} is not heard by {}", from.name, to.name));
+    link(world, &from, &to, true);
+    sleep(300 + world.rng.below(6_000)).await;
+    link(world, &from, &to, false);
+    Some(())
+}
+
+async fn cut_worker(world: &Arc<World>) -> Option<()> {
+    let lonely = any(world, |host| host.place >= WORKERS)?;
+    let others = world.hosts();
+    let all = |cut: bool| {
+        for other in others.iter().filter(|other| other.place != lonely.place) {
+            link(world, &lonely, other, cut);
+            link(world, other, &lonely, cut);
+        }
+    };
+    world.note(|| format!("{} is cut off", lonely.name));
+    all(true);
+    sleep(500 + world.rng.below(12_000)).await;
+    all(false);
+    Some(())
+}
+
+async fn slow_link(world: &Arc<World>) -> Option<()> {
+    let (from, to) = (any(world, |_| true)?, manager(world)?);
+    let ms = 20 + world.rng.below(200);
+    world.net.slow(from.place, to.place, ms);
+    world.net.slow(to.place, from.place, ms);
+    sleep(1_000 + world.rng.below(4_000)).await;
+    world.net.slow(from.place, to.place, 0);
+    world.net.slow(to.place, from.place, 0);
+    Some(())
+}
+
+async fn loss(world: &Arc<World>) -> Option<()> {
+    world.net.lose(20 + world.rng.below(150));
+    sleep(500 + world.rng.below(3_000)).await;
+    world.net.lose(0);
+    Some(())
+}
+
+fn crash_containers(world: &World) -> Option<()> {
+    for _ in 0..1 + world.rng.below(3) {
+        let host = any(world, |_| true)?;
+        let crashed = held(&host.machine).crash_one(host.clock.now());
+        if crashed {
+            world.count(|counts| counts.container_crashes += 1);
+            world.machine_moved(&host);
+            host.poke();
+        }
+    }
+    Some(())
+}
+
+async fn role(world: &Arc<World>, host: &Host, manager_too: bool) -> Option<()> {
+    let wire = v1::UpdateNodeRequest {
+        node: host.node.to_string(),
+        manager: Some(manager_too),
+        worker: Some(true),
+        ..v1::UpdateNodeRequest::default()
+    };
+    let through = manager(world)?;
+    let answer = call::change(world, &through, Ask::Node(wire)).await;
+    world.note(|| {
+        format!("{}: manager {manager_too}: {:?}", host.name, answer.map_err(|e| e.code()))
+    });
+    Some(())
+}
+
+/// More managers than seven help nobody.
+const MANAGERS_MAX: usize = 7;
+
+async fn promote(world: &Arc<World>) -> Option<()> {
+    let managers = world.hosts().into_iter().filter(|host| host.number().is_some()).count();
+    if managers >= MANAGERS_MAX {
+        return None;
+    }
+    let host = worker(world)?;
+    role(world, &host, true).await
+}
+
+async fn demote(world: &Arc<World>) -> Option<()> {
+    let managers = world.hosts().into_iter().filter(|h| h.number().is_some() && !h.is_lost());
+    if managers.count() < 3 {
+        return None;
+    }
+    let host = manager(world)?;
+    role(world, &host, false).await
+}
+
+async fn drain(world: &Arc<World>) -> Option<()> {
+    if !world.script.drains {
+        return None;
+    }
+    let host = any(world, |host| host.place >= WORKERS)?;
+    for availability in [Availability::Drain, Availability::Active] {
+        let wire = v1::UpdateNodeRequest {
+            node: host.node.to_string(),
+            availability: v1::Availability::from(availability).into(),
+            ..v1::UpdateNodeRequest::default()
+        };
+        let through = manager(world)?;
+        // A refusal leaves it as it is, which is fine as well.
+        let _ = call::change(world, &through, Ask::Node(wire)).await;
+        sleep(1_000 + world.rng.below(3_000)).await;
+    }
+    Some(())
+}
+
+/// Nodes that were left draining when trouble ended are taken back.
+pub(crate) async fn undrain(world: &Arc<World>) {
+    for host in world.hosts() {
+        let wire = v1::UpdateNodeRequest {
+            node: host.node.to_string(),
+            availability: v1::Availability::Active.into(),
+            ..v1::UpdateNodeRequest::default()
+        };
+        for _ in 0..10 {
+            let Some(through) = manager(world) else { break };
+            if call::change(world, &through, Ask::Node(wire.clone())).await.is_ok() {
+                break;
+            }
+            sleep(300).await;
+        }
+    }
+}

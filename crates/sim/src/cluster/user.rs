@@ -1,0 +1,297 @@
+//! People who create, change, scale and remove services through any manager,
+//! ask again until they are answered, and read what they wrote.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use warren_base::rng::{Rng, SeededRng};
+use warren_model::ServiceSpec;
+use warren_model::service::{
+    Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartPolicy, TaskTemplate, UpdateOrder,
+    UpdatePolicy,
+};
+use warren_proto::v1;
+
+use super::book::{Ack, Held};
+use super::call::{self, Ask};
+use super::host::Host;
+use super::plan::TOKEN;
+use super::world::{World, held};
+use crate::machine::pick;
+
+/// Of one person; enough to overlap, few enough to be changed often.
+const SERVICES_MAX: usize = 3;
+const TRIES_MAX: u32 = 8;
+const RETRY_MS: u64 = 250;
+
+/// What a person knows of a service of theirs.
+#[derive(Clone)]
+struct Own {
+    spec: ServiceSpec,
+    /// Acknowledged; empty: none yet.
+    token: String,
+    /// Asked for without an answer: may be true as well.
+    perhaps: Vec<Option<String>>,
+}
+
+pub(crate) struct User {
+    world: Arc<World>,
+    name: u64,
+    rng: SeededRng,
+    own: Vec<Own>,
+    writes: u64,
+    /// The newest revision that this person was told.
+    revision: u64,
+}
+
+/// What came of an attempt to change something.
+enum Outcome {
+    Done,
+    Refused,
+    Unknown,
+}
+
+impl User {
+    pub(crate) fn new(world: Arc<World>, name: u64) -> Self {
+        let rng = SeededRng::new(world.rng.next_u64());
+        Self { world, name, rng, own: Vec::new(), writes: 0, revision: 0 }
+    }
+
+    /// Goes on until it is dropped.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let pause = self.rng.below(self.world.script.user_pause_ms);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            let world = Arc::clone(&self.world);
+            world.hold(self.act().await);
+        }
+    }
+
+    async fn act(&mut self) -> Held {
+        self.writes += 1;
+        let token = format!("{}-{}", self.name, self.writes);
+        match (self.rng.below(10), pick(&self.rng, self.own.len())) {
+            (9, Some(at)) => self.remove(at).await,
+            (7 | 8, Some(at)) => self.read(at).await,
+            (choice, Some(at)) if choice > 2 || self.own.len() >= SERVICES_MAX => {
+                self.change(at, token).await
+            }
+            _ => self.create(token).await,
+        }
+    }
+
+    async fn create(&mut self, token: String) -> Held {
+        let Some(spec) = self.new_spec(&token) else { return Ok(()) };
+        let name = spec.name.to_string();
+        let wire = v1::CreateServiceRequest {
+            spec: Some((&spec).into()),
+            request_id: self.request_id(),
+            no_check: true,
+        };
+        let mut own = Own { spec, token: String::new(), perhaps: vec![None] };
+        match self.ask(Ask::Create(wire), &name, &token).await? {
+            Outcome::Done => (own.token, own.perhaps) = (token, Vec::new()),
+            Outcome::Unknown => own.perhaps.push(Some(token)),
+            Outcome::Refused => return Ok(()),
+        }
+        self.own.push(own);
+        Ok(())
+    }
+
+    async fn change(&mut self, at: usize, token: String) -> Held {
+        let mut spec = self.own[at].spec.clone();
+        match self.rng.below(8) {
+            0..=3 => {
+                let replicas = u32::try_from(self.rng.below(6)).unwrap_or(1);
+                spec.mode = Mode::Replicated { replicas };
+            }
+            4 | 5 => spec.task.env = vec![format!("V={}", self.rng.below(1000))],
+            6 => spec.task.force += 1,
+            _ => spec.ports = self.ports(),
+        }
+        spec.labels.insert(TOKEN.to_owned(), token.clone());
+        let name = spec.name.to_string();
+        let wire = v1::UpdateServiceRequest {
+            service: name.clone(),
+            spec: Some((&spec).into()),
+            revision: 0,
+            request_id: self.request_id(),
+            no_check: true,
+        };
+        let outcome = self.ask(Ask::Update(wire), &name, &token).await?;
+        let own = &mut self.own[at];
+        match outcome {
+            Outcome::Done => {
+                // What was never answered may come to pass yet.
+                own.perhaps.retain(Option::is_some);
+                (own.spec, own.token) = (spec, token);
+            }
+            Outcome::Unknown => own.perhaps.push(Some(token)),
+            Outcome::Refused => {}
+        }
+        Ok(())
+    }
+
+    async fn remove(&mut self, at: usize) -> Held {
+        let name = self.own[at].spec.name.to_string();
+        let request_id = self.request_id();
+        let wire = v1::RemoveServicesRequest { services: vec![name.clone()], request_id };
+        match self.ask(Ask::Remove(wire), &name, "").await? {
+            // Its name is never used again, so what nobody answered harms nobody.
+            Outcome::Done | Outcome::Unknown | Outcome::Refused => drop(self.own.remove(at)),
+        }
+        Ok(())
+    }
+
+    /// Reads must show what was acknowledged before, from whichever manager.
+    async fn read(&mut self, at: usize) -> Held {
+        let Some(host) = self.any_manager() else { return Ok(()) };
+        let own = self.own[at].clone();
+        let linearizable = self.rng.below(2) == 0;
+        let min_revision = if linearizable { 0 } else { self.revision };
+        let wire = v1::ListServicesRequest { services: Vec::new(), min_revision, linearizable };
+        let Ok(list) = call::list(&self.world, &host, wire).await else { return Ok(()) };
+        if list.revision < self.revision {
+            let (read, told) = (list.revision, self.revision);
+            return Err(format!("{}: a read at {read}, written was {told}", host.name));
+        }
+        let name = own.spec.name.as_str();
+        let found = list.services.iter().filter_map(|service| service.spec.as_ref());
+        let found = found.clone().find(|spec| spec.name == name);
+        let found = found.map(|spec| spec.labels.get(TOKEN).cloned().unwrap_or_default());
+        let acknowledged = Some(&own.token).filter(|token| !token.is_empty());
+        if found.as_ref() != acknowledged && !own.perhaps.contains(&found) {
+            return Err(format!(
+                "{}: {name} is at write {found:?}, acknowledged was {acknowledged:?}",
+                host.name
+            ));
+        }
+        Ok(())
+    }
+
+    fn any_manager(&self) -> Option<Arc<Host>> {
+        let hosts = self.world.hosts();
+        let managers: Vec<_> = hosts.into_iter().filter(|host| host.number().is_some()).collect();
+        pick(&self.rng, managers.len()).map(|at| Arc::clone(&managers[at]))
+    }
+
+    /// Asks until somebody answers; the same request each time, so it is done at most once.
+    async fn ask(&mut self, ask: Ask, name: &str, token: &str) -> Result<Outcome, String> {
+        let mut told: Option<u64> = None;
+        for attempt in 0..TRIES_MAX {
+            let Some(host) = self.any_manager() else { return Ok(Outcome::Unknown) };
+            let answer = call::change(&self.world, &host, ask.clone()).await;
+            self.world.trace((self.name, answer.as_ref().map_err(Status::code).is_ok()));
+            match answer {
+                Ok(revision) => {
+                    if let Some(before) = told.filter(|before| *before != revision) {
+                        return Err(format!("{name}: done at {before} and again at {revision}"));
+                    }
+                    // An impatient client asks twice.
+                    if told.is_none() && self.rng.below(8) == 0 {
+                        told = Some(revision);
+                        continue;
+                    }
+                    return Ok(self.done(revision, name, token));
+                }
+                Err(status) if told.is_some() && is_vague(&status) => {
+                    return Ok(self.done(told.unwrap_or(0), name, token));
+                }
+                Err(status) if is_vague(&status) => {}
+                Err(status) if (told.is_some() || attempt > 0) && !token.is_empty() => {
+                    // Names and writes are this person's alone: nobody else can be in the way.
+                    return Err(format!("{name}: asked again, refused: {status}"));
+                }
+                Err(_) => return Ok(Outcome::Refused),
+            }
+            tokio::time::sleep(Duration::from_millis(self.rng.below(RETRY_MS))).await;
+        }
+        match told {
+            Some(revision) => Ok(self.done(revision, name, token)),
+            None => Ok(Outcome::Unknown),
+        }
+    }
+
+    fn done(&mut self, revision: u64, name: &str, token: &str) -> Outcome {
+        self.revision = self.revision.max(revision);
+        self.world.count(|counts| counts.acknowledged += 1);
+        if !token.is_empty() {
+            let (service, token) = (name.to_owned(), token.to_owned());
+            held(&self.world.book).acks.push(Ack { service, token, revision });
+        }
+        Outcome::Done
+    }
+
+    fn request_id(&self) -> Vec<u8> {
+        let mut id = vec![0; 16];
+        self.rng.fill(&mut id);
+        id
+    }
+
+    fn ports(&self) -> Vec<PortSpec> {
+        if self.rng.below(2) == 0 {
+            return vec![];
+        }
+        // Of this write alone: a port that is taken would be a refusal.
+        let published = u16::try_from(8000 + self.name * 1000 + self.writes % 1000).unwrap_or(8000);
+        vec![PortSpec {
+            protocol: Protocol::Tcp,
+            bind: Ipv4Addr::UNSPECIFIED,
+            published,
+            target: 80,
+            mode: PublishMode::Ingress,
+        }]
+    }
+
+    fn new_spec(&self, token: &str) -> Option<ServiceSpec> {
+        let name = format!("s{token}").parse().ok()?;
+        let order =
+            if self.rng.below(2) == 0 { UpdateOrder::StartFirst } else { UpdateOrder::StopFirst };
+        let restart = RestartPolicy { delay_ms: self.rng.below(200), ..RestartPolicy::default() };
+        let template = TaskTemplate {
+            image: "sim:1".into(),
+            restart,
+            stop_grace_ms: Some(1000),
+            ..TaskTemplate::default()
+        };
+        Some(ServiceSpec {
+            mode: Mode::Replicated { replicas: u32::try_from(self.rng.below(5)).ok()? },
+            labels: [(TOKEN.to_owned(), token.to_owned())].into(),
+            update: UpdatePolicy {
+                parallelism: u32::try_from(self.rng.below(3)).ok()?,
+                delay_ms: self.rng.below(300),
+                order,
+            },
+            on_disconnect: match self.rng.below(4) {
+                0 => OnDisconnect::Keep,
+                1 => OnDisconnect::StopAfter { ms: 2_000 + self.rng.below(4_000) },
+                _ => OnDisconnect::default(),
+            },
+            ..ServiceSpec::new(name, template)
+        })
+    }
+}
+
+/// Whether it may have been done, or may yet be.
+fn is_vague(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::Cancelled
+        | Code::ResourceExhausted
+        | Code::Internal => true,
+        // Somebody was faster, this manager was behind, or has not heard of the operator yet.
+        Code::Aborted | Code::NotFound | Code::Unauthenticated => true,
+        Code::Ok
+        | Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss => false,
+    }
+}
