@@ -128,6 +128,11 @@ pub struct LogOptions {
     pub max_files: u32,
 }
 
+impl LogOptions {
+    /// One block of a disk: with less, files would turn at every few lines.
+    pub const BYTES_MIN: u64 = 4096;
+}
+
 impl Default for LogOptions {
     /// 3 files of 10 MiB: bounded by default, unlike Docker's json-file.
     fn default() -> Self {
@@ -293,8 +298,8 @@ impl ServiceSpec {
 }
 
 impl TaskTemplate {
-    /// The kernel's smallest useful limit; less cannot even start a process.
-    pub const MEMORY_MIN: u64 = 4 << 20;
+    /// Docker's lower bound, and the runtime's: with less a container dies before its program runs.
+    pub const MEMORY_MIN: u64 = 6 << 20;
 
     fn validate(&self) -> Result<(), SpecError> {
         if self.image.trim().is_empty() {
@@ -387,7 +392,7 @@ impl TaskTemplate {
             return Err(wrong(
                 "limit_memory",
                 memory,
-                format!("is less than {} bytes (4 MiB)", Self::MEMORY_MIN),
+                format!("is less than {} bytes (6 MiB)", Self::MEMORY_MIN),
             ));
         }
         if self.limits.pids == Some(0) {
@@ -396,13 +401,13 @@ impl TaskTemplate {
         if self.restart.max_attempts == Some(0) {
             return Err(wrong("restart_max_attempts", 0, "is no attempt; use condition none"));
         }
-        if self.log.max_files == 0 || self.log.max_bytes < 4096 {
-            let value = format!("{} x {}", self.log.max_files, self.log.max_bytes);
-            return Err(wrong(
-                "log",
-                value,
-                "keeps nothing; allowed are 1 or more files of at least 4096 bytes",
-            ));
+        let LogOptions { max_bytes, max_files } = self.log;
+        if max_files == 0 {
+            return Err(wrong("log", "max-file=0", "keeps nothing, allowed is 1 or more"));
+        }
+        if max_bytes < LogOptions::BYTES_MIN {
+            let problem = format!("is less than {} bytes", LogOptions::BYTES_MIN);
+            return Err(wrong("log", format!("max-size={max_bytes}"), problem));
         }
         Ok(())
     }
@@ -541,7 +546,7 @@ mod tests {
     fn check(edit: impl FnOnce(&mut ServiceSpec), expected: &str) {
         let mut spec = spec();
         edit(&mut spec);
-        let got = spec.validate().err().map_or("ok".to_owned(), |e| e.to_string());
+        let got = spec.validate().err().map_or_else(|| "ok".to_owned(), |e| e.to_string());
         assert_eq!(got, expected);
     }
 
@@ -580,8 +585,13 @@ mod tests {
         );
         check(
             |s| s.task.limits.memory_bytes = Some(5),
-            "limit_memory: \"5\" is less than 4194304 bytes (4 MiB)",
+            "limit_memory: \"5\" is less than 6291456 bytes (6 MiB)",
         );
+        check(
+            |s| s.task.log.max_files = 0,
+            "log: \"max-file=0\" keeps nothing, allowed is 1 or more",
+        );
+        check(|s| s.task.log.max_bytes = 1, "log: \"max-size=1\" is less than 4096 bytes");
         check(
             |s| s.ports = vec![port(0, [0; 4])],
             "ports: \"0:80\" has port 0, allowed are 1 to 65535",
