@@ -43,6 +43,7 @@ pub(crate) fn run(role: Role) -> Result<(), Failure> {
         Role::Run(place, flags) => (Begin::Run, place, flags),
     };
     let settings = place.resolve(&environment)?.node(&flags, &environment)?;
+    fit_for_containers()?;
     if flags.detach {
         return detach::start(&settings.data_dir);
     }
@@ -56,6 +57,16 @@ pub(crate) fn run(role: Role) -> Result<(), Failure> {
         detach::failed(failure);
     }
     outcome
+}
+
+/// What this machine lacks is told before anything is made on it.
+fn fit_for_containers() -> Result<(), Failure> {
+    let mut features = warren_runtime::native::features().into_iter();
+    match features.find(|feature| feature.required && !feature.ok) {
+        None => Ok(()),
+        Some(missing) => Err(Failure::failed(format!("{}: {}", missing.name, missing.detail))
+            .hint("warren doctor shows all that is missing")),
+    }
 }
 
 fn run_here(begin: Begin, settings: &NodeSettings, report: bool) -> Result<(), Failure> {

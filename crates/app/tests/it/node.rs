@@ -203,6 +203,11 @@ impl Node {
         })
     }
 
+    /// Does something inside the node's network.
+    pub(crate) fn within<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.namespace.within(work)
+    }
+
     /// A listener of a foreign process on the node's network.
     pub(crate) fn occupy(&self, port: u16) -> std::net::TcpListener {
         self.namespace.within(|| std::net::TcpListener::bind(("0.0.0.0", port)).unwrap())
