@@ -126,7 +126,7 @@ impl Error {
                     .to_owned()
             }
             Self::BadLayer { .. } | Self::BadImage { .. } => {
-                "the image is broken or hostile: build it anew, or use another".to_owned()
+                "the image or archive is broken or hostile: make it anew, or use another".to_owned()
             }
             Self::DiskFull { .. } => {
                 "free space in the data folder: warren image rm what is not needed, or a larger disk"

@@ -335,17 +335,11 @@ impl TaskTemplate {
         {
             return Err(wrong("workdir", dir, "is not an absolute path"));
         }
-        if let Some(user) = &self.user {
-            let parts: Vec<&str> = user.split(':').collect();
-            let sane =
-                |p: &&str| !p.is_empty() && p.chars().all(|c| c.is_ascii_graphic() && c != '/');
-            if parts.len() > 2 || !parts.iter().all(sane) {
-                return Err(wrong(
-                    "user",
-                    user,
-                    "is not of the form user, uid, user:group or uid:gid",
-                ));
-            }
+        if let Some(user) = &self.user
+            && !is_user(user)
+        {
+            let problem = "is not of the form user, uid, user:group or uid:gid";
+            return Err(wrong("user", user, problem));
         }
         if let Some(host) = &self.hostname {
             let label = |l: &str| {
@@ -461,6 +455,15 @@ const SIGNALS: [(&str, i32); 31] = [
     ("PWR", 30),
     ("SYS", 31),
 ];
+
+/// Whether `text` has the form `user`, `uid`, `user:group` or `uid:gid`.
+pub fn is_user(text: &str) -> bool {
+    let sane = |part: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_graphic() && c != '/' && c != ':')
+    };
+    let (user, group) = text.split_once(':').map_or((text, None), |(u, g)| (u, Some(g)));
+    sane(user) && group.is_none_or(sane)
+}
 
 /// The number of a signal given as `SIGTERM`, `term`, `15` or `RTMIN+3`.
 pub fn parse_signal(text: &str) -> Option<i32> {

@@ -80,7 +80,7 @@ impl Failure {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             return Self::new(Exit::Silent(0), "");
         }
-        Self::failed(format!("write to standard output: {error}"))
+        Self::failed(format!("write to standard output: {}", plain(error)))
     }
 }
 

@@ -41,13 +41,19 @@ pub(crate) fn folder(path: &Path, mode: u32) -> Result<(), Failure> {
     made.map_err(|e| Failure::failed(format!("make folder {}: {e}", path.display())))
 }
 
+/// Whether the folders can be those of a daemon at all.
+///
+/// # Errors
+/// [`Exit::Input`] for a path that is too long for a socket.
+pub(crate) fn check(settings: &NodeSettings) -> Result<(), Failure> {
+    socket::check(&settings.socket())
+}
+
 /// Makes the folders and takes them for this process.
 ///
 /// # Errors
-/// [`Exit::Conflict`] naming the process that has them; [`Exit::Input`] for a path that is too
-/// long for a socket.
+/// [`Exit::Conflict`] naming the process that has them.
 pub(crate) fn hold(settings: &NodeSettings) -> Result<Held, Failure> {
-    socket::check(&settings.socket())?;
     folder(&settings.data_dir, PRIVATE)?;
     folder(&settings.run_dir, ENTERED)?;
     let data = lock(&settings.data_dir.join(LOCK_NAME), &settings.data_dir)?;

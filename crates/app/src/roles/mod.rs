@@ -43,14 +43,15 @@ pub(crate) fn run(role: Role) -> Result<(), Failure> {
         Role::Run(place, flags) => (Begin::Run, place, flags),
     };
     let settings = place.resolve(&environment)?.node(&flags, &environment)?;
-    fit_for_containers()?;
+    let fit = fit(begin, &settings);
     if flags.detach {
+        fit?;
         return detach::start(&settings.data_dir);
     }
     if flags.report_to_stdin {
         detach::settle();
     }
-    let outcome = run_here(begin, &settings, flags.report_to_stdin);
+    let outcome = fit.and_then(|()| run_here(begin, &settings, flags.report_to_stdin));
     if let Err(failure) = &outcome
         && flags.report_to_stdin
     {
@@ -59,8 +60,12 @@ pub(crate) fn run(role: Role) -> Result<(), Failure> {
     outcome
 }
 
-/// What this machine lacks is told before anything is made on it.
-fn fit_for_containers() -> Result<(), Failure> {
+/// What can be told before anything is made: a refused start leaves nothing behind.
+fn fit(begin: Begin, settings: &NodeSettings) -> Result<(), Failure> {
+    daemon::check(settings)?;
+    if begin == Begin::Run {
+        identity_of(begin, &settings.data_dir, &SystemRng)?;
+    }
     let mut features = warren_runtime::native::features().into_iter();
     match features.find(|feature| feature.required && !feature.ok) {
         None => Ok(()),

@@ -39,6 +39,7 @@ fn host_bad_input_is_refused_and_changes_nothing() {
         (&["bb:1", "-w", "/etc/passwd", "true"], 2, "/etc/passwd"),
         (&["bb:1", "-p", "8080:80", "httpd"], 4, "web"),
         (&["bb:1", "-p", "9999:80", "httpd"], 4, &own),
+        (&["bb:1", "-p", "198.51.100.1:80:80", "httpd"], 2, "198.51.100.1"),
         (&["bb:1", "-p", "99999:80"], 2, "99999"),
         (&["bb:1", "--limit-memory", "lots"], 2, "lots"),
         (&["bb:1", "--limit-memory", "5MiB"], 2, "--limit-memory"),
@@ -111,6 +112,8 @@ fn host_bad_archives_are_refused() {
     }
     let said = node.warren(&["image", "import", path, "Bad Name"]);
     assert!(said.exit == 2 && said.err.contains("Bad Name"), "{said:?}");
+    let said = node.warren(&["image", "import", path, "x:1", "--user", "a:b:c"]);
+    assert!(said.exit == 2 && said.err.contains("\"a:b:c\""), "{said:?}");
     let said = node.warren_with_input(&["image", "load"], b"short");
     assert_eq!(said.exit, 2, "{said:?}");
     assert!(node.json(&["image", "ls"]).is_empty());
@@ -122,7 +125,8 @@ fn host_waiting_in_vain_is_told() {
     let line = ["service", "create", "ends", "--image", "bb:1", "--restart-delay", "60s", "-d"];
     node.ok(&[&line[..], &["sh", "-c", "exit 3"]].concat());
     until("it waits to be started again", || {
-        let task = node.json(&["service", "ps", "ends"]).remove(0);
+        // Nobody waited for it: its task may not be there yet.
+        let task = node.json(&["service", "ps", "ends"]).into_iter().next()?;
         (task["state"] != "running" && task["exit_code"] == 3).then_some(())
     });
     let said = node.warren(&["wait", "service", "ends", "--timeout", "100ms"]);
@@ -248,5 +252,10 @@ fn host_what_a_machine_lacks_is_told_before_anything_is_made() {
     }
     let said = node.warren(&[&init[..], &["--datadir", "/x"]].concat());
     assert!(said.exit == 2 && said.err.contains("did you mean --data-dir?"), "{said:?}");
+    let said = node.warren(&["node", "run", "--detach"]);
+    assert!(said.exit == 3 && said.err.contains("warren cluster init"), "{said:?}");
+    let deep = node.folder().join("x".repeat(120));
+    let said = node.warren(&[&init[..], &["--run-dir", deep.to_str().unwrap()]].concat());
+    assert!(said.exit == 2 && said.err.contains("--run-dir"), "{said:?}");
     assert!(!node.data_dir().exists() && !node.run_dir().exists());
 }

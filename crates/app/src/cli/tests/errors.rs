@@ -158,6 +158,8 @@ async fn commands() {
             "completion tcsh",
             "registry login --password x -u me",
             "image import rootfs.tar",
+            "image import rootfs.tar x:1 --user a:b:c",
+            "image import rootfs.tar x:1 --stop-signal SIGFOO",
             "image load /none/such.tar",
             "image load /",
         ],
@@ -227,6 +229,10 @@ async fn commands() {
             $ image import rootfs.tar
             2 error: NAME:TAG is missing
             hint: usage: warren image import <ROOTFS.tar> <NAME:TAG>
+            $ image import rootfs.tar x:1 --user a:b:c
+            2 error: --user: "a:b:c" is not of the form user, uid, user:group or uid:gid
+            $ image import rootfs.tar x:1 --stop-signal SIGFOO
+            2 error: --stop-signal: "SIGFOO" is not a signal; write e.g. SIGTERM, INT or 15
             $ image load /none/such.tar
             2 error: /none/such.tar: No such file or directory
             $ image load /
