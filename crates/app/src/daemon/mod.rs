@@ -31,6 +31,7 @@ const ENTERED: u32 = 0o755;
 /// This process alone uses the folders while this lives.
 pub(crate) struct Held {
     pid_path: PathBuf,
+    socket: PathBuf,
     _pid: File,
     _data: File,
 }
@@ -59,12 +60,13 @@ pub(crate) fn hold(settings: &NodeSettings) -> Result<Held, Failure> {
     let data = lock(&settings.data_dir.join(LOCK_NAME), &settings.data_dir)?;
     let pid_path = settings.pid_file();
     let pid = lock(&pid_path, &settings.run_dir)?;
-    Ok(Held { pid_path, _pid: pid, _data: data })
+    Ok(Held { pid_path, socket: settings.socket(), _pid: pid, _data: data })
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // While the lock is still ours, so that it is not a successor's file.
+        // While the lock is still ours, so that they are not a successor's files.
+        let _ = fs::remove_file(&self.socket);
         let _ = fs::remove_file(&self.pid_path);
     }
 }

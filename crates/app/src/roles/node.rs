@@ -47,6 +47,7 @@ pub(super) struct Node {
     store: Store,
     manager: Manager,
     agent: Agent,
+    runtime: Arc<Native>,
     net: Arc<Net>,
     servers: Vec<(oneshot::Sender<()>, Serving)>,
 }
@@ -77,7 +78,7 @@ impl Node {
             DispatchServer::new(manager.dispatch()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let mut servers = vec![serve(Server::builder().add_service(dispatch), incoming)];
         let tools = Tools::open(settings, identity, &cluster).await?;
-        let net = Arc::clone(&tools.net);
+        let (runtime, net) = (Arc::clone(&tools.runtime), Arc::clone(&tools.net));
         let agent = Agent::start(warren_agent::Options {
             node_id: identity.node,
             description: machine::describe(),
@@ -96,7 +97,7 @@ impl Node {
         let control = Server::builder().add_service(ControlServer::new(manager.control()));
         servers.push(serve(control, UnixListenerStream::new(listener)));
         probe::until_answered(&socket, READY_MAX).await?;
-        Ok(Self { store, manager, agent, net, servers })
+        Ok(Self { store, manager, agent, runtime, net, servers })
     }
 
     /// Resolves when the node can go on no longer.
@@ -109,10 +110,15 @@ impl Node {
 
     /// Agent first, while its last reports still find a manager; the store last.
     pub(super) async fn stop(self, with_containers: bool) {
-        let Self { store, manager, agent, net, servers } = self;
+        let Self { store, manager, agent, runtime, net, servers } = self;
         agent.stop(with_containers).await;
-        if with_containers && let Err(error) = net.clean().await {
-            tracing::warn!(%error, "network of this node was not removed");
+        if with_containers {
+            if let Err(error) = net.clean().await {
+                tracing::warn!(%error, "network of this node was not removed");
+            }
+            if let Err(error) = runtime.dispose() {
+                tracing::warn!(error = failed(&error).message, "control groups were not removed");
+            }
         }
         let (orders, serving): (Vec<_>, Vec<_>) = servers.into_iter().unzip();
         for order in orders {
