@@ -252,7 +252,7 @@ class Warren:
         self.env = {**os.environ, 'WARREN_DATA_DIR': f'{self.dir}/data', 'WARREN_RUN_DIR': f'{self.dir}/run', 'WARREN_SOCKET': f'{self.dir}/run/warren.sock'}
         os.makedirs(self.dir, exist_ok=True)
         self.cli('cluster', 'init', '--detach', ns=True)
-        self.cli('image', 'import', f'{WORK}/rootfs.tar', 'bb:1', '--cmd', '/bin/httpd -f -p 80 -h /www')
+        self.cli('image', 'import', f'{WORK}/rootfs.tar', 'bb:1', '--cmd', '/bin/httpd -f -p 80 -h /www', '--stop-signal', 'SIGKILL')
 
     def cli(self, *args, check=True, ns=False):
         command = [WARREN, *args]

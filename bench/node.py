@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """One Warren node by itself: bench/node.py heal | memory | crash"""
-import concurrent.futures, http.client, json, os, random, signal, sys, threading, time
+import http.client, json, os, random, select, signal, sys, threading, time
 from lib import Bench, NODE, cpu_seconds, get_200, pss_kib, show, stats, wait_for
 
 KILLS = 50
@@ -41,6 +41,14 @@ def memory(b):
     rows.append((f'idle CPU of daemon and supervisors over {seconds} s', f'{(cpu_seconds(pids) - start) / seconds * 100:.3f} % of a core'))
     w.remove_all()
     show('memory and idle CPU', rows)
+
+
+def kill_and_wait(pid):
+    """SIGKILL, then the end of the process: what runs next must find its locks free."""
+    fd = os.pidfd_open(pid)
+    signal.pidfd_send_signal(fd, signal.SIGKILL)
+    select.select([fd], [], [], 30)
+    os.close(fd)
 
 
 class Load(threading.Thread):
@@ -101,8 +109,8 @@ def crash(b):
     back = []
     for _ in range(KILLS):
         time.sleep(random.uniform(0.05, 1.0))
-        os.kill(w.pid(), signal.SIGKILL)
         start = time.monotonic()
+        kill_and_wait(w.pid())
         w.cli('node', 'run', '--detach', ns=True)
         back.append((time.monotonic() - start) * 1000)
     busy.set()

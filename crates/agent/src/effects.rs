@@ -167,7 +167,10 @@ fn transient(message: String) -> Failure {
 fn net_failure(error: &warren_net::Error) -> Failure {
     let kind = match error {
         warren_net::Error::PortTaken { .. } => FailureKind::Port,
-        warren_net::Error::Io { .. } => FailureKind::Transient,
+        // Addresses come and go.
+        warren_net::Error::NoAddress { .. } | warren_net::Error::Io { .. } => {
+            FailureKind::Transient
+        }
         warren_net::Error::Unsupported(_) => FailureKind::Permanent,
     };
     Failure { message: chain(error), kind }

@@ -20,6 +20,7 @@ const CONFIG_DEFAULT: &str = "/etc/warren/warren.toml";
 const RUN_DIR_DEFAULT: &str = "/run/warren";
 const DATA_DIR_DEFAULT: &str = "/var/lib/warren";
 const LOG_LEVEL_DEFAULT: &str = "info";
+const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// Libraries that tell each step of theirs; whoever wants that names them.
 const LOG_QUIET: &str = "openraft=warn,h2=info,hyper=info,tower=info";
 const LOG_FORMAT_DEFAULT: &str = "text";
@@ -309,7 +310,7 @@ impl Place {
             admin,
             profile,
             insecure_registries: registries(env, file, &flags.insecure_registry)?,
-            log_level: filter(level.as_ref().map_or(LOG_LEVEL_DEFAULT, |g| g.text.as_str())),
+            log_level: filter(level)?,
             log_format,
         })
     }
@@ -395,11 +396,24 @@ fn socket_address(given: Option<Given>, default: SocketAddr) -> Result<SocketAdd
 }
 
 /// A plain level is about us: chatty libraries stay quiet under it.
-fn filter(level: &str) -> String {
-    match level {
-        "info" | "debug" | "trace" => format!("{level},{LOG_QUIET}"),
-        other => other.to_owned(),
+fn filter(given: Option<Given>) -> Result<String, Failure> {
+    let Some(Given { text, source }) = given else {
+        return Ok(format!("{LOG_LEVEL_DEFAULT},{LOG_QUIET}"));
+    };
+    // The library takes any other word for a module of that name, and would log nothing else.
+    let sane = |part: &str| LOG_LEVELS.contains(&part.rsplit('=').next().unwrap_or_default());
+    if !text.split(',').all(sane) {
+        return Err(Failure::input(format!("{source}: {text:?} is not a log level")).hint(
+            format!(
+                "write one of {}, or by module: info,warren_store=debug",
+                LOG_LEVELS.join(", ")
+            ),
+        ));
     }
+    Ok(match text.as_str() {
+        "info" | "debug" | "trace" => format!("{text},{LOG_QUIET}"),
+        _ => text,
+    })
 }
 
 /// Flags, else the environment, else the file; each checked to be a host.
@@ -537,6 +551,13 @@ mod tests {
             "log_format = \"xml\"",
             "DIR/warren.toml: log_format: \"xml\" is not one of text, json",
         );
+        check(
+            None,
+            None,
+            "log_level = \"loud\"",
+            "DIR/warren.toml: log_level: \"loud\" is not a log level (write one of off, error, warn, info, debug, trace, or by module: info,warren_store=debug)",
+        );
+        check(None, None, "log_level = \"warn,warren_store=trace\"", "/var/lib/warren");
         check(Some(""), None, "", "--data-dir: the path is empty");
         check(
             None,

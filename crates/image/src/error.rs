@@ -111,11 +111,26 @@ impl Error {
                 format!("check the name; if it is right: warren registry login {registry}")
             }
             Self::NotFound { .. } => "check the name and tag for typing mistakes".to_owned(),
-            Self::Unreachable { registry, .. } | Self::TimedOut { registry, .. } => format!(
-                "check that {registry} is up and reachable from this node; plain HTTP needs it in the list of insecure registries"
+            Self::Unreachable { registry, .. } => format!(
+                "check that {registry} is up and reachable from this node; if it speaks plain HTTP, start the node with --insecure-registry {registry}"
             ),
+            Self::TimedOut { registry, .. } => {
+                format!("check that {registry} is up, and the network between it and this node")
+            }
+            Self::RegistryError { .. } if self.is_transient() => {
+                "the registry has a problem of its own: try again later, or ask whoever runs it"
+                    .to_owned()
+            }
+            Self::Truncated { .. } => {
+                "the connection broke off again and again: pull again, what came whole is kept"
+                    .to_owned()
+            }
+            Self::BadLayer { .. } | Self::BadImage { .. } => {
+                "the image or archive is broken or hostile: make it anew, or use another".to_owned()
+            }
             Self::DiskFull { .. } => {
-                "free space in the data folder: warren image prune, or a larger disk".to_owned()
+                "free space in the data folder: warren image rm what is not needed, or a larger disk"
+                    .to_owned()
             }
             Self::NoPlatform { .. } => {
                 "use an image built for this node's architecture, or another node".to_owned()
@@ -134,9 +149,6 @@ impl Error {
                     .to_owned()
             }
             Self::RegistryError { .. }
-            | Self::Truncated { .. }
-            | Self::BadLayer { .. }
-            | Self::BadImage { .. }
             | Self::BadOption { .. }
             | Self::NotLoggedIn { .. }
             | Self::BadCredentials { .. }

@@ -37,6 +37,8 @@ pub struct Reference {
 pub enum Error {
     #[error("image reference is empty")]
     Empty,
+    #[error("image reference {text:?}: names have no scheme such as https://")]
+    Scheme { text: String },
     #[error("image reference {text:?}: repository is missing")]
     NoRepository { text: String },
     #[error(
@@ -75,6 +77,12 @@ impl Error {
     /// What to type instead.
     pub fn hint(&self) -> String {
         match self {
+            Self::Scheme { text } => {
+                format!(
+                    "write {:?}",
+                    text.split_once("://").map_or(text.as_str(), |(_, rest)| rest)
+                )
+            }
             Self::UpperCase { text, .. } => format!("write {:?}", text.to_lowercase()),
             Self::BadDigest { .. } => {
                 "a digest is sha256: and 64 of 0-9a-f, as in nginx@sha256:0123…".to_owned()
@@ -181,6 +189,7 @@ impl FromStr for Reference {
         if text.is_empty() {
             return Err(Error::Empty);
         }
+        check_scheme(text)?;
         if text.len() == ID_LEN && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(Error::LooksLikeId { text: text.to_owned() });
         }
@@ -241,6 +250,13 @@ fn split_registry(text: &str) -> (Option<&str>, &str) {
     }
 }
 
+fn check_scheme(text: &str) -> Result<(), Error> {
+    match text.contains("://") {
+        true => Err(Error::Scheme { text: text.to_owned() }),
+        false => Ok(()),
+    }
+}
+
 fn check_registry(text: &str, registry: &str) -> Result<(), Error> {
     let bad = || Error::BadRegistry { text: text.to_owned(), registry: registry.to_owned() };
     let (host, port) = match registry.strip_prefix('[') {
@@ -282,6 +298,7 @@ fn is_host_label(label: &str) -> bool {
 
 /// Checks a registry as typed for a login: a host with an optional port.
 pub(crate) fn parse_registry(registry: &str) -> Result<String, Error> {
+    check_scheme(registry)?;
     check_registry(registry, registry)?;
     Ok(if registry == LEGACY_REGISTRY { DEFAULT_REGISTRY } else { registry }.to_owned())
 }
@@ -409,6 +426,8 @@ mod tests {
         refuse("-a", "part \"-a\"");
         refuse("a_", "part \"a_\"");
         refuse("a___b", "part \"a___b\"");
+        refuse("https://r.io/x", "no scheme");
+        refuse("docker://x", "no scheme");
         refuse("localhost:0/x", "port \"0\"");
         refuse("localhost:70000/x", "port \"70000\"");
         refuse("localhost:/x", "port \"\"");

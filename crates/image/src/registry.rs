@@ -156,22 +156,33 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     attempt.follow()
 }
 
-/// The causes of an error, without addresses: they may hold signatures.
+/// The innermost cause of an error: those around it tell of our client, and may
+/// hold addresses with signatures.
 fn explain(error: &reqwest::Error) -> String {
-    let mut causes: Vec<String> = Vec::new();
+    let mut innermost = None;
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
-        let text = cause.to_string();
-        if causes.last() != Some(&text) {
-            causes.push(text);
-        }
+        innermost = Some(cause);
         next = cause.source();
     }
-    match causes.is_empty() {
-        true if error.is_timeout() => "timed out".to_owned(),
-        true => "request could not be sent".to_owned(),
-        false => causes.join(": "),
+    match innermost.map(ToString::to_string) {
+        // The number of a system error tells people nothing.
+        Some(text) => match text.split_once(" (os error ") {
+            Some((words, _)) => words.to_owned(),
+            None => text,
+        },
+        None if error.is_timeout() => "timed out".to_owned(),
+        None => "request could not be sent".to_owned(),
     }
+}
+
+/// Why a name has no address, without the resolver's own view of it.
+#[derive(Debug, thiserror::Error)]
+enum NameError {
+    #[error("no host has the name {0}")]
+    Unknown(String),
+    #[error("the name {0} cannot be looked up: no name server answers")]
+    NoServer(String),
 }
 
 /// Names by our own resolver: libc's loads shared objects at run time, which a
@@ -189,8 +200,14 @@ impl Resolve for Resolver {
                 return Ok(addresses);
             }
             let resolver = TokioResolver::builder_tokio()?.build()?;
-            let found: Vec<SocketAddr> =
-                resolver.lookup_ip(name).await?.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+            let found = resolver.lookup_ip(name).await.map_err(|error| {
+                tracing::debug!(name, %error, "look up a registry");
+                match error.is_no_records_found() {
+                    true => NameError::Unknown(name.to_owned()),
+                    false => NameError::NoServer(name.to_owned()),
+                }
+            })?;
+            let found: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
             let addresses: Addrs = Box::new(found.into_iter());
             Ok(addresses)
         })

@@ -443,11 +443,9 @@ fn whiteout(dir: &Rc<OwnedFd>, name: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// The parts of a path; absolute paths and `..` have no place in a layer.
+/// The parts of a path, which begins at the layer's root also when it is absolute (archivers
+/// differ); `..` has no place in a layer.
 fn split(path: &[u8]) -> Result<Vec<&[u8]>, Error> {
-    if path.starts_with(b"/") {
-        return bad("absolute path, only paths below the layer's root are allowed");
-    }
     let parts: Vec<&[u8]> =
         path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
     if parts.contains(&&b".."[..]) {

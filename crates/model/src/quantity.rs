@@ -144,7 +144,8 @@ pub fn format_duration_ms(ms: u64) -> String {
 /// [`QuantityError::Cores`] with the text.
 pub fn parse_cores_milli(text: &str) -> Result<u32, QuantityError> {
     let error = || QuantityError::Cores(text.to_owned());
-    let (whole, fraction) = text.trim().split_once('.').unwrap_or_else(|| (text.trim(), ""));
+    let trimmed = text.trim();
+    let (whole, fraction) = trimmed.split_once('.').unwrap_or((trimmed, ""));
     if fraction.len() > 3 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
         return Err(error());
     }

@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 use crate::id::ServiceId;
 use crate::name::ServiceName;
 use crate::quantity::format_duration_ms;
-pub use crate::service::words::{CAPABILITIES, is_capability, parse_signal};
+pub use crate::service::words::{CAPABILITIES, is_capability, is_user, parse_signal};
 
 /// A service as the state holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,6 +186,11 @@ pub enum RestartCondition {
 pub struct LogOptions {
     pub max_bytes: u64,
     pub max_files: u32,
+}
+
+impl LogOptions {
+    /// One block of a disk: with less, files would turn at every few lines.
+    pub const BYTES_MIN: u64 = 4096;
 }
 
 impl Default for LogOptions {
@@ -367,8 +372,8 @@ impl ServiceSpec {
 }
 
 impl TaskTemplate {
-    /// The kernel's smallest useful limit; less cannot even start a process.
-    pub const MEMORY_MIN: u64 = 4 << 20;
+    /// Docker's lower bound, and the runtime's: with less a container dies before its program runs.
+    pub const MEMORY_MIN: u64 = 6 << 20;
 
     fn validate(&self) -> Result<(), SpecError> {
         if self.image.trim().is_empty() {
@@ -404,17 +409,11 @@ impl TaskTemplate {
         {
             return Err(wrong("workdir", dir, "is not an absolute path"));
         }
-        if let Some(user) = &self.user {
-            let parts: Vec<&str> = user.split(':').collect();
-            let sane =
-                |p: &&str| !p.is_empty() && p.chars().all(|c| c.is_ascii_graphic() && c != '/');
-            if parts.len() > 2 || !parts.iter().all(sane) {
-                return Err(wrong(
-                    "user",
-                    user,
-                    "is not of the form user, uid, user:group or uid:gid",
-                ));
-            }
+        if let Some(user) = &self.user
+            && !is_user(user)
+        {
+            let problem = "is not of the form user, uid, user:group or uid:gid";
+            return Err(wrong("user", user, problem));
         }
         if let Some(host) = &self.hostname {
             let label = |l: &str| {
@@ -461,7 +460,7 @@ impl TaskTemplate {
             return Err(wrong(
                 "limit_memory",
                 memory,
-                format!("is less than {} bytes (4 MiB)", Self::MEMORY_MIN),
+                format!("is less than {} bytes (6 MiB)", Self::MEMORY_MIN),
             ));
         }
         if self.limits.pids == Some(0) {
@@ -470,13 +469,13 @@ impl TaskTemplate {
         if self.restart.max_attempts == Some(0) {
             return Err(wrong("restart_max_attempts", 0, "is no attempt; use condition none"));
         }
-        if self.log.max_files == 0 || self.log.max_bytes < 4096 {
-            let value = format!("{} x {}", self.log.max_files, self.log.max_bytes);
-            return Err(wrong(
-                "log",
-                value,
-                "keeps nothing; allowed are 1 or more files of at least 4096 bytes",
-            ));
+        let LogOptions { max_bytes, max_files } = self.log;
+        if max_files == 0 {
+            return Err(wrong("log", "max-file=0", "keeps nothing, allowed is 1 or more"));
+        }
+        if max_bytes < LogOptions::BYTES_MIN {
+            let problem = format!("is less than {} bytes", LogOptions::BYTES_MIN);
+            return Err(wrong("log", format!("max-size={max_bytes}"), problem));
         }
         Ok(())
     }

@@ -121,6 +121,16 @@ pub enum Error {
         /// For example `nginx (pid 123)`.
         holder: String,
     },
+    /// A port can only be had on addresses that the host has.
+    #[error("port {port}/{protocol} on {bind}: the node has no such address")]
+    NoAddress {
+        /// `tcp` or `udp`
+        protocol: &'static str,
+        /// The address that was to be bound.
+        bind: Ipv4Addr,
+        /// The port that was to be bound.
+        port: u16,
+    },
     /// The kernel refused.
     #[error("{action}")]
     Io {
@@ -144,6 +154,9 @@ impl Error {
         match self {
             Self::PortTaken { protocol, bind, port, holder } => {
                 Self::PortTaken { protocol, bind: *bind, port: *port, holder: holder.clone() }
+            }
+            Self::NoAddress { protocol, bind, port } => {
+                Self::NoAddress { protocol, bind: *bind, port: *port }
             }
             Self::Io { action, source } => {
                 let source = match source.raw_os_error() {

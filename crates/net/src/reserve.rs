@@ -38,6 +38,9 @@ pub(crate) fn reserve(protocol: Protocol, on: Ipv4Addr, port: u16) -> Result<Own
     let error = match try_bind(protocol, on, port, false) {
         Ok(socket) => return Ok(socket),
         Err(Errno::ADDRINUSE) => Errno::ADDRINUSE,
+        Err(Errno::ADDRNOTAVAIL) => {
+            return Err(Error::NoAddress { protocol: protocol.name(), bind: on, port });
+        }
         Err(error) => return Err(failed(error.into())),
     };
     let holders = holders(protocol, on, port).map_err(failed)?;

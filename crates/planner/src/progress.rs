@@ -20,7 +20,7 @@ use crate::slot::{
 pub enum Convergence {
     /// Every wanted slot runs the current template, and nothing older is still wanted.
     Converged,
-    /// On its way; what is missing, for people: `1 of 3 running, 2 starting`.
+    /// On its way; what is missing, for people: `2 starting, 1 to be stopped`.
     Waiting { message: String },
     /// It will not converge by itself, or not soon; why.
     Failed { reason: String },
@@ -35,6 +35,13 @@ pub fn task_counts(state: &State, service: ServiceId) -> (u32, u32) {
     let runs = |slot: &&Slot<'_>| slot.wanted.iter().any(|task| is_running(task, &nodes));
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     (count(slots.iter().filter(runs).count()), count(desired))
+}
+
+/// Whether an update of a service stands still because a new task failed.
+pub fn is_halted(state: &State, service: ServiceId) -> bool {
+    let Some(service) = state.service(service) else { return false };
+    let slots = slots_of(state, service);
+    rollout::progress(&slots, service, &Nodes::new(state)) == rollout::Progress::Halted
 }
 
 /// Whether a service is as it is wanted. One that does not exist has failed.
@@ -63,9 +70,11 @@ pub fn progress(state: &State, service: ServiceId) -> Convergence {
     if done == keys.len() && superfluous == 0 {
         return Convergence::Converged;
     }
-    let mut message = describe(service, &slots, &nodes, done, keys.len());
+    let begun = slots.iter().filter(|slot| is_wanted(slot, service, &nodes));
+    let missing = keys.len().saturating_sub(begun.count());
+    let mut message = describe(service, &slots, &nodes, [missing, superfluous]);
     if let Some(reason) = stays(state, service, &slots, &nodes) {
-        message = format!("{message}: {reason}");
+        message = if message.is_empty() { reason } else { format!("{message}: {reason}") };
     }
     Convergence::Waiting { message }
 }
@@ -147,13 +156,12 @@ fn say(state: &State, service: &Service, task: &Task) -> String {
     }
 }
 
-/// `1 of 3 running, 1 starting, 1 pending: no node is ready`.
+/// `1 starting, 1 pending, 1 to be stopped: no node is ready`.
 fn describe(
     service: &Service,
     slots: &[Slot<'_>],
     nodes: &Nodes<'_>,
-    done: usize,
-    desired: usize,
+    [missing, superfluous]: [usize; 2],
 ) -> String {
     let mut counts: BTreeMap<TaskState, usize> = BTreeMap::new();
     let (mut lost, mut outdated, mut moving) = (0, 0, 0);
@@ -174,10 +182,18 @@ fn describe(
             error = error.or(task.status.error.as_deref());
         }
     }
-    let mut parts = vec![format!("{done} of {desired} running")];
     let counted = counts.iter().rev();
-    parts.extend(counted.map(|(state, count)| format!("{count} {}", state.as_str())));
-    for (count, word) in [(lost, "lost"), (outdated, "to be updated"), (moving, "to be moved")] {
+    let mut parts: Vec<String> =
+        counted.map(|(state, count)| format!("{count} {}", state.as_str())).collect();
+    // An outdated task of a slot that has its new one is on its way out.
+    let leaving = superfluous.saturating_sub(outdated + moving);
+    for (count, word) in [
+        (missing, "to be started"),
+        (lost, "lost"),
+        (outdated, "to be updated"),
+        (moving, "to be moved"),
+        (leaving, "to be stopped"),
+    ] {
         if count > 0 {
             parts.push(format!("{count} {word}"));
         }

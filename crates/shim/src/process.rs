@@ -80,7 +80,9 @@ fn prepare(description: &Description<'_>, gate: Gate) -> Outcome<Identity> {
     for stream in 0..SYNC {
         sys::give_stream(stream, identity.user, identity.group);
     }
-    enter_folder(description.text(Tag::Cwd))?;
+    // A folder that an exec names is somebody's input: a typo must not make one.
+    let named = description.exec.is_some_and(|exec| exec.text(Tag::Cwd).is_some());
+    enter_folder(description.text(Tag::Cwd), if named { Missing::Refuse } else { Missing::Make })?;
     limits().at(Step::Limits)?;
     let seccomp = description.container.bytes(Tag::Seccomp);
     let no_new_privileges = settings.has(flags::NO_NEW_PRIVILEGES);
@@ -110,13 +112,20 @@ fn prepare(description: &Description<'_>, gate: Gate) -> Outcome<Identity> {
     Ok(identity)
 }
 
-/// Makes the working directory when missing, owned by root as Docker does.
-fn enter_folder(path: &CStr) -> Outcome<()> {
+/// What to do about a working directory that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// Owned by root, as Docker does.
+    Make,
+    Refuse,
+}
+
+fn enter_folder(path: &CStr, missing: Missing) -> Outcome<()> {
     if path.is_empty() {
         return sys::change_folder(c"/").at(Step::Cwd);
     }
     match sys::change_folder(path) {
-        Err(libc::ENOENT) => {}
+        Err(libc::ENOENT) if missing == Missing::Make => {}
         Err(libc::ENOTDIR) => return Err(Failure::new(Step::CwdNotFolder, libc::ENOTDIR)),
         other => return other.at(Step::Cwd),
     }

@@ -27,7 +27,9 @@ const ARCHIVE_MAX: usize = 16;
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match &error {
-            Error::NotFound { .. } | Error::NoSuchImage { .. } => Code::NotFound,
+            Error::NotFound { .. } | Error::NoSuchImage { .. } | Error::NotLoggedIn { .. } => {
+                Code::NotFound
+            }
             Error::Reference(_)
             | Error::BadOption { .. }
             | Error::BadArchive { .. }
@@ -44,7 +46,6 @@ impl From<Error> for Failure {
             | Error::DigestMismatch { .. }
             | Error::Truncated { .. }
             | Error::DiskFull { .. }
-            | Error::NotLoggedIn { .. }
             | Error::BadCredentials { .. }
             | Error::StoreInUse { .. }
             | Error::Io { .. }

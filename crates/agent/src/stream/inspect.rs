@@ -78,16 +78,18 @@ fn look_inside(image: &Image, spec: &ServiceSpec) -> Result<(), Failure> {
 }
 
 fn port_failure(error: PortError) -> Failure {
-    let code = match &error {
+    let (code, hint) = match &error {
         PortError::Taken { .. } | PortError::Net(warren_net::Error::PortTaken { .. }) => {
-            Code::Conflict
+            (Code::Conflict, "publish another port, or stop what holds this one")
+        }
+        PortError::Net(warren_net::Error::NoAddress { .. }) => {
+            (Code::BadInput, "leave the address out, or write one that the node has")
         }
         PortError::Net(warren_net::Error::Io { .. } | warren_net::Error::Unsupported(_)) => {
-            Code::Failed
+            (Code::Failed, "warren doctor shows what the node lacks")
         }
     };
-    Failure::new(code, crate::effects::chain(&error))
-        .hint("publish another port, or stop what holds this one")
+    Failure::new(code, crate::effects::chain(&error)).hint(hint)
 }
 
 /// What works on this node and what does not.

@@ -134,7 +134,7 @@ impl Drop for Host {
             while Arc::strong_count(&native) > 1 && begin.elapsed() < Duration::from_secs(10) {
                 std::thread::yield_now();
             }
-            let disposed = Arc::into_inner(native).map(Native::dispose);
+            let disposed = Arc::into_inner(native).map(|native| native.dispose());
             if !failed {
                 disposed.expect("nobody holds the runtime").unwrap();
             }

@@ -22,7 +22,7 @@ pub(crate) struct EditFlags {
     #[arg(long, value_name = "COMMAND", value_parser = words)]
     pub(crate) args: Option<Words>,
     /// Number of replicas
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     pub(crate) replicas: Option<u32>,
     /// Add or change a variable; KEY alone takes the caller's value
     #[arg(long, value_name = "KEY=VALUE")]
@@ -49,7 +49,7 @@ pub(crate) struct EditFlags {
     #[arg(long, value_name = "KEY")]
     pub(crate) container_label_rm: Vec<String>,
     /// Host name of its containers
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", allow_hyphen_values = true)]
     pub(crate) hostname: Option<String>,
     /// Add a capability, or drop it no longer
     #[arg(long, value_name = "CAP")]

@@ -80,7 +80,7 @@ impl Failure {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             return Self::new(Exit::Silent(0), "");
         }
-        Self::failed(format!("write to standard output: {error}"))
+        Self::failed(format!("write to standard output: {}", plain(error)))
     }
 }
 
@@ -92,6 +92,14 @@ impl fmt::Display for Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
+        // Words of the transport's, which mean nothing to people.
+        if std::error::Error::source(&status).is_some() {
+            return Self::new(
+                Exit::Unreachable,
+                "the node ended the conversation before it was over",
+            )
+            .hint("try again; if it stays so, look into the log of the node");
+        }
         let exit = match status.code() {
             Code::InvalidArgument | Code::OutOfRange => Exit::Input,
             Code::NotFound => Exit::NotFound,

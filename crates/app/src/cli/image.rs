@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
+use warren_model::service::{is_user, parse_signal};
 use warren_proto::v1;
 use warren_proto::v1::{frame, open_stream};
 
@@ -73,14 +74,30 @@ pub(crate) struct ImportArgs {
     #[arg(short, long, value_name = "DIR", default_value = "")]
     workdir: String,
     /// User: name, uid, user:group or uid:gid
-    #[arg(short, long, value_name = "USER", default_value = "")]
+    #[arg(short, long, value_name = "USER", default_value = "", value_parser = user)]
     user: String,
     /// Port that its program listens on, e.g. 80/tcp
     #[arg(long, value_name = "PORT")]
     expose: Vec<String>,
     /// Signal that asks a container to end
-    #[arg(long, value_name = "SIGNAL", default_value = "")]
+    #[arg(long, value_name = "SIGNAL", default_value = "", value_parser = stop_signal)]
     stop_signal: String,
+}
+
+/// Empty is nobody in particular.
+fn user(text: &str) -> Result<String, String> {
+    match text.is_empty() || is_user(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("{text:?} is not of the form user, uid, user:group or uid:gid")),
+    }
+}
+
+/// Empty is the usual one.
+fn stop_signal(text: &str) -> Result<String, String> {
+    match text.is_empty() || parse_signal(text).is_some() {
+        true => Ok(text.to_owned()),
+        false => Err(format!("{text:?} is not a signal; write e.g. SIGTERM, INT or 15")),
+    }
 }
 
 #[derive(Debug, Args)]

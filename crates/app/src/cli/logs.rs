@@ -22,7 +22,7 @@ pub(crate) struct LogsArgs {
     #[arg(short, long)]
     follow: bool,
     /// Only the last N lines of each replica
-    #[arg(short = 'n', long, value_name = "N", value_parser = tail)]
+    #[arg(short = 'n', long, value_name = "N", allow_hyphen_values = true, value_parser = tail)]
     tail: Option<Tail>,
     /// Only what is newer, e.g. 10m or 2026-01-31T08:00:00Z
     #[arg(long, value_name = "MOMENT", value_parser = moment::parse)]

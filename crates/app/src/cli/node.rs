@@ -73,7 +73,7 @@ pub(crate) struct WaitServiceArgs {
     #[arg(value_name = "SERVICE")]
     service: String,
     /// Give up after this time
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     timeout: Option<u64>,
 }
 

@@ -45,7 +45,7 @@ pub(crate) struct CreateFlags {
     #[arg(long, value_name = "REF")]
     image: String,
     /// Number of replicas [default: 1]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     replicas: Option<u32>,
     /// replicated, or one on every node
     #[arg(long, value_enum, default_value_t = ModeFlag::Replicated)]
@@ -66,7 +66,7 @@ pub(crate) struct CreateFlags {
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     container_label: Vec<(String, String)>,
     /// Host name of its containers
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", allow_hyphen_values = true)]
     hostname: Option<String>,
     /// Add a capability
     #[arg(long, value_name = "CAP")]
@@ -88,7 +88,7 @@ pub(crate) struct CreateFlags {
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct CommonFlags {
     /// User: name, uid, user:group or uid:gid
-    #[arg(short, long, value_name = "USER")]
+    #[arg(short, long, value_name = "USER", allow_negative_numbers = true)]
     pub(crate) user: Option<String>,
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
@@ -97,37 +97,37 @@ pub(crate) struct CommonFlags {
     #[arg(long, value_name = "COMMAND", value_parser = words)]
     pub(crate) entrypoint: Option<Words>,
     /// Processor time, e.g. 0.5 or 2 cores
-    #[arg(long, value_name = "CORES", value_parser = cores)]
+    #[arg(long, value_name = "CORES", allow_hyphen_values = true, value_parser = cores)]
     pub(crate) limit_cpu: Option<u32>,
     /// Memory, e.g. 128MiB
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = bytes)]
     pub(crate) limit_memory: Option<u64>,
     /// Processes and threads
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     pub(crate) limit_pids: Option<u32>,
     /// Signal that asks a container to end
     #[arg(long, value_name = "SIGNAL")]
     pub(crate) stop_signal: Option<String>,
     /// Time from that signal to SIGKILL, e.g. 10s
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) stop_grace_period: Option<u64>,
     /// When a container that ended is started again [default: any]
     #[arg(long, value_enum, value_name = "CONDITION")]
     pub(crate) restart_condition: Option<ConditionFlag>,
     /// Pause before a restart; doubles while it keeps failing [default: 100ms]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) restart_delay: Option<u64>,
     /// Restarts within the window before the replica counts as failed; 0 is no limit
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     pub(crate) restart_max_attempts: Option<u32>,
     /// Running this long forgets earlier failures [default: 10s]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) restart_window: Option<u64>,
     /// Replicas replaced at a time; 0 is all [default: 1]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     pub(crate) update_parallelism: Option<u32>,
     /// Pause between batches
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) update_delay: Option<u64>,
     /// Whether the new one starts before the old one stops [default: start-first]
     #[arg(long, value_enum, value_name = "ORDER")]

@@ -119,13 +119,9 @@ fn describe(goal: &Goal<'_>, progress: &v1::Progress) -> String {
         (true, false) => "removing".to_owned(),
         (false, _) => format!("{}/{} running", progress.running, progress.desired),
     };
-    // Planners begin with the count, too.
-    let count = format!("{} of {} running", progress.running, progress.desired);
-    let message = progress.message.strip_prefix(&count).unwrap_or(&progress.message);
-    let message = message.trim_start_matches(", ");
-    if !message.is_empty() {
+    if !progress.message.is_empty() {
         text.push_str(", ");
-        text.push_str(message);
+        text.push_str(&progress.message);
     }
     text
 }

@@ -33,6 +33,7 @@ const ENTERED: u32 = 0o755;
 /// This process alone uses the folders while this lives.
 pub(crate) struct Held {
     pid_path: PathBuf,
+    socket: PathBuf,
     _pid: File,
     _data: File,
 }
@@ -43,24 +44,31 @@ pub(crate) fn folder(path: &Path, mode: u32) -> Result<(), Failure> {
     made.map_err(|e| Failure::failed(format!("make folder {}: {e}", path.display())))
 }
 
+/// Whether the folders can be those of a daemon at all.
+///
+/// # Errors
+/// [`Exit::Input`] for a path that is too long for a socket.
+pub(crate) fn check(settings: &NodeSettings) -> Result<(), Failure> {
+    socket::check(&settings.socket())
+}
+
 /// Makes the folders and takes them for this process.
 ///
 /// # Errors
-/// [`Exit::Conflict`] naming the process that has them; [`Exit::Input`] for a path that is too
-/// long for a socket.
+/// [`Exit::Conflict`] naming the process that has them.
 pub(crate) fn hold(settings: &NodeSettings) -> Result<Held, Failure> {
-    socket::check(&settings.socket())?;
     folder(&settings.data_dir, PRIVATE)?;
     folder(&settings.run_dir, ENTERED)?;
     let data = lock(&settings.data_dir.join(LOCK_NAME), &settings.data_dir)?;
     let pid_path = settings.pid_file();
     let pid = lock(&pid_path, &settings.run_dir)?;
-    Ok(Held { pid_path, _pid: pid, _data: data })
+    Ok(Held { pid_path, socket: settings.socket(), _pid: pid, _data: data })
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // While the lock is still ours, so that it is not a successor's file.
+        // While the lock is still ours, so that they are not a successor's files.
+        let _ = fs::remove_file(&self.socket);
         let _ = fs::remove_file(&self.pid_path);
     }
 }

@@ -72,7 +72,9 @@ pub(crate) fn run(role: Role, printer: &mut Printer) -> Result<(), Failure> {
         Role::Restore(_, flags) => return offline::restore(settings, flags, printer),
         Role::Recover(_, flags) => return offline::recover(settings, flags, printer),
     };
+    let fit = fit(&begin, &settings);
     if flags.detach {
+        fit?;
         let token = match &begin {
             Begin::Join(settings) => Some(settings.token.to_text()),
             Begin::Init { .. } | Begin::Run => None,
@@ -87,13 +89,27 @@ pub(crate) fn run(role: Role, printer: &mut Printer) -> Result<(), Failure> {
     if report {
         detach::settle();
     }
-    let outcome = run_here(begin, settings, report);
+    let outcome = fit.and_then(|()| run_here(begin, settings, report));
     if let Err(failure) = &outcome
         && report
     {
         detach::failed(failure);
     }
     outcome
+}
+
+/// What can be told before anything is made: a refused start leaves nothing behind.
+fn fit(begin: &Begin, settings: &NodeSettings) -> Result<(), Failure> {
+    daemon::check(settings)?;
+    if matches!(begin, Begin::Run) {
+        start::check(begin, &settings.data_dir)?;
+    }
+    let mut features = warren_runtime::native::features().into_iter();
+    match features.find(|feature| feature.required && !feature.ok) {
+        None => Ok(()),
+        Some(missing) => Err(Failure::failed(format!("{}: {}", missing.name, missing.detail))
+            .hint("warren doctor shows all that is missing")),
+    }
 }
 
 fn run_here(begin: Begin, settings: NodeSettings, report: bool) -> Result<(), Failure> {

@@ -162,6 +162,7 @@ pub(super) struct Node {
     pub(super) shared: Arc<Shared>,
     agent: Held,
     met: watch::Receiver<Option<ManagerAddress>>,
+    runtime: Arc<Native>,
     net: Arc<Net>,
     keeper: JoinHandle<Kept>,
     stop: CancellationToken,
@@ -209,7 +210,7 @@ impl Node {
         }
         admin.open(Rooms {
             shared: Arc::clone(&shared),
-            runtime,
+            runtime: runtime.clone(),
             agent: Arc::clone(&metrics),
             manager: met.clone(),
             pool: (pool.address, pool.prefix),
@@ -225,7 +226,7 @@ impl Node {
         };
         let stop = CancellationToken::new();
         let keeper = tokio::spawn(keeper.run(stop.clone()));
-        Ok(Self { shared, agent, met, net, keeper, stop })
+        Ok(Self { shared, agent, met, runtime, net, keeper, stop })
     }
 
     /// Resolves once there is a session with a manager.
@@ -253,7 +254,7 @@ impl Node {
 
     /// Agent first, while its last reports still find a manager; the store last.
     pub(super) async fn stop(self, left: Option<Managing>, with_containers: bool) {
-        let Self { shared, agent, met: _, net, keeper, stop } = self;
+        let Self { shared, agent, met: _, runtime, net, keeper, stop } = self;
         stop.cancel();
         let managing = match left {
             Some(managing) => Some(managing),
@@ -265,8 +266,13 @@ impl Node {
         if let Some(agent) = agent {
             agent.stop(with_containers).await;
         }
-        if with_containers && let Err(error) = net.clean().await {
-            tracing::warn!(%error, "network of this node was not removed");
+        if with_containers {
+            if let Err(error) = net.clean().await {
+                tracing::warn!(%error, "network of this node was not removed");
+            }
+            if let Err(error) = runtime.dispose() {
+                tracing::warn!(error = failed(&error).message, "control groups were not removed");
+            }
         }
         if let Some(managing) = managing {
             managing.stop(&shared).await;

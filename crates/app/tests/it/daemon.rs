@@ -132,7 +132,7 @@ fn host_stop_with_containers_leaves_nothing_and_run_brings_it_back() {
     ]);
     node.ok(&["node", "stop", "--with-containers"]);
     let left = node.footprint();
-    for kind in ["mounts", "processes", "cgroups", "run folders"] {
+    for kind in ["mounts", "processes", "cgroups", "cgroups of the node", "run folders"] {
         assert_eq!(left[kind], clean[kind], "{kind}: {left:?}");
     }
     node.ok(&["node", "run", "--detach"]);

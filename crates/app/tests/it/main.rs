@@ -12,4 +12,5 @@ mod client;
 mod daemon;
 mod input;
 mod node;
+mod registry;
 mod service;

@@ -203,6 +203,11 @@ impl Node {
         })
     }
 
+    /// Does something inside the node's network.
+    pub(crate) fn within<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.namespace.within(work)
+    }
+
     /// A listener of a foreign process on the node's network.
     pub(crate) fn occupy(&self, port: u16) -> std::net::TcpListener {
         self.namespace.within(|| std::net::TcpListener::bind(("0.0.0.0", port)).unwrap())
@@ -219,6 +224,7 @@ impl Node {
         let addresses = inside(&["nft", "list", "ruleset"]);
         let elements = addresses.lines().filter(|l| l.contains("10.128.")).count();
         let containers = self.run_dir().join("c");
+        let [groups, own_groups] = cgroups(&self.key());
         let folders = fs::read_dir(containers).map_or(0, Iterator::count);
         [
             ("mounts", mounts() - self.mounts_before.min(mounts())),
@@ -226,7 +232,8 @@ impl Node {
             ("rules with addresses", elements),
             ("run folders", folders),
             ("processes", self.processes().len()),
-            ("cgroups", cgroups(&self.key())),
+            ("cgroups", groups),
+            ("cgroups of the node", own_groups),
         ]
         .into()
     }
@@ -290,20 +297,23 @@ fn mounts() -> usize {
     fs::read_to_string("/proc/self/mounts").unwrap().lines().count()
 }
 
-fn cgroups(key: &str) -> usize {
-    fn count(folder: &Path, key: &str, depth: u32) -> usize {
-        let Ok(entries) = fs::read_dir(folder) else { return 0 };
-        let folders = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
-        folders
-            .map(|entry| {
-                // Groups of containers, not the node's own above them.
-                let named = folder.to_string_lossy().contains(key);
-                let below = if depth > 0 { count(&entry.path(), key, depth - 1) } else { 0 };
-                usize::from(named) + below
-            })
-            .sum()
+/// Groups of containers and, apart, those of the node above them.
+fn cgroups(key: &str) -> [usize; 2] {
+    fn count(folder: &Path, key: &str, depth: u32, counts: &mut [usize; 2]) {
+        let Ok(entries) = fs::read_dir(folder) else { return };
+        for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+            let below = folder.to_string_lossy().contains(key);
+            let own = entry.file_name().to_string_lossy().contains(key);
+            counts[0] += usize::from(below);
+            counts[1] += usize::from(own && !below);
+            if depth > 0 {
+                count(&entry.path(), key, depth - 1, counts);
+            }
+        }
     }
-    count(Path::new("/sys/fs/cgroup"), key, 6)
+    let mut counts = [0; 2];
+    count(Path::new("/sys/fs/cgroup"), key, 6, &mut counts);
+    counts
 }
 
 /// SIGKILL, then the end of the process.

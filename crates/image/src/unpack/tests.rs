@@ -143,12 +143,11 @@ fn paths_out_of_the_layer_are_refused() {
     refuse(Tar::default().file("../secret", "x"), "entry \"../secret\": path with \"..\"");
     refuse(Tar::default().file("a/../../secret", "x"), "path with \"..\"");
     refuse(Tar::default().file("a/..", "x"), "path with \"..\"");
-    refuse(Tar::default().file("/etc/passwd", "x"), "entry \"/etc/passwd\": absolute path");
-    refuse(Tar::default().file("/../secret", "x"), "absolute path");
+    refuse(Tar::default().file("/../secret", "x"), "path with \"..\"");
     refuse(Tar::default().dir("../", 0o755), "path with \"..\"");
     refuse(Tar::default().link("../l", "x"), "path with \"..\"");
     refuse(Tar::default().pax(&[("path", b"../secret")]).file("ok", "x"), "path with \"..\"");
-    refuse(Tar::default().long(b'L', "/abs").file("ok", "x"), "absolute path");
+    refuse(Tar::default().long(b'L', "/../abs").file("ok", "x"), "path with \"..\"");
     refuse(Tar::default().link(".", "x"), "root must be a folder");
 }
 

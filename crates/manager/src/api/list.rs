@@ -51,7 +51,7 @@ fn row(view: &State, service: &Service) -> v1::Service {
 fn update_state(view: &State, service: &Service) -> &'static str {
     let stale = |task: &Task| task.desired == Desired::Running && task.template != service.template;
     if view.tasks_of(service.id).any(stale) {
-        "updating"
+        if warren_planner::is_halted(view, service.id) { "halted" } else { "updating" }
     } else if service.template > 1 {
         "completed"
     } else {

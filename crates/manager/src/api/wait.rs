@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use warren_model::ServiceId;
-use warren_model::task::{Desired, Task};
+use warren_model::task::{Desired, Task, TaskState};
+use warren_model::{ServiceId, Time};
 use warren_planner::Convergence;
 use warren_proto::v1;
 use warren_state::State;
@@ -17,6 +17,9 @@ use crate::api::{REVISION_WAIT_MS, view_at};
 use crate::core::Core;
 use crate::refusal::Refusal;
 
+/// How long what runs must have stayed up before a service counts as converged: programs that
+/// cannot work mostly end within their first second.
+const STEADY_MS: u64 = 1000;
 /// Lines on their way to one reader. A slow reader misses lines in between, never the last.
 const QUEUE_MAX: usize = 4;
 
@@ -58,12 +61,24 @@ async fn follow(
     let mut told = None;
     // What a line depends on: while these stand, nothing is to be counted again.
     let mut counted = None;
+    let mut steady_at_ms = None;
     loop {
         moved.mark_unchanged();
         let view = core.store.view();
         let basis = (view.activity(goal.service), view.topology());
-        if counted.replace(basis) != Some(basis) {
-            let line = observe(&view, goal);
+        let moved_on = counted.replace(basis) != Some(basis);
+        if moved_on || steady_at_ms.is_some_and(|at| at <= core.clock.monotonic_ms()) {
+            let mut line = observe(&view, goal);
+            let left = if line.converged { unsteady_ms(&view, goal, core.now()) } else { 0 };
+            // Counted from here on the monotonic clock, once: clocks of nodes may differ.
+            steady_at_ms = match steady_at_ms {
+                Some(at) if !moved_on => Some(at),
+                _ => (left > 0).then(|| core.clock.monotonic_ms() + left),
+            };
+            if steady_at_ms.is_some_and(|at| at > core.clock.monotonic_ms()) {
+                line.converged = false;
+                line.message = "staying up".to_owned();
+            }
             let last = line.converged || !line.failure.is_empty();
             if told.as_ref() != Some(&line) {
                 if out.send(Ok(line.clone())).await.is_err() {
@@ -77,9 +92,20 @@ async fn follow(
         }
         tokio::select! {
             changed = moved.changed() => if changed.is_err() { return },
+            () = core.sleep_until(steady_at_ms) => {}
             () = out.closed() => return,
         }
     }
+}
+
+/// For how much longer the youngest running task must stay up; 0 when all have.
+fn unsteady_ms(view: &State, goal: Goal, now: Time) -> u64 {
+    let runs =
+        |task: &&Task| task.desired == Desired::Running && task.status.state == TaskState::Running;
+    let running = view.tasks_of(goal.service).filter(runs);
+    let youngest = running.map(|task| task.status.since).max();
+    // A clock that is ahead of ours asks for no more than the whole time.
+    youngest.map_or(0, |since| STEADY_MS.saturating_sub(now.since_ms(since)))
 }
 
 fn observe(view: &State, goal: Goal) -> v1::Progress {

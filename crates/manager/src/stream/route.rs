@@ -38,7 +38,7 @@ pub(crate) fn route(core: &Core, open: v1::OpenStream) -> Result<Route, Refusal>
             Ok(Route::Node(node, Box::new(request(node, Kind::Exec(exec)))))
         }
         Kind::Logs(logs) => {
-            let target = target::resolve(&core.store.view(), &logs.target)?;
+            let target = target::resolve_present(&core.store.view(), &logs.target)?;
             Ok(Route::Logs(target, logs))
         }
         kind @ (Kind::ImagePull(_)

@@ -3,6 +3,7 @@
 //! Pure. Names win over ids, since names are what people choose; a beginning
 //! of an id is enough if only one object's id begins so.
 
+use warren_model::service::Mode;
 use warren_model::task::{Desired, Task, TaskState};
 use warren_model::{ServiceId, TaskId};
 use warren_state::State;
@@ -65,6 +66,23 @@ pub(crate) fn find_task(view: &State, text: &str) -> Result<Option<TaskId>, Refu
     }
 }
 
+/// Finds out what `text` means, and that something of it is there or to come: a slot that the
+/// service neither has nor will have is a typo.
+pub(crate) fn resolve_present(view: &State, text: &str) -> Result<Target, Refusal> {
+    let target = resolve(view, text)?;
+    let to_come = match target {
+        Target::Service(_) | Target::Task(_) => true,
+        Target::Slot(id, slot) => view.service(id).is_some_and(|service| match service.spec.mode {
+            Mode::Replicated { replicas } => (1..=replicas).contains(&slot),
+            Mode::Global => slot == 1,
+        }),
+    };
+    match to_come || !tasks(view, target).is_empty() {
+        true => Ok(target),
+        false => Err(Refusal::not_found(format!("no task {text}")).hint(LISTING)),
+    }
+}
+
 /// Tasks of a target, in order of slot.
 pub(crate) fn tasks(view: &State, target: Target) -> Vec<&Task> {
     match target {
@@ -120,6 +138,22 @@ mod tests {
         check("shop.1", "NotFound: no service shop");
         check("db", "FailedPrecondition: db has no running task");
         check("", "NotFound: no service or task ");
+    }
+
+    #[test]
+    fn slots_that_are_there_or_to_come() {
+        let view = world("web: 1 running a, 2 failed a, 3 running b\ndb: 1 pending");
+        for (text, expected) in [
+            ("web", "ok"),
+            ("web.3", "ok"),
+            ("web.0", "no task web.0"),
+            ("web.4", "no task web.4"),
+            ("db.2", "no task db.2"),
+        ] {
+            let got = resolve_present(&view, text);
+            let got = got.map_or_else(|refusal| refusal.to_string(), |_| "ok".to_owned());
+            assert_eq!(got, expected, "{text}");
+        }
     }
 
     #[test]

@@ -35,6 +35,15 @@ const SIGNALS: [(&str, i32); 31] = [
     ("SYS", 31),
 ];
 
+/// Whether `text` has the form `user`, `uid`, `user:group` or `uid:gid`.
+pub fn is_user(text: &str) -> bool {
+    let sane = |part: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_graphic() && c != '/' && c != ':')
+    };
+    let (user, group) = text.split_once(':').map_or((text, None), |(u, g)| (u, Some(g)));
+    sane(user) && group.is_none_or(sane)
+}
+
 /// The number of a signal given as `SIGTERM`, `term`, `15` or `RTMIN+3`.
 pub fn parse_signal(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {

@@ -45,7 +45,7 @@ fn host_busy_port_names_its_holder() {
         assert_eq!(error.to_string(), format!("port 8080/tcp on 0.0.0.0 is taken by {own}"));
         // An address that is not the host's is another error.
         let error = world.net.reserve(Tcp, Ipv4Addr::new(198, 51, 100, 1), 80).unwrap_err();
-        assert_eq!(error.to_string(), "reserve port 80/tcp on 198.51.100.1");
+        assert_eq!(error.to_string(), "port 80/tcp on 198.51.100.1: the node has no such address");
         assert!(world.net.reserve(Tcp, ANY, 0).is_err());
     });
 }

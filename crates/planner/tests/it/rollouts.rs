@@ -10,13 +10,13 @@ fn rollout_start_first() {
         plan => +web.1@a +web.2@b +web.3@a
         start
         update web image=b
-        progress web => 0 of 3 running, 3 to be updated
+        progress web => 3 to be updated
         plan => +web.1/2@b
         counts web => 3/3
         plan =>
         start
         plan => -web.1 +web.2/2@a
-        progress web => 1 of 3 running, 1 assigned, 1 to be updated
+        progress web => 1 assigned, 1 to be updated, 1 to be stopped
         obey
         start
         plan => -web.2 +web.3/2@b

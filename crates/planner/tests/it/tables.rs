@@ -12,9 +12,9 @@ fn a_new_service_is_one_plan() {
         "nodes a b
         service web n=3
         counts web => 0/3
-        progress web => 0 of 3 running
+        progress web => 3 to be started
         plan => +web.1@a +web.2@b +web.3@a
-        progress web => 0 of 3 running, 3 assigned
+        progress web => 3 assigned
         start web.2
         counts web => 1/3
         start
@@ -46,7 +46,7 @@ fn scaling() {
         plan => +web.1@a +web.2@a +web.3@a
         start
         update web n=1
-        progress web => 1 of 1 running
+        progress web => 2 to be stopped
         plan => x web.3 x web.2
         obey
         plan => drop web.3 drop web.2
@@ -93,7 +93,7 @@ fn what_cannot_be_placed_says_why_once() {
     check(
         "service web
         plan => +web.1
-        progress web => 0 of 1 running, 1 pending: the cluster has no node
+        progress web => 1 pending: the cluster has no node
         plan =>
         nodes a
         plan => place web.1@a",
@@ -104,7 +104,7 @@ fn what_cannot_be_placed_says_why_once() {
         drain b
         service web
         plan => +web.1
-        progress web => 0 of 1 running, 1 pending: no node is ready for tasks: 1 paused, 1 draining
+        progress web => 1 pending: no node is ready for tasks: 1 paused, 1 draining
         active b
         pause b
         plan => why web.1: no node is ready for tasks: 2 paused
@@ -115,7 +115,7 @@ fn what_cannot_be_placed_says_why_once() {
         "nodes a b
         service web n=3 host=80
         plan => +web.1@a +web.2@b +web.3
-        progress web => 0 of 3 running, 2 assigned, 1 pending: \
+        progress web => 2 assigned, 1 pending: \
          host port 80 is in use on every ready node (2)
         start
         fail web.1
@@ -164,7 +164,7 @@ fn lost_tasks_move_if_another_node_can_take_them() {
         down b
         plan => b is down +web.2@a -web.2
         counts web => 1/2
-        progress web => 1 of 2 running, 1 assigned
+        progress web => 1 assigned
         start
         up b
         plan => b is ready
@@ -180,7 +180,7 @@ fn lost_tasks_move_if_another_node_can_take_them() {
         down a
         plan => a is down
         counts web => 0/1
-        progress web => 0 of 1 running, 1 lost
+        progress web => 1 lost
         up a
         plan => a is ready
         progress web => converged",
@@ -209,7 +209,7 @@ fn failures_back_off_and_avoid_the_node() {
         plan => wake 1s
         wait 1s
         plan => -web.1 +web.1@b
-        progress web => 0 of 1 running, 1 assigned
+        progress web => 1 assigned
         reject web.1
         progress web => failed: web.1 is rejected on b: no such image
         plan => wake 5s
@@ -416,7 +416,7 @@ fn addresses_and_blocks() {
     );
     assert_eq!(addresses(&world), "10.128.0.2 10.128.0.6 10.128.0.10 10.128.0.14 -");
     let why = "no free address: the pool 10.128.0.0/28 is used up";
-    assert_eq!(world.run("progress web"), format!("0 of 5 running, 4 assigned, 1 pending: {why}"));
+    assert_eq!(world.run("progress web"), format!("4 assigned, 1 pending: {why}"));
     world.run("start");
     world.run("update web n=1");
     world.run("plan");

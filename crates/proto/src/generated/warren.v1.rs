@@ -355,7 +355,7 @@ pub struct Service {
     pub running: u32,
     #[prost(uint32, tag = "9")]
     pub desired: u32,
-    /// none | updating | completed
+    /// none | updating | halted | completed
     #[prost(string, tag = "10")]
     pub update_state: ::prost::alloc::string::String,
 }

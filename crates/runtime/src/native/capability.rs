@@ -72,6 +72,11 @@ pub(crate) fn bit(name: &str) -> Option<u64> {
     Some(1 << at)
 }
 
+/// Names of the bits of a set.
+pub(crate) fn names(set: u64) -> Vec<&'static str> {
+    NAMES.iter().enumerate().filter(|(at, _)| set >> at & 1 == 1).map(|(_, name)| *name).collect()
+}
+
 /// The set of a container. `available` is what this process could hand on at all.
 ///
 /// Adding is stronger than dropping when both name one capability, and `ALL` stands for every

@@ -69,6 +69,9 @@ impl<'a> Subject<'a> {
             Step::CwdNotFolder => {
                 Some(format!("working directory \"{}\" is not a directory", self.cwd))
             }
+            Step::Cwd if errno == libc::ENOENT => {
+                Some(format!("working directory \"{}\" does not exist", self.cwd))
+            }
             Step::Cwd => Some(format!("working directory \"{}\": {source}", self.cwd)),
             Step::MountSource => Some(format!("{}: {source}", self.mount(index))),
             Step::MountTarget => {

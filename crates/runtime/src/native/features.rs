@@ -58,32 +58,34 @@ fn feature(name: &'static str, required: bool, answer: Result<String, String>) -
 }
 
 fn kernel() -> Feature {
-    let uname = uname();
-    let release = uname.release().to_string_lossy();
+    feature("kernel", true, new_enough(&uname().release().to_string_lossy()))
+}
+
+fn new_enough(release: &str) -> Result<String, String> {
     let mut parts = release.split(|char: char| !char.is_ascii_digit()).map(str::parse::<u32>);
     let version = (parts.next().and_then(Result::ok), parts.next().and_then(Result::ok));
     let (major, minor) = KERNEL_MIN;
-    let answer = match version {
+    match version {
         (Some(own_major), Some(own_minor)) if (own_major, own_minor) < KERNEL_MIN => {
             Err(format!("Linux {release}: at least {major}.{minor} is needed"))
         }
         (Some(_), Some(_)) => Ok(format!("Linux {release}")),
         // An unusual name proves nothing; the other checks will tell.
         (_, _) => Ok(format!("Linux {release}, version not understood")),
-    };
-    feature("kernel", true, answer)
+    }
 }
 
 fn privileges() -> Feature {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let own = capability::available(&status);
-    let missing = CAPABILITIES & !own;
-    let answer = if missing == 0 {
-        Ok("root with the capabilities that containers need".to_owned())
-    } else {
-        Err(format!("capabilities are missing (mask {missing:#x}); the daemon must run as root"))
-    };
-    feature("privileges", true, answer)
+    feature("privileges", true, mighty_enough(capability::available(&status)))
+}
+
+fn mighty_enough(own: u64) -> Result<String, String> {
+    let missing = capability::names(CAPABILITIES & !own).join(", ");
+    match missing.is_empty() {
+        true => Ok("root with the capabilities that containers need".to_owned()),
+        false => Err(format!("the daemon must run as root; it lacks the capabilities {missing}")),
+    }
 }
 
 fn overlay() -> Feature {
@@ -157,6 +159,36 @@ fn controllers() -> Feature {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[track_caller]
+    fn check(answer: Result<String, String>, expected: &str) {
+        let text = answer.unwrap_or_else(|why| format!("missing: {why}"));
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn kernels() {
+        check(new_enough("5.12.0"), "Linux 5.12.0");
+        check(new_enough("6.1.0-18-amd64"), "Linux 6.1.0-18-amd64");
+        check(
+            new_enough("5.10.0-28-amd64"),
+            "missing: Linux 5.10.0-28-amd64: at least 5.12 is needed",
+        );
+        check(new_enough("4.19"), "missing: Linux 4.19: at least 5.12 is needed");
+        check(new_enough("mine"), "Linux mine, version not understood");
+    }
+
+    #[test]
+    fn daemons_without_privileges() {
+        check(mighty_enough(u64::MAX), "root with the capabilities that containers need");
+        let no_network = mighty_enough(!(1 << 12));
+        check(
+            no_network,
+            "missing: the daemon must run as root; it lacks the capabilities NET_ADMIN",
+        );
+        let nobody = mighty_enough(0).unwrap_err();
+        assert!(nobody.ends_with("CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_CHROOT, SYS_PTRACE, SYS_ADMIN, MKNOD"), "{nobody}");
+    }
 
     #[test]
     fn host_features_are_there() {

@@ -131,11 +131,11 @@ impl Native {
 
 impl Native {
     /// Removes the folders and control groups that all containers of this node share, for a node
-    /// that leaves for good. Containers must have been removed.
+    /// that stopped with its containers. [`Native::open`] makes them again.
     ///
     /// # Errors
     /// When containers are left, or the kernel refuses.
-    pub fn dispose(self) -> Result<(), Error> {
+    pub fn dispose(&self) -> Result<(), Error> {
         let shared = &self.shared;
         let action = "remove the folders and control groups of all containers";
         shared.folders.dispose().map_err(io_error(action))?;

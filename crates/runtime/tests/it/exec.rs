@@ -143,10 +143,16 @@ async fn host_exec_refusals() {
             ExecSpec { cwd: Some("/etc/passwd".to_owned()), ..spec(&["true"]) },
             "working directory \"/etc/passwd\" is not a directory",
         ),
+        (
+            ExecSpec { cwd: Some("/no/such/folder".to_owned()), ..spec(&["true"]) },
+            "working directory \"/no/such/folder\" does not exist",
+        ),
     ] {
         let error = host.exec(exec).await.err().unwrap();
         assert_eq!(error.to_string(), expected);
     }
+    let (code, stdout, _) = host.executed(spec(&["ls", "-d", "/no"])).await;
+    assert_eq!((code, stdout.as_str()), (1, ""));
     // Descriptors of the host are closed before the working directory is entered.
     for number in 3..20 {
         let exec = ExecSpec {

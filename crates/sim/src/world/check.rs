@@ -146,7 +146,7 @@ impl World {
         }
         let now = warren_model::Time(EPOCH_MS + self.now_ms);
         self.beats.seen.insert(self.node_id, Seen { at: now, rtt_ms: 0 });
-        let crashing = self.state.services().any(|s| s.spec.task.command.first().is_some());
+        let crashing = self.state.services().any(|s| !s.spec.task.command.is_empty());
         for mut index in [self.index.clone(), warren_planner::Index::default()] {
             let mut ids = Ids(&self.rng);
             let plan = warren_planner::plan(&self.state, &mut index, &self.beats, &mut ids, now);

@@ -35,9 +35,12 @@ async fn flags() {
             "service create web --image nginx -p 80:80 -p 80:81",
             "service create web --image nginx --limit-memory 5x",
             "service create web --image nginx --limit-memory 1k",
+            "service create web --image nginx --limit-memory -5",
             "service create web --image nginx --limit-cpu fast",
+            "service create web --image nginx --limit-cpu -1",
             "service create web --image nginx --restart-delay soon",
             "service create web --image nginx --stop-grace-period 5",
+            "service create web --image nginx --stop-grace-period -5s",
             "service create web --image nginx -e =x",
             "service create web --image nginx -e A=1 -e A=2",
             "service create web --image nginx --env-file /none/such",
@@ -46,7 +49,10 @@ async fn flags() {
             "service create web --image nginx --stop-signal SIGFOO",
             "service create web --image nginx --cap-add NET",
             "service create web --image nginx --log-opt max-files=3",
+            "service create web --image nginx --log-opt max-file=0",
+            "service create web --image nginx --log-opt max-size=1",
             "service create web --image nginx --hostname a_b",
+            "service create web --image nginx --hostname -a",
             "service create web --image nginx --label =x",
             "service create web --image nginx --entrypoint \"sh -c 'x\"",
             "service create web --image ''",
@@ -81,13 +87,19 @@ async fn flags() {
             $ service create web --image nginx --limit-memory 5x
             2 error: --limit-memory: "5x" is not a size; write a number with B, KB, MB, GB, KiB, MiB, GiB, k, m or g, e.g. 128MiB
             $ service create web --image nginx --limit-memory 1k
-            2 error: --limit-memory: "1024" is less than 4194304 bytes (4 MiB)
+            2 error: --limit-memory: "1024" is less than 6291456 bytes (6 MiB)
+            $ service create web --image nginx --limit-memory -5
+            2 error: --limit-memory: "-5" is not a size; write a number with B, KB, MB, GB, KiB, MiB, GiB, k, m or g, e.g. 128MiB
             $ service create web --image nginx --limit-cpu fast
             2 error: --limit-cpu: "fast" is not a number of cores; write e.g. 0.5 or 2 (at least 0.001, at most 1000)
+            $ service create web --image nginx --limit-cpu -1
+            2 error: --limit-cpu: "-1" is not a number of cores; write e.g. 0.5 or 2 (at least 0.001, at most 1000)
             $ service create web --image nginx --restart-delay soon
             2 error: --restart-delay: "soon" is not a duration; write numbers with ms, s, m, h or d, e.g. 1m30s
             $ service create web --image nginx --stop-grace-period 5
             2 error: --stop-grace-period: "5" is not a duration; write numbers with ms, s, m, h or d, e.g. 1m30s
+            $ service create web --image nginx --stop-grace-period -5s
+            2 error: --stop-grace-period: "-5s" is not a duration; write numbers with ms, s, m, h or d, e.g. 1m30s
             $ service create web --image nginx -e =x
             2 error: --env: "=x" is not of the form KEY=value
             $ service create web --image nginx -e A=1 -e A=2
@@ -104,8 +116,14 @@ async fn flags() {
             2 error: --cap-add or --cap-drop: "NET" is not a capability; write e.g. NET_ADMIN or ALL
             $ service create web --image nginx --log-opt max-files=3
             2 error: --log-opt: there is no option "max-files"; did you mean max-file?
+            $ service create web --image nginx --log-opt max-file=0
+            2 error: --log-opt: "max-file=0" keeps nothing, allowed is 1 or more
+            $ service create web --image nginx --log-opt max-size=1
+            2 error: --log-opt: "max-size=1" is less than 4096 bytes
             $ service create web --image nginx --hostname a_b
             2 error: --hostname: "a_b" is not a host name (letters, digits and '-', at most 64)
+            $ service create web --image nginx --hostname -a
+            2 error: --hostname: "-a" is not a host name (letters, digits and '-', at most 64)
             $ service create web --image nginx --label =x
             2 error: --label: "=x" is not of the form KEY=value
             $ service create web --image nginx --entrypoint "sh -c 'x"
@@ -132,12 +150,16 @@ async fn commands() {
             "service ls -q --format json",
             "service logs web --since yesterday",
             "service logs web --tail few",
+            "service logs web --tail -1",
             "service update web --publish-rm 0",
             "exec web",
             "wait service web --timeout 5",
+            "wait service web --timeout -5s",
             "completion tcsh",
             "registry login --password x -u me",
             "image import rootfs.tar",
+            "image import rootfs.tar x:1 --user a:b:c",
+            "image import rootfs.tar x:1 --stop-signal SIGFOO",
             "image load /none/such.tar",
             "image load /",
         ],
@@ -187,6 +209,8 @@ async fn commands() {
             2 error: --since: "yesterday" is not a moment; write e.g. 10m or 2026-01-31T08:00:00Z
             $ service logs web --tail few
             2 error: --tail: "few" is not a number of lines; write e.g. 100 or all
+            $ service logs web --tail -1
+            2 error: --tail: "-1" is not a number of lines; write e.g. 100 or all
             $ service update web --publish-rm 0
             2 error: --publish-rm: "0" in "0" is not a port, allowed are 1 to 65535
             $ exec web
@@ -194,6 +218,8 @@ async fn commands() {
             hint: usage: warren exec <TARGET> <CMD>...
             $ wait service web --timeout 5
             2 error: --timeout: "5" is not a duration; write numbers with ms, s, m, h or d, e.g. 1m30s
+            $ wait service web --timeout -5s
+            2 error: --timeout: "-5s" is not a duration; write numbers with ms, s, m, h or d, e.g. 1m30s
             $ completion tcsh
             2 error: SHELL: "tcsh" is not one of bash, zsh, fish
             hint: did you mean zsh?
@@ -203,6 +229,10 @@ async fn commands() {
             $ image import rootfs.tar
             2 error: NAME:TAG is missing
             hint: usage: warren image import <ROOTFS.tar> <NAME:TAG>
+            $ image import rootfs.tar x:1 --user a:b:c
+            2 error: --user: "a:b:c" is not of the form user, uid, user:group or uid:gid
+            $ image import rootfs.tar x:1 --stop-signal SIGFOO
+            2 error: --stop-signal: "SIGFOO" is not a signal; write e.g. SIGTERM, INT or 15
             $ image load /none/such.tar
             2 error: /none/such.tar: No such file or directory
             $ image load /

@@ -10,6 +10,9 @@ async fn refused(rig: &Rig, stub: &Stub) -> Error {
     if !error.is_transient() {
         assert_eq!(rig.count("layers"), 0, "{error}");
     }
+    // Each says what to do about it; a status that nobody knows is the exception.
+    let unknown = matches!(error, Error::RegistryError { status: 418, .. });
+    assert!(error.hint().is_some() || unknown, "{error}");
     error
 }
 
@@ -51,9 +54,18 @@ async fn a_registry_that_is_not_there_is_unreachable() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let closed = listener.local_addr().unwrap();
     drop(listener);
-    for name in [name, format!("{closed}/x"), "no-such-host.invalid/x".to_owned()] {
+    for (name, why) in [
+        // Accepted and let go of, or refused: whichever comes first.
+        (name, ""),
+        (format!("{closed}/x"), "Connection refused"),
+        // Which of the two depends on whether this machine has a name server.
+        ("no-such-host.invalid/x".to_owned(), "the name no-such-host.invalid"),
+    ] {
         let error = rig.pull(&name).await.unwrap_err();
         assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&format!("cannot be reached for {name}")), "{text}");
+        assert!(text.contains(why) && !text.contains("os error"), "{text}");
         assert!(error.is_transient() && error.hint().is_some());
     }
 }
