@@ -23,6 +23,7 @@ use std::sync::Arc;
 use prost::Message;
 use warren_base::file::{sync_folder, write_atomic};
 use warren_base::rng::Rng;
+use warren_model::NodeId;
 use warren_proto::v1;
 use warren_trust::{KeyFile, KeyRing, KeyRingError, SealError};
 use zeroize::Zeroizing;
@@ -58,6 +59,8 @@ pub enum CacheError {
     Key { path: PathBuf, source: KeyRingError },
     #[error("open {path}")]
     Seal { path: PathBuf, source: SealError },
+    #[error("{path} is of node {found}, this is node {node}")]
+    Foreign { path: PathBuf, found: String, node: NodeId },
     #[error("{path} holds no set of assignments")]
     Text { path: PathBuf, source: prost::DecodeError },
 }
@@ -78,19 +81,23 @@ struct WireCache {
     kept: Option<v1::Assignment>,
     #[prost(uint64, tag = "3")]
     kept_left_ms: u64,
+    /// Of another node it says nothing, and its revisions are of another cluster's history.
+    #[prost(bytes = "vec", tag = "4")]
+    node: Vec<u8>,
 }
 
 /// The file of one node.
 #[derive(Clone)]
 pub struct Cache {
     path: PathBuf,
+    node: NodeId,
     key: Arc<KeyFile>,
     rng: Arc<dyn Rng>,
 }
 
 impl Cache {
-    pub fn new(data_dir: &Path, key: Arc<KeyFile>, rng: Arc<dyn Rng>) -> Self {
-        Self { path: data_dir.join("agent").join("assignments"), key, rng }
+    pub fn new(data_dir: &Path, node: NodeId, key: Arc<KeyFile>, rng: Arc<dyn Rng>) -> Self {
+        Self { path: data_dir.join("agent").join("assignments"), node, key, rng }
     }
 
     /// What is kept, if it is there and whole; what is wrong is logged, and a file that does not
@@ -160,6 +167,11 @@ impl Cache {
             .map_err(|source| CacheError::Seal { path: path(), source })?;
         let wire = WireCache::decode(&*text)
             .map_err(|source| CacheError::Text { path: path(), source })?;
+        if wire.node != self.node.as_bytes() {
+            let found = warren_proto::node_id("node", &wire.node);
+            let found = found.map_or_else(|_| "nobody".to_owned(), |found| found.to_string());
+            return Err(CacheError::Foreign { path: path(), found, node: self.node });
+        }
         let (set, kept) = (wire.set.unwrap_or_default(), wire.kept.unwrap_or_default());
         let (set, problems) = Set::from_wire(set, kept);
         for problem in problems {
@@ -182,8 +194,12 @@ impl Cache {
 
     fn seal(&self, cached: &Cached) -> Result<Vec<u8>, CacheError> {
         let (set, kept) = cached.set.to_wire();
-        let wire =
-            WireCache { set: Some(set), kept: Some(kept), kept_left_ms: cached.kept_left_ms };
+        let wire = WireCache {
+            set: Some(set),
+            kept: Some(kept),
+            kept_left_ms: cached.kept_left_ms,
+            node: self.node.as_bytes().to_vec(),
+        };
         let ring = KeyRing::generate(&*self.rng);
         let wrapped = ring.wrap(&self.key, &*self.rng);
         let ring_len = u16::try_from(wrapped.len())

@@ -143,7 +143,7 @@ impl Agent {
             stopping: CancellationToken::new(),
         });
         let Found { ours, strangers, images } = find(&tools).await?;
-        let cache = Cache::new(&tools.data_dir, options.key, Arc::clone(&options.rng));
+        let cache = Cache::new(&tools.data_dir, tools.node, options.key, Arc::clone(&options.rng));
         let core = recall(&tools, &cache, Core::new(ours)).await;
         let (told, membership) = watch::channel(core.set().membership.clone());
         let (report_gap, gaps) = mpsc::channel(GAPS_MAX);

@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
-use tonic::Code;
 use tonic::transport::Channel;
 use warren_base::clock::Clock;
 use warren_base::rng::Rng;
@@ -123,8 +122,7 @@ impl End {
 
 /// What `status` means to a node.
 fn refusal(status: tonic::Status) -> End {
-    let removed = status.metadata().get(REMOVED).is_some_and(|value| value == "1");
-    if removed && status.code() == Code::PermissionDenied {
+    if status.metadata().get(REMOVED).is_some_and(|value| value == "1") {
         return End::Removed;
     }
     End::Session(status)

@@ -140,9 +140,8 @@ impl Inner {
         StoreMetrics::count(&self.metrics.forwarded);
         let payload = message.encode_to_vec().into();
         let called = self.call(leader, Call::Propose, payload);
-        let answer = match tokio::time::timeout_at(deadline, called).await {
-            Ok(answer) => answer,
-            Err(_) => return Err(ProposeError::Unknown),
+        let Ok(answer) = tokio::time::timeout_at(deadline, called).await else {
+            return Err(ProposeError::Unknown);
         };
         let answer = match answer {
             Ok(answer) => answer,
@@ -235,11 +234,9 @@ impl Inner {
         let others = status.voters.keys().chain(status.learners.keys());
         for other in others.copied().filter(|other| *other != self.number) {
             let asked = self.call(other, Call::ReadIndex, self.node.read_request());
-            let refused = match tokio::time::timeout(ASK_MAX, asked).await {
-                Ok(Err(TransportError::Refused { why, .. })) => why,
-                Ok(Ok(_) | Err(_)) | Err(_) => continue,
-            };
-            if refused.contains(crate::raft::REMOVED) {
+            let answer = tokio::time::timeout(ASK_MAX, asked).await;
+            let Ok(Err(TransportError::Refused { why, .. })) = answer else { continue };
+            if why.contains(crate::raft::REMOVED) {
                 self.node.was_removed();
                 return;
             }

@@ -64,7 +64,15 @@ impl Record {
         self.operations.iter().filter(done).count()
     }
 
-    /// The longest time in which no change was acknowledged, ns.
+    /// From a moment of the run to the first acknowledgement of a change that was asked for later.
+    pub fn next_change(&self, after: Duration) -> Option<Duration> {
+        let after = u64::try_from(after.as_nanos()).unwrap_or(NEVER);
+        let done = self.operations.iter().filter(|o| o.answer == Some(Answer::Done));
+        let later = done.filter(|operation| operation.invoked >= after);
+        later.map(|operation| Duration::from_nanos(operation.returned - after)).min()
+    }
+
+    /// The longest time in which no change was acknowledged.
     pub fn longest_gap(&self) -> Duration {
         let done = self.operations.iter().filter(|o| o.answer == Some(Answer::Done));
         let mut moments: Vec<u64> = done.map(|operation| operation.returned).collect();
@@ -74,11 +82,12 @@ impl Record {
     }
 }
 
-/// Lets clients work while `during` runs, and a last reader see what is left of it all.
+/// Lets clients work while `during` runs, and a last reader see what is left of it all. `during`
+/// is told when the run began, which its times count from.
 pub fn record<R>(
     cluster: &Cluster,
     load: &Load,
-    during: impl FnOnce() -> Result<R>,
+    during: impl FnOnce(Instant) -> Result<R>,
 ) -> Result<(Record, R)> {
     let sockets: Vec<PathBuf> = cluster.managers().map(|node| node.socket()).collect();
     let (stop, start) = (AtomicBool::new(false), Instant::now());
@@ -86,7 +95,7 @@ pub fn record<R>(
     let (outcome, records) = std::thread::scope(|scope| {
         let threads: Vec<_> =
             (0..load.clients).map(|number| scope.spawn(move || work(number))).collect();
-        let outcome = during();
+        let outcome = during(start);
         stop.store(true, Ordering::SeqCst);
         let records: Result<Vec<Record>> = threads
             .into_iter()

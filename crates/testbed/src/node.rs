@@ -39,6 +39,41 @@ pub(crate) struct Settings {
     pub(crate) registry: Option<String>,
 }
 
+/// What a process takes of the machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// Proportional set size.
+    pub memory_bytes: u64,
+    /// Open files.
+    pub files: usize,
+    /// Of the processor, in the kernel's ticks.
+    pub ticks: u64,
+}
+
+impl Usage {
+    fn of(pid: u32) -> Result<Self> {
+        let read = |file: &str| {
+            let path = format!("/proc/{pid}/{file}");
+            fs::read_to_string(&path).with_context(|| format!("read {path}"))
+        };
+        let rollup = read("smaps_rollup")?;
+        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let kib: u64 = pss
+            .and_then(|rest| rest.trim().strip_suffix("kB"))
+            .and_then(|number| number.trim().parse().ok())
+            .context("smaps_rollup tells no Pss")?;
+        let folder = format!("/proc/{pid}/fd");
+        let files = fs::read_dir(&folder).with_context(|| format!("read {folder}"))?.count();
+        // Fields are counted from the end of the name, which may contain anything.
+        let stat = read("stat")?;
+        let fields: Vec<&str> =
+            stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+        let field = |at: usize| fields.get(at).and_then(|word| word.parse::<u64>().ok());
+        let ticks = field(11).zip(field(12)).context("stat tells no times")?;
+        Ok(Self { memory_bytes: kib << 10, files, ticks: ticks.0 + ticks.1 })
+    }
+}
+
 /// A node: its machine, and the daemon while it runs.
 pub struct Node {
     host: Arc<Host>,
@@ -240,6 +275,12 @@ impl Node {
         Some(format!("the daemon of {} ended by itself: {how}", self.name()))
     }
 
+    /// What the daemon takes now.
+    pub fn usage(&self) -> Result<Usage> {
+        let process = self.process().with_context(|| format!("{} runs no daemon", self.name()))?;
+        Usage::of(process.pid())
+    }
+
     /// The last lines that its daemons said.
     pub fn log_tail(&self) -> String {
         let text = fs::read(self.log_path()).unwrap_or_default();
@@ -247,5 +288,16 @@ impl Node {
         let mut lines: Vec<&str> = text.lines().rev().take(TAIL_LINES).collect();
         lines.reverse();
         lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_process_takes() {
+        let usage = Usage::of(std::process::id()).unwrap();
+        assert!(usage.memory_bytes > 100 << 10 && usage.files > 2, "{usage:?}");
     }
 }

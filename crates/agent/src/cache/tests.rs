@@ -15,7 +15,7 @@ const SECRET: &str = "correct horse battery staple";
 
 fn cache(dir: &Path, key: u8) -> Cache {
     let key = Arc::new(KeyFile::in_memory([key; 32]));
-    Cache::new(dir, key, Arc::new(SeededRng::new(1)))
+    Cache::new(dir, NodeId::from_bytes([4; 10]), key, Arc::new(SeededRng::new(1)))
 }
 
 fn cached() -> Cached {
@@ -109,6 +109,9 @@ fn damage_is_set_aside_and_told() {
     assert!(text(open(&newer).unwrap_err()).ends_with("is of version 2, this binary knows 1"));
     let foreign = cache(dir.path(), 2).read().unwrap_err();
     assert!(text(foreign).contains("does not open with key file"));
+
+    let other = Cache { node: NodeId::from_bytes([6; 10]), ..ours.clone() };
+    assert!(text(other.read().unwrap_err()).contains("is of node "), "another node's folder");
 
     std::fs::write(&path, &good[..good.len() - 1]).unwrap();
     assert_eq!(ours.load(), None);

@@ -196,7 +196,7 @@ impl Dispatch for Manager {
             Mood::Frozen => std::future::pending().await,
             Mood::Refuses(why) => return Err(Status::unavailable(why)),
             Mood::Removed => {
-                let mut refusal = Status::permission_denied("this node was removed");
+                let mut refusal = Status::unauthenticated("this node was removed");
                 refusal.metadata_mut().insert("warren-removed", "1".parse().unwrap());
                 return Err(refusal);
             }

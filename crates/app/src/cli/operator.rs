@@ -152,8 +152,6 @@ pub(crate) async fn audit(context: &mut Context<'_>, args: &AuditArgs) -> Result
 pub(crate) struct OperatorRow {
     name: String,
     role: &'static str,
-    /// token or certificate
-    access: &'static str,
     created_at: String,
     expires_at: Option<String>,
     #[serde(skip)]
@@ -170,7 +168,6 @@ impl From<&v1::Operator> for OperatorRow {
                 Ok(v1::OperatorRole::Read) => "read",
                 Ok(v1::OperatorRole::Unspecified) | Err(_) => "unknown",
             },
-            access: if operator.key_hash.is_empty() { "token" } else { "certificate" },
             created_at: Time(operator.created).to_string(),
             expires_at: operator.expires.map(|at| Time(at).to_string()),
             created_ms: operator.created,
@@ -179,14 +176,13 @@ impl From<&v1::Operator> for OperatorRow {
 }
 
 impl Record for OperatorRow {
-    const COLUMNS: &'static [&'static str] = &["NAME", "ROLE", "ACCESS", "CREATED", "EXPIRES"];
-    const KEYS: &'static [&'static str] = &["name", "role", "access", "created_at", "expires_at"];
+    const COLUMNS: &'static [&'static str] = &["NAME", "ROLE", "CREATED", "EXPIRES"];
+    const KEYS: &'static [&'static str] = &["name", "role", "created_at", "expires_at"];
 
     fn cells(&self, view: View) -> Vec<String> {
         vec![
             self.name.clone(),
             self.role.to_owned(),
-            self.access.to_owned(),
             view.ago(Time(self.created_ms)),
             self.expires_at.clone().unwrap_or_default(),
         ]

@@ -22,6 +22,8 @@ const JOINING: &str = "joining";
 const STORE: &str = "store";
 const AGENT: &str = "agent";
 const IDENTITY: &str = "node.json";
+/// What is remembered between lives and is no secret.
+pub(super) const REMEMBERED: &str = "remembered.json";
 
 /// Of the throwaway certificate that a joining key is kept with.
 const JOINING_LIFETIME: std::time::Duration = std::time::Duration::from_secs(86_400);
@@ -145,6 +147,7 @@ impl Files {
         sync_folder(&self.data_dir).map_err(|e| failed(&e))?;
         file(CERTIFICATE)?;
         file(JOINING)?;
+        file(REMEMBERED)?;
         self.remove_store()?;
         let agent = self.data_dir.join(AGENT);
         let removed = std::fs::remove_dir_all(&agent);
@@ -195,7 +198,7 @@ mod tests {
     #[test]
     fn what_is_forgotten_is_gone_and_the_rest_stays() {
         let dir = tempfile::tempdir().unwrap();
-        for name in [KEY, CERTIFICATE, IDENTITY, JOINING, "daemon.log"] {
+        for name in [KEY, CERTIFICATE, IDENTITY, JOINING, REMEMBERED, "daemon.log"] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         for name in [STORE, AGENT, "images", "logs"] {

@@ -230,7 +230,7 @@ impl Keeper {
         match step {
             Step::Renew(due) => self.renew(due, membership).await,
             Step::Promote(number) => self.promote(number).await,
-            Step::Demote => self.demote().await,
+            Step::Demote => self.demote(membership.map_or(0, |view| view.epoch)).await,
             Step::Rest(_) => Ok(()),
         }
     }
@@ -280,11 +280,15 @@ impl Keeper {
         Ok(())
     }
 
-    async fn demote(&mut self) -> Result<(), Failure> {
+    /// `epoch` is the cluster's: those of an older one have nothing to be let go from.
+    async fn demote(&mut self, epoch: u64) -> Result<(), Failure> {
         let Some(managing) = &self.managing else { return Ok(()) };
         let number = managing.number;
         tracing::info!(number, "this node is to be no manager any more");
-        out(&managing.store, number).await;
+        let view = managing.store.view();
+        if view.cluster().is_some_and(|cluster| cluster.epoch >= epoch) {
+            out(&managing.store, number).await;
+        }
         if let Some(managing) = self.managing.take() {
             managing.stop(&self.shared).await;
         }

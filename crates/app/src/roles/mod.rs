@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tracing::Instrument;
 use warren_base::telemetry;
 
 use crate::cli::Role;
@@ -125,7 +126,9 @@ fn run_here(begin: Begin, settings: NodeSettings, report: bool) -> Result<(), Fa
         .enable_all()
         .build()
         .map_err(|e| Failure::failed(format!("start the event loop: {e}")))?;
-    let outcome = runtime.block_on(live(begin, settings, report));
+    // Fields of every line about this node; the id is known once it has one.
+    let span = tracing::info_span!("node", node_id = tracing::field::Empty);
+    let outcome = runtime.block_on(live(begin, settings, report).instrument(span));
     runtime.shutdown_background();
     drop(held);
     outcome

@@ -24,7 +24,7 @@ use warren_trust::KeyFile;
 use super::admin::{Admin, Rooms};
 use super::dial::{Dialer, Whom};
 use super::door::{Behind, Door, Local};
-use super::files::Files;
+use super::files::{Files, REMEMBERED};
 use super::keep::{End, Keeper, Kept};
 use super::managing::Managing;
 use super::metrics::Metrics;
@@ -38,8 +38,6 @@ use crate::settings::NodeSettings;
 
 /// Network namespaces kept ready: a burst of starts finds some, an idle node holds little.
 const NAMESPACES_READY: usize = 4;
-/// What is remembered between lives and is no secret.
-const REMEMBERED: &str = "remembered.json";
 /// A list of managers and a number.
 const REMEMBERED_MAX: u64 = 64 << 10;
 

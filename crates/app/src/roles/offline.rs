@@ -197,7 +197,7 @@ pub(super) fn recover(
     printer.note(format!(
         "this manager goes on alone from {time}: epoch {epoch}, revision {revision}"
     ));
-    printer.note("run it with `warren node run`; managers of before must join anew, with an empty");
-    printer.note("data folder each; workers come back by themselves");
+    printer.note("run it with `warren node run`; the others come back by themselves, those that");
+    printer.note("were managers as workers: `warren node promote` makes them managers again");
     printer.line(epoch.to_string())
 }

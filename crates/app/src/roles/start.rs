@@ -282,6 +282,7 @@ impl Ground<'_> {
     }
 
     fn share(self, identity: Identity, key: Arc<KeyFile>, credentials: Credentials) -> Arc<Shared> {
+        tracing::Span::current().record("node_id", tracing::field::display(identity.node));
         let remembered = Remembered::read(&self.files);
         credentials.advance(Time(remembered.reached_ms));
         let advertise = machine::advertised(&self.settings);

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod client;
+mod cluster;
 mod daemon;
 mod input;
 mod node;

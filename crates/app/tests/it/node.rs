@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -74,7 +75,9 @@ pub(crate) struct Said {
 /// One node. Dropping it stops the daemon with its containers.
 pub(crate) struct Node {
     dir: tempfile::TempDir,
-    namespace: Namespace,
+    namespace: Arc<Namespace>,
+    /// 127.0.0.x.
+    address: String,
     mounts_before: usize,
 }
 
@@ -91,7 +94,61 @@ impl Node {
     pub(crate) fn bare() -> Self {
         // Short: socket paths have 108 bytes.
         let dir = tempfile::Builder::new().prefix("wit").tempdir_in("/var/tmp").unwrap();
-        Self { dir, namespace: Namespace::new(), mounts_before: mounts() }
+        let address = "127.0.0.1".to_owned();
+        Self { dir, namespace: Arc::new(Namespace::new()), address, mounts_before: mounts() }
+    }
+
+    /// Another one on the same network, at 127.0.0.`last`.
+    pub(crate) fn beside(&self, last: u8) -> Self {
+        let dir = tempfile::Builder::new().prefix("wit").tempdir_in("/var/tmp").unwrap();
+        let namespace = Arc::clone(&self.namespace);
+        Self { dir, namespace, address: format!("127.0.0.{last}"), mounts_before: mounts() }
+    }
+
+    /// Where others reach it.
+    pub(crate) fn address(&self) -> String {
+        format!("{}:2377", self.address)
+    }
+
+    /// Joins the cluster of `other` as `role` and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn join(&self, other: &Self, role: &str) -> Said {
+        let token = other.ok(&["cluster", "token", role, "-q"]);
+        let said = self.join_with(token.trim(), &other.address());
+        assert_eq!(said.exit, 0, "{said:?}\n{}", self.log());
+        said
+    }
+
+    pub(crate) fn join_with(&self, token: &str, addresses: &str) -> Said {
+        self.warren(&["node", "join", "--detach", "--token", token, addresses])
+    }
+
+    /// Its id.
+    pub(crate) fn id(&self) -> String {
+        self.ok(&["cluster", "info", "--format", "{{.NodeID}}"]).trim().to_owned()
+    }
+
+    /// One request to the admin endpoint; status and body.
+    pub(crate) fn admin(&self, path: &str) -> Option<(u16, String)> {
+        let address: SocketAddr = format!("{}:9090", self.address).parse().unwrap();
+        self.namespace.within(|| {
+            let mut stream = TcpStream::connect_timeout(&address, EXCHANGE).ok()?;
+            stream.set_read_timeout(Some(EXCHANGE)).ok()?;
+            write!(stream, "GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            let (head, body) = answer.split_once("\r\n\r\n")?;
+            Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+        })
+    }
+
+    /// A connection to the port that other nodes reach it at.
+    pub(crate) fn connect(&self) -> TcpStream {
+        let address: SocketAddr = self.address().parse().unwrap();
+        let stream = self.namespace.within(|| TcpStream::connect_timeout(&address, EXCHANGE));
+        let stream = stream.unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
     }
 
     /// A running node with an image `bb:1` of busybox.
@@ -124,6 +181,9 @@ impl Node {
             command.env_remove(key);
         }
         command.env("WARREN_DATA_DIR", self.data_dir()).env("WARREN_RUN_DIR", self.run_dir());
+        command.env("WARREN_LISTEN", self.address());
+        command.env("WARREN_ADMIN", format!("{}:9090", self.address));
+        command.env_remove("WARREN_TOKEN").env_remove("WARREN_CONTEXT");
         command.stdin(Stdio::null());
         command
     }

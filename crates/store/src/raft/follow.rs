@@ -157,7 +157,8 @@ impl Node {
         let silent_for = if leads {
             let began = *began.get_or_insert_with(Instant::now);
             let acked = self.raft.metrics().borrow_watched().last_quorum_acked;
-            Some(acked.map_or(began.elapsed(), |acked| acked.elapsed().min(began.elapsed())))
+            let led = began.elapsed();
+            Some(acked.map_or(led, |acked| acked.elapsed().min(led)))
         } else {
             self.shared.contact.last().map(|last| last.elapsed())
         };

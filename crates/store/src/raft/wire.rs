@@ -197,15 +197,14 @@ pub(super) fn append(request: AppendEntriesRequest<Types>, epoch: u64) -> WireAp
 
 pub(super) fn append_from(wire: WireAppend) -> Result<AppendEntriesRequest<Types>, CodecError> {
     let previous = wire.previous.map(id_from);
-    let mut next = previous.map_or(0, |id| id.index.saturating_add(1));
+    let first = previous.map_or(0, |id| id.index.saturating_add(1));
     let mut entries = Vec::with_capacity(wire.entries.len());
-    for entry in wire.entries {
+    for (next, entry) in (first..).zip(wire.entries) {
         let entry = one_entry(entry)?;
         if entry.log_id.index != next {
             let problem = format!("entry {} instead of {next}", entry.log_id.index);
             return Err(CodecError::Field { what: "entries", problem });
         }
-        next += 1;
         entries.push(entry);
     }
     Ok(AppendEntriesRequest {
@@ -219,7 +218,7 @@ pub(super) fn append_from(wire: WireAppend) -> Result<AppendEntriesRequest<Types
 fn one_entry(wire: WireEntry) -> Result<Entry, CodecError> {
     let WireEntry { term, node, index, kind, payload } = wire;
     let kind = u8::try_from(kind).ok().and_then(log::EntryKind::from_number);
-    let kind = kind.ok_or(CodecError::Field {
+    let kind = kind.ok_or_else(|| CodecError::Field {
         what: "entry",
         problem: "its kind is of a newer version".to_owned(),
     })?;

@@ -4,7 +4,7 @@
 //! need root, and run one at a time. Those of `soak_` take long: `make soak`.
 
 // Clippy tells tests from helpers of tests, which fail in the same way.
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::cast_precision_loss)]
 
 mod access;
 mod edge;
@@ -12,4 +12,5 @@ mod failover;
 mod formation;
 mod machines;
 mod register;
+mod soak;
 mod support;

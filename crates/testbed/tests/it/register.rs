@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use warren_testbed::clients::{self, Load};
+use anyhow::{Context, Result, bail};
+use warren_testbed::clients::{self, Load, Record};
 use warren_testbed::faults::{self, Mix};
 use warren_testbed::history::{Limits, Verdict, check_all};
 use warren_testbed::{Cluster, Options};
@@ -19,7 +19,7 @@ pub(crate) fn run(seed: u64, length: Duration) -> Result<()> {
     let mix = Mix { machines, at_once: 1, length, power: true };
     let plan = faults::plan(seed, &mix);
     let load = Load { clients: 8, registers: 6, seed };
-    let (record, report) = clients::record(&cluster, &load, || {
+    let (record, report) = clients::record(&cluster, &load, |_| {
         let report = faults::run(&cluster, &plan)?;
         // Whole again: the last operations see what is left.
         cluster.wait_ready(3, Duration::from_secs(60))?;
@@ -37,15 +37,18 @@ pub(crate) fn run(seed: u64, length: Duration) -> Result<()> {
     if known < ACKNOWLEDGED_MIN {
         bail!("seed {seed}: only {known} changes\n{}", cluster.last_words());
     }
+    judge(seed, &record).with_context(|| report.done.join("\n"))
+}
+
+/// Whether what clients saw can be true.
+pub(crate) fn judge(seed: u64, record: &Record) -> Result<()> {
     if let Some(broken) = record.broken.first() {
         bail!("seed {seed}: {broken}");
     }
     match check_all(&record.operations, &Limits::default()) {
         Verdict::Linearizable => Ok(()),
         Verdict::Undecided(limit) => bail!("seed {seed}: not decided within the {limit} given"),
-        Verdict::Violation(violation) => {
-            bail!("seed {seed}: {violation}\n{}", report.done.join("\n"))
-        }
+        Verdict::Violation(violation) => bail!("seed {seed}: {violation}"),
     }
 }
 

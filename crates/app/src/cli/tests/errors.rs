@@ -2,7 +2,8 @@
 
 use expect_test::{Expect, expect};
 
-use super::fake::{FakeNode, World, web};
+use super::fake::{FakeNode, World};
+use super::samples::web;
 use super::say;
 
 /// Lines of input, each answered by its exit code, error and hint; nothing may reach the node.
@@ -187,8 +188,9 @@ async fn commands() {
               -h, --help  Print help
 
             Where:
-                  --config <FILE>  Configuration file [env: WARREN_CONFIG] [default: /etc/warren/warren.toml]
-                  --run-dir <DIR>  Folder of the socket, pid file and shims [env: WARREN_RUN_DIR] [default: /run/warren]
+                  --config <FILE>   Configuration file [env: WARREN_CONFIG] [default: /etc/warren/warren.toml]
+                  --run-dir <DIR>   Folder of the socket, pid file and shims [env: WARREN_RUN_DIR] [default: /run/warren]
+                  --context <NAME>  Call this cluster from afar, not the node of this machine [env: WARREN_CONTEXT]
             $ service crate web
             2 error: there is no command "crate"
             hint: did you mean create?
@@ -317,6 +319,9 @@ async fn help() {
           registry    Registries that images are pulled from
           wait        Wait until something is as it should be
           events      Show what happens in the cluster
+          audit       Show who changed what
+          operator    People and programs that may call from afar
+          context     Clusters that are called from afar
           doctor      Look for what is wrong with this machine and its node
           version     Show what this program is
           completion  Print a completion script for a shell
@@ -326,8 +331,9 @@ async fn help() {
           -V, --version  Print version
 
         Where:
-              --config <FILE>  Configuration file [env: WARREN_CONFIG] [default: /etc/warren/warren.toml]
-              --run-dir <DIR>  Folder of the socket, pid file and shims [env: WARREN_RUN_DIR] [default: /run/warren]
+              --config <FILE>   Configuration file [env: WARREN_CONFIG] [default: /etc/warren/warren.toml]
+              --run-dir <DIR>   Folder of the socket, pid file and shims [env: WARREN_RUN_DIR] [default: /run/warren]
+              --context <NAME>  Call this cluster from afar, not the node of this machine [env: WARREN_CONTEXT]
     "#]].assert_eq(&said.out);
     let said = say(&node, "service create --help").await;
     expect![[r#"
@@ -369,12 +375,14 @@ async fn help() {
               --update-parallelism <N>         Replicas replaced at a time; 0 is all [default: 1]
               --update-delay <DURATION>        Pause between batches
               --update-order <ORDER>           Whether the new one starts before the old one stops [default: start-first] [possible values: start-first, stop-first]
+              --on-disconnect <POLICY>         When the node is out of reach: keep; stop-after=D: the node stops it; replace-after=D: it is started elsewhere [default: replace-after=3s]
               --log-opt <KEY=VALUE>            Rotation of logs: max-size=10MiB, max-file=3
           -h, --help                           Print help
 
         Where:
-              --config <FILE>  Configuration file [env: WARREN_CONFIG] [default: /etc/warren/warren.toml]
-              --run-dir <DIR>  Folder of the socket, pid file and shims [env: WARREN_RUN_DIR] [default: /run/warren]
+              --config <FILE>   Configuration file [env: WARREN_CONFIG] [default: /etc/warren/warren.toml]
+              --run-dir <DIR>   Folder of the socket, pid file and shims [env: WARREN_RUN_DIR] [default: /run/warren]
+              --context <NAME>  Call this cluster from afar, not the node of this machine [env: WARREN_CONTEXT]
     "#]].assert_eq(&said.out);
     assert!(say(&node, "--version").await.out.starts_with("warren 0."));
 }

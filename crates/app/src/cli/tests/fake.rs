@@ -33,6 +33,12 @@ pub(crate) struct World {
     pub(crate) waited: Vec<v1::WaitServiceRequest>,
     pub(crate) opened: Vec<open_stream::Kind>,
     pub(crate) input: Vec<u8>,
+    /// Everything else that was asked for, request ids left out.
+    pub(crate) asked: Vec<String>,
+    /// For how long the manager has had no leader.
+    pub(crate) stale_ms: u64,
+    /// How long an update of a node takes.
+    pub(crate) slow_ms: u64,
 }
 
 #[derive(Clone)]
@@ -74,6 +80,12 @@ impl Answering {
         self.0.lock().unwrap()
     }
 
+    /// Keeps what was asked for, as its type shows it.
+    fn note(&self, wire: &impl std::fmt::Debug) -> Result<(), Status> {
+        self.world().asked.push(format!("{wire:?}"));
+        self.gate()
+    }
+
     /// What goes wrong with every call.
     fn gate(&self) -> Result<(), Status> {
         let mut world = self.world();
@@ -108,6 +120,11 @@ impl Control for Answering {
             nodes: 1,
             services: 2,
             tasks: 3,
+            leader: vec![2; 10],
+            managers: 1,
+            managers_reachable: 1,
+            stale_ms: self.world().stale_ms,
+            ..v1::Info::default()
         }))
     }
 
@@ -152,7 +169,7 @@ impl Control for Answering {
         if services.is_empty() && !wanted.is_empty() {
             return Err(Status::not_found(format!("there is no service {}", wanted.join(", "))));
         }
-        Ok(Response::new(v1::ListServicesResponse { services, revision: 7 }))
+        Ok(Response::new(v1::ListServicesResponse { services, revision: 7, stale_ms: 0 }))
     }
 
     async fn list_tasks(
@@ -161,7 +178,7 @@ impl Control for Answering {
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
         self.gate()?;
         let tasks = self.world().tasks.clone();
-        Ok(Response::new(v1::ListTasksResponse { tasks, revision: 7 }))
+        Ok(Response::new(v1::ListTasksResponse { tasks, revision: 7, stale_ms: 0 }))
     }
 
     async fn list_nodes(
@@ -169,24 +186,9 @@ impl Control for Answering {
         _: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         self.gate()?;
-        let node = v1::Node {
-            id: vec![2; 10],
-            description: Some(v1::NodeDescription {
-                hostname: "alpha".into(),
-                address: "10.0.0.1".into(),
-                version: "0.1.0".into(),
-                cpus: 2,
-                memory_bytes: 1 << 30,
-                ..v1::NodeDescription::default()
-            }),
-            manager: true,
-            worker: true,
-            availability: v1::Availability::Active.into(),
-            status: v1::NodeStatus::Ready.into(),
-            leader: true,
-            ..v1::Node::default()
-        };
-        Ok(Response::new(v1::ListNodesResponse { nodes: vec![node], revision: 7 }))
+        let stale_ms = self.world().stale_ms;
+        let nodes = super::samples::nodes();
+        Ok(Response::new(v1::ListNodesResponse { nodes, revision: 7, stale_ms }))
     }
 
     type WatchStream = Answers<v1::Event>;
@@ -260,91 +262,167 @@ impl Control for Answering {
         self.gate()?;
         Ok(Response::new(v1::StopNodeResponse {}))
     }
-}
 
-/// A service with a port and three replicas, two of them running.
-pub(crate) fn web() -> v1::Service {
-    let spec = v1::ServiceSpec {
-        name: "web".into(),
-        labels: [("team".to_owned(), "shop".to_owned())].into(),
-        mode: Some(v1::Mode {
-            kind: Some(v1::mode::Kind::Replicated(v1::mode::Replicated { replicas: 3 })),
-        }),
-        ports: vec![v1::PortSpec {
-            protocol: v1::Protocol::Tcp.into(),
-            bind: 0,
-            published: 8080,
-            target: 80,
-            mode: v1::PublishMode::Ingress.into(),
-        }],
-        update: Some(v1::UpdatePolicy {
-            parallelism: 1,
-            delay_ms: 0,
-            order: v1::UpdateOrder::StartFirst.into(),
-        }),
-        task: Some(v1::TaskTemplate {
-            image: "nginx:1.27".into(),
-            env: vec!["LOG=info".into()],
-            restart: Some(v1::RestartPolicy {
-                condition: v1::RestartCondition::Any.into(),
-                delay_ms: 100,
-                max_attempts: None,
-                window_ms: 10_000,
-            }),
-            log: Some(v1::LogOptions { max_bytes: 10 << 20, max_files: 3 }),
-            limits: Some(v1::Limits {
-                memory_bytes: Some(128 << 20),
-                cpu_millis: Some(500),
-                pids: None,
-            }),
-            ..v1::TaskTemplate::default()
-        }),
-    };
-    v1::Service {
-        id: vec![3; 10],
-        spec: Some(spec),
-        template: 1,
-        removing: false,
-        created: NOW,
-        updated: NOW,
-        revision: 5,
-        running: 2,
-        desired: 3,
-        update_state: "none".into(),
+    async fn update_node(
+        &self,
+        request: Request<v1::UpdateNodeRequest>,
+    ) -> Result<Response<v1::Changed>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        let slow_ms = self.world().slow_ms;
+        tokio::time::sleep(std::time::Duration::from_millis(slow_ms)).await;
+        self.note(&wire)?;
+        Ok(Response::new(v1::Changed { ids: vec![vec![2; 10]], revision: 9 }))
     }
-}
 
-/// A task of `web`; `state` numbers as on the wire.
-pub(crate) fn task(slot: u32, state: v1::TaskState, desired: v1::Desired) -> v1::Task {
-    let mut id = vec![4; 10];
-    id[9] = u8::try_from(slot).unwrap();
-    id[8] = u8::try_from(i32::from(state)).unwrap();
-    v1::Task {
-        id,
-        service: vec![3; 10],
-        slot,
-        template: 1,
-        node: Some(vec![2; 10]),
-        address: Some(0x0a80_0001 + slot),
-        desired: desired.into(),
-        status: Some(v1::TaskStatus {
-            state: state.into(),
-            since: NOW,
-            attempt: 1,
-            pid: 1000 + slot,
-            started: Some(NOW),
-            exit: None,
-            error: None,
-        }),
-        created: NOW,
-        revision: 6,
-        service_name: "web".into(),
-        node_name: "alpha".into(),
-        image: "nginx:1.27".into(),
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::Changed>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        Ok(Response::new(v1::Changed { ids: vec![vec![2; 10]], revision: 9 }))
     }
-}
 
-/// A line of progress.
-pub(crate) fn progress(running: u32, message: &str) -> v1::Progress {
-    v1::Progress { running, desired: 3, message: message.into(), ..v1::Progress::default() }
+    async fn get_cluster(
+        &self,
+        request: Request<v1::GetClusterRequest>,
+    ) -> Result<Response<v1::ClusterState>, Status> {
+        let wire = request.into_inner();
+        self.note(&wire)?;
+        Ok(Response::new(super::samples::settings()))
+    }
+
+    async fn update_cluster(
+        &self,
+        request: Request<v1::UpdateClusterRequest>,
+    ) -> Result<Response<v1::Changed>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        Ok(Response::new(v1::Changed::default()))
+    }
+
+    async fn get_join_token(
+        &self,
+        request: Request<v1::GetJoinTokenRequest>,
+    ) -> Result<Response<v1::JoinTokenText>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        Ok(Response::new(super::samples::token(&wire)))
+    }
+
+    async fn rotate_authority(
+        &self,
+        request: Request<v1::RotateAuthorityRequest>,
+    ) -> Result<Response<v1::Changed>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        Ok(Response::new(v1::Changed::default()))
+    }
+
+    async fn rotate_data_key(
+        &self,
+        request: Request<v1::RotateDataKeyRequest>,
+    ) -> Result<Response<v1::RotateDataKeyResponse>, Status> {
+        let wire = request.into_inner();
+        self.note(&wire)?;
+        Ok(Response::new(v1::RotateDataKeyResponse {}))
+    }
+
+    async fn set_lock(
+        &self,
+        request: Request<v1::SetLockRequest>,
+    ) -> Result<Response<v1::UnlockKeyText>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        Ok(Response::new(v1::UnlockKeyText {
+            key: if wire.off { String::new() } else { "WRNKEY-AAAA".into() },
+        }))
+    }
+
+    async fn unlock(
+        &self,
+        request: Request<v1::UnlockRequest>,
+    ) -> Result<Response<v1::UnlockResponse>, Status> {
+        let wire = request.into_inner();
+        self.note(&wire)?;
+        Ok(Response::new(v1::UnlockResponse {}))
+    }
+
+    async fn create_operator(
+        &self,
+        request: Request<v1::CreateOperatorRequest>,
+    ) -> Result<Response<v1::CreatedOperator>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        Ok(Response::new(v1::CreatedOperator {
+            token: "wrno1-aaaa".into(),
+            ..v1::CreatedOperator::default()
+        }))
+    }
+
+    async fn remove_operator(
+        &self,
+        request: Request<v1::RemoveOperatorRequest>,
+    ) -> Result<Response<v1::Changed>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        Ok(Response::new(v1::Changed::default()))
+    }
+
+    async fn list_operators(
+        &self,
+        request: Request<v1::ListOperatorsRequest>,
+    ) -> Result<Response<v1::ListOperatorsResponse>, Status> {
+        let wire = request.into_inner();
+        self.note(&wire)?;
+        Ok(Response::new(super::samples::operators()))
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<v1::ListAuditRequest>,
+    ) -> Result<Response<v1::ListAuditResponse>, Status> {
+        let wire = request.into_inner();
+        self.note(&wire)?;
+        Ok(Response::new(super::samples::audit()))
+    }
+
+    async fn set_log_level(
+        &self,
+        request: Request<v1::SetLogLevelRequest>,
+    ) -> Result<Response<v1::SetLogLevelResponse>, Status> {
+        let wire = request.into_inner();
+        self.note(&wire)?;
+        Ok(Response::new(v1::SetLogLevelResponse { before: "info".into() }))
+    }
+
+    type LeaveClusterStream = Answers<v1::LeaveProgress>;
+
+    async fn leave_cluster(
+        &self,
+        request: Request<v1::LeaveClusterRequest>,
+    ) -> Result<Response<Self::LeaveClusterStream>, Status> {
+        self.note(&request.into_inner())?;
+        let line = |message: &str, done| v1::LeaveProgress { message: message.into(), done };
+        Ok(all(vec![line("2 tasks to move", false), line("left", true)]))
+    }
+
+    type BackupStream = Answers<v1::BackupChunk>;
+
+    async fn backup(
+        &self,
+        request: Request<v1::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        self.note(&request.into_inner())?;
+        let chunk = |data: &[u8]| v1::BackupChunk { data: data.to_vec() };
+        Ok(all(vec![chunk(b"sealed "), chunk(b"bytes")]))
+    }
 }

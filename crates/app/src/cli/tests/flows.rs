@@ -5,7 +5,8 @@ use warren_model::ServiceSpec;
 use warren_proto::v1;
 use warren_proto::v1::{frame, open_stream};
 
-use super::fake::{FakeNode, World, progress, web};
+use super::fake::{FakeNode, World};
+use super::samples::{progress, web};
 use super::say;
 
 fn converging() -> Vec<v1::Progress> {

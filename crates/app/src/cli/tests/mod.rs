@@ -1,8 +1,10 @@
 //! Command lines in, words and exit codes out, against a node made of canned answers.
 
+mod cluster;
 mod errors;
 mod fake;
 mod flows;
+mod samples;
 mod tables;
 
 use super::*;
@@ -35,7 +37,12 @@ async fn say(node: &FakeNode, line: &str) -> Said {
     let words = shlex::split(line).unwrap();
     let args = std::iter::once("warren".to_owned()).chain(words).map(OsString::from).collect();
     let socket = node.socket().display().to_string();
-    let environment = move |key: &str| (key == "WARREN_SOCKET").then(|| socket.clone());
+    let home = node.folder().display().to_string();
+    let environment = move |key: &str| match key {
+        "WARREN_SOCKET" => Some(socket.clone()),
+        "XDG_CONFIG_HOME" => Some(home.clone()),
+        _ => None,
+    };
     let outcome = match parse(args, &mut printer) {
         Ok(Asked::Command(command)) => run(command, &mut printer, &environment, Vec::new).await,
         Ok(Asked::Role(_)) => panic!("{line}: not a command"),

@@ -2,7 +2,8 @@
 
 use expect_test::{Expect, expect};
 
-use super::fake::{FakeNode, World, task, web};
+use super::fake::{FakeNode, World};
+use super::samples::{task, web};
 use super::say;
 use crate::cli::listing::{Record, View};
 use crate::cli::rows::{EventRow, ImageRow, NodeRow, ServiceRow, TaskRow};
@@ -175,51 +176,80 @@ async fn nodes_and_cluster() {
     check(
         "node ls",
         expect![[r#"
-        exit 0
-        --- out
-        ID                 HOSTNAME   ROLE      STATUS   AVAILABILITY   LEADER   ADDRESS    VERSION
-        081040g2081040g2   alpha      manager   ready    active         yes      10.0.0.1   0.1.0
-    "#]],
+            exit 0
+            --- out
+            ID                 HOSTNAME   ROLE     STATUS   AVAILABILITY   MANAGER   ADDRESS         VERSION
+            081040g2081040g2   alpha      hybrid   ready    active         leader    10.0.0.1:2377   0.1.0
+            0m2ga1850m2ga185   beta       worker   down     drain                    10.0.0.2:2377   0.1.0
+        "#]],
     )
     .await;
     check(
         "node ls --format json",
         expect![[r#"
-        exit 0
-        --- out
-        [
-          {
-            "address": "10.0.0.1",
-            "architecture": "",
-            "availability": "active",
-            "cpus": 2,
-            "hostname": "alpha",
-            "id": "081040g2081040g2",
-            "kernel": "",
-            "leader": true,
-            "memory_bytes": 1073741824,
-            "role": "manager",
-            "status": "ready",
-            "version": "0.1.0",
-            "worker": true
-          }
-        ]
-    "#]],
+            exit 0
+            --- out
+            [
+              {
+                "address": "10.0.0.1:2377",
+                "architecture": "",
+                "availability": "active",
+                "certificate_not_after": "2027-01-15T08:00:01.000Z",
+                "cpus": 2,
+                "hostname": "alpha",
+                "id": "081040g2081040g2",
+                "joined_at": "2027-01-15T08:00:00.000Z",
+                "kernel": "",
+                "labels": {},
+                "leader": true,
+                "manager_status": "leader",
+                "memory_bytes": 1073741824,
+                "role": "hybrid",
+                "status": "ready",
+                "version": "0.1.0"
+              },
+              {
+                "address": "10.0.0.2:2377",
+                "architecture": "",
+                "availability": "drain",
+                "certificate_not_after": null,
+                "cpus": 2,
+                "hostname": "beta",
+                "id": "0m2ga1850m2ga185",
+                "joined_at": null,
+                "kernel": "",
+                "labels": {
+                  "rack": "7"
+                },
+                "leader": false,
+                "manager_status": "",
+                "memory_bytes": 1073741824,
+                "role": "worker",
+                "status": "down",
+                "version": "0.1.0"
+              }
+            ]
+        "#]],
     )
     .await;
     check(
         "cluster info",
         expect![[r#"
-        exit 0
-        --- out
-        cluster id: 040g2081040g2081
-        node id: 081040g2081040g2
-        nodes: 1
-        revision: 7
-        services: 2
-        tasks: 3
-        version: 0.1.0
-    "#]],
+            exit 0
+            --- out
+            cluster id: 040g2081040g2081
+            epoch: 0
+            leader: 081040g2081040g2
+            managers: 1
+            managers reachable: 1
+            node id: 081040g2081040g2
+            nodes: 1
+            revision: 7
+            services: 2
+            stale ms: 0
+            tasks: 3
+            version: 0.1.0
+        "#]],
     )
     .await;
 }
@@ -229,76 +259,77 @@ async fn inspect() {
     check(
         "service inspect web",
         expect![[r#"
-        exit 0
-        --- out
-        [
-          {
-            "created_at": "2027-01-15T08:00:00.000Z",
-            "desired": 3,
-            "id": "0c1g60r30c1g60r3",
-            "name": "web",
-            "removing": false,
-            "revision": 5,
-            "running": 2,
-            "spec": {
-              "cap_add": [],
-              "cap_drop": [],
-              "command": [],
-              "container_labels": {},
-              "entrypoint": null,
-              "env": [
-                "LOG=info"
-              ],
-              "force": 0,
-              "hostname": null,
-              "image": "nginx:1.27",
-              "labels": {
-                "team": "shop"
-              },
-              "limit": {
-                "cpus": 0.5,
-                "memory_bytes": 134217728,
-                "pids": null
-              },
-              "log": {
-                "max_bytes": 10485760,
-                "max_files": 3
-              },
-              "mode": "replicated",
-              "name": "web",
-              "ports": [
-                {
-                  "host_ip": "0.0.0.0",
-                  "mode": "ingress",
-                  "protocol": "tcp",
-                  "published": 8080,
-                  "target": 80
-                }
-              ],
-              "read_only": false,
-              "replicas": 3,
-              "restart": {
-                "condition": "any",
-                "delay": "100ms",
-                "max_attempts": null,
-                "window": "10s"
-              },
-              "stop_grace_period": "10s",
-              "stop_signal": null,
-              "update": {
-                "delay": "0s",
-                "order": "start-first",
-                "parallelism": 1
-              },
-              "user": null,
-              "workdir": null
-            },
-            "template": 1,
-            "update_state": "none",
-            "updated_at": "2027-01-15T08:00:00.000Z"
-          }
-        ]
-    "#]],
+            exit 0
+            --- out
+            [
+              {
+                "created_at": "2027-01-15T08:00:00.000Z",
+                "desired": 3,
+                "id": "0c1g60r30c1g60r3",
+                "name": "web",
+                "removing": false,
+                "revision": 5,
+                "running": 2,
+                "spec": {
+                  "cap_add": [],
+                  "cap_drop": [],
+                  "command": [],
+                  "container_labels": {},
+                  "entrypoint": null,
+                  "env": [
+                    "LOG=info"
+                  ],
+                  "force": 0,
+                  "hostname": null,
+                  "image": "nginx:1.27",
+                  "labels": {
+                    "team": "shop"
+                  },
+                  "limit": {
+                    "cpus": 0.5,
+                    "memory_bytes": 134217728,
+                    "pids": null
+                  },
+                  "log": {
+                    "max_bytes": 10485760,
+                    "max_files": 3
+                  },
+                  "mode": "replicated",
+                  "name": "web",
+                  "on_disconnect": "replace-after 3s",
+                  "ports": [
+                    {
+                      "host_ip": "0.0.0.0",
+                      "mode": "ingress",
+                      "protocol": "tcp",
+                      "published": 8080,
+                      "target": 80
+                    }
+                  ],
+                  "read_only": false,
+                  "replicas": 3,
+                  "restart": {
+                    "condition": "any",
+                    "delay": "100ms",
+                    "max_attempts": null,
+                    "window": "10s"
+                  },
+                  "stop_grace_period": "10s",
+                  "stop_signal": null,
+                  "update": {
+                    "delay": "0s",
+                    "order": "start-first",
+                    "parallelism": 1
+                  },
+                  "user": null,
+                  "workdir": null
+                },
+                "template": 1,
+                "update_state": "none",
+                "updated_at": "2027-01-15T08:00:00.000Z"
+              }
+            ]
+        "#]],
     )
     .await;
     check(

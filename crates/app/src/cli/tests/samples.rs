@@ -1,0 +1,172 @@
+//! What the pretended node knows.
+
+use warren_proto::v1;
+
+use super::fake::NOW;
+
+/// A service with a port and three replicas, two of them running.
+pub(crate) fn web() -> v1::Service {
+    let spec = v1::ServiceSpec {
+        name: "web".into(),
+        labels: [("team".to_owned(), "shop".to_owned())].into(),
+        mode: Some(v1::Mode {
+            kind: Some(v1::mode::Kind::Replicated(v1::mode::Replicated { replicas: 3 })),
+        }),
+        ports: vec![v1::PortSpec {
+            protocol: v1::Protocol::Tcp.into(),
+            bind: 0,
+            published: 8080,
+            target: 80,
+            mode: v1::PublishMode::Ingress.into(),
+        }],
+        update: Some(v1::UpdatePolicy {
+            parallelism: 1,
+            delay_ms: 0,
+            order: v1::UpdateOrder::StartFirst.into(),
+        }),
+        task: Some(v1::TaskTemplate {
+            image: "nginx:1.27".into(),
+            env: vec!["LOG=info".into()],
+            restart: Some(v1::RestartPolicy {
+                condition: v1::RestartCondition::Any.into(),
+                delay_ms: 100,
+                max_attempts: None,
+                window_ms: 10_000,
+            }),
+            log: Some(v1::LogOptions { max_bytes: 10 << 20, max_files: 3 }),
+            limits: Some(v1::Limits {
+                memory_bytes: Some(128 << 20),
+                cpu_millis: Some(500),
+                pids: None,
+            }),
+            ..v1::TaskTemplate::default()
+        }),
+        on_disconnect: None,
+    };
+    v1::Service {
+        id: vec![3; 10],
+        spec: Some(spec),
+        template: 1,
+        removing: false,
+        created: NOW,
+        updated: NOW,
+        revision: 5,
+        running: 2,
+        desired: 3,
+        update_state: "none".into(),
+    }
+}
+
+/// A task of `web`; `state` numbers as on the wire.
+pub(crate) fn task(slot: u32, state: v1::TaskState, desired: v1::Desired) -> v1::Task {
+    let mut id = vec![4; 10];
+    id[9] = u8::try_from(slot).unwrap();
+    id[8] = u8::try_from(i32::from(state)).unwrap();
+    v1::Task {
+        id,
+        service: vec![3; 10],
+        slot,
+        template: 1,
+        node: Some(vec![2; 10]),
+        address: Some(0x0a80_0001 + slot),
+        desired: desired.into(),
+        status: Some(v1::TaskStatus {
+            state: state.into(),
+            since: NOW,
+            attempt: 1,
+            pid: 1000 + slot,
+            started: Some(NOW),
+            exit: None,
+            error: None,
+        }),
+        created: NOW,
+        revision: 6,
+        service_name: "web".into(),
+        node_name: "alpha".into(),
+        image: "nginx:1.27".into(),
+    }
+}
+
+/// A line of progress.
+pub(crate) fn progress(running: u32, message: &str) -> v1::Progress {
+    v1::Progress { running, desired: 3, message: message.into(), ..v1::Progress::default() }
+}
+
+/// A hybrid that leads and a worker that is away.
+pub(crate) fn nodes() -> Vec<v1::Node> {
+    let about = |hostname: &str, address: &str| v1::NodeDescription {
+        hostname: hostname.into(),
+        address: address.into(),
+        version: "0.1.0".into(),
+        cpus: 2,
+        memory_bytes: 1 << 30,
+        ..v1::NodeDescription::default()
+    };
+    let alpha = v1::Node {
+        id: vec![2; 10],
+        description: Some(about("alpha", "10.0.0.1:2377")),
+        manager: true,
+        worker: true,
+        availability: v1::Availability::Active.into(),
+        status: v1::NodeStatus::Ready.into(),
+        leader: true,
+        number: Some(1),
+        certificate_not_after: NOW + 1000,
+        joined: NOW,
+        ..v1::Node::default()
+    };
+    let beta = v1::Node {
+        id: vec![5; 10],
+        description: Some(about("beta", "10.0.0.2:2377")),
+        worker: true,
+        availability: v1::Availability::Drain.into(),
+        status: v1::NodeStatus::Down.into(),
+        labels: [("rack".to_owned(), "7".to_owned())].into(),
+        ..v1::Node::default()
+    };
+    vec![alpha, beta]
+}
+
+pub(crate) fn settings() -> v1::ClusterState {
+    v1::ClusterState {
+        id: vec![1; 10],
+        history_limit: 5,
+        pool: Some(v1::Subnet { address: 0x0a80_0000, prefix: 10 }),
+        block_prefix: 24,
+        certificate_lifetime_ms: 7_776_000_000,
+        authority: vec![0xab; 32],
+        revision: 7,
+        ..v1::ClusterState::default()
+    }
+}
+
+pub(crate) fn token(wire: &v1::GetJoinTokenRequest) -> v1::JoinTokenText {
+    v1::JoinTokenText {
+        token: if wire.manager { "wrn1-m-x-y".into() } else { "wrn1-w-x-y".into() },
+        expires: wire.expires_in_ms.map(|ms| NOW + ms),
+        managers: vec!["10.0.0.1:2377".into(), "10.0.0.3:2377".into()],
+    }
+}
+
+pub(crate) fn operators() -> v1::ListOperatorsResponse {
+    let anna = v1::Operator {
+        name: "anna".into(),
+        role: v1::OperatorRole::Deploy.into(),
+        expires: Some(NOW),
+        created: NOW,
+        ..v1::Operator::default()
+    };
+    v1::ListOperatorsResponse { operators: vec![anna] }
+}
+
+pub(crate) fn audit() -> v1::ListAuditResponse {
+    let record = v1::AuditRecord {
+        revision: 7,
+        time: NOW,
+        principal: "operator:anna".into(),
+        action: "service.create".into(),
+        object: "web".into(),
+        detail: "replicas=3".into(),
+    };
+    v1::ListAuditResponse { records: vec![record] }
+}
