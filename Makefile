@@ -4,10 +4,13 @@ STATIC_FLAGS := -C target-feature=+crt-static -C relocation-model=static
 WARREN := target/$(TARGET)/dist/warren
 MANAGERS ?= 3
 WORKERS ?= 3
+SEEDS ?= 500
+FROM ?= 0
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help build demo demo-clean test testbed soak check deps unit lint deny install bench \
-	bench-create bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state bench-log
+.PHONY: help build demo demo-clean test test-mutants sim testbed soak check deps unit lint deny install bench \
+	bench-create bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state bench-log \
+	bench-cluster bench-load bench-form bench-failover bench-worker-loss bench-pause bench-edge bench-quorum bench-idle bench-agents bench-soak
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -38,6 +41,12 @@ testbed:        ## a cluster on this machine to play with and to break: MANAGERS
 	cargo build --locked -p warren
 	cargo run --locked -q -p warren-testbed --bin warren-testbed -- --managers $(MANAGERS) --workers $(WORKERS)
 
+sim:            ## simulated clusters with faults, one a seed: SEEDS=20000 FROM=0
+	cargo run --locked -q --profile sim -p warren-sim -- --seeds $(SEEDS) --from $(FROM) --jobs 2
+
+test-mutants:   ## breaks the program on purpose: the simulator must notice each time
+	crates/sim/mutants/run
+
 soak: deps      ## tests that take long: load, and faults for minutes
 	cargo build --locked -p warren
 	cargo nextest run --locked --profile soak -p warren-testbed
@@ -47,6 +56,7 @@ check: lint unit ## the quick ring
 test: deps lint ## everything
 	cargo build --locked -p warren
 	cargo nextest run --locked --workspace
+	$(MAKE) sim SEEDS=500
 	$(MAKE) build
 	scripts/demo $(WARREN) check
 	scripts/test-images $(WARREN)
@@ -60,7 +70,7 @@ install: build  ## into /usr/local/bin, with the alias wrn and the systemd unit
 	ln -sf warren /usr/local/bin/wrn
 	install -D -m 0644 scripts/warren.service /usr/local/lib/systemd/system/warren.service
 
-bench: bench-state bench-log bench-cycle bench-create bench-scale bench-storm bench-heal bench-memory bench-crash ## all figures
+bench: bench-state bench-log bench-cycle bench-create bench-scale bench-storm bench-heal bench-memory bench-crash bench-cluster ## all figures but the soak
 
 bench-state:    ## memory and speed of the state at a million tasks
 	cargo run --release -q -p warren-state --example bench_state
@@ -90,3 +100,35 @@ bench-memory: build ## memory and idle CPU with 0 and 100 containers
 
 bench-crash: build ## kill -9 of the daemon, 50 times, under load
 	bench/node.py crash
+
+bench-cluster: bench-form bench-failover bench-worker-loss bench-pause bench-edge bench-quorum bench-idle bench-agents ## figures of clusters
+
+bench-load:     # clients and agents for the benchmarks of clusters
+	cargo build --locked --release -q -p warren-testbed --bin warren-load
+
+bench-form: build bench-load ## 3 managers and 3 workers from nothing, one more worker
+	bench/cluster.py form
+
+bench-failover: build bench-load ## the leader killed and stopped under 8 writing clients, side by side with etcd
+	bench/cluster.py failover
+
+bench-worker-loss: build bench-load ## workers killed and cut off: tasks running elsewhere
+	bench/cluster.py worker-loss
+
+bench-pause: build bench-load ## SIGSTOP of leader, worker, host: what is rescheduled
+	bench/cluster.py pause
+
+bench-edge: build bench-load ## a worker without managers: crashes, reboots, healing
+	bench/cluster.py edge
+
+bench-quorum: build bench-load ## two of three managers lost, recovery
+	bench/cluster.py quorum
+
+bench-idle: build bench-load ## what a cluster costs at rest, 5 minutes
+	bench/cluster.py idle
+
+bench-agents: build bench-load ## 1,000 agents on 3 managers
+	bench/cluster.py agents
+
+bench-soak: build bench-load ## an hour of churn: what grows
+	bench/cluster.py soak

@@ -35,11 +35,11 @@ pub(crate) async fn run(core: Arc<Core>, mut inbox: mpsc::Receiver<Report>) {
         tokio::select! {
             report = inbox.recv() => match report {
                 None => return,
-                Some(report) => put(&mut batch, report),
+                Some(report) => put(&core, &mut batch, report),
             },
             () = core.sleep_until(due) => {
                 while let Ok(report) = inbox.try_recv() {
-                    put(&mut batch, report);
+                    put(&core, &mut batch, report);
                 }
                 write(&core, &mut batch).await;
             }
@@ -47,7 +47,8 @@ pub(crate) async fn run(core: Arc<Core>, mut inbox: mpsc::Receiver<Report>) {
     }
 }
 
-fn put(batch: &mut Batch, report: Report) {
+fn put(core: &Core, batch: &mut Batch, report: Report) {
+    core.metrics.reports.inc_by(report.statuses.len() as u64);
     for (task, status) in report.statuses {
         batch.put(report.node, task, status);
     }

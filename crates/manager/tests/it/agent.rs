@@ -52,7 +52,11 @@ pub(crate) async fn finish((to, mut from): Ends, last: Vec<v1::frame::Kind>) {
 impl Agent {
     /// Says hello and takes the complete set.
     pub(crate) async fn join(house: &House, letter: char) -> Self {
-        let mut client = house.dispatch(remote(Some(peer(letter)))).await;
+        Self::connect(house.dispatch(remote(Some(peer(letter)))).await, letter).await
+    }
+
+    /// The same over a connection that is there.
+    pub(crate) async fn connect(mut client: DispatchClient<Channel>, letter: char) -> Self {
         let (to, messages) = mpsc::channel(8);
         to.send(hello(letter)).await.unwrap();
         let from = soon(client.session(ReceiverStream::new(messages))).await.unwrap().into_inner();

@@ -12,4 +12,6 @@ mod nodes;
 
 mod services;
 mod sessions;
+mod several;
 mod streams;
+mod town;

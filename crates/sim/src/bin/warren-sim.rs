@@ -32,6 +32,9 @@ struct Args {
     /// One manager and one worker over a bare log, without consensus.
     #[arg(long)]
     single: bool,
+    /// What the program itself logs, e.g. `warn` or `openraft=debug`.
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
     /// Milliseconds of trouble.
     #[arg(long)]
     trouble: Option<u64>,
@@ -85,6 +88,11 @@ fn many(args: &Args) -> Option<Failure> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(filter) = &args.log {
+        let filter = tracing_subscriber::EnvFilter::new(filter);
+        let log = tracing_subscriber::fmt().with_env_filter(filter).without_time();
+        log.with_writer(std::io::stderr).with_ansi(false).init();
+    }
     let failed = match args.reproduce {
         Some(seed) => match run(&args, seed, true) {
             Ok(report) => {

@@ -16,11 +16,13 @@ use warren_agent::core::Input;
 use warren_agent::{Changed, MembershipView};
 use warren_base::clock::Clock;
 use warren_base::rng::Rng;
+use warren_model::task::TaskState;
 use warren_proto::v1;
 use warren_proto::v1::agent_message::{Beat, Hello, Kind as Said, Report};
 use warren_proto::v1::manager_message::Kind;
 
 use super::host::{Host, Life};
+use super::plan::LIE;
 use super::session::{self, Session};
 use super::world::{World, held};
 use crate::machine::{Need, pick};
@@ -334,7 +336,29 @@ impl Agent {
         }
     }
 
+    /// Says that a task of another node failed, if this host is to lie.
+    fn lie(&self) {
+        let Some(session) = &self.session else { return };
+        if !self.host.lies.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let Some((_, running)) = session.with.running() else { return };
+        let view = running.store.view();
+        let others: Vec<_> =
+            view.tasks().filter(|task| task.node.is_some_and(|n| n != self.host.node)).collect();
+        let Some(at) = pick(self.world.rng.as_ref(), others.len()) else { return };
+        let mut status = others[at].status.clone();
+        (status.state, status.error) = (TaskState::Failed, Some(LIE.into()));
+        let status = v1::agent_message::Status {
+            task: others[at].id.as_bytes().to_vec(),
+            status: Some(v1::TaskStatus::from(&status)),
+        };
+        let kind = Some(Said::Report(Report { statuses: vec![status] }));
+        session.said.send(v1::AgentMessage { kind });
+    }
+
     fn report(&mut self, now_ms: u64) {
+        self.lie();
         let Some(session) = &self.session else { return };
         let statuses = held(&self.host.machine).core.outbox().take(now_ms);
         if statuses.is_empty() {

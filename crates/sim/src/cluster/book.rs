@@ -10,7 +10,7 @@ use warren_planner::SUSPICION_MS;
 use warren_state::State;
 
 use super::net::Place;
-use super::plan::{TOKEN, is_sentinel};
+use super::plan::{LIE, SHARED, TOKEN, is_sentinel};
 use crate::machine::Machine;
 
 pub(crate) type Held = Result<(), String>;
@@ -21,6 +21,10 @@ const DRIFT_MS: u64 = 4;
 /// A leader without a majority for a second leads no more, so a decision is written within that;
 /// a beat so long before shows that it was a wrong one.
 const WRITTEN_MS: std::ops::Range<u64> = 1_000..2_000;
+
+/// Elections that elect nobody, one after the other: with a vote asked for before it is cast, who
+/// cannot win does not begin one, and ties are broken soon.
+const TERMS_MAX: u64 = 8;
 
 /// A container that runs.
 type Copy = (ServiceId, u32, TaskId);
@@ -39,6 +43,13 @@ pub(crate) struct Book {
     checksums: BTreeMap<(u64, Time), u64>,
     /// Who led in a term.
     terms: BTreeMap<u64, u64>,
+    /// The last term that a manager led in.
+    led: BTreeMap<u64, u64>,
+    /// Salts of segments of a manager's log, and which segments.
+    salts: BTreeMap<(u64, [u8; 32]), u64>,
+    newest: u64,
+    /// Writes of the service that people contend for, in order.
+    shared: Vec<String>,
     /// In which term, and since when.
     leading: BTreeMap<Place, (u64, u64)>,
     /// Of those that lead now.
@@ -68,6 +79,14 @@ impl Book {
             }
             self.checksums.insert(key, sum);
             self.look_at_tokens(view)?;
+            self.look_at_shared(view)?;
+            let lie = view.tasks().find(|task| task.status.error.as_deref() == Some(LIE));
+            if let Some(task) = lie {
+                return Err(format!(
+                    "{name}: took a lie about {}, of a node it is not on",
+                    task.id
+                ));
+            }
         } else if known != Some(sum) {
             return Err(format!("{name}: replicas differ at revision {}", view.revision()));
         }
@@ -89,6 +108,50 @@ impl Book {
             }
         }
         Ok(())
+    }
+
+    /// Each write says which one it is made from: it replaces that one and no other.
+    fn look_at_shared(&mut self, view: &State) -> Held {
+        if view.revision() <= self.newest {
+            return Ok(());
+        }
+        self.newest = view.revision();
+        let shared = view.service_by_name(SHARED).and_then(|s| s.spec.labels.get(TOKEN));
+        let Some(text) = shared else { return Ok(()) };
+        let (token, base) = text.split_once('<').unwrap_or((text, ""));
+        let last = self.shared.last().map_or("", String::as_str);
+        if token == last {
+            return Ok(());
+        }
+        // Between two looks there may have been more than one write.
+        if base != last && self.shared.iter().any(|known| known == base) {
+            return Err(format!(
+                "write {token} of {SHARED} is made from {base}, it replaced {last}"
+            ));
+        }
+        self.shared.push(token.to_owned());
+        Ok(())
+    }
+
+    /// A segment of a manager's log: no other has its key.
+    pub(crate) fn segment(&mut self, manager: u64, sequence: u64, salt: [u8; 32]) -> Held {
+        let known = *self.salts.entry((manager, salt)).or_insert(sequence);
+        if known != sequence {
+            return Err(format!(
+                "manager {manager} seals segments {known} and {sequence} of its log with one key"
+            ));
+        }
+        Ok(())
+    }
+
+    /// A manager begins again with what it remembers.
+    pub(crate) fn begins(&self, number: u64, term: u64) -> Held {
+        match self.led.get(&number) {
+            Some(led) if term < *led => {
+                Err(format!("manager {number} led in term {led}, and remembers only {term}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A leader that takes a node for dead has listened for a whole window itself.
@@ -128,6 +191,11 @@ impl Book {
         if began.0 != term {
             *began = (term, at_ms);
         }
+        let before = self.terms.last_key_value().map_or(0, |(term, _)| *term);
+        if term > before + TERMS_MAX {
+            return Err(format!("nobody was elected from term {before} to {term}"));
+        }
+        self.led.insert(number, term);
         let known = *self.terms.entry(term).or_insert(number);
         if known != number {
             return Err(format!("managers {known} and {number} both lead in term {term}"));

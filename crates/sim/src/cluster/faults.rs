@@ -50,6 +50,7 @@ pub(crate) fn heal(world: &Arc<World>) {
         if let Some(disk) = host.disk() {
             disk.fill(false);
         }
+        host.full.store(false, Ordering::Relaxed);
         host.boot(world);
     }
 }
@@ -88,6 +89,7 @@ async fn happen(world: Arc<World>, fault: Fault) {
         Fault::Promote => promote(&world).await,
         Fault::Demote => demote(&world).await,
         Fault::Drain => drain(&world).await,
+        Fault::Lie => lie(&world),
     };
     world.trace(happened.is_some());
 }
@@ -117,7 +119,6 @@ async fn tear(world: &Arc<World>) -> Option<()> {
     }
     host.kill(world, true);
     sleep(20 + world.rng.below(2_000)).await;
-    host.faulty.store(false, Ordering::Relaxed);
     host.boot(world);
     Some(())
 }
@@ -135,14 +136,16 @@ async fn power_managers(world: &Arc<World>) -> Option<()> {
 
 async fn full_disk(world: &Arc<World>) -> Option<()> {
     let host = manager(world)?;
-    let disk = host.disk()?;
-    host.faulty.store(true, Ordering::Relaxed);
-    disk.fill(true);
+    // What was refused is noticed a moment later.
+    const NOTICED_MS: u64 = 100;
+    host.full.store(true, Ordering::Relaxed);
+    host.disk()?.fill(true);
     sleep(500 + world.rng.below(3_000)).await;
-    disk.fill(false);
     if let Some(disk) = host.disk() {
         disk.fill(false);
     }
+    sleep(NOTICED_MS).await;
+    host.full.store(false, Ordering::Relaxed);
     Some(())
 }
 
@@ -154,7 +157,6 @@ async fn lying_disk(world: &Arc<World>) -> Option<()> {
         return None;
     }
     let host = manager(world)?;
-    host.faulty.store(true, Ordering::Relaxed);
     host.lost.store(true, Ordering::Relaxed);
     host.disk()?.lose_syncs(true);
     sleep(200 + world.rng.below(1_500)).await;
@@ -295,6 +297,13 @@ async fn role(world: &Arc<World>, host: &Host, manager_too: bool) -> Option<()> 
     world.note(|| {
         format!("{}: manager {manager_too}: {:?}", host.name, answer.map_err(|e| e.code()))
     });
+    Some(())
+}
+
+fn lie(world: &World) -> Option<()> {
+    let host = any(world, |_| true)?;
+    host.lies.store(true, Ordering::Relaxed);
+    host.poke();
     Some(())
 }
 

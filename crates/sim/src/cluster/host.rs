@@ -16,6 +16,7 @@ use warren_base::rng::{Rng, SeededRng};
 use warren_manager::{Manager, Options as ManagerOptions};
 use warren_model::node::Description;
 use warren_model::{ClusterId, NodeId, Time};
+use warren_store::disk::Disk;
 use warren_store::log::LogOptions;
 use warren_store::sim_disk::SimDisk;
 use warren_store::transport::Transport;
@@ -102,8 +103,10 @@ pub(crate) struct Host {
     life: Mutex<Option<Arc<Life>>>,
     /// Never comes back.
     pub(crate) lost: AtomicBool,
-    /// A fault of its disk was injected: its daemon may end by itself.
-    pub(crate) faulty: AtomicBool,
+    /// Its disk is full, or was until a moment ago: its daemon may end by itself.
+    pub(crate) full: AtomicBool,
+    /// Its agent is to say what is not true.
+    pub(crate) lies: AtomicBool,
     poked: Notify,
 }
 
@@ -129,7 +132,8 @@ impl Host {
             ground: Mutex::default(),
             life: Mutex::default(),
             lost: AtomicBool::new(false),
-            faulty: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            lies: AtomicBool::new(false),
             poked: Notify::new(),
         }
     }
@@ -189,6 +193,11 @@ impl Host {
         ground.as_ref().is_some_and(off)
     }
 
+    /// Whether its store may end without anybody asking for it.
+    fn may_fail(&self) -> bool {
+        self.is_off() || self.is_lost() || self.full.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
@@ -199,7 +208,6 @@ impl Host {
             let at = ground.disk.operations() + operations;
             ground.disk.power_off_at(at);
             ground.off_at = Some(at);
-            self.faulty.store(true, Ordering::Relaxed);
         }
     }
 
@@ -326,13 +334,13 @@ async fn manage(world: Arc<World>, host: Arc<Host>, life: Arc<Life>) {
     };
     let store = match opened {
         Ok(store) => store,
-        Err(error) if host.faulty.load(Ordering::Relaxed) => {
+        Err(error) if host.may_fail() => {
             world.note(|| format!("{}: {error}", host.name));
             return again(&world, &host, &life).await;
         }
         Err(error) => {
             if !life.has_ended() {
-                world.fail(format!("{}: its store does not open: {error}", host.name));
+                world.fail(format!("{}: its store does not open: {}", host.name, chain(&error)));
             }
             return;
         }
@@ -353,6 +361,8 @@ async fn manage(world: Arc<World>, host: Arc<Host>, life: Arc<Life>) {
     if life.has_ended() {
         return;
     }
+    world.hold(held(&world.book).begins(number, store.status().term));
+    segments(&world, &host, number);
     let mut ended = store.ended();
     let running = Arc::new(Running { number, store, manager });
     *held(&life.manager) = Some(Arc::clone(&running));
@@ -366,10 +376,32 @@ async fn manage(world: Arc<World>, host: Arc<Host>, life: Arc<Life>) {
     if life.has_ended() || host.number().is_none() {
         return;
     }
-    if !host.faulty.load(Ordering::Relaxed) && !host.is_off() {
+    if !host.may_fail() {
         world.fail(format!("{}: its store ended by itself", host.name));
     }
     again(&world, &host, &life).await;
+}
+
+/// Looks at the heads of a log's segments: what they are sealed with.
+fn segments(world: &World, host: &Host, number: u64) {
+    /// Magic, version, key, then the sequence, then the salt.
+    const HEAD: usize = 56;
+    let Some(disk) = host.disk() else { return };
+    let names = disk.list().unwrap_or_default();
+    for name in names.iter().filter(|name| name.ends_with(".log")) {
+        let mut head = [0; HEAD];
+        // A disk that fails here fails its store as well.
+        let Ok(HEAD) = disk.open(name).and_then(|file| file.read_at(&mut head, 0)) else {
+            continue;
+        };
+        let (mut sequence, mut salt) = ([0; 8], [0; 32]);
+        sequence.copy_from_slice(&head[16..24]);
+        salt.copy_from_slice(&head[24..]);
+        let sequence = u64::from_le_bytes(sequence);
+        if sequence > 0 {
+            world.hold(held(&world.book).segment(number, sequence, salt));
+        }
+    }
 }
 
 /// The daemon ends for its store's sake, and is started again.
@@ -399,4 +431,15 @@ impl Host {
     pub(crate) async fn sleep(&self, ms: u64) {
         self.clock.sleep(ms).await;
     }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

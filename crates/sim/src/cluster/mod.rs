@@ -39,6 +39,8 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, RngSeed, UnhandledPanic};
 use tokio::task::JoinSet;
+use warren_base::rng::Rng;
+use warren_model::ServiceId;
 use warren_model::cluster::Cluster;
 use warren_model::node::Node;
 use warren_model::service::{Mode, OnDisconnect, ServiceSpec, TaskTemplate};
@@ -133,11 +135,18 @@ pub fn run(options: Options) -> Result<Report, Failure> {
             }
         })
     }));
-    // Whatever is left under way is dropped here, without time to do anything.
-    let ended = catch_unwind(AssertUnwindSafe(move || drop(runtime)));
-    match (ran, ended) {
-        (Ok(ran), Ok(())) => ran.map_err(|(at_ms, what)| failure(at_ms, what)),
-        (Err(_), _) | (_, Err(_)) => Err(failure(0, "something panicked".to_owned())),
+    match ran {
+        Ok(ran) => {
+            // Whatever is left under way ends here, without time to do anything.
+            drop(runtime);
+            ran.map_err(|(at_ms, what)| failure(at_ms, what))
+        }
+        Err(_) => {
+            // What panicked once may do so again when it is dropped, which would be the end of
+            // this process: it is left behind.
+            std::mem::forget(runtime);
+            Err(failure(0, "something panicked: what, is told above".to_owned()))
+        }
     }
 }
 
@@ -193,6 +202,10 @@ pub(crate) fn founding(world: &World) -> Transaction {
             ..Node::new(host.node, host.description())
         }));
     }
+    if let Some(spec) = shared() {
+        let id = ServiceId::from_bytes(world.rng.id_bytes());
+        mutations.push(Mutation::CreateService { id, spec });
+    }
     let policies = [OnDisconnect::Keep, OnDisconnect::StopAfter { ms: 4_000 }];
     for ((id, name), policy) in plan::sentinels().into_iter().zip(["keep", "stop"]).zip(policies) {
         let Ok(name) = name.parse() else { continue };
@@ -209,4 +222,13 @@ pub(crate) fn founding(world: &World) -> Transaction {
         mutations.push(Mutation::CreateService { id, spec });
     }
     Transaction { mutations, ..Transaction::default() }
+}
+
+fn shared() -> Option<ServiceSpec> {
+    let template = TaskTemplate { image: "sim:1".into(), ..TaskTemplate::default() };
+    Some(ServiceSpec {
+        mode: Mode::Replicated { replicas: 1 },
+        labels: [(plan::TOKEN.to_owned(), "first<".to_owned())].into(),
+        ..ServiceSpec::new(plan::SHARED.parse().ok()?, template)
+    })
 }

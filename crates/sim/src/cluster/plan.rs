@@ -6,6 +6,12 @@ use warren_model::ServiceId;
 /// Label of a user's services: which write the present specification is of.
 pub(crate) const TOKEN: &str = "write";
 
+/// A service that people contend for. Its label says the write, and which one that is made from.
+pub(crate) const SHARED: &str = "shared";
+
+/// What a node says of a task that is not its own.
+pub(crate) const LIE: &str = "a lie";
+
 /// Services that nobody touches: their slots never have two copies at once.
 const SENTINELS: [[u8; 10]; 2] = [[0xee; 10], [0xed; 10]];
 
@@ -66,6 +72,8 @@ pub(crate) enum Fault {
     Promote,
     Demote,
     Drain,
+    /// A node speaks for tasks of another.
+    Lie,
 }
 
 /// Weights of faults.
@@ -90,6 +98,7 @@ const MIXED: Mix = &[
     (Fault::Promote, 2),
     (Fault::Demote, 2),
     (Fault::Drain, 2),
+    (Fault::Lie, 2),
 ];
 const POWER: Mix = &[
     (Fault::KillManager, 6),

@@ -17,7 +17,7 @@ use warren_proto::v1;
 use super::book::{Ack, Held};
 use super::call::{self, Ask};
 use super::host::Host;
-use super::plan::TOKEN;
+use super::plan::{SHARED, TOKEN};
 use super::world::{World, held};
 use crate::machine::pick;
 
@@ -72,6 +72,9 @@ impl User {
     async fn act(&mut self) -> Held {
         self.writes += 1;
         let token = format!("{}-{}", self.name, self.writes);
+        if self.rng.below(8) == 0 {
+            return self.contend(token).await;
+        }
         match (self.rng.below(10), pick(&self.rng, self.own.len())) {
             (9, Some(at)) => self.remove(at).await,
             (7 | 8, Some(at)) => self.read(at).await,
@@ -169,6 +172,30 @@ impl User {
             ));
         }
         Ok(())
+    }
+
+    /// Changes what it read, if that is still what is there.
+    async fn contend(&mut self, token: String) -> Held {
+        let Some(host) = self.any_manager() else { return Ok(()) };
+        let wire = v1::ListServicesRequest::default();
+        let Ok(list) = call::list(&self.world, &host, wire).await else { return Ok(()) };
+        let spec_of = |service: &v1::Service| Some((service.revision, service.spec.clone()?));
+        let mut found = list.services.iter().filter_map(spec_of);
+        let Some((revision, mut spec)) = found.find(|(_, spec)| spec.name == SHARED) else {
+            return Ok(());
+        };
+        let read = spec.labels.get(TOKEN).cloned().unwrap_or_default();
+        let base = read.split('<').next().unwrap_or_default();
+        spec.labels.insert(TOKEN.to_owned(), format!("{token}<{base}"));
+        let wire = v1::UpdateServiceRequest {
+            service: SHARED.to_owned(),
+            spec: Some(spec),
+            revision,
+            request_id: self.request_id(),
+            no_check: true,
+        };
+        // Somebody else may be faster.
+        self.ask(Ask::Update(wire), SHARED, "").await.map(|_| ())
     }
 
     fn any_manager(&self) -> Option<Arc<Host>> {

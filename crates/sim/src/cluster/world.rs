@@ -119,10 +119,6 @@ impl World {
         held(&self.hosts).values().cloned().collect()
     }
 
-    pub(crate) fn host_of(&self, node: NodeId) -> Option<Arc<Host>> {
-        held(&self.hosts).values().find(|host| host.node == node).cloned()
-    }
-
     pub(crate) fn host_at(&self, address: &str) -> Option<Arc<Host>> {
         held(&self.hosts).values().find(|host| host.address == address).cloned()
     }

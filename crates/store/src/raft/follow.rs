@@ -141,16 +141,14 @@ impl Node {
         applied_term: u64,
         began: &mut Option<Instant>,
     ) -> Seen {
-        let (leads, term, leader, voters, nodes) = {
+        let (leads, term, leader, voters) = {
             let now = server.borrow_and_update();
             let membership = now.membership_config.membership();
             let voters: Vec<u64> = membership.voter_ids().collect();
             let leads = now.state == ServerState::Leader;
             let term = super::types::metrics_leads(&now.vote);
-            (leads, term, now.current_leader, voters, membership.nodes().count())
+            (leads, term, now.current_leader, voters)
         };
-        // A leader beats for learners as well; members that do not vote have no clock.
-        self.raft.runtime_config().tick(voters.len() > 1 || (leads && nodes > 1));
         if !leads {
             *began = None;
         }

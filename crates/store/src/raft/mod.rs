@@ -6,6 +6,7 @@
 //! given something to do.
 
 mod answer;
+mod clock;
 mod contact;
 mod follow;
 mod log_store;
@@ -20,6 +21,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
@@ -140,10 +142,11 @@ pub(crate) struct Parts {
 }
 
 fn config(election: Election) -> Config {
-    let (heartbeat_interval, election_timeout_min, election_timeout_max) = match election {
-        Election::Lan => (50, 150, 300),
-        Election::Wan => (250, 1000, 2000),
-    };
+    let pace = election.pace();
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let heartbeat_interval = ms(pace.heartbeat);
+    let (election_timeout_min, election_timeout_max) =
+        (ms(pace.patience_min), ms(pace.patience_max));
     Config {
         cluster_name: "warren".to_owned(),
         heartbeat_interval,
@@ -155,7 +158,7 @@ fn config(election: Election) -> Config {
         enable_pre_vote: Some(true),
         // A leader of before has to be elected again: its first entry tells when all is applied.
         enable_leader_restore: Some(false),
-        // Off until there is a second voter.
+        // Never: the module `clock` keeps time.
         enable_tick: false,
         // Connections have pauses of their own; this keeps the log from spinning.
         backoff: "20ms 40ms ..400ms".to_owned(),
@@ -204,6 +207,7 @@ impl Node {
             .map_err(|error| fatal(&error))?;
         let node = Self { raft, shared };
         let signals = node.follow(applied.term);
+        tokio::spawn(node.clone().keep_time(parts.election.pace()));
         tokio::spawn(node.clone().write_drafts(written));
         Ok((node, signals))
     }

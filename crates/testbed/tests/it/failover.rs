@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use warren_testbed::Cluster;
 
-use crate::support::{SOON, form, holds, identities, refused, service_names, wait_voters, web};
+use crate::support::{
+    SOON, form, holds, identities, left_alone, refused, service_names, wait_voters, web,
+};
 
 /// Another leads after a kill; measured below a second on an idle machine.
 const NEW_LEADER_MAX: Duration = Duration::from_secs(10);
@@ -115,9 +117,7 @@ fn host_leader_stops_and_is_held_still() -> Result<()> {
     let second = cluster.leader()?.clone();
     second.pause();
     next_write(&cluster, "after-pause", Instant::now())?;
-    holds("no task is moved", Duration::from_secs(5), || {
-        Ok(identities(&before) == identities(&cluster.tasks("web")?))
-    })?;
+    left_alone(&cluster, "web", &before, Duration::from_secs(5))?;
     second.resume();
     cluster.wait_ready(5, SOON)?;
     cluster.until("it follows", SOON, || {
@@ -135,7 +135,5 @@ fn host_leader_stops_and_is_held_still() -> Result<()> {
     }
     next_write(&cluster, "after-freeze", Instant::now())?;
     cluster.wait_ready(5, SOON)?;
-    holds("no task is moved", Duration::from_secs(4), || {
-        Ok(identities(&before) == identities(&cluster.tasks("web")?))
-    })
+    left_alone(&cluster, "web", &before, Duration::from_secs(4))
 }

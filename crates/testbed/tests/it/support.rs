@@ -53,6 +53,23 @@ pub(crate) fn identities(tasks: &[Value]) -> BTreeSet<(String, u64, u64, String)
     tasks.iter().map(one).collect()
 }
 
+/// For a while, nobody touches the containers of a service.
+pub(crate) fn left_alone(
+    cluster: &Cluster,
+    service: &str,
+    before: &[Value],
+    time: Duration,
+) -> Result<()> {
+    let before = identities(before);
+    holds("nobody touches a container", time, || {
+        let now = identities(&cluster.tasks(service)?);
+        if now != before {
+            eprintln!("{service}: {before:?} became {now:?}");
+        }
+        Ok(now == before)
+    })
+}
+
 /// Every node that has a task of the service answers at `port`, asked from the hub.
 pub(crate) fn all_answer(cluster: &Cluster, tasks: &[Value], port: u16) -> Result<()> {
     for name in nodes_of(tasks) {
