@@ -42,7 +42,7 @@ fn time_of(cluster: ClusterId, name: &str) -> Option<Time> {
 }
 
 /// Our files among `names`, oldest first.
-fn ours<'a>(cluster: ClusterId, names: &'a [String]) -> Vec<(Time, &'a str)> {
+fn ours(cluster: ClusterId, names: &[String]) -> Vec<(Time, &str)> {
     let mut ours: Vec<(Time, &str)> =
         names.iter().filter_map(|name| Some((time_of(cluster, name)?, name.as_str()))).collect();
     ours.sort();
@@ -56,7 +56,7 @@ pub(super) fn due(cluster: ClusterId, names: &[String], interval_ms: u64, now: T
 }
 
 /// Files beyond the newest `keep`.
-pub(super) fn surplus<'a>(cluster: ClusterId, names: &'a [String], keep: u32) -> Vec<&'a str> {
+pub(super) fn surplus(cluster: ClusterId, names: &[String], keep: u32) -> Vec<&str> {
     let ours = ours(cluster, names);
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
     let too_many = ours.len().saturating_sub(keep);

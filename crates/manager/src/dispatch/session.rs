@@ -71,7 +71,7 @@ pub(crate) async fn open(
     let seat = Seat {
         core: Arc::clone(core),
         node,
-        line: line.clone(),
+        line,
         _open: Open::new(&core.metrics.sessions),
     };
     core.tasks.spawn("session", run(seat, inbound, outbox));

@@ -43,10 +43,7 @@ fn rules() {
         |s| s.task.limits.memory_bytes = Some(5),
         "limit_memory: \"5\" is less than 6291456 bytes (6 MiB)",
     );
-    check(
-        |s| s.task.log.max_files = 0,
-        "log: \"max-file=0\" keeps nothing, allowed is 1 or more",
-    );
+    check(|s| s.task.log.max_files = 0, "log: \"max-file=0\" keeps nothing, allowed is 1 or more");
     check(|s| s.task.log.max_bytes = 1, "log: \"max-size=1\" is less than 4096 bytes");
     check(
         |s| s.ports = vec![port(0, [0; 4])],

@@ -35,7 +35,7 @@ fn replace_after_waits_for_its_time() {
         lose b
         wait 4s
         plan => b is down wake 6001ms
-        progress web => 1 of 2 running, 1 lost
+        progress web => 1 lost
         wait 6s
         plan => wake 1ms
         wait 1ms
@@ -119,7 +119,7 @@ fn keep_is_never_replaced() {
         plan => +db.1/2@a
         start
         plan => -db.1
-        progress db => 1 of 2 running, 1 to be updated
+        progress db => 1 to be updated
         wait 500s
         plan =>
         up b
@@ -189,7 +189,7 @@ fn only_workers_get_tasks() {
         plan => -web.2
         role a manager
         plan => +web.1
-        progress web => 0 of 2 running, 1 pending, 1 to be moved: \
+        progress web => 1 pending, 1 to be moved, 1 to be stopped: \
          no node is ready for tasks: 2 not a worker",
     );
 }
@@ -203,7 +203,7 @@ fn what_has_no_other_place_stays_on_a_draining_node() {
         start
         drain a
         plan => +web.1
-        progress web => 0 of 1 running, 1 pending: no node is ready for tasks: 1 draining
+        progress web => 1 pending, 1 to be stopped: no node is ready for tasks: 1 draining
         counts web => 1/1
         nodes b
         plan => place web.1@b
@@ -217,7 +217,7 @@ fn what_has_no_other_place_stays_on_a_draining_node() {
         start
         drain a
         plan =>
-        progress web => 0 of 1 running, 1 to be moved: no node is ready for tasks: 1 draining
+        progress web => 1 to be moved: no node is ready for tasks: 1 draining
         counts web => 1/1
         active a
         plan =>
@@ -235,7 +235,7 @@ fn what_has_no_other_place_stays_on_a_draining_node() {
         start
         drain a
         plan =>
-        progress web => 1 of 2 running, 1 to be moved: host port 80 is in use on every ready node (1)",
+        progress web => 1 to be moved: host port 80 is in use on every ready node (1)",
     );
 }
 
