@@ -21,7 +21,7 @@ const RUN_DIR_DEFAULT: &str = "/run/warren";
 const DATA_DIR_DEFAULT: &str = "/var/lib/warren";
 const LOG_LEVEL_DEFAULT: &str = "info";
 /// Libraries that tell each step of theirs; whoever wants that names them.
-const LOG_QUIET: &str = "openraft=warn,h2=info,hyper=info,tower=info";
+const LOG_QUIET: &str = "openraft=error,h2=info,hyper=info,tower=info";
 const LOG_FORMAT_DEFAULT: &str = "text";
 /// Of managers, unless told otherwise.
 pub(crate) const PORT: u16 = 2377;

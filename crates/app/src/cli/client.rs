@@ -289,7 +289,7 @@ mod tests {
         assert!(!is_lost(&Status::not_found("no service web")));
         let broken = std::io::Error::from(ErrorKind::BrokenPipe);
         let mut status = Status::unknown("transport error");
-        status.set_source(std::sync::Arc::new(broken));
+        status.set_source(Arc::new(broken));
         assert!(is_lost(&status));
     }
 }

@@ -65,7 +65,7 @@ fn host_tokens_are_asked_for() {
         assert!(said.exit == exit && said.err.contains(words), "{said:?}");
         assert!(!two.data_dir().join("node.json").exists());
     };
-    refuse("hello", &one.address(), 2, "not a join token");
+    refuse("hello", &one.address(), 2, "no join token");
     refuse(&worker[..worker.len() - 3], &one.address(), 2, "cut off");
     refuse("", &one.address(), 2, "a token is needed");
     refuse(&worker, "0.0.0.0", 2, "nobody can connect to 0.0.0.0");
