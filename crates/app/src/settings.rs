@@ -22,7 +22,7 @@ const DATA_DIR_DEFAULT: &str = "/var/lib/warren";
 const LOG_LEVEL_DEFAULT: &str = "info";
 const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// Libraries that tell each step of theirs; whoever wants that names them.
-const LOG_QUIET: &str = "openraft=warn,h2=info,hyper=info,tower=info";
+const LOG_QUIET: &str = "openraft=error,h2=info,hyper=info,tower=info";
 const LOG_FORMAT_DEFAULT: &str = "text";
 /// Of managers, unless told otherwise.
 pub(crate) const PORT: u16 = 2377;

@@ -50,7 +50,7 @@ pub(crate) fn route(core: &Core, open: v1::OpenStream) -> Result<Route, Refusal>
         | Kind::Check(_)
         | Kind::Doctor(_)) => {
             let node = match open.node.as_slice() {
-                [] => somewhere(core).ok_or_else(|| {
+                [] => nearest(core).ok_or_else(|| {
                     Refusal::unavailable("no node is connected that could do this")
                         .hint("warren node ls shows which nodes are ready")
                 })?,
@@ -59,6 +59,16 @@ pub(crate) fn route(core: &Core, open: v1::OpenStream) -> Result<Route, Refusal>
             Ok(Route::Node(node, Box::new(request(node, kind))))
         }
     }
+}
+
+/// The node that the call arrived at, a worker or not: people mean the machine that they are on. Its
+/// agent may have its session with another manager. Alone and without it, whoever could do it.
+fn nearest(core: &Core) -> Option<NodeId> {
+    let here = core.sessions.nodes().contains(&core.node_id);
+    if here || !quorum::others(core).is_empty() {
+        return Some(core.node_id);
+    }
+    somewhere(core)
 }
 
 /// A worker to ask: this manager's own node if its agent is connected, else the first that is
