@@ -45,7 +45,7 @@ pub(crate) struct Container {
 #[derive(Debug)]
 enum Due {
     /// An effect of the agent had an outcome.
-    Effect { life: u64, input: Input },
+    Effect { life: u64, input: Box<Input> },
     /// The agent wanted to be woken, or has reports due.
     Wake { life: u64 },
     /// A stopped container's process ends.
@@ -108,7 +108,7 @@ impl Machine {
         let (at, due) = self.queue.pop()?;
         let name = format!("{due:?}");
         let needs = match due {
-            Due::Effect { life, input } if life == self.life => self.handle(input, now),
+            Due::Effect { life, input } if life == self.life => self.handle(*input, now),
             Due::Wake { life } if life == self.life => {
                 self.wake_at.take_if(|queued| *queued <= at);
                 self.handle(Input::Wake, now)
@@ -204,7 +204,7 @@ impl Machine {
 
     fn answer(&mut self, within_ms: u64, input: Input, now: Now) {
         let at = now.mono_ms + self.rng.below(within_ms + 1);
-        self.queue.at(at, Due::Effect { life: self.life, input });
+        self.queue.at(at, Due::Effect { life: self.life, input: Box::new(input) });
     }
 
     fn done(&mut self, within_ms: u64, order: &Order, event: Event, now: Now) {

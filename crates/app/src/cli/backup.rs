@@ -63,7 +63,7 @@ pub(crate) async fn run(context: &mut Context<'_>, args: BackupArgs) -> Result<(
         file.sync_all().map_err(wrong)?;
         std::fs::rename(&partial, &args.file).map_err(wrong)?;
         let folder = args.file.parent().filter(|folder| !folder.as_os_str().is_empty());
-        sync_folder(folder.unwrap_or(Path::new("."))).map_err(wrong)
+        sync_folder(folder.unwrap_or_else(|| Path::new("."))).map_err(wrong)
     });
     if kept.is_err() {
         // Half a backup is none; the first error is the one to tell.

@@ -68,12 +68,8 @@ pub(crate) async fn open(
     let line = core.sessions.open(life.clone(), outbox.clone(), now_ms);
     let line = line.map_err(|seated| twice(&seated, &life))?;
     core.beats.heard(node, now_ms, 0);
-    let seat = Seat {
-        core: Arc::clone(core),
-        node,
-        line,
-        _open: Open::new(&core.metrics.sessions),
-    };
+    let seat =
+        Seat { core: Arc::clone(core), node, line, _open: Open::new(&core.metrics.sessions) };
     core.tasks.spawn("session", run(seat, inbound, outbox));
     tracing::info!(node_id = %node, "session opened");
     Ok(ReceiverStream::new(messages))

@@ -310,10 +310,7 @@ impl Agent {
 
     fn told(&mut self, told: Option<session::Told>) {
         let now_ms = self.now_ms();
-        let message = match told {
-            Some(Ok(message)) => message,
-            Some(Err(_)) | None => return self.leave(now_ms + RETRY_MS),
-        };
+        let Some(Ok(message)) = told else { return self.leave(now_ms + RETRY_MS) };
         self.heard_at = now_ms;
         if let Some(sent_ms) = self.hello_at.take() {
             self.take(Input::Heard { sent_ms });

@@ -81,7 +81,7 @@ fn replicas(world: &World, leader: &Running, view: &State) -> Held {
         return Err(format!("voters are {voters:?}, wanted are {wanted:?}"));
     }
     for number in wanted {
-        let host = world.manager(number).ok_or(format!("nobody is manager {number}"))?;
+        let host = world.manager(number).ok_or_else(|| format!("nobody is manager {number}"))?;
         let Some((_, running)) = host.running() else {
             return Err(format!("{}: manager {number} does not run", host.name));
         };

@@ -2,6 +2,7 @@
 //! over connections that can be cut, slowed, and that lose and repeat.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -144,13 +145,13 @@ impl Transport for Wire {
         }
         let mut lanes = held(&self.lanes);
         let key = (to, kind.lane());
-        if !lanes.contains_key(&key) {
-            let Some(lane) = self.lane(to, kind.lane()) else {
-                return unreachable("there is no such manager");
-            };
-            lanes.insert(key, lane);
-        }
-        let Some(lane) = lanes.get(&key) else { return unreachable("no way") };
+        let lane = match lanes.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => match self.lane(to, kind.lane()) {
+                Some(lane) => place.insert(lane),
+                None => return unreachable("there is no such manager"),
+            },
+        };
         let (reply, answered) = oneshot::channel();
         lane.send(Parcel { kind, payload, reply });
         let ends = Instant::now() + kind.deadline();

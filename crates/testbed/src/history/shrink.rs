@@ -28,7 +28,7 @@ pub(crate) fn shrink(key: &str, operations: &[Operation], limits: &Limits) -> Vi
     // A longer beginning of an impossible history is impossible too: halve.
     let ends = times(&part, |operation| operation.returned);
     let end = first(ends.len(), |i| fails(&until(&part, ends[i]), &starts));
-    part = end.map_or(part.clone(), |i| until(&part, ends[i]));
+    part = end.map_or_else(|| part.clone(), |i| until(&part, ends[i]));
 
     // The later the start, the less is known: halve again.
     let begins = times(&part, |operation| operation.invoked);
