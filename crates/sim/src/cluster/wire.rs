@@ -1,8 +1,7 @@
 //! Managers reach each other: the store's transport and the manager's peers,
 //! over connections that can be cut, slowed, and that lose and repeat.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, btree_map};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -146,8 +145,8 @@ impl Transport for Wire {
         let mut lanes = held(&self.lanes);
         let key = (to, kind.lane());
         let lane = match lanes.entry(key) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => match self.lane(to, kind.lane()) {
+            btree_map::Entry::Occupied(known) => known.into_mut(),
+            btree_map::Entry::Vacant(place) => match self.lane(to, kind.lane()) {
                 Some(lane) => place.insert(lane),
                 None => return unreachable("there is no such manager"),
             },
