@@ -54,7 +54,6 @@ soak: deps      ## tests that take long: load, and faults for minutes
 check: lint unit ## the quick ring
 
 test: deps lint ## everything
-	cargo build --locked -p warren
 	cargo nextest run --locked --workspace
 	$(MAKE) sim SEEDS=500
 	$(MAKE) build
