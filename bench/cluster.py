@@ -110,11 +110,12 @@ def failover(bed):
                 try:
                     time.sleep(random.uniform(0.5, 1.0))
                     sent = side.end_leader(sig)
-                    time.sleep(2.5)
+                    time.sleep(4)
+                    until = time.monotonic_ns()
                     seen = load.done()
                 finally:
                     load.end()
-                until, length = silence(seen['acks_ns'], sent)
+                until, length = silence(seen['acks_ns'], sent, until)
                 # After a graceful stop writes go on for a moment: the silence itself is what clients see.
                 waits[side.name].append(until if sig == signal.SIGKILL else length)
                 writes[side.name] += len(seen['acks_ns'])
@@ -125,8 +126,8 @@ def failover(bed):
                 side.forget(prefix)
         for side in sides:
             rows.append((f'{what} of the leader, next accepted write, {side.name}', millis(waits[side.name])))
-            rows.append((f'  outliers, {side.name}', tail(waits[side.name], 1000 if sig == signal.SIGKILL else 100)))
-            rows.append((f'  acknowledged writes lost, {side.name}', f'{lost[side.name]} of {writes[side.name]}'))
+            rows.append((f'  {what}: outliers, {side.name}', tail(waits[side.name], 1000 if sig == signal.SIGKILL else 100)))
+            rows.append((f'  {what}: acknowledged writes lost, {side.name}', f'{lost[side.name]} of {writes[side.name]}'))
             must(f'{side.name} loses nothing that it acknowledged', not lost[side.name])
         medians = [statistics.median(waits[s.name]) for s in sides]
         rows.append((f'{what}: ratio of medians, Warren to etcd', f'{medians[0] / medians[1]:.2f}x'))
