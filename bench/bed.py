@@ -151,7 +151,7 @@ class Node:
         self.start('node', 'run')
 
     def apart(self, *args):
-        """A verb that works on the files of a node that does not run."""
+        """A verb that works on the files or the process of its own node: where those are."""
         run(*self.host.within(WARREN, *args), env=self.env)
 
     def down(self):
