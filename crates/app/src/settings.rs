@@ -5,16 +5,17 @@
 //! the file. An unknown key in the file is an error, also for commands that
 //! would not need it: a typo must not wait for the next start to be found.
 
+mod making;
+
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use warren_base::telemetry::LogFormat;
-use warren_trust::{JoinRole, JoinToken};
-use zeroize::Zeroizing;
 
 use crate::address::Address;
 use crate::cli::failure::{Failure, nearest, plain};
+pub(crate) use making::{InitFlags, JoinFlags, JoinSettings, RecoverFlags, RestoreFlags};
 
 const CONFIG_DEFAULT: &str = "/etc/warren/warren.toml";
 const RUN_DIR_DEFAULT: &str = "/run/warren";
@@ -97,83 +98,6 @@ pub(crate) struct NodeFlags {
     /// Report readiness to standard input: what `--detach` gives its child
     #[arg(long, hide = true, conflicts_with = "detach")]
     pub(crate) report_to_stdin: bool,
-}
-
-/// Flags of `cluster init`.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct InitFlags {
-    #[command(flatten)]
-    pub(crate) node: NodeFlags,
-    /// Run no containers on this node
-    #[arg(long)]
-    pub(crate) manager_only: bool,
-}
-
-/// Flags of `node join`.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct JoinFlags {
-    #[command(flatten)]
-    pub(crate) node: NodeFlags,
-    /// Run no containers on this node; for tokens that let a manager join
-    #[arg(long)]
-    pub(crate) manager_only: bool,
-    /// What `warren cluster token` shows; - reads it from standard input [env: WARREN_TOKEN]
-    #[arg(long, value_name = "TOKEN")]
-    token: Option<Shy>,
-    /// Managers of the cluster
-    #[arg(value_name = "HOST[:PORT]", required = true, value_delimiter = ',')]
-    addresses: Vec<String>,
-}
-
-/// Flags of `cluster restore`.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct RestoreFlags {
-    #[command(flatten)]
-    pub(crate) node: NodeFlags,
-    /// File with the passphrase; without it and --key-file standard input is asked
-    #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
-    pub(crate) passphrase_file: Option<PathBuf>,
-    /// File with the private key that `warren cluster backup-key` made
-    #[arg(long, value_name = "FILE")]
-    pub(crate) key_file: Option<PathBuf>,
-    /// The backup; `warren node run` goes on from there
-    #[arg(value_name = "FILE")]
-    pub(crate) file: PathBuf,
-}
-
-/// Flags of `cluster recover`.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct RecoverFlags {
-    #[command(flatten)]
-    pub(crate) node: NodeFlags,
-    /// The others are lost for good: they are refused from now on
-    #[arg(long, required = true)]
-    pub(crate) yes: bool,
-}
-
-/// A value that `Debug` does not show.
-#[derive(Clone)]
-struct Shy(Zeroizing<String>);
-
-impl std::fmt::Debug for Shy {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("…")
-    }
-}
-
-impl std::str::FromStr for Shy {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(Zeroizing::new(text.to_owned())))
-    }
-}
-
-/// How a node gets into a cluster.
-pub(crate) struct JoinSettings {
-    pub(crate) token: JoinToken,
-    pub(crate) addresses: Vec<Address>,
-    pub(crate) manager_only: bool,
 }
 
 /// Where a node's socket is, and the rest of the file.
@@ -313,46 +237,6 @@ impl Place {
             log_level: filter(level)?,
             log_format,
         })
-    }
-}
-
-impl JoinFlags {
-    /// `stdin` is read when the token is to come from there.
-    ///
-    /// # Errors
-    /// Naming the flag or variable and what is wrong with its value; the token itself is never
-    /// shown.
-    pub(crate) fn resolve(
-        &self,
-        env: Environment<'_>,
-        stdin: impl FnOnce() -> std::io::Result<Zeroizing<String>>,
-    ) -> Result<JoinSettings, Failure> {
-        let variable = || env("WARREN_TOKEN").filter(|text| !text.is_empty()).map(Zeroizing::new);
-        let (source, text) = match &self.token {
-            Some(Shy(text)) if text.as_str() == "-" => {
-                let read = stdin();
-                ("standard input", read.map_err(|e| Failure::input(format!("--token -: {e}")))?)
-            }
-            Some(Shy(text)) => ("--token", text.clone()),
-            None => ("WARREN_TOKEN", variable().unwrap_or_default()),
-        };
-        let hint = "on a manager, `warren cluster token worker` or `… manager` shows one";
-        if text.is_empty() {
-            let failure = Failure::input("--token: a token is needed to join a cluster");
-            return Err(failure.hint(hint));
-        }
-        let token = text.parse::<JoinToken>();
-        let token = token.map_err(|e| Failure::input(format!("{source}: {e}")).hint(hint))?;
-        let address = |text: &String| {
-            let parsed = Address::parse(text, PORT).and_then(Address::dialled);
-            parsed.map_err(|problem| Failure::input(format!("HOST:PORT: {problem}")))
-        };
-        let addresses = self.addresses.iter().map(address).collect::<Result<Vec<_>, _>>()?;
-        if self.manager_only && token.role == JoinRole::Worker {
-            return Err(Failure::input("--manager-only: the token lets a worker join")
-                .hint("`warren cluster token manager` shows one for managers"));
-        }
-        Ok(JoinSettings { token, addresses, manager_only: self.manager_only })
     }
 }
 

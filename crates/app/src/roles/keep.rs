@@ -64,7 +64,8 @@ pub(super) fn decide(look: &Look<'_>) -> Step {
         let keep = Wanted { manager: is_manager(look.own), issuer_hash: [0; 32], lifetime_ms: 0 };
         return certificate(look, &keep).unwrap_or_else(Step::Rest);
     };
-    let to_be = wanted.number.filter(|_| wanted.manager);
+    // One that was a manager before there were numbers stays what it is.
+    let to_be = wanted.number.or(look.managing).filter(|_| wanted.manager);
     if look.fresh && look.managing.is_some() && look.managing != to_be {
         return Step::Demote;
     }
@@ -403,6 +404,7 @@ mod tests {
                 "cert-m" => own.role = PeerRole::Manager,
                 "cert-w" => own.role = PeerRole::Worker,
                 "+w" => wanted = Some(view(None)),
+                "+m" => wanted = Some(MembershipView { manager: true, ..view(None) }),
                 word => match word.split_once('m') {
                     Some(("+", number)) => wanted = Some(view(number.parse().ok())),
                     Some(("", number)) => managing = number.parse().ok(),
@@ -435,6 +437,7 @@ mod tests {
         check("cert-m m3 +w", "demote");
         check("cert-m +w", "renew Role");
         check("cert-m m3 +m5", "demote");
+        check("cert-m m1 +m", "rest");
         // What was kept changes nothing.
         check("cert-m m3 +w stale", "rest");
         check("cert-w +m3 stale", "rest");

@@ -19,13 +19,15 @@ use warren_base::rng::{Rng, SystemRng};
 use warren_base::telemetry;
 use warren_manager::{SetLogLevel, StopNode};
 use warren_model::{Cluster, Time};
+use warren_store::Store;
+use warren_trust::node_files::CertificateFileError;
 use warren_trust::{Credentials, KeyFile, KeyFileError};
 
 use super::admin::{self, Admin};
 use super::dial::Dialer;
 use super::door::{Behind, Door, Unlocking};
 use super::files::Files;
-use super::found::Founder;
+use super::found::{self, Founder};
 use super::keep::take_up;
 use super::managing::{self, Begin as Ledger, Managing};
 use super::metrics::Metrics;
@@ -234,7 +236,14 @@ impl Ground<'_> {
         report: bool,
     ) -> Result<(Arc<Shared>, Option<Managing>), Failure> {
         let key = self.key(report).await?;
-        let own = self.files.certificate(&key).map_err(|e| failed(&e))?;
+        let own = match self.files.certificate(&key) {
+            Err(CertificateFileError::Missing { .. }) if identity.stored => {
+                self.adopt(&identity, &key).await?;
+                self.files.certificate(&key)
+            }
+            other => other,
+        };
+        let own = own.map_err(|e| failed(&e))?;
         if own.peer().node != Some(identity.node) {
             let text = format!(
                 "the certificate in {} is not that of node {}",
@@ -257,6 +266,21 @@ impl Ground<'_> {
         let listening = listener::bind(shared.settings.listen)?;
         let managing = take_up(&shared, listening, number, begin).await?;
         Ok((shared, Some(managing)))
+    }
+
+    /// A node of before there were others: it gets what it needs to be one of several.
+    async fn adopt(&self, identity: &Identity, key: &KeyFile) -> Result<(), Failure> {
+        let Some(number) = identity.role.manager else { return Ok(()) };
+        tracing::info!("this node has no certificate yet; it gets one");
+        let (clock, rng) = (Arc::clone(&self.clock), Arc::clone(&self.rng));
+        let (folder, path) = (self.files.store(), self.files.key());
+        let options = warren_store::Options::new(&folder, &path, number, clock, rng);
+        let store = Store::open(options.map_err(|e| failed(&e))?).await.map_err(|e| failed(&e))?;
+        let now = Time(self.clock.now_ms());
+        let adopted =
+            found::adopt(&store, identity, &self.files, key, self.rng.as_ref(), now).await;
+        store.shutdown().await;
+        adopted
     }
 
     /// The wrapping key; waits for whoever has the cluster's unlock key, if it is locked.

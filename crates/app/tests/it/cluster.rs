@@ -258,3 +258,15 @@ fn host_strangers_at_the_port_are_closed_and_counted() {
     let said = two.warren(&["cluster", "init", "--detach"]);
     assert!(said.exit == 4 && said.err.contains("in use"), "{said:?}");
 }
+
+#[test]
+fn host_a_node_of_before_there_were_others_gets_what_it_lacks() {
+    let one = Node::start();
+    one.ok(&["node", "stop"]);
+    // As if it had been made by a version without certificates.
+    std::fs::remove_file(one.data_dir().join("certificate")).unwrap();
+    one.ok(&["node", "run", "--detach"]);
+    let two = one.beside(2);
+    two.join(&one, "worker");
+    assert_eq!(one.json(&["node", "ls"]).len(), 2);
+}
