@@ -39,7 +39,9 @@ const PURPOSE: &str = "warren agent assignments 1";
 /// A node with ten thousand tasks has a few megabytes.
 const BYTES_MAX: u64 = 128 << 20;
 
-/// A burst of assignments is one write.
+/// What comes at once is one write.
+const SET_SOON_MS: u64 = 20;
+/// In a burst of assignments there is a write this often.
 const SET_MS: u64 = 200;
 /// Statuses change far more often, and lose less: at worst a container is started once more.
 const STATUS_MS: u64 = 1_000;
@@ -253,15 +255,17 @@ pub enum Changed {
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     due_ms: Option<u64>,
+    begun_ms: Option<u64>,
     writing: bool,
     failures: u32,
 }
 
 impl Pace {
     pub(crate) fn changed(&mut self, what: Changed, now_ms: u64) {
+        let since = self.begun_ms.map_or(SET_MS, |begun| now_ms.saturating_sub(begun));
         let wait = match what {
             Changed::Statuses => STATUS_MS,
-            Changed::Set => SET_MS,
+            Changed::Set => SET_MS.saturating_sub(since).max(SET_SOON_MS),
         };
         // A disk that refuses is not asked more often because there is more to write.
         let wait = if self.failures > 0 { wait.max(self.retry_ms()) } else { wait };
@@ -283,8 +287,8 @@ impl Pace {
         self.writing || self.due_ms.is_some()
     }
 
-    pub(crate) fn begin(&mut self) {
-        (self.writing, self.due_ms) = (true, None);
+    pub(crate) fn begin(&mut self, now_ms: u64) {
+        (self.writing, self.due_ms, self.begun_ms) = (true, None, Some(now_ms));
     }
 
     pub(crate) fn done(&mut self, ok: bool, now_ms: u64) {

@@ -253,7 +253,7 @@ impl Worker {
 
     /// Writes what is held, off the loop: the disk may take its time.
     fn keep(&mut self) {
-        self.state.pace.begin();
+        self.state.pace.begin(self.tools.clock.monotonic_ms());
         // Of a node that was removed nothing is to be left.
         let cached = (!self.state.removed).then(|| self.core.cached(self.tools.now()));
         let (cache, tools) = (self.cache.clone(), Arc::clone(&self.tools));

@@ -144,7 +144,7 @@ fn check(words: &str, expected: &str) {
         match what {
             "s" => pace.changed(Changed::Set, at),
             "t" => pace.changed(Changed::Statuses, at),
-            "begin" => pace.begin(),
+            "begin" => pace.begin(at),
             "ok" => pace.done(true, at),
             _ => pace.done(false, at),
         }
@@ -155,14 +155,14 @@ fn check(words: &str, expected: &str) {
 
 #[test]
 fn writes_are_few_and_one_at_a_time() {
-    check("s@0 s@100 t@150 begin s@210 ok@500 begin", "200 200 200 - - 410 -");
-    check("t@0 t@900 s@950", "1000 1000 1000");
-    check("t@0 s@10", "1000 210");
+    check("s@0 s@10 t@15 begin@20 s@50 ok@60 begin@220 ok@230 s@500", "20 20 20 - - 220 - - 520");
+    check("t@0 t@900 s@950", "1000 1000 970");
+    check("t@0 s@10", "1000 30");
 }
 
 #[test]
 fn a_disk_that_refuses_is_asked_ever_more_seldom() {
-    check("s@0 begin no@200 begin no@600 begin ok@1400", "200 - 600 - 1400 - -");
-    check("s@0 begin no@200 s@300", "200 - 600 600");
-    check("s@0 begin t@10 no@200", "200 - - 600");
+    check("s@0 begin@20 no@200 begin@600 no@600 begin@1400 ok@1400", "20 - 600 - 1400 - -");
+    check("s@0 begin@20 no@200 s@300", "20 - 600 600");
+    check("s@0 begin@20 t@30 no@200", "20 - - 600");
 }

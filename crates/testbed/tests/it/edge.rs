@@ -14,6 +14,8 @@ use crate::support::{
 const ELSEWHERE_MAX: Duration = Duration::from_secs(20);
 /// A container that ended runs again on its node, whoever can be reached.
 const RESTARTED_MAX: Duration = Duration::from_secs(10);
+/// So long after a change the last of it has been written to the disk.
+const KEPT_QUIET: Duration = Duration::from_millis(1500);
 /// As long as a partition lasts: longer than the default patience with a silent node.
 const PARTITION: Duration = Duration::from_secs(8);
 
@@ -123,6 +125,13 @@ fn host_worker_reboots_without_managers() -> Result<()> {
     let on_first = before.iter().filter(|task| task["node"] == "w1").count();
     assert!(on_first > 0, "{before:?}");
     let (manager, worker) = (cluster.node("m1")?, cluster.node("w1")?);
+    // What is assigned is on disk a moment later; a power cut before that is another story.
+    let kept = worker.host().data_dir().join("agent").join("assignments");
+    cluster.until("what it holds is on its disk", SOON, || {
+        let written = std::fs::metadata(&kept).and_then(|file| file.modified());
+        let quiet = written.ok().and_then(|written| written.elapsed().ok());
+        Ok(quiet.is_some_and(|quiet| quiet > KEPT_QUIET).then_some(()))
+    })?;
     manager.pause();
     worker.reboot()?;
     let booted = Instant::now();
