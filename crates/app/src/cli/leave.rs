@@ -8,6 +8,7 @@ use warren_proto::v1;
 
 use super::context::Context;
 use super::failure::{Exit, Failure};
+use super::interrupt::Interrupt;
 use super::node::Daemon;
 
 /// Leaves the cluster for good.
@@ -54,10 +55,11 @@ async fn say_goodbye(context: &mut Context<'_>, force: bool) -> Result<(), Failu
     // Not retried: what was begun goes on.
     let mut lines = context.client.leave(v1::LeaveClusterRequest { force }).await?;
     let mut done = false;
+    let mut interrupt = Interrupt::new();
     loop {
         let line = tokio::select! {
             line = lines.message() => line,
-            _ = tokio::signal::ctrl_c() => {
+            () = interrupt.pressed() => {
                 return Err(Failure::failed("stopped waiting; the node has not left yet")
                     .hint("it stays drained; `warren node update --availability active` undoes it"));
             }

@@ -11,6 +11,7 @@ use warren_proto::v1::{frame, open_stream};
 
 use super::context::{Context, now};
 use super::failure::Failure;
+use super::interrupt::Interrupt;
 use super::moment::{self, Moment};
 
 #[derive(Debug, Args)]
@@ -65,11 +66,17 @@ pub(crate) async fn run(context: &mut Context<'_>, args: LogsArgs) -> Result<(),
     };
     let mut frames = context.client.open(open_stream::Kind::Logs(request)).await?;
     let mut prefixes = Prefixes::default();
+    // Without following it is the end of the program, as everywhere.
+    let mut interrupt = args.follow.then(Interrupt::new);
+    let pressed = async |interrupt: &mut Option<Interrupt>| match interrupt {
+        Some(interrupt) => interrupt.pressed().await,
+        None => std::future::pending().await,
+    };
     loop {
         let message = tokio::select! {
             message = frames.from.message() => message?,
             // Following has no other end: stopping it is no error.
-            _ = tokio::signal::ctrl_c(), if args.follow => return Ok(()),
+            () = pressed(&mut interrupt) => return Ok(()),
         };
         let Some(message) = message else { return Ok(()) };
         match message.kind {

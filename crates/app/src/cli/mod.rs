@@ -15,6 +15,7 @@ mod exec;
 pub(crate) mod failure;
 mod image;
 mod inspect;
+mod interrupt;
 mod leave;
 mod listing;
 mod logs;

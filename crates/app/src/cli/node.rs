@@ -14,6 +14,7 @@ use warren_proto::v1;
 use super::client::is_lost;
 use super::context::Context;
 use super::failure::{Exit, Failure};
+use super::interrupt::Interrupt;
 use super::listing::{ListFlags, ReadFlags, Record};
 use super::rows::{EventRow, NodeRow, cluster_id};
 use super::spec::duration;
@@ -162,6 +163,7 @@ pub(crate) async fn info(context: &mut Context<'_>, args: &InfoArgs) -> Result<(
 }
 
 pub(crate) async fn events(context: &mut Context<'_>, args: &EventsArgs) -> Result<(), Failure> {
+    let mut interrupt = Interrupt::new();
     let mut now = revision(context).await?;
     let mut back = if args.follow { 0 } else { EVENTS_BACK };
     // Revision 0 means "from now on" to the node.
@@ -170,7 +172,7 @@ pub(crate) async fn events(context: &mut Context<'_>, args: &EventsArgs) -> Resu
         if !args.follow && after >= now {
             return Ok(());
         }
-        match stream(context, args, &mut after, now).await? {
+        match stream(context, args, &mut after, now, &mut interrupt).await? {
             Ended::Done => return Ok(()),
             Ended::Lost => {}
             // Asked for more than the node remembers: ask for less.
@@ -207,6 +209,7 @@ async fn stream(
     args: &EventsArgs,
     after: &mut u64,
     now: u64,
+    interrupt: &mut Interrupt,
 ) -> Result<Ended, Failure> {
     let request = v1::WatchRequest { after: *after };
     let mut events =
@@ -215,7 +218,7 @@ async fn stream(
         let event = tokio::select! {
             event = events.message() => event,
             // Following has no other end: stopping it is no error.
-            _ = tokio::signal::ctrl_c() => return Ok(Ended::Done),
+            () = interrupt.pressed() => return Ok(Ended::Done),
             // Not every revision has an event, so the last one may never come.
             () = tokio::time::sleep(EVENTS_QUIET), if !args.follow => return Ok(Ended::Done),
         };
