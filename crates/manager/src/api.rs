@@ -41,7 +41,7 @@ use table::Rpc;
 /// How long a read waits for the revision that it is to see.
 const REVISION_WAIT_MS: u64 = 5000;
 /// A change that was read, decided and lost to another is tried again so often.
-const RACES_MAX: usize = 5;
+pub(crate) const RACES_MAX: usize = 5;
 
 /// The service that the command line calls.
 #[derive(Clone)]

@@ -26,11 +26,11 @@ use warren_state::State;
 use warren_state::change::{Expect, Key, Mutation, Transaction};
 use warren_trust::{Bundle, Issued, JoinRole, JoinToken, Subject, TokenRefusal};
 
-use crate::api::authorize::{Standing, Who};
+use crate::api::authorize::{Who, removed};
 use crate::api::cluster::{authority, settings};
 use crate::api::nodes::WARNING_KEY;
 use crate::api::table::Rpc;
-use crate::api::{call, propose};
+use crate::api::{RACES_MAX, call, propose};
 use crate::core::Core;
 use crate::describe;
 use crate::dispatch::membership;
@@ -211,6 +211,7 @@ fn applicant(token: &JoinToken, wire: v1::JoinRequest) -> Result<Applicant, Refu
 
 /// Makes a member of it, or finds that it is one already.
 async fn admit(core: &Core, applicant: &Applicant) -> Result<v1::Joined, Refused> {
+    let mut race = 0;
     loop {
         let view = core.store.view();
         let cluster = settings(&view)?;
@@ -227,7 +228,7 @@ async fn admit(core: &Core, applicant: &Applicant) -> Result<v1::Joined, Refused
         let transaction = admission(core, &view, applicant, &issued);
         match propose(core, transaction).await {
             // Another try of the same node was faster.
-            Err(refusal) if refusal.code == tonic::Code::Aborted => {}
+            Err(refusal) if refusal.code == tonic::Code::Aborted && race < RACES_MAX => race += 1,
             Err(refusal) => return Err(refusal.into()),
             Ok(revision) => {
                 tracing::info!(
@@ -323,11 +324,7 @@ async fn renew(core: &Core, who: &Who, signing_request: &[u8]) -> Result<v1::Ren
     let id = who.node.ok_or_else(|| Refusal::denied("only nodes renew certificates"))?;
     let view = core.store.view();
     let cluster = settings(&view)?;
-    let member = view.node(id).ok_or_else(|| crate::api::authorize::removed(id))?;
-    if let Some(peer) = &who.peer {
-        let standing = crate::api::authorize::standing(&view, id, peer);
-        debug_assert!(matches!(standing, Standing::Member { .. }), "authorised as {standing:?}");
-    }
+    let member = view.node(id).ok_or_else(|| removed(id))?;
     let subject = Subject::Node { id, manager: member.manager };
     let issued = issue(core, cluster, signing_request, subject)?;
     if issued.key_hash != member.key_hash {

@@ -73,8 +73,6 @@ pub(crate) struct Who {
     pub(crate) principal: Principal,
     /// Of nodes.
     pub(crate) node: Option<NodeId>,
-    /// What a node's certificate says; its own agent has none.
-    pub(crate) peer: Option<Peer>,
     /// Where it calls from; none for local callers.
     pub(crate) address: Option<SocketAddr>,
     /// Another manager passes it on.
@@ -87,7 +85,6 @@ impl Who {
             role: Role::Local,
             principal: Principal(principal),
             node: None,
-            peer: None,
             address: None,
             relayed: false,
         }
@@ -214,7 +211,6 @@ async fn remote(
         role,
         principal: Principal::node(node),
         node: Some(node),
-        peer: Some(peer.clone()),
         ..Who::local(String::new())
     })
 }
@@ -227,7 +223,7 @@ pub(crate) fn removed(node: NodeId) -> Refusal {
 
 /// What the state says of a certificate's node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+enum Standing {
     Member {
         manager: bool,
     },
@@ -236,7 +232,7 @@ pub(crate) enum Standing {
     Unknown,
 }
 
-pub(crate) fn standing(view: &State, node: NodeId, peer: &Peer) -> Standing {
+fn standing(view: &State, node: NodeId, peer: &Peer) -> Standing {
     let buried = view.tombstone(node).is_some_and(|stone| stone.key_hash == peer.key_hash);
     match view.node(node).filter(|member| member.key_hash == peer.key_hash) {
         Some(member) => Standing::Member { manager: member.manager },

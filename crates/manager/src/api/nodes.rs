@@ -150,7 +150,8 @@ pub(super) async fn remove(
     who: &Who,
     wire: v1::RemoveNodeRequest,
 ) -> Result<v1::Changed, Refusal> {
-    let content = Content::new("remove-node").with(wire.node.as_bytes());
+    let content =
+        Content::new("remove-node").with(wire.node.as_bytes()).with(&[u8::from(wire.force)]);
     let request = request(&who.principal, &wire.request_id, &content)?;
     let view = core.store.view();
     if let Some(revision) = repeated(&view, request.as_ref())? {
