@@ -18,6 +18,7 @@ mod chaos;
 mod cluster;
 mod disaster;
 mod net;
+mod tcp;
 
 use super::*;
 use crate::disk::Disk;

@@ -14,6 +14,7 @@
 mod index;
 mod recover;
 mod segment;
+mod span;
 mod spare;
 #[cfg(test)]
 mod tests;
@@ -31,10 +32,11 @@ use warren_trust::Opener;
 use crate::disk::{Disk, DiskFile};
 use crate::keys::Keys;
 use crate::metrics::LogMetrics;
-use index::{Index, Place};
+use index::Index;
 use recover::recover;
-use segment::{Base, Record, RecordHead, TEXT_MAX};
+use segment::{Base, TEXT_MAX};
 pub use segment::{Entry, EntryKind, HeadError, LogId, Vote};
+use span::Span;
 use spare::Spares;
 use writer::{Op, Writer, WriterHandle};
 
@@ -441,70 +443,4 @@ impl Log {
 
 fn known_id(index: &Index, at: u64) -> Result<LogId, LogError> {
     index.id(at).ok_or_else(|| LogError::Missing { what: format!("entry {at}") })
-}
-
-/// Neighbours in one segment, to be read at once.
-struct Span {
-    source: Arc<Readable>,
-    segment: u64,
-    offset: u64,
-    len: usize,
-    ids: Vec<(LogId, Place)>,
-}
-
-impl Span {
-    fn plan(shared: &Shared, from: u64, end: u64, bytes_max: usize) -> Result<Self, LogError> {
-        let missing = |index| LogError::Missing { what: format!("entry {index}") };
-        let place = |index| shared.index.get(index).filter(|place| place.len > 0);
-        let first = place(from).ok_or_else(|| missing(from))?;
-        let source = shared.readable.get(&first.segment).ok_or_else(|| missing(from))?;
-        let start = u64::from(first.offset);
-        let mut span = Self {
-            source: source.clone(),
-            segment: first.segment,
-            offset: start,
-            len: 0,
-            ids: Vec::new(),
-        };
-        for index in from..end {
-            let place = place(index).ok_or_else(|| missing(index))?;
-            let reach = (u64::from(place.offset) + u64::from(place.len)).checked_sub(start);
-            let reach = reach.and_then(|reach| usize::try_from(reach).ok());
-            // Records of votes and marks between entries are read over.
-            let Some(reach) = reach.filter(|_| place.segment == span.segment) else { break };
-            if !span.ids.is_empty() && reach > READ_MAX.min(bytes_max) {
-                break;
-            }
-            span.len = reach;
-            span.ids.push((known_id(&shared.index, index)?, place));
-        }
-        Ok(span)
-    }
-
-    fn read(self, entries: &mut Vec<Entry>) -> Result<usize, LogError> {
-        let mut bytes = vec![0; self.len];
-        let read = self.source.file.read_at(&mut bytes, self.offset);
-        read.map_err(LogError::disk("read segment"))?;
-        let mut payloads = 0;
-        for (id, place) in self.ids {
-            let damaged = LogError::Damaged {
-                segment: self.segment,
-                offset: u64::from(place.offset),
-                counter: 0,
-            };
-            let at = usize::try_from(u64::from(place.offset) - self.offset).unwrap_or(usize::MAX);
-            let rest = bytes.get_mut(at..).unwrap_or_default();
-            let head = RecordHead::decode(rest);
-            let opened =
-                head.and_then(|head| Some((head.kind, head.open(&self.source.opener, rest)?)));
-            match opened.and_then(|(kind, text)| Record::decode(kind, text)) {
-                Some(Record::Entry(entry)) if entry.id == id => {
-                    payloads += entry.payload.len();
-                    entries.push(entry);
-                }
-                Some(_) | None => return Err(damaged),
-            }
-        }
-        Ok(payloads)
-    }
 }
