@@ -223,10 +223,17 @@ impl Book {
             return Ok(());
         }
         let mut addresses = BTreeMap::new();
-        for (task, container) in machine.running() {
+        // What is not assigned any more is on its way out. An agent that began alone, with a set of
+        // a moment before its end, may run such a task for as long as that takes.
+        let assigned = machine.running().filter(|(task, _)| machine.core.set().holds(*task));
+        for (task, container) in assigned {
             let Some(address) = container.address else { continue };
-            if let Some(other) = addresses.insert(address, task).filter(|other| *other != task) {
-                return Err(format!("{other} and {task} both run at {address}"));
+            let other = addresses.insert(address, (task, container));
+            if let Some((other, older)) = other.filter(|(other, _)| *other != task) {
+                return Err(format!(
+                    "{other} (since {}) and {task} (since {}) both run at {address}",
+                    older.started.0, container.started.0
+                ));
             }
         }
         for (elsewhere, others) in self.copies.iter().filter(|(other, _)| **other != place) {

@@ -58,6 +58,7 @@ pub(crate) enum Ask {
     Update(v1::UpdateServiceRequest),
     Remove(v1::RemoveServicesRequest),
     Node(v1::UpdateNodeRequest),
+    RemoveNode(v1::RemoveNodeRequest),
 }
 
 async fn changed(control: &Control, world: &World, ask: Ask) -> Result<u64, Status> {
@@ -66,6 +67,7 @@ async fn changed(control: &Control, world: &World, ask: Ask) -> Result<u64, Stat
         Ask::Update(wire) => control.update_service(request(world, wire)).await,
         Ask::Remove(wire) => control.remove_services(request(world, wire)).await,
         Ask::Node(wire) => control.update_node(request(world, wire)).await,
+        Ask::RemoveNode(wire) => control.remove_node(request(world, wire)).await,
     };
     answer.map(|answer| answer.into_inner().revision)
 }

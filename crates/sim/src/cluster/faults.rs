@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tonic::{Code, Status};
 use warren_base::rng::Rng;
 use warren_model::node::Availability;
 use warren_proto::v1;
@@ -152,8 +153,9 @@ async fn full_disk(world: &Arc<World>) -> Option<()> {
 /// A disk that forgets what it said it had synced has no place in a group: its manager never comes
 /// back, and another is taken in. One of a run at most: more would be a lost majority.
 async fn lying_disk(world: &Arc<World>) -> Option<()> {
-    let managers = world.hosts().into_iter().filter(|host| host.number().is_some()).count();
-    if managers < 3 || world.hosts().iter().any(|host| host.is_lost()) {
+    // Who loses a manager does not send another away meanwhile.
+    let _alone = world.membership.try_lock().ok()?;
+    if voters(world) < 3 || world.hosts().iter().any(|host| host.is_lost()) {
         return None;
     }
     let host = manager(world)?;
@@ -163,37 +165,63 @@ async fn lying_disk(world: &Arc<World>) -> Option<()> {
     host.kill(world, true);
     world.count(|counts| counts.lost += 1);
     sleep(1_000 + world.rng.below(2_000)).await;
-    replace(world, &host).await
+    dismiss(world, &host).await;
+    promote(world).await
 }
 
-/// As people do with a dead manager: another in its place, then it goes.
-async fn replace(world: &Arc<World>, dead: &Host) -> Option<()> {
-    for _ in 0..20 {
-        let wire = v1::UpdateNodeRequest {
-            node: dead.node.to_string(),
-            manager: Some(false),
-            worker: Some(true),
-            ..v1::UpdateNodeRequest::default()
-        };
-        let through = manager(world)?;
-        if call::change(world, &through, Ask::Node(wire)).await.is_ok() {
-            break;
+/// Managers that vote, as far as the one that leads knows.
+fn voters(world: &World) -> usize {
+    let hosts = world.hosts().into_iter();
+    let leaders = hosts.filter_map(|host| host.running()).filter_map(|(_, running)| {
+        running.store.leader().borrow().then(|| running.store.status().voters.len())
+    });
+    leaders.min().unwrap_or(0)
+}
+
+/// As people do with a dead manager: it is one no longer, and then no node.
+async fn dismiss(world: &Arc<World>, dead: &Host) {
+    let node = dead.node.to_string();
+    let demote = v1::UpdateNodeRequest {
+        node: node.clone(),
+        manager: Some(false),
+        worker: Some(true),
+        ..v1::UpdateNodeRequest::default()
+    };
+    let remove = v1::RemoveNodeRequest { node, force: true, ..v1::RemoveNodeRequest::default() };
+    insist(world, &format!("{}: demoted", dead.name), &Ask::Node(demote)).await;
+    insist(world, &format!("{}: removed", dead.name), &Ask::RemoveNode(remove)).await;
+}
+
+/// Asks until it is done, or is seen to be done already.
+async fn insist(world: &Arc<World>, what: &str, ask: &Ask) {
+    const TRIES: u32 = 40;
+    for _ in 0..TRIES {
+        let Some(through) = manager(world) else { return };
+        let answer = call::change(world, &through, ask.clone()).await;
+        world.note(|| {
+            format!("{what} through {}: {:?}", through.name, answer.as_ref().map_err(Status::code))
+        });
+        if answer.is_ok() || answer.is_err_and(|status| status.code() == Code::NotFound) {
+            return;
         }
         sleep(500).await;
     }
-    promote(world).await
 }
 
 fn stop(world: &World) -> Option<()> {
     const LONG_MS: u64 = 5_000;
     // An agent that does not run cannot stop what it should after a while without managers.
     const WORKER_MS: u64 = 2_000;
+    // A leader takes no notice of less.
+    const NOTICED_MS: u64 = 500;
     let host = any(world, |_| true)?;
     let most = if host.number().is_some() && !world.script.hybrid { LONG_MS } else { WORKER_MS };
     let for_ms = 100 + world.rng.below(most - 100);
     world.note(|| format!("{}: stopped for {for_ms} ms", host.name));
     world.net.stop(host.place, for_ms);
-    held(&world.book).resumed(host.place, world.now_ms() + for_ms);
+    if for_ms > NOTICED_MS {
+        held(&world.book).resumed(host.place, world.now_ms() + for_ms);
+    }
     Some(())
 }
 
@@ -320,12 +348,18 @@ async fn promote(world: &Arc<World>) -> Option<()> {
 }
 
 async fn demote(world: &Arc<World>) -> Option<()> {
-    let managers = world.hosts().into_iter().filter(|h| h.number().is_some() && !h.is_lost());
-    if managers.count() < 3 {
+    const GONE_MS: u64 = 15_000;
+    let _alone = world.membership.try_lock().ok()?;
+    if voters(world) < 3 {
         return None;
     }
     let host = manager(world)?;
-    role(world, &host, false).await
+    role(world, &host, false).await;
+    let end = world.now_ms() + GONE_MS;
+    while host.number().is_some() && world.now_ms() < end {
+        sleep(200).await;
+    }
+    Some(())
 }
 
 async fn drain(world: &Arc<World>) -> Option<()> {
@@ -347,20 +381,22 @@ async fn drain(world: &Arc<World>) -> Option<()> {
     Some(())
 }
 
-/// Nodes that were left draining when trouble ended are taken back.
-pub(crate) async fn undrain(world: &Arc<World>) {
+/// What people have to do when trouble is over: nodes that drain are taken back, managers that are
+/// lost for good are dismissed.
+pub(crate) async fn repair(world: &Arc<World>) {
     for host in world.hosts() {
+        if host.is_lost() {
+            dismiss(world, &host).await;
+            continue;
+        }
+        if !world.script.drains {
+            continue;
+        }
         let wire = v1::UpdateNodeRequest {
             node: host.node.to_string(),
             availability: v1::Availability::Active.into(),
             ..v1::UpdateNodeRequest::default()
         };
-        for _ in 0..10 {
-            let Some(through) = manager(world) else { break };
-            if call::change(world, &through, Ask::Node(wire.clone())).await.is_ok() {
-                break;
-            }
-            sleep(300).await;
-        }
+        insist(world, &format!("{}: active", host.name), &Ask::Node(wire)).await;
     }
 }

@@ -260,6 +260,7 @@ impl Host {
         } else {
             held(&self.machine).kill();
         }
+        world.machine_moved(self);
         let Some(life) = life else { return };
         world.note(|| format!("{}: {}", self.name, if power { "power fails" } else { "killed" }));
         life.silent.store(power, Ordering::Relaxed);

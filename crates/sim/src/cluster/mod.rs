@@ -165,7 +165,7 @@ async fn live(world: Arc<World>) -> Result<u64, String> {
     faults::trouble(Arc::clone(&world)).await;
     people.shutdown().await;
     faults::heal(&world);
-    faults::undrain(&world).await;
+    faults::repair(&world).await;
     calm::settle(&world).await?;
     calm::replay(&world).await?;
     calm::revision(&world)

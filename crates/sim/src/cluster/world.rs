@@ -24,6 +24,8 @@ pub(crate) struct World {
     pub(crate) net: Arc<Net>,
     pub(crate) start: Instant,
     pub(crate) book: Mutex<Book>,
+    /// Held by who takes a manager out.
+    pub(crate) membership: tokio::sync::Mutex<()>,
     hosts: Mutex<BTreeMap<Place, Arc<Host>>>,
     trace: Mutex<(DefaultHasher, u64)>,
     counts: Mutex<Counts>,
@@ -46,6 +48,7 @@ impl World {
             script,
             start: Instant::now(),
             book: Mutex::default(),
+            membership: tokio::sync::Mutex::default(),
             hosts: Mutex::default(),
             trace: Mutex::new((DefaultHasher::new(), 0)),
             counts: Mutex::default(),
