@@ -3,8 +3,8 @@
 //!
 //! A beat is a node's word that it is alive, wherever its session is. Kept by
 //! the monotonic clock: a wall clock that jumps must not silence a cluster.
-//! The leader's loop ticks; when ticks are further apart than [`GAP_MS`] this
-//! process was held up (stopped, starved, its machine paused), and silence
+//! The leader's loop ticks; when ticks are further apart than they should be by
+//! [`LATE_MS`] this process was held up (stopped, starved, its machine paused), and silence
 //! meanwhile says nothing about nodes: the page is turned. A new leader begins
 //! with an empty page. Only members get a session, so the book is no longer
 //! than the list of nodes. Never replicated.
@@ -19,9 +19,11 @@ use warren_model::{NodeId, Time};
 use warren_planner::{Beats, Seen};
 
 /// The leader's loop looks at the clock that often.
-pub(crate) const TICK_MS: u64 = 200;
-/// Ticks further apart are a gap: the loop did not run.
-pub(crate) const GAP_MS: u64 = 500;
+const TICK_MS: u64 = 200;
+/// The same where the only node is the one that leads: there is nobody to be wrong about.
+const ALONE_TICK_MS: u64 = 1_000;
+/// A tick that comes so much later is a gap: the loop did not run.
+const LATE_MS: u64 = 300;
 /// A node that is heard after more silence than this wakes the leader: it may count as down.
 /// Shorter than any suspicion, longer than the beats of a large cluster are apart.
 const QUIET_MS: u64 = 2500;
@@ -36,6 +38,7 @@ struct Heard {
 struct Page {
     since_ms: u64,
     tick_ms: u64,
+    pace_ms: u64,
     heard: BTreeMap<NodeId, Heard>,
 }
 
@@ -46,7 +49,8 @@ pub(crate) struct BeatBook {
 
 impl BeatBook {
     pub(crate) fn new(mono_ms: u64) -> Self {
-        let page = Page { since_ms: mono_ms, tick_ms: mono_ms, heard: BTreeMap::new() };
+        let page =
+            Page { since_ms: mono_ms, tick_ms: mono_ms, pace_ms: TICK_MS, heard: BTreeMap::new() };
         Self { page: Mutex::new(page), moved: watch::channel(()).0 }
     }
 
@@ -71,7 +75,12 @@ impl BeatBook {
         }
     }
 
-    /// To be called every [`TICK_MS`] by the leader. Says whether there was a gap.
+    /// How long the leader is to wait for its next tick.
+    pub(crate) fn pace_ms(&self) -> u64 {
+        self.lock().pace_ms
+    }
+
+    /// To be called at that pace by the leader. Says whether there was a gap.
     pub(crate) fn tick(&self, mono_ms: u64) -> bool {
         self.lock().tick(mono_ms)
     }
@@ -103,6 +112,7 @@ impl BeatBook {
     /// Strikes out who is no member any more.
     pub(crate) fn keep(&self, members: usize, is_member: impl Fn(NodeId) -> bool) {
         let mut page = self.lock();
+        page.pace_ms = if members > 1 { TICK_MS } else { ALONE_TICK_MS };
         if page.heard.len() > members {
             page.heard.retain(|node, _| is_member(*node));
         }
@@ -111,7 +121,7 @@ impl BeatBook {
 
 impl Page {
     fn tick(&mut self, mono_ms: u64) -> bool {
-        let gap = mono_ms.saturating_sub(self.tick_ms) > GAP_MS;
+        let gap = mono_ms.saturating_sub(self.tick_ms) > self.pace_ms + LATE_MS;
         if gap {
             self.since_ms = mono_ms;
         }
@@ -171,5 +181,17 @@ mod tests {
         book.turn_page(6000);
         let beats = book.read(Time(6000), 6000);
         assert_eq!((beats.since, beats.seen.len()), (Time(6000), 0));
+    }
+
+    #[test]
+    fn who_is_alone_looks_more_seldom() {
+        let book = BeatBook::new(0);
+        assert_eq!(book.pace_ms(), 200);
+        book.keep(1, |_| true);
+        assert_eq!(book.pace_ms(), 1000);
+        assert!(!book.tick(1300) && book.tick(2601));
+        book.keep(2, |_| true);
+        assert_eq!(book.pace_ms(), 200);
+        assert!(!book.tick(3101) && book.tick(3602));
     }
 }

@@ -16,7 +16,6 @@ use warren_state::State;
 use warren_state::change::{Rejection, Transaction};
 use warren_store::ProposeError;
 
-use crate::beats::TICK_MS;
 use crate::core::Core;
 use crate::metrics::count;
 use crate::quorum;
@@ -91,7 +90,7 @@ pub(crate) async fn plan(core: Arc<Core>) {
 /// Meanwhile hears those managers that have no agent to beat for them.
 async fn gap(core: &Core) {
     loop {
-        core.clock.sleep(TICK_MS).await;
+        core.clock.sleep(core.beats.pace_ms()).await;
         let now_ms = core.clock.monotonic_ms();
         for (node, silent_ms) in quorum::heard(core) {
             core.beats.heard(node, now_ms.saturating_sub(silent_ms), 0);

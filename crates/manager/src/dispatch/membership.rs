@@ -11,6 +11,8 @@ use warren_trust::Bundle;
 
 /// Time between beats of a node, in a cluster of up to [`BEAT_NODES`].
 const BEAT_MS: u64 = 500;
+/// A single node tells itself alone.
+const ALONE_BEAT_MS: u32 = 1_000;
 /// Larger clusters beat more slowly, so that the leader hears as many beats a second.
 const BEAT_NODES: u64 = 500;
 /// Steps of the interval: not every node that joins is told to all others.
@@ -18,6 +20,9 @@ const BEAT_STEP_MS: u64 = 100;
 
 /// How often nodes of a cluster of that size say that they are there.
 pub(crate) fn beat_ms(nodes: usize) -> u32 {
+    if nodes == 1 {
+        return ALONE_BEAT_MS;
+    }
     let nodes = u64::try_from(nodes).unwrap_or(u64::MAX);
     let ms = (BEAT_MS * nodes).div_ceil(BEAT_NODES).max(BEAT_MS);
     u32::try_from(ms.next_multiple_of(BEAT_STEP_MS)).unwrap_or(u32::MAX)
@@ -89,7 +94,7 @@ mod tests {
 
     #[test]
     fn large_clusters_beat_more_slowly() {
-        let got = [0, 1, 500, 501, 600, 1000, 5000].map(beat_ms);
-        assert_eq!(got, [500, 500, 500, 600, 600, 1000, 5000]);
+        let got = [0, 1, 2, 500, 501, 600, 1000, 5000].map(beat_ms);
+        assert_eq!(got, [500, 1000, 500, 500, 600, 600, 1000, 5000]);
     }
 }
