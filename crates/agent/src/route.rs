@@ -23,6 +23,9 @@ pub(crate) const SILENCE_MS: u64 = 1_000;
 /// Rounds without success double the patience this often: on a slow line a large set takes a
 /// while, and giving up each time would be for ever.
 const PATIENCE_DOUBLINGS_MAX: u32 = 3;
+/// A handshake takes a few round trips, whatever there is to be sent afterwards; managers that are
+/// off must not make a round long.
+pub(crate) const CONNECT_MAX_MS: u64 = 4_000;
 /// Seven voters at most, and some room; a list without end is somebody's mistake.
 pub const MANAGERS_MAX: usize = 64;
 

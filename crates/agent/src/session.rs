@@ -27,7 +27,7 @@ use crate::effects::chain;
 use crate::membership::MembershipView;
 use crate::metrics::{Metrics, count};
 use crate::pulse::BEAT_MS;
-use crate::route::{LocalManager, ManagerAddress, Route, SILENCE_MS};
+use crate::route::{CONNECT_MAX_MS, LocalManager, ManagerAddress, Route, SILENCE_MS};
 use crate::worker::{Message, Tools};
 
 mod line;
@@ -247,7 +247,7 @@ impl Session {
         let connecting = self.connect.connect(manager);
         let channel = tokio::select! {
             channel = connecting => channel.map_err(End::Connect)?,
-            () = self.tools.clock.sleep(patience_ms) => return Err(silent()),
+            () = self.tools.clock.sleep(patience_ms.min(CONNECT_MAX_MS)) => return Err(silent()),
             () = self.tools.stopping.cancelled() => return Err(End::Stopping),
         };
         let (reply, held) = oneshot::channel();

@@ -6,17 +6,19 @@
 //! The leader's loop ticks; when ticks are further apart than they should be by
 //! [`LATE_MS`] this process was held up (stopped, starved, its machine paused), and silence
 //! meanwhile says nothing about nodes: the page is turned. A new leader begins
-//! with an empty page. Only members get a session, so the book is no longer
+//! with an empty page; when nobody led for a while before, or this process was
+//! held up for long, nodes get time to come back ([`touch`]). Only members get a session, so the book is no longer
 //! than the list of nodes. Never replicated.
 
 pub(crate) mod tell;
+pub(crate) mod touch;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use warren_model::{NodeId, Time};
-use warren_planner::{Beats, Seen};
+use warren_planner::{Beats, RETURN_MS, Seen};
 
 /// The leader's loop looks at the clock that often.
 const TICK_MS: u64 = 200;
@@ -39,6 +41,7 @@ struct Page {
     since_ms: u64,
     tick_ms: u64,
     pace_ms: u64,
+    unheard_ms: u64,
     heard: BTreeMap<NodeId, Heard>,
 }
 
@@ -49,8 +52,13 @@ pub(crate) struct BeatBook {
 
 impl BeatBook {
     pub(crate) fn new(mono_ms: u64) -> Self {
-        let page =
-            Page { since_ms: mono_ms, tick_ms: mono_ms, pace_ms: TICK_MS, heard: BTreeMap::new() };
+        let page = Page {
+            since_ms: mono_ms,
+            tick_ms: mono_ms,
+            pace_ms: TICK_MS,
+            unheard_ms: RETURN_MS,
+            heard: BTreeMap::new(),
+        };
         Self { page: Mutex::new(page), moved: watch::channel(()).0 }
     }
 
@@ -71,6 +79,7 @@ impl BeatBook {
         let seen = |heard: &Heard| Seen { at: then(heard.at_ms), rtt_ms: heard.rtt_ms };
         Beats {
             since: then(page.since_ms),
+            unheard_ms: page.unheard_ms,
             seen: page.heard.iter().map(|(node, heard)| (*node, seen(heard))).collect(),
         }
     }
@@ -85,10 +94,12 @@ impl BeatBook {
         self.lock().tick(mono_ms)
     }
 
-    /// A new leader believes nothing of the time before it led.
-    pub(crate) fn turn_page(&self, mono_ms: u64) {
+    /// A new leader believes nothing of the time before it led. After an `outage` nodes have
+    /// longer to find it.
+    pub(crate) fn turn_page(&self, mono_ms: u64, outage: bool) {
         let mut page = self.lock();
         (page.since_ms, page.tick_ms) = (mono_ms, mono_ms);
+        page.unheard_ms = if outage { RETURN_MS } else { 0 };
         page.heard.clear();
     }
 
@@ -121,9 +132,11 @@ impl BeatBook {
 
 impl Page {
     fn tick(&mut self, mono_ms: u64) -> bool {
-        let gap = mono_ms.saturating_sub(self.tick_ms) > self.pace_ms + LATE_MS;
+        let apart_ms = mono_ms.saturating_sub(self.tick_ms);
+        let gap = apart_ms > self.pace_ms + LATE_MS;
         if gap {
             self.since_ms = mono_ms;
+            self.unheard_ms = if apart_ms >= touch::OUTAGE_MS { RETURN_MS } else { 0 };
         }
         self.tick_ms = mono_ms;
         gap
@@ -178,9 +191,21 @@ mod tests {
         assert!(!book.tick(5200));
         assert!(book.tick(5701));
         book.heard(node(1), 5800, 0);
-        book.turn_page(6000);
+        book.turn_page(6000, false);
         let beats = book.read(Time(6000), 6000);
         assert_eq!((beats.since, beats.seen.len()), (Time(6000), 0));
+    }
+
+    #[test]
+    fn after_an_outage_nodes_have_longer() {
+        let book = BeatBook::new(0);
+        let unheard = |at_ms| book.read(Time(at_ms), at_ms).unheard_ms;
+        book.turn_page(100, true);
+        assert_eq!(unheard(100), RETURN_MS);
+        book.turn_page(200, false);
+        assert_eq!(unheard(200), 0);
+        // Held up: shortly, for long, shortly.
+        assert_eq!([1000, 9000, 9100, 9700].map(unheard), [0, RETURN_MS, RETURN_MS, 0]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use warren_model::{ClusterId, NodeId, Time};
 use warren_store::Store;
 
 use crate::beats::BeatBook;
+use crate::beats::touch::Touch;
 use crate::dispatch::sessions::Sessions;
 use crate::dispatch::status::Report;
 use crate::join::Door;
@@ -34,6 +35,7 @@ pub(crate) struct Core {
     pub(crate) set_log_level: SetLogLevel,
     pub(crate) sessions: Sessions,
     pub(crate) beats: BeatBook,
+    pub(crate) touch: Touch,
     pub(crate) broker: Broker,
     pub(crate) door: Door,
     pub(crate) reach: Reach,

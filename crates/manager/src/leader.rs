@@ -56,7 +56,8 @@ where
 /// One term of planning: until this manager does not lead any more.
 pub(crate) async fn plan(core: Arc<Core>) {
     tracing::info!("planning");
-    core.beats.turn_page(core.clock.monotonic_ms());
+    let now_ms = core.clock.monotonic_ms();
+    core.beats.turn_page(now_ms, core.touch.is_after_outage(now_ms));
     let mut index = Index::default();
     let mut moved = core.store.watch();
     let mut beats = core.beats.watch();

@@ -106,6 +106,7 @@ impl Manager {
         let seen = options.store.view();
         let core = Arc::new(core::Core {
             beats: beats::BeatBook::new(options.clock.monotonic_ms()),
+            touch: beats::touch::Touch::new(),
             store: options.store,
             clock: options.clock,
             rng: options.rng,
@@ -131,6 +132,7 @@ impl Manager {
         tasks.spawn("backups", leader::while_leading(share(), backup::run));
         tasks.spawn("post", dispatch::post::run(share(), seen));
         tasks.spawn("reports", dispatch::status::run(share(), inbox));
+        tasks.spawn("touch", beats::touch::follow(share()));
         tasks.spawn("beats", beats::tell::run(share()));
         tasks.spawn("peer beats", beats::tell::listen(share()));
         tasks.spawn("address", address::run(share()));

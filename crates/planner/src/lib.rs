@@ -42,7 +42,7 @@ use warren_state::change::Transaction;
 
 use crate::draft::Draft;
 use crate::liveness::Silence;
-pub use crate::liveness::{SUSPICION_MAX_MS, SUSPICION_MS, suspicion_ms};
+pub use crate::liveness::{RETURN_MS, SUSPICION_MAX_MS, SUSPICION_MS, suspicion_ms};
 pub use crate::progress::{Convergence, is_halted, progress, task_counts};
 
 /// What the leader hears of nodes; kept in memory, never replicated.
@@ -50,6 +50,9 @@ pub use crate::progress::{Convergence, is_halted, progress, task_counts};
 pub struct Beats {
     /// When this leader began to observe: it declares nobody down before a window of its own.
     pub since: Time,
+    /// Nodes that it has not heard since then have at least this long to find it: [`RETURN_MS`]
+    /// after a time without any leader, else 0.
+    pub unheard_ms: u64,
     /// Nodes that it heard of; one whose session ended keeps its last.
     pub seen: BTreeMap<NodeId, Seen>,
 }

@@ -3,7 +3,8 @@
 //! Only transitions are written. Silence counts from the last beat, and never
 //! from before this leader began to observe: what its predecessor heard is lost.
 //! The window grows with the node's measured round trip, so that a far node is
-//! not taken for a dead one.
+//! not taken for a dead one. After a time without any leader nodes look for one
+//! ever more seldom, so that they get longer then (`Beats::unheard_ms`).
 //!
 //! A node that is down has lost its tasks, which says nothing yet of their
 //! successors: each service says for itself how long to wait (`OnDisconnect`).
@@ -28,6 +29,9 @@ pub const SUSPICION_MS: u64 = 3_000;
 const SUSPICION_ROUND_TRIPS: u64 = 4;
 /// Whatever the round trip is said to be, silence is noticed at last.
 pub const SUSPICION_MAX_MS: u64 = 15_000;
+/// How long a node may take to find a manager after none was to be found for a while: its pause
+/// between rounds, and a try of each manager that does not answer.
+pub const RETURN_MS: u64 = 20_000;
 /// How much slower the node's clock may go than the leader's, as a fraction of the time measured:
 /// 1 in 1000, ten times what quartz does.
 const DRIFT_PART: u64 = 1_000;
@@ -76,9 +80,11 @@ pub(crate) fn judge(draft: &mut Draft<'_>, beats: &Beats) {
         let id = site.node.id;
         let seen = beats.seen.get(&id).copied();
         let rtt_ms = seen.map_or(0, |seen| seen.rtt_ms);
+        let heard = seen.filter(|seen| seen.at >= beats.since);
+        let unheard_ms = if heard.is_some() { 0 } else { beats.unheard_ms };
         let silence = Silence {
-            since: seen.map_or(beats.since, |seen| seen.at.max(beats.since)),
-            window_ms: suspicion_ms(rtt_ms),
+            since: heard.map_or(beats.since, |seen| seen.at),
+            window_ms: suspicion_ms(rtt_ms).max(unheard_ms),
         };
         let status = status(site, seen, silence, draft.clock);
         if status == NodeStatus::Ready {

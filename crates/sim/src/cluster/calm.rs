@@ -162,6 +162,7 @@ fn plan(world: &World, leader: &Host, view: &State) -> Held {
     let seen = view.nodes().filter(|node| node.status == NodeStatus::Ready);
     let beats = Beats {
         since: now,
+        unheard_ms: 0,
         seen: seen.map(|node| (node.id, Seen { at: now, rtt_ms: 2 })).collect(),
     };
     let rng = warren_base::rng::SeededRng::new(world.script.seed);
