@@ -129,6 +129,8 @@ struct Shared {
     cache_bytes_max: usize,
     /// First index that is not durable yet.
     flushed: u64,
+    /// Last index that the group is known to have committed.
+    committed: Option<u64>,
     readable: BTreeMap<u64, Arc<Readable>>,
     stopped: Option<Arc<str>>,
     /// Bytes left in the current segment.
@@ -227,6 +229,7 @@ impl Log {
             flushed: recovered.index.next(),
             index: recovered.index,
             base: recovered.base,
+            committed: recovered.committed,
             cache: VecDeque::new(),
             cache_bytes: 0,
             cache_bytes_max: options.cache_bytes,
@@ -238,6 +241,7 @@ impl Log {
             next_sequence: recovered.next_sequence,
             next_counter: recovered.next_counter,
             base: recovered.base,
+            committed: recovered.committed,
             retired: recovered.retired,
         };
         let writer = Writer::start(disk, keys, rng, options, position, shared.clone())?;
@@ -282,6 +286,21 @@ impl Log {
     pub fn save_vote(&self, vote: Vote, done: Done) -> Result<(), LogError> {
         locked(&self.shared).base.vote = Some(vote);
         self.writer.send(Op::Vote { vote, done })
+    }
+
+    /// Says that the group has committed entries up to `index`. Not durable by itself: it goes to
+    /// the disk with what is written next, or a moment later, and may lag behind after a crash.
+    pub fn save_committed(&self, index: u64) {
+        let mut shared = locked(&self.shared);
+        shared.committed = shared.committed.max(Some(index));
+    }
+
+    /// The last entry that is known to be committed and is in the log, or was purged from it last.
+    pub fn committed(&self) -> Option<LogId> {
+        let shared = locked(&self.shared);
+        let index = shared.committed?;
+        let purged = shared.base.purged.filter(|purged| purged.index == index);
+        purged.or_else(|| shared.index.id(index))
     }
 
     /// Voids all entries after `after`. No append may be made before `done` was called.

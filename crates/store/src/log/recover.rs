@@ -31,6 +31,8 @@ pub(super) struct Recovered {
     pub(super) retired: Vec<Retired>,
     pub(super) next_sequence: u64,
     pub(super) next_counter: u64,
+    /// Entries up to this one had been committed.
+    pub(super) committed: Option<u64>,
     /// Records that were cut off: a torn, never acknowledged write.
     pub(super) torn: bool,
 }
@@ -45,6 +47,7 @@ impl Recovered {
             retired: Vec::new(),
             next_sequence: 1,
             next_counter: 1,
+            committed: None,
             torn: false,
         }
     }
@@ -151,6 +154,7 @@ struct Replay {
     retired: Vec<Retired>,
     /// What the oldest segment says was before it.
     oldest: Option<Base>,
+    committed: Option<u64>,
     torn: bool,
     started: bool,
 }
@@ -163,6 +167,7 @@ impl Replay {
             next_counter: 0,
             retired: Vec::new(),
             oldest: None,
+            committed: None,
             torn: false,
             started: false,
         }
@@ -282,6 +287,7 @@ impl Replay {
                 self.base.purge(upto);
             }
             Record::Mark => {}
+            Record::Committed(index) => self.committed = self.committed.max(Some(index)),
         }
         Ok(())
     }
@@ -299,6 +305,8 @@ impl Replay {
             return Err(LogError::Missing { what: format!("entries from {first}") });
         }
         self.index.purge_upto(purged);
+        // Of a torn batch its end is missing, which may have been committed by others.
+        let last = self.base.last.map(|id| id.index);
         let next_sequence = found.last().map_or(1, |segment| segment.sequence + 1);
         let readable = found.into_iter().map(|segment| {
             let Found { sequence, file, opener, key, .. } = segment;
@@ -309,6 +317,7 @@ impl Replay {
             index: self.index,
             base: self.base,
             retired: self.retired,
+            committed: self.committed.min(last),
             next_sequence,
             next_counter: self.next_counter,
             torn: self.torn,

@@ -25,6 +25,7 @@ const RECORD_HEAD_LEN: usize = 24;
 pub(super) const RECORD_OVERHEAD: usize = RECORD_HEAD_LEN + SEAL_OVERHEAD;
 /// An entry holds one transaction of 1 MiB, or several small ones; the rest is room for framing.
 pub(super) const TEXT_MAX: usize = 2 << 20;
+const COMMITTED_LEN: usize = 8;
 /// Bytes of an entry's record beside its payload.
 const ENTRY_OVERHEAD: usize = RECORD_OVERHEAD + 25;
 
@@ -89,6 +90,8 @@ pub(super) enum Record {
     Purge(LogId),
     /// Nothing but its `durable`.
     Mark,
+    /// The group has committed entries up to this index, all of which are in the log.
+    Committed(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,6 +238,7 @@ impl Record {
             Self::Truncate(_) => 4,
             Self::Purge(_) => 5,
             Self::Mark => 6,
+            Self::Committed(_) => 7,
         }
     }
 
@@ -247,6 +251,7 @@ impl Record {
             Self::Truncate(_) => 25,
             Self::Purge(_) => 24,
             Self::Mark => 0,
+            Self::Committed(_) => COMMITTED_LEN,
         };
         RECORD_OVERHEAD + text
     }
@@ -270,6 +275,7 @@ impl Record {
             Self::Truncate(after) => put_optional(out, *after),
             Self::Purge(upto) => put_log_id(out, *upto),
             Self::Mark => {}
+            Self::Committed(index) => out.put_u64_le(*index),
         }
     }
 
@@ -317,6 +323,7 @@ impl Record {
             4 => Self::Truncate(take_optional(&mut rest)?),
             5 => Self::Purge(take_log_id(&mut rest)?),
             6 => Self::Mark,
+            7 => Self::Committed(rest.try_get_u64_le().ok()?),
             _ => return None,
         };
         rest.is_empty().then_some(record)
@@ -411,6 +418,7 @@ mod tests {
             Record::Truncate(Some(id(2))),
             Record::Purge(id(1)),
             Record::Mark,
+            Record::Committed(7),
         ];
         for (at, record) in records.iter().enumerate() {
             let mut bytes = Vec::new();

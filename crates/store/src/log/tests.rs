@@ -93,6 +93,52 @@ fn entries_votes_and_marks_come_back() {
 }
 
 #[test]
+fn what_is_committed_comes_back() {
+    let disk = SimDisk::new();
+    let log = create(&disk);
+    append(&log, (0..4).map(|index| entry(1, index, 50)).collect()).unwrap();
+    assert_eq!(log.committed(), None);
+    log.save_committed(3);
+    log.save_committed(2);
+    assert_eq!(log.committed(), Some(id(1, 3)));
+    // Told after the last write: gone with the process, and nothing else is claimed.
+    let disk = disk.kill();
+    let log = open(&disk).unwrap();
+    assert_eq!(log.committed(), None);
+    log.save_committed(3);
+    append(&log, vec![entry(1, 4, 50)]).unwrap();
+    log.save_committed(4);
+    let disk = disk.kill();
+    let log = open(&disk).unwrap();
+    assert_eq!(log.committed(), Some(id(1, 3)));
+    log.save_committed(4);
+    wait(|done| log.close(done)).unwrap();
+    let disk = disk.kill();
+    let log = open(&disk).unwrap();
+    // Nothing was written by the last life but this, at its end.
+    assert_eq!(log.committed(), Some(id(1, 3)));
+    append(&log, vec![entry(1, 5, 50)]).unwrap();
+    log.save_committed(5);
+    wait(|done| log.close(done)).unwrap();
+    let disk = disk.kill();
+    let log = open(&disk).unwrap();
+    assert_eq!(log.committed(), Some(id(1, 5)));
+
+    // Said again in each segment, so that it stays when older ones go.
+    for index in 6..60 {
+        append(&log, vec![entry(1, index, 200)]).unwrap();
+        log.save_committed(index);
+    }
+    wait(|done| log.purge(id(1, 40), done)).unwrap();
+    let disk = disk.crash(&SeededRng::new(5));
+    let log = open(&disk).unwrap();
+    assert!(log.committed() >= Some(id(1, 57)), "{:?}", log.committed());
+    // A snapshot from elsewhere: what is left says nothing of entries that are gone.
+    wait(|done| log.purge(id(2, 500), done)).unwrap();
+    assert_eq!(log.committed(), None);
+}
+
+#[test]
 fn order_and_size_are_checked() {
     let log = create(&SimDisk::new());
     for bad in [entry(1, 1, 1), entry(1, 0, PAYLOAD_MAX + 1)] {

@@ -17,11 +17,16 @@ use crate::metrics::LogMetrics;
 
 /// Written at once at most, beside a single larger entry: what a disk takes in a few ms.
 const BATCH_MAX: usize = 2 << 20;
-/// Room of a base record, with the largest text it can have.
-const BASE_LEN_MAX: usize = RECORD_OVERHEAD + 128;
+/// Room of what goes before a record: a base with the largest text it can have, and what is
+/// committed.
+const BASE_LEN_MAX: usize = 2 * RECORD_OVERHEAD + 128 + 8;
 /// Quiet time after which a mark says that the last batch was acknowledged. It is not synced:
 /// the kernel writes it back within half a minute, and an idle log stays idle.
 const MARK_AFTER: Duration = Duration::from_millis(100);
+/// Room of a mark.
+const MARK_LEN: usize = RECORD_OVERHEAD + 8;
+/// Entries whose commit is not known at the mark are waited for twice as long each time, so often.
+const MARKS_MAX: u32 = 6;
 /// Below this room, with no next segment in sight, new work is refused.
 const ROOM_MIN: usize = 4 << 20;
 /// What an idle writer keeps of its buffer.
@@ -67,6 +72,7 @@ pub(super) struct Position {
     pub(super) next_sequence: u64,
     pub(super) next_counter: u64,
     pub(super) base: Base,
+    pub(super) committed: Option<u64>,
     pub(super) retired: Vec<Retired>,
 }
 
@@ -99,8 +105,12 @@ pub(super) struct Writer {
     base: Base,
     /// Last counter known to be on disk.
     durable: u64,
+    /// What the log says of commits.
+    committed: Option<u64>,
     /// Acknowledged records that no mark speaks of yet.
     unmarked: bool,
+    /// Marks since then that did not say all.
+    marks: u32,
     stopped: Option<Arc<str>>,
     /// Sealed records that go to the disk next.
     buffer: Vec<u8>,
@@ -138,7 +148,9 @@ impl Writer {
             retired: position.retired,
             base: position.base,
             durable: counter - 1,
+            committed: position.committed,
             unmarked: false,
+            marks: 0,
             stopped: None,
             buffer: Vec::new(),
             placed: Vec::new(),
@@ -243,6 +255,11 @@ impl Writer {
         if self.current.fresh {
             self.current.fresh = false;
             self.seal(&Record::Base(self.base))?;
+            // Said anew in each segment: older ones go.
+            self.committed = None;
+        }
+        if self.buffer.is_empty() || self.committed.is_none() {
+            self.push_committed()?;
         }
         let offset = self.current.offset + self.buffer.len();
         self.seal(&record)?;
@@ -255,9 +272,17 @@ impl Writer {
             Record::Vote(vote) => self.base.vote = Some(vote),
             Record::Truncate(after) => self.base.last = after,
             Record::Purge(upto) => self.base.purge(upto),
-            Record::Base(_) | Record::Mark => {}
+            Record::Base(_) | Record::Mark | Record::Committed(_) => {}
         }
         Ok(())
+    }
+
+    /// Says what is committed, if that is more than the segment says.
+    fn push_committed(&mut self) -> io::Result<bool> {
+        let known = locked(&self.shared).committed;
+        let Some(index) = known.filter(|_| known > self.committed) else { return Ok(false) };
+        self.committed = known;
+        self.seal(&Record::Committed(index)).map(|()| true)
     }
 
     fn seal(&mut self, record: &Record) -> io::Result<()> {
@@ -275,7 +300,7 @@ impl Writer {
         self.current.file.sync()?;
         self.metrics.synced(begun.elapsed(), self.placed.len());
         self.durable = self.current.sealer.next_counter() - 1;
-        self.unmarked = true;
+        (self.unmarked, self.marks) = (true, 0);
         let mut shared = locked(&self.shared);
         for Placed { index, offset, len } in self.placed.drain(..) {
             shared.index.place(index, self.current.sequence, offset, len);
@@ -325,23 +350,34 @@ impl Writer {
         self.retired.drain(..gone);
     }
 
-    /// Says, without a sync, that the last batch was acknowledged.
+    /// Says, without a sync, that the last batch was acknowledged, and what is committed.
     fn mark(&mut self) {
-        self.unmarked = false;
+        let first = self.marks == 0;
+        self.marks += 1;
         self.buffer.shrink_to(BUFFER_KEPT);
         let room = self.current.capacity - self.current.offset;
-        if self.stopped.is_some() || room < RECORD_OVERHEAD {
+        if self.stopped.is_some() || self.current.fresh || room < MARK_LEN {
+            self.unmarked = false;
             return;
         }
-        if let Err(error) = self.seal(&Record::Mark).and_then(|()| self.write_buffer()) {
+        let said = self.push_committed().and_then(|said| {
+            if first && !said {
+                self.seal(&Record::Mark)?;
+            }
+            if self.buffer.is_empty() { Ok(()) } else { self.write_buffer() }
+        });
+        if let Err(error) = said {
             self.stop(&error);
         }
+        let all = self.committed >= self.base.last.map(|last| last.index);
+        self.unmarked = !all && self.marks < MARKS_MAX;
     }
 
     /// A last mark, and the file cut to what is used.
     fn finish(&mut self) -> io::Result<()> {
         self.flush()?;
-        if self.unmarked {
+        let committed = locked(&self.shared).committed;
+        if self.unmarked || (committed > self.committed && !self.current.fresh) {
             self.push(Record::Mark)?;
             self.flush()?;
         }
@@ -377,8 +413,8 @@ impl Writer {
 
     /// Waits without waking, but for one mark after each burst of work.
     fn next(&mut self, ops: &Receiver<Op>) -> Option<Op> {
-        if self.unmarked {
-            match ops.recv_timeout(MARK_AFTER) {
+        while self.unmarked {
+            match ops.recv_timeout(MARK_AFTER * (1 << self.marks)) {
                 Ok(op) => return Some(op),
                 Err(RecvTimeoutError::Timeout) => self.mark(),
                 Err(RecvTimeoutError::Disconnected) => return None,

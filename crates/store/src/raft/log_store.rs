@@ -129,6 +129,17 @@ impl RaftLogStorage<Types> for LogStore {
         durable(|done| self.log.save_vote(vote, done)).await
     }
 
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        if let Some(id) = committed {
+            self.log.save_committed(our_log_id(&id).index);
+        }
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(self.log.committed().map(log_id))
+    }
+
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,

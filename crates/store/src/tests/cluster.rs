@@ -64,6 +64,28 @@ async fn a_killed_leader_is_replaced_and_comes_back() {
     assert_eq!(*house.stores[&1].leader_number().borrow(), Some(leader));
 }
 
+/// Who are the members, which certificates hold, what is to run: it has to know that alone.
+#[tokio::test(start_paused = true)]
+async fn a_manager_that_starts_alone_knows_what_was_committed() {
+    for graceful in [false, true] {
+        let mut house = House::of(6, 3).await;
+        for number in 0..20 {
+            make(&house.stores[&2], number).await.unwrap();
+        }
+        house.agree(&[1, 2, 3]).await;
+        for number in 1..=3 {
+            if graceful {
+                house.stores[&number].shutdown().await;
+            }
+            house.crash(number, false);
+        }
+        house.open(2).await;
+        let (store, expected) = (&house.stores[&2], if graceful { 20 } else { 19 });
+        assert!(!*store.leader().borrow());
+        assert!(has_all(store, &(0..expected).collect::<Vec<_>>()), "graceful: {graceful}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_graceful_stop_hands_over_at_once() {
     let mut house = House::of(3, 3).await;
