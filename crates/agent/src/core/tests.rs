@@ -161,6 +161,11 @@ impl World {
     /// The process dies and another begins; `power` takes the containers.
     fn reborn(&mut self, power: bool) -> &mut Self {
         let cached = self.core.cached(self.now());
+        self.reborn_with(cached, power)
+    }
+
+    /// It begins with what was written at another time.
+    fn reborn_with(&mut self, cached: Cached, power: bool) -> &mut Self {
         self.now_ms += 10;
         if power {
             self.up.clear();
@@ -285,11 +290,51 @@ fn a_process_that_begins_alone_has_no_lease() {
     assert!(world.error('a').unwrap().starts_with("not started: no manager has answered"));
     world.session(set(1, 5, "a", STOP_30S));
     assert_eq!(world.runs(), "a2");
+}
 
+#[test]
+fn a_process_that_begins_goes_on_with_the_lease() {
     let mut world = started(set(1, 5, "a", STOP_30S));
-    world.reborn(false).until(2_009);
-    assert_eq!(world.runs(), "a1", "a manager that restarts too is waited for");
-    world.until(2_010);
+    world.until(1_000).reborn(false).until(29_999);
+    assert_eq!(world.runs(), "a1", "the lease is of 0");
+    // However often it begins anew, if it lives long enough to do anything.
+    for at in (2_500..32_500).step_by(1_500) {
+        world.reborn(false).until(29_999 + at);
+        assert_eq!(world.runs(), "", "{at}");
+    }
+
+    // What was written says little: a manager that restarts too is waited for, once.
+    let mut world = started(set(1, 5, "a", STOP_30S));
+    let old = world.core.cached(world.now());
+    for sent_ms in (0..90_000).step_by(500) {
+        world.until(sent_ms).feed(Input::Heard { sent_ms });
+    }
+    world.until(90_000 - 10).reborn_with(old, false);
+    assert_eq!(world.core.take_changed(), Some(Changed::Set), "the next is to know");
+    world.until(90_900).reborn(false).until(91_999);
+    assert_eq!(world.runs(), "a1");
+    world.until(92_000);
+    assert_eq!(world.runs(), "");
+}
+
+#[test]
+fn silence_is_kept_and_its_end_too() {
+    let mut world = started(set(1, 5, "a", STOP_30S));
+    world.core.take_changed();
+    world.until(4_999);
+    assert_eq!(world.core.take_changed(), None);
+    world.until(6_000);
+    assert_eq!(world.core.take_changed(), Some(Changed::Statuses));
+    world.until(9_000);
+    assert_eq!(world.core.take_changed(), None);
+    let cut_off = world.core.cached(world.now());
+    world.feed(Input::Heard { sent_ms: 9_000 });
+    assert_eq!(world.core.take_changed(), Some(Changed::Statuses));
+    world.until(9_500).feed(Input::Heard { sent_ms: 9_500 });
+    assert_eq!(world.core.take_changed(), None, "no beat is worth a write");
+    world.reborn_with(cut_off, false).until(29_999);
+    assert_eq!(world.runs(), "a1");
+    world.until(30_000);
     assert_eq!(world.runs(), "");
 }
 
