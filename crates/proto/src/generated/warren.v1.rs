@@ -1153,6 +1153,9 @@ pub struct Joined {
     pub epoch: u64,
     #[prost(uint64, tag = "10")]
     pub time: u64,
+    /// Of the containers of all nodes; older managers do not say.
+    #[prost(message, optional, tag = "11")]
+    pub pool: ::core::option::Option<Subnet>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewRequest {
