@@ -103,6 +103,8 @@ pub(crate) enum Message {
     },
     Task(TaskId, oneshot::Sender<Option<TaskView>>),
     Images(oneshot::Sender<Pins>),
+    /// How many tasks managers do not know any more, and for how long they run on.
+    Forgotten(oneshot::Sender<Option<(usize, Option<u64>)>>),
     /// What is to be kept was written, or was not.
     Kept {
         ok: bool,
@@ -235,6 +237,9 @@ impl Worker {
             Message::Images(reply) => {
                 let running = self.images.values().cloned().collect();
                 let _ = reply.send(Pins { running, wanted: self.core.images() });
+            }
+            Message::Forgotten(reply) => {
+                let _ = reply.send(self.core.forgotten(self.tools.now()));
             }
             Message::Kept { ok } => {
                 let metrics = &self.tools.metrics;

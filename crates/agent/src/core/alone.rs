@@ -4,10 +4,12 @@
 use std::collections::BTreeSet;
 
 use warren_model::TaskId;
+use warren_model::node::ForgottenChoice;
 use warren_model::quantity::format_duration_ms;
 use warren_model::service::OnDisconnect;
 
 use super::{Cached, Changed, Command, Core, Event, Held, Now};
+use crate::membership::MembershipView;
 
 /// A kept set is acted upon after so long without a manager's: one that is there answers within
 /// tens of milliseconds, and a node that comes back must not start what moved away meanwhile.
@@ -25,11 +27,11 @@ impl Core {
         if cached.set.revision > 0 {
             self.alone_at_ms = Some(now.mono_ms.saturating_add(ALONE_MS));
         }
-        if !cached.set.kept.tasks.is_empty() {
+        self.set = cached.set;
+        if !self.set.kept.tasks.is_empty() && self.choice() != Some(ForgottenChoice::Keep) {
             let left = cached.kept_left_ms.min(KEPT_MS);
             self.kept_until_ms = Some(now.mono_ms.saturating_add(left));
         }
-        self.set = cached.set;
         if self.has_leases() {
             // A process that follows this one soon is to wait no longer than this one would have.
             self.changed = Some(Changed::Set);
@@ -157,11 +159,38 @@ impl Core {
         }
         self.kept_until_ms = Some(now.mono_ms.saturating_add(KEPT_MS));
         self.note(format!(
-            "recovery epoch {}: managers do not know {}; they run on for {}",
+            "recovery epoch {}: managers do not know {}; they run on for {}, or as `warren node \
+             update --forgotten keep|drop` says",
             self.set.epoch(),
             names(&kept),
             format_duration_ms(KEPT_MS)
         ));
+    }
+
+    fn choice(&self) -> Option<ForgottenChoice> {
+        self.set.membership.as_ref().and_then(MembershipView::choice)
+    }
+
+    /// People may have said what becomes of tasks that managers do not know.
+    pub(super) fn heed_choice(&mut self, now: Now) {
+        if self.set.kept.tasks.is_empty() && self.spared.is_empty() {
+            return;
+        }
+        match self.choice() {
+            None => {
+                let until = now.mono_ms.saturating_add(KEPT_MS);
+                self.kept_until_ms.get_or_insert(until);
+            }
+            Some(ForgottenChoice::Keep) => self.kept_until_ms = None,
+            Some(ForgottenChoice::Drop) => self.end_keeping(now),
+        }
+    }
+
+    /// Tasks that managers do not know, and for how long they run on yet.
+    pub fn forgotten(&self, now: Now) -> Option<(usize, Option<u64>)> {
+        let tasks = self.set.kept.tasks.keys().chain(&self.spared).collect::<BTreeSet<_>>().len();
+        let left_ms = self.kept_until_ms.map(|until| until.saturating_sub(now.mono_ms));
+        (tasks > 0).then_some((tasks, left_ms))
     }
 
     fn end_keeping(&mut self, now: Now) {
@@ -171,7 +200,12 @@ impl Core {
         if kept.is_empty() {
             return;
         }
-        self.note(format!("no manager came to know {}; they are removed", names(&kept)));
+        self.note(match self.choice() {
+            Some(ForgottenChoice::Drop) => {
+                format!("managers do not know {}; they are removed, as people said", names(&kept))
+            }
+            _ => format!("no manager came to know {}; they are removed", names(&kept)),
+        });
         self.set.drop_kept();
         self.table_stale = true;
         self.changed = Some(Changed::Set);

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use warren_model::TaskTemplate;
+use warren_model::node::{Forgotten, ForgottenChoice};
 use warren_model::quantity::Time;
 use warren_model::service::{OnDisconnect, RestartPolicy};
 use warren_model::task::{Desired, TaskState};
@@ -372,6 +373,35 @@ fn what_a_restored_manager_does_not_know_runs_on_for_a_while() {
     assert!(world.notes[1].contains("1 tasks"), "{:?}", world.notes);
     world.until(9 * KEPT_MS);
     assert_eq!((world.runs().as_str(), world.starts), ("a1c1", 4));
+}
+
+/// The same, with what people said of tasks that the recovery of `said` made managers forget.
+fn told(set: Assignment, said: u64, choice: ForgottenChoice) -> Assignment {
+    let forgotten = Some(Forgotten { epoch: said, choice });
+    let membership = set.membership.clone().map(|view| MembershipView { forgotten, ..view });
+    Assignment { membership, ..set }
+}
+
+#[test]
+fn people_say_what_becomes_of_forgotten_tasks() {
+    let (keep, drop) = (ForgottenChoice::Keep, ForgottenChoice::Drop);
+    let mut world = started(set(1, 50, "ab", KEEP));
+    // What was said of another recovery says nothing.
+    world.session(told(set(2, 3, "a", KEEP), 1, drop)).until(1_000);
+    assert_eq!(world.core.forgotten(world.now()), Some((1, Some(KEPT_MS - 1_000))));
+    world.session(told(set(2, 4, "a", KEEP), 2, keep)).until(2 * KEPT_MS);
+    assert_eq!((world.runs().as_str(), world.core.wake_at()), ("a1b1", None));
+    world.reborn(false).until(4 * KEPT_MS);
+    assert_eq!(world.core.forgotten(world.now()), Some((1, None)));
+    world.session(told(set(2, 4, "a", KEEP), 2, keep));
+    assert_eq!(world.runs(), "a1b1", "also in the next process");
+    world.session(told(set(2, 5, "a", KEEP), 2, drop));
+    assert_eq!((world.runs().as_str(), world.core.forgotten(world.now())), ("a1", None));
+    assert!(world.notes.last().unwrap().ends_with("as people said"), "{:?}", world.notes);
+    // Said before it came: it comes and drops.
+    let mut world = started(set(1, 50, "ab", KEEP));
+    world.session(told(set(2, 3, "a", KEEP), 2, drop));
+    assert_eq!(world.runs(), "a1");
 }
 
 #[test]
