@@ -132,6 +132,7 @@ impl Manager {
         tasks.spawn("post", dispatch::post::run(share(), seen));
         tasks.spawn("reports", dispatch::status::run(share(), inbox));
         tasks.spawn("beats", beats::tell::run(share()));
+        tasks.spawn("downs", beats::down::run(share()));
         tasks.spawn("peer beats", beats::tell::listen(share()));
         tasks.spawn("address", address::run(share()));
         Self { core }

@@ -50,7 +50,8 @@ pub use crate::progress::{Convergence, is_halted, progress, task_counts};
 pub struct Beats {
     /// When this leader began to observe: it declares nobody down before a window of its own.
     pub since: Time,
-    /// Nodes that it heard of; one whose session ended keeps its last.
+    /// Nodes that it heard of; one whose session ended keeps its last. Of a node that the state
+    /// held for down before: a moment since which it was certainly silent.
     pub seen: BTreeMap<NodeId, Seen>,
 }
 
