@@ -11,6 +11,7 @@
 //! than the list of nodes. Never replicated.
 
 pub(crate) mod down;
+pub(crate) mod stall;
 pub(crate) mod tell;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use warren_planner::{Beats, SUSPICION_MS, Seen};
 use warren_state::State;
 
 use self::down::Downs;
+use self::stall::Stalls;
 
 /// The leader's loop looks at the clock that often.
 pub(crate) const TICK_MS: u64 = 200;
@@ -43,6 +45,7 @@ struct Page {
     tick_ms: u64,
     heard: BTreeMap<NodeId, Heard>,
     downs: Downs,
+    stalls: Stalls,
 }
 
 pub(crate) struct BeatBook {
@@ -57,6 +60,7 @@ impl BeatBook {
             tick_ms: mono_ms,
             heard: BTreeMap::new(),
             downs: Downs::default(),
+            stalls: Stalls::new(mono_ms),
         };
         Self { page: Mutex::new(page), moved: watch::channel(()).0 }
     }
@@ -96,7 +100,19 @@ impl BeatBook {
 
     /// To be called every [`TICK_MS`] by the leader. Says whether there was a gap.
     pub(crate) fn tick(&self, mono_ms: u64) -> bool {
-        self.lock().tick(mono_ms)
+        let mut page = self.lock();
+        page.stalls.look(mono_ms);
+        page.tick(mono_ms)
+    }
+
+    /// This process runs now. Says when the last time ended for which it did not.
+    pub(crate) fn stalled_until(&self, mono_ms: u64) -> Option<u64> {
+        self.lock().stalls.look(mono_ms)
+    }
+
+    /// From now on somebody looks; before, nobody did.
+    pub(crate) fn begin_to_look(&self, mono_ms: u64) {
+        self.lock().stalls.begin(mono_ms);
     }
 
     /// A new leader believes nothing of the time before it led.
