@@ -55,7 +55,8 @@ pub struct JoinToken {
     #[prost(uint64, optional, tag = "2")]
     pub expires: ::core::option::Option<u64>,
 }
-/// Backups that the leader writes by itself. `recipient` is an age public key.
+/// Backups that the leader writes by itself. `recipient` is a public key for
+/// backups, wrnb1-….
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BackupPolicy {
     #[prost(string, tag = "1")]
@@ -1053,7 +1054,7 @@ pub struct UnlockRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnlockResponse {}
-/// Exactly one: an age public key, or a passphrase.
+/// Exactly one: a public key for backups (wrnb1-…), or a passphrase.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct BackupRequest {
