@@ -29,6 +29,7 @@ use warren_trust::{KeyFile, KeyRing, KeyRingError, SealError};
 use zeroize::Zeroizing;
 
 use crate::assignments::Set;
+use crate::lease::Contact;
 use crate::restart::doubled;
 
 const MAGIC: &[u8; 8] = b"WRNASGN\0";
@@ -38,6 +39,8 @@ const HEAD_LEN: usize = MAGIC.len() + 2 + 2 + SALT_LEN;
 const PURPOSE: &str = "warren agent assignments 1";
 /// A node with ten thousand tasks has a few megabytes.
 const BYTES_MAX: u64 = 128 << 20;
+/// Another after each boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What comes at once is one write.
 const SET_SOON_MS: u64 = 20;
@@ -73,6 +76,8 @@ pub struct Cached {
     pub set: Set,
     /// For how long tasks of an earlier epoch are to be kept yet.
     pub kept_left_ms: u64,
+    /// How far leases go that managers gave.
+    pub contact: Contact,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -86,6 +91,13 @@ struct WireCache {
     /// Of another node it says nothing, and its revisions are of another cluster's history.
     #[prost(bytes = "vec", tag = "4")]
     node: Vec<u8>,
+    #[prost(uint64, optional, tag = "5")]
+    heard_ms: Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    alone_ms: Option<u64>,
+    /// Whose clock those two are of; of another boot they say nothing.
+    #[prost(string, tag = "7")]
+    boot: String,
 }
 
 /// The file of one node.
@@ -95,11 +107,14 @@ pub struct Cache {
     node: NodeId,
     key: Arc<KeyFile>,
     rng: Arc<dyn Rng>,
+    /// Empty when the kernel does not say.
+    boot: String,
 }
 
 impl Cache {
     pub fn new(data_dir: &Path, node: NodeId, key: Arc<KeyFile>, rng: Arc<dyn Rng>) -> Self {
-        Self { path: data_dir.join("agent").join("assignments"), node, key, rng }
+        let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
+        Self { path: data_dir.join("agent").join("assignments"), node, key, rng, boot }
     }
 
     /// What is kept, if it is there and whole; what is wrong is logged, and a file that does not
@@ -179,7 +194,12 @@ impl Cache {
         for problem in problems {
             tracing::error!(problem, "a kept assignment is not understood in full");
         }
-        Ok(Cached { set, kept_left_ms: wire.kept_left_ms })
+        let contact = if wire.boot == self.boot && !self.boot.is_empty() {
+            Contact { heard_ms: wire.heard_ms, alone_ms: wire.alone_ms }
+        } else {
+            Contact::default()
+        };
+        Ok(Cached { set, kept_left_ms: wire.kept_left_ms, contact })
     }
 
     /// Replaces what is kept. Blocks on the disk.
@@ -201,6 +221,9 @@ impl Cache {
             kept: Some(kept),
             kept_left_ms: cached.kept_left_ms,
             node: self.node.as_bytes().to_vec(),
+            heard_ms: cached.contact.heard_ms,
+            alone_ms: cached.contact.alone_ms,
+            boot: self.boot.clone(),
         };
         let ring = KeyRing::generate(&*self.rng);
         let wrapped = ring.wrap(&self.key, &*self.rng);

@@ -4,12 +4,14 @@
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use warren_model::Time;
+use warren_model::quantity::format_duration_ms;
 use warren_proto::v1::Finding;
 use warren_runtime::ContainerState;
 
 use crate::effects::chain;
-use crate::worker::Tools;
+use crate::worker::{Message, Tools};
 
 /// Less than this is filled by one large image.
 const FREE_MIN_BYTES: u64 = 2 << 30;
@@ -23,6 +25,7 @@ fn finding(name: &str, ok: bool, detail: impl Into<String>, hint: &str) -> Findi
 
 pub(crate) async fn findings(tools: &Arc<Tools>) -> Vec<Finding> {
     let mut out = vec![containers(tools).await, clock(tools)];
+    out.extend(forgotten(tools).await);
     let (dir, pool) = (tools.data_dir.clone(), tools.pool);
     let host = tokio::task::spawn_blocking(move || {
         let mut found = vec![disk(&dir)];
@@ -50,6 +53,19 @@ async fn containers(tools: &Tools) -> Finding {
         }
         Err(error) => finding("containers", false, chain(&error), "see the node's log"),
     }
+}
+
+/// Tasks that a recovery made managers forget, if there are any.
+async fn forgotten(tools: &Tools) -> Option<Finding> {
+    let (reply, answer) = oneshot::channel();
+    tools.tell(Message::Forgotten(reply)).await;
+    let (tasks, left_ms) = answer.await.ok().flatten()?;
+    let detail = match left_ms {
+        Some(ms) => format!("{tasks}, removed in {}", format_duration_ms(ms)),
+        None => format!("{tasks}, kept until they are dropped"),
+    };
+    let hint = "decide: warren node update NODE --forgotten keep, or drop";
+    Some(finding("tasks that managers forgot", false, detail, hint))
 }
 
 fn clock(tools: &Tools) -> Finding {

@@ -58,6 +58,7 @@ use warren_runtime::{ContainerState, Runtime};
 use warren_trust::KeyFile;
 
 pub use crate::cache::{Cache, CacheError, Cached, Changed};
+pub use crate::lease::Contact;
 pub use crate::membership::MembershipView;
 pub use crate::metrics::Metrics;
 pub use crate::route::{LocalManager, MANAGERS_MAX, ManagerAddress};

@@ -3,6 +3,7 @@
 //! Comes with assignments and is kept with them, so that a node that starts
 //! alone knows where to look for managers and what it is.
 
+use warren_model::node::{Forgotten, ForgottenChoice};
 use warren_proto::{Error, v1};
 
 /// As managers said last.
@@ -24,6 +25,16 @@ pub struct MembershipView {
     /// By whom certificates are to be issued; one by another is to be renewed.
     pub issuer_hash: [u8; 32],
     pub certificate_lifetime_ms: u64,
+    /// What becomes of tasks that managers do not know any more; of another epoch: nothing yet.
+    pub forgotten: Option<Forgotten>,
+}
+
+impl MembershipView {
+    /// What people said of tasks that managers of this epoch do not know.
+    pub(crate) fn choice(&self) -> Option<ForgottenChoice> {
+        let said = self.forgotten.filter(|said| said.epoch == self.epoch);
+        said.map(|said| said.choice)
+    }
 }
 
 impl TryFrom<v1::Membership> for MembershipView {
@@ -45,6 +56,7 @@ impl TryFrom<v1::Membership> for MembershipView {
             authorities: wire.authorities,
             issuer_hash,
             certificate_lifetime_ms: wire.certificate_lifetime_ms,
+            forgotten: wire.forgotten.map(TryInto::try_into).transpose()?,
         })
     }
 }
@@ -61,6 +73,7 @@ impl From<&MembershipView> for v1::Membership {
             issuer_hash: view.issuer_hash.to_vec(),
             certificate_lifetime_ms: view.certificate_lifetime_ms,
             worker: view.worker,
+            forgotten: view.forgotten.map(Into::into),
         }
     }
 }

@@ -103,6 +103,8 @@ pub(crate) enum Message {
     },
     Task(TaskId, oneshot::Sender<Option<TaskView>>),
     Images(oneshot::Sender<Pins>),
+    /// How many tasks managers do not know any more, and for how long they run on.
+    Forgotten(oneshot::Sender<Option<(usize, Option<u64>)>>),
     /// What is to be kept was written, or was not.
     Kept {
         ok: bool,
@@ -166,6 +168,7 @@ pub(crate) struct State {
 impl Worker {
     /// Runs until it is told to stop.
     pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+        self.note_changes(self.tools.clock.monotonic_ms());
         loop {
             let now_ms = self.tools.clock.monotonic_ms();
             let report_at = self.core.report_due_at().filter(|_| self.state.reports.is_some());
@@ -235,13 +238,17 @@ impl Worker {
                 let running = self.images.values().cloned().collect();
                 let _ = reply.send(Pins { running, wanted: self.core.images() });
             }
+            Message::Forgotten(reply) => {
+                let _ = reply.send(self.core.forgotten(self.tools.now()));
+            }
             Message::Kept { ok } => {
                 let metrics = &self.tools.metrics;
                 count(if ok { &metrics.cache_writes } else { &metrics.cache_failures }, 1);
                 self.state.pace.done(ok, self.tools.clock.monotonic_ms());
             }
             Message::Stop(reply) => {
-                if self.state.pace.is_behind() {
+                // The next process goes on with the leases of this one.
+                if self.state.pace.is_behind() || self.core.has_leases() {
                     self.keep();
                 }
                 let _ = reply.send(self.graces());
@@ -277,8 +284,13 @@ impl Worker {
         if assigned && !refused {
             count(&self.tools.metrics.assignments_applied, 1);
         }
+        self.note_changes(now.mono_ms);
+    }
+
+    /// What changed is written when its time comes.
+    fn note_changes(&mut self, now_ms: u64) {
         if let Some(what) = self.core.take_changed() {
-            self.state.pace.changed(what, now.mono_ms);
+            self.state.pace.changed(what, now_ms);
         }
     }
 

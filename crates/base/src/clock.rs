@@ -15,7 +15,8 @@ pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since the Unix epoch; may jump.
     fn now_ms(&self) -> u64;
-    /// Milliseconds since some fixed moment of this process; never jumps.
+    /// Milliseconds since some fixed moment of this boot of the machine; never jumps. A process
+    /// that follows another finds it no smaller.
     fn monotonic_ms(&self) -> u64;
     /// Resolves when [`Clock::monotonic_ms`] has reached `at_ms`.
     fn sleep_until(&self, at_ms: u64) -> Sleep;
@@ -27,15 +28,27 @@ pub trait Clock: Send + Sync + 'static {
 }
 
 /// The machine's clock; sleeps need a tokio runtime.
+///
+/// Its monotonic time begins with the boot and counts the time for which the machine slept, but
+/// for sleep within this process's life: sleeps of tokio do not count that either.
 #[derive(Debug)]
 pub struct RealClock {
     start: Instant,
+    start_ms: u64,
 }
 
 impl RealClock {
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        // In this order: a moment between the two must not make this clock go ahead of the boot's.
+        let start_ms = since_boot_ms();
+        Self { start: Instant::now(), start_ms }
     }
+}
+
+fn since_boot_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let (seconds, nanos) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
+    seconds.unwrap_or(0).saturating_mul(1000).saturating_add(nanos.unwrap_or(0) / 1_000_000)
 }
 
 impl Default for RealClock {
@@ -54,7 +67,7 @@ impl Clock for RealClock {
     }
 
     fn monotonic_ms(&self) -> u64 {
-        millis(self.start.elapsed())
+        self.start_ms.saturating_add(millis(self.start.elapsed()))
     }
 
     fn sleep_until(&self, at_ms: u64) -> Sleep {
@@ -138,6 +151,14 @@ impl Clock for ManualClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn monotonic_time_goes_on_in_the_next_process() {
+        let first = RealClock::new();
+        let before = first.monotonic_ms();
+        let next = RealClock::new();
+        assert!(before > 0 && next.monotonic_ms() >= before);
+    }
 
     #[tokio::test]
     async fn manual_clock_wakes_in_order() {

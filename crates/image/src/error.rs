@@ -21,6 +21,8 @@ pub enum Error {
     Unreachable { what: String, registry: String, detail: String },
     #[error("registry {registry} sent nothing for {seconds} s while fetching {what}")]
     TimedOut { what: String, registry: String, seconds: u64 },
+    #[error("registry {registry} sent {got} bytes in {seconds} s while fetching {what}: too slow")]
+    TooSlow { what: String, registry: String, got: u64, seconds: u64 },
     #[error("{what} is {actual} but should be {expected}")]
     DigestMismatch { what: String, expected: String, actual: String },
     #[error("{what} ended after {got} of {expected} bytes")]
@@ -79,6 +81,7 @@ impl Error {
         match self {
             Self::Unreachable { .. }
             | Self::TimedOut { .. }
+            | Self::TooSlow { .. }
             | Self::Truncated { .. }
             | Self::DiskFull { .. }
             | Self::Interrupted { .. } => true,
@@ -114,7 +117,7 @@ impl Error {
             Self::Unreachable { registry, .. } => format!(
                 "check that {registry} is up and reachable from this node; if it speaks plain HTTP, start the node with --insecure-registry {registry}"
             ),
-            Self::TimedOut { registry, .. } => {
+            Self::TimedOut { registry, .. } | Self::TooSlow { registry, .. } => {
                 format!("check that {registry} is up, and the network between it and this node")
             }
             Self::RegistryError { .. } if self.is_transient() => {

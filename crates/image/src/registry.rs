@@ -6,13 +6,14 @@
 //! redirects from HTTPS to HTTP and asks Google's DNS if resolv.conf is missing.)
 //!
 //! Contract: every wait ends: connecting after [`Timeouts::connect`], every read
-//! after [`Timeouts::stall`]. Bodies have limits. Credentials go to the registry
+//! after [`Timeouts::stall`], and bodies must get on meanwhile. Bodies have limits. Credentials go to the registry
 //! and the token service it names, never along a redirect to another origin, never
 //! over plain HTTP unless the registry itself is reached that way.
 //!
 //! Plain HTTP: only loopback and registries that the operator listed.
 
 mod auth;
+mod pace;
 mod session;
 mod stream;
 
@@ -39,11 +40,15 @@ const REDIRECTS_MAX: usize = 5;
 /// Connections are of use during one pull only.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// How long a silent registry is waited for.
+/// Of a body within each [`Timeouts::stall`], unless it ends: a registry that sends a byte now and
+/// then would hold up a pull for ever. Half a kilobyte a second is slower than any line is.
+pub(crate) const PROGRESS_MIN_BYTES: u64 = 16 << 10;
+
+/// How long a silent or trickling registry is waited for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timeouts {
     pub(crate) connect: Duration,
-    /// Without a byte.
+    /// Without a byte, or with fewer than [`PROGRESS_MIN_BYTES`].
     pub(crate) stall: Duration,
 }
 

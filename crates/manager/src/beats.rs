@@ -3,13 +3,17 @@
 //!
 //! A beat is a node's word that it is alive, wherever its session is. Kept by
 //! the monotonic clock: a wall clock that jumps must not silence a cluster.
-//! The leader's loop ticks; when ticks are further apart than they should be by
-//! [`LATE_MS`] this process was held up (stopped, starved, its machine paused), and silence
+//! The leader's loop ticks; when one comes later than it should by [`LATE_MS`]
+//! this process was held up (stopped, starved, its machine paused), and silence
 //! meanwhile says nothing about nodes: the page is turned. A new leader begins
-//! with an empty page; when nobody led for a while before, or this process was
-//! held up for long, nodes get time to come back ([`touch`]). Only members get a session, so the book is no longer
-//! than the list of nodes. Never replicated.
+//! with an empty page, but for nodes that the state holds for down: since when,
+//! every manager has seen for itself (`down`). When nobody led for a while
+//! before, or this process was held up for long, nodes get time to come back
+//! (`touch`). Only members get a session, so the book is no longer than the list
+//! of nodes. Never replicated.
 
+pub(crate) mod down;
+pub(crate) mod stall;
 pub(crate) mod tell;
 pub(crate) mod touch;
 
@@ -18,7 +22,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use warren_model::{NodeId, Time};
-use warren_planner::{Beats, RETURN_MS, Seen};
+use warren_planner::{Beats, RETURN_MS, SUSPICION_MS, Seen};
+use warren_state::State;
+
+use self::down::Downs;
+use self::stall::Stalls;
 
 /// The leader's loop looks at the clock that often.
 const TICK_MS: u64 = 200;
@@ -43,6 +51,8 @@ struct Page {
     pace_ms: u64,
     unheard_ms: u64,
     heard: BTreeMap<NodeId, Heard>,
+    downs: Downs,
+    stalls: Stalls,
 }
 
 pub(crate) struct BeatBook {
@@ -58,6 +68,8 @@ impl BeatBook {
             pace_ms: TICK_MS,
             unheard_ms: RETURN_MS,
             heard: BTreeMap::new(),
+            downs: Downs::default(),
+            stalls: Stalls::new(mono_ms),
         };
         Self { page: Mutex::new(page), moved: watch::channel(()).0 }
     }
@@ -76,12 +88,23 @@ impl BeatBook {
         let mut page = self.lock();
         page.tick(mono_ms);
         let then = |at_ms: u64| Time(now.0.saturating_sub(mono_ms.saturating_sub(at_ms)));
-        let seen = |heard: &Heard| Seen { at: then(heard.at_ms), rtt_ms: heard.rtt_ms };
-        Beats {
-            since: then(page.since_ms),
-            unheard_ms: page.unheard_ms,
-            seen: page.heard.iter().map(|(node, heard)| (*node, seen(heard))).collect(),
+        // Before it was held for down it was silent for the shortest window at least.
+        let silent = |at_ms: u64| Time(then(at_ms).0.saturating_sub(SUSPICION_MS + 1));
+        let before = page.downs.before(page.since_ms);
+        let mut seen: BTreeMap<NodeId, Seen> =
+            before.map(|(node, at_ms)| (node, Seen { at: silent(at_ms), rtt_ms: 0 })).collect();
+        for (node, heard) in &page.heard {
+            // What was not heard while nobody listened is no silence.
+            let at_ms = if seen.contains_key(node) { 0 } else { page.since_ms };
+            let at = then(heard.at_ms.max(at_ms));
+            seen.insert(*node, Seen { at, rtt_ms: heard.rtt_ms });
         }
+        Beats { since: then(page.since_ms), unheard_ms: page.unheard_ms, seen }
+    }
+
+    /// What the state says of nodes is to be known to every manager: it may lead next.
+    pub(crate) fn look(&self, view: &State, mono_ms: u64) {
+        self.lock().downs.look(view, mono_ms);
     }
 
     /// How long the leader is to wait for its next tick.
@@ -91,7 +114,19 @@ impl BeatBook {
 
     /// To be called at that pace by the leader. Says whether there was a gap.
     pub(crate) fn tick(&self, mono_ms: u64) -> bool {
-        self.lock().tick(mono_ms)
+        let mut page = self.lock();
+        page.stalls.look(mono_ms);
+        page.tick(mono_ms)
+    }
+
+    /// This process runs now. Says when the last time ended for which it did not.
+    pub(crate) fn stalled_until(&self, mono_ms: u64) -> Option<u64> {
+        self.lock().stalls.look(mono_ms)
+    }
+
+    /// From now on somebody looks; before, nobody did.
+    pub(crate) fn begin_to_look(&self, mono_ms: u64) {
+        self.lock().stalls.begin(mono_ms);
     }
 
     /// A new leader believes nothing of the time before it led. After an `outage` nodes have
@@ -145,7 +180,11 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
+    use warren_model::node::{Description, Node, NodeStatus};
+    use warren_state::change::Mutation;
+
     use super::*;
+    use crate::testing::apply;
 
     fn node(byte: u8) -> NodeId {
         NodeId::from_bytes([byte; 10])
@@ -179,6 +218,43 @@ mod tests {
         assert_eq!(beats.map(&mut woken), [true, false, false, true, false, false]);
         book.keep(0, |_| false);
         assert!(book.read(Time(9000), 400).seen.is_empty());
+    }
+
+    fn changed(state: &State, mutation: Mutation) -> State {
+        let mut next = state.clone();
+        apply(&mut next, vec![mutation]);
+        next
+    }
+
+    #[test]
+    fn since_when_a_node_is_down_is_known_to_the_next_leader() {
+        let (book, id) = (BeatBook::new(0), node(1));
+        let status = |status| Mutation::SetNodeStatus { id, status };
+        let joined = Node::new(id, Description::default());
+        let ready = changed(&State::default(), Mutation::CreateNode(joined));
+        let ready = changed(&ready, status(NodeStatus::Ready));
+        let silent = |mono_ms: u64| {
+            let seen = book.read(Time(1_000_000), mono_ms).seen.get(&id).copied();
+            seen.map(|seen| 1_000_000 - seen.at.0)
+        };
+        book.look(&ready, 100);
+        assert_eq!(silent(200), None);
+        let down = changed(&ready, status(NodeStatus::Down));
+        book.look(&down, 1_000);
+        book.look(&down, 5_000);
+        assert_eq!(silent(9_000), Some(8_000 + SUSPICION_MS + 1));
+        // The page of who leads next says nothing of it; a node that is heard is heard.
+        book.turn_page(9_000, false);
+        assert_eq!(silent(10_000), Some(9_000 + SUSPICION_MS + 1));
+        book.heard(id, 9_500, 0);
+        assert_eq!(silent(10_000), Some(500));
+        book.turn_page(10_000, false);
+        // It came and went while nobody looked here.
+        let again = changed(&changed(&down, status(NodeStatus::Ready)), status(NodeStatus::Down));
+        book.look(&again, 20_000);
+        assert_eq!(silent(20_000), Some(SUSPICION_MS + 1));
+        book.look(&changed(&again, status(NodeStatus::Ready)), 21_000);
+        assert_eq!(silent(22_000), None);
     }
 
     #[test]

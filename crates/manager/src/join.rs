@@ -316,6 +316,7 @@ fn joined(core: &Core, node: NodeId, issued: Issued, revision: u64) -> Result<v1
         revision,
         epoch: cluster.epoch,
         time: core.now().0,
+        pool: Some((&cluster.pool).into()),
     })
 }
 

@@ -150,6 +150,7 @@ fn pass(core: &Core, view: &State, index: &mut Index, now: Time) -> Plan {
     // For people who look at figures; nothing depends on it.
     let clock = std::time::Instant::now();
     core.beats.keep(view.nodes().len(), |node| view.node(node).is_some());
+    core.beats.look(view, begun_ms);
     let beats = core.beats.read(now, begun_ms);
     let mut ids = Ids(core.rng.as_ref());
     let mut plan = || warren_planner::plan(view, index, &beats, &mut ids, now);

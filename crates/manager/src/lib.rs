@@ -134,6 +134,7 @@ impl Manager {
         tasks.spawn("reports", dispatch::status::run(share(), inbox));
         tasks.spawn("touch", beats::touch::follow(share()));
         tasks.spawn("beats", beats::tell::run(share()));
+        tasks.spawn("downs", beats::down::run(share()));
         tasks.spawn("peer beats", beats::tell::listen(share()));
         tasks.spawn("address", address::run(share()));
         Self { core }

@@ -107,7 +107,7 @@ pub struct BackupPolicy {
     pub interval_ms: u64,
     /// Newest ones kept; older ones are removed.
     pub keep: u32,
-    /// An age public key.
+    /// A public key for backups, `wrnb1-…`.
     pub recipient: String,
 }
 

@@ -27,6 +27,8 @@ pub struct Node {
     /// SHA-256 of the public key of the authority that issued its certificate.
     pub issuer_hash: [u8; 32],
     pub joined: Time,
+    /// What people said of tasks that a recovery made managers forget.
+    pub forgotten: Option<Forgotten>,
     /// Revision of the last change.
     pub revision: u64,
 }
@@ -51,6 +53,7 @@ impl Node {
             certificate_not_after: Time(0),
             issuer_hash: [0; 32],
             joined: Time(0),
+            forgotten: None,
             revision: 0,
         }
     }
@@ -95,6 +98,32 @@ impl Availability {
             Self::Active => "active",
             Self::Pause => "pause",
             Self::Drain => "drain",
+        }
+    }
+}
+
+/// What becomes of a node's tasks that managers do not know after a recovery; set by people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Recovery epoch that it is said of; after the next one it says nothing.
+    pub epoch: u64,
+    pub choice: ForgottenChoice,
+}
+
+/// Without a choice they run on for a while and are removed then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForgottenChoice {
+    /// They run on until people say otherwise.
+    Keep,
+    /// They are removed now.
+    Drop,
+}
+
+impl ForgottenChoice {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Drop => "drop",
         }
     }
 }

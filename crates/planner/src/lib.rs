@@ -53,7 +53,8 @@ pub struct Beats {
     /// Nodes that it has not heard since then have at least this long to find it: [`RETURN_MS`]
     /// after a time without any leader, else 0.
     pub unheard_ms: u64,
-    /// Nodes that it heard of; one whose session ended keeps its last.
+    /// Nodes that it heard of; one whose session ended keeps its last. Of a node that the state
+    /// held for down before: a moment since which it was certainly silent.
     pub seen: BTreeMap<NodeId, Seen>,
 }
 

@@ -1,7 +1,10 @@
 //! Whether nodes are heard of, and when what runs on a silent one may have a successor.
 //!
-//! Only transitions are written. Silence counts from the last beat, and never
-//! from before this leader began to observe: what its predecessor heard is lost.
+//! Only transitions are written. Silence counts from the last beat, and before a
+//! node is down never from before this leader began to observe: what its
+//! predecessor heard is lost. The silence of a node that is down goes on over a
+//! change of leaders (`Beats::seen`), or waits of an hour would never end; but
+//! nothing has a successor before a window of this leader's own.
 //! The window grows with the node's measured round trip, so that a far node is
 //! not taken for a dead one. After a time without any leader nodes look for one
 //! ever more seldom, so that they get longer then (`Beats::unheard_ms`).
@@ -45,8 +48,10 @@ pub fn suspicion_ms(rtt_ms: u32) -> u64 {
 /// What a leader knows of a node's silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Silence {
-    /// Since when; the leader's own beginning at the earliest.
+    /// Since when; of nodes that are not down the leader's own beginning at the earliest.
     since: Time,
+    /// When this leader began to listen.
+    listens_since: Time,
     window_ms: u64,
 }
 
@@ -72,6 +77,13 @@ impl Silence {
             }
         }
     }
+
+    /// The same, once this leader has listened for a window: it may be that the node came back and
+    /// was not heard yet.
+    pub(crate) fn successor_at(self, policy: OnDisconnect, task: &TaskTemplate) -> Option<Time> {
+        let listened = self.listens_since.plus_ms(self.window_ms).plus_ms(1);
+        self.due(policy, task).map(|due| due.max(listened))
+    }
 }
 
 pub(crate) fn judge(draft: &mut Draft<'_>, beats: &Beats) {
@@ -80,13 +92,17 @@ pub(crate) fn judge(draft: &mut Draft<'_>, beats: &Beats) {
         let id = site.node.id;
         let seen = beats.seen.get(&id).copied();
         let rtt_ms = seen.map_or(0, |seen| seen.rtt_ms);
-        let heard = seen.filter(|seen| seen.at >= beats.since);
-        let unheard_ms = if heard.is_some() { 0 } else { beats.unheard_ms };
-        let silence = Silence {
-            since: heard.map_or(beats.since, |seen| seen.at),
+        let is_heard = seen.is_some_and(|seen| seen.at > beats.since);
+        let unheard_ms = if is_heard { 0 } else { beats.unheard_ms };
+        let mut silence = Silence {
+            since: seen.map_or(beats.since, |seen| seen.at.max(beats.since)),
+            listens_since: beats.since,
             window_ms: suspicion_ms(rtt_ms).max(unheard_ms),
         };
         let status = status(site, seen, silence, draft.clock);
+        if let (NodeStatus::Down, Some(seen)) = (status, seen) {
+            silence.since = seen.at;
+        }
         if status == NodeStatus::Ready {
             draft.wake(Some(silence.deadline()));
         }
@@ -104,9 +120,7 @@ fn status(site: &Site<'_>, seen: Option<Seen>, silence: Silence, now: Time) -> N
         NodeStatus::Ready => NodeStatus::Down,
         // Only word of it brings it back: a new leader's patience does not.
         NodeStatus::Down => match seen {
-            Some(seen) if now < Silence { since: seen.at, ..silence }.deadline() => {
-                NodeStatus::Ready
-            }
+            Some(seen) if now <= seen.at.plus_ms(suspicion_ms(seen.rtt_ms)) => NodeStatus::Ready,
             Some(_) | None => NodeStatus::Down,
         },
     }
@@ -118,9 +132,10 @@ mod tests {
 
     #[track_caller]
     fn check(policy: OnDisconnect, rtt_ms: u32, expected: Option<u64>) {
-        let silence = Silence { since: Time(1_000), window_ms: suspicion_ms(rtt_ms) };
+        let (since, window_ms) = (Time(1_000), suspicion_ms(rtt_ms));
+        let silence = Silence { since, listens_since: Time(0), window_ms };
         let template = TaskTemplate { stop_grace_ms: Some(2_000), ..TaskTemplate::default() };
-        assert_eq!(silence.due(policy, &template), expected.map(Time));
+        assert_eq!(silence.successor_at(policy, &template), expected.map(Time));
     }
 
     #[test]
@@ -132,6 +147,18 @@ mod tests {
         check(OnDisconnect::StopAfter { ms: 10_000 }, 0, Some(16_011));
         check(OnDisconnect::StopAfter { ms: 10_000 }, 100, Some(16_411));
         check(OnDisconnect::StopAfter { ms: u64::MAX }, 0, Some(u64::MAX));
+    }
+
+    #[test]
+    fn a_new_leader_listens_for_a_window_first() {
+        let template = TaskTemplate::default();
+        let due = |listens_since: u64| {
+            let (since, listens_since) = (Time(1_000), Time(listens_since));
+            let silence = Silence { since, listens_since, window_ms: SUSPICION_MS };
+            silence.successor_at(OnDisconnect::ReplaceAfter { ms: 60_000 }, &template)
+        };
+        assert_eq!(due(50_000), Some(Time(61_001)));
+        assert_eq!(due(90_000), Some(Time(93_001)));
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl<'a> Pass<'_, 'a> {
         };
         let template = self.draft.state.template(self.service.id, task.template);
         let template = template.map_or(&self.service.spec.task, |template| &**template);
-        match silence.due(self.service.spec.on_disconnect, template) {
+        match silence.successor_at(self.service.spec.on_disconnect, template) {
             None => true,
             Some(due) if self.draft.clock < due => {
                 self.wake(due);

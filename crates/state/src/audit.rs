@@ -114,6 +114,9 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
             let keys: Vec<&str> = labels.keys().map(String::as_str).collect();
             note("node.update", node(*id), format!("labels={}", keys.join(",")))
         }
+        Mutation::SetForgotten { id, forgotten } => {
+            note("node.update", node(*id), format!("forgotten={}", forgotten.choice.as_str()))
+        }
         Mutation::RemoveNode { id, keep_until: _, force } => {
             note("node.remove", node(*id), if *force { "force".to_owned() } else { String::new() })
         }

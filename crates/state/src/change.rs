@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use warren_model::cluster::Cluster;
 use warren_model::id::{NodeId, ServiceId, TaskId};
-use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::node::{Availability, Description, Forgotten, Node, NodeStatus};
 use warren_model::operator::{Operator, OperatorName};
 use warren_model::service::ServiceSpec;
 use warren_model::task::{Desired, Task, TaskStatus};
@@ -52,6 +52,11 @@ pub enum Mutation {
         key_hash: [u8; 32],
         not_after: Time,
         issuer_hash: [u8; 32],
+    },
+    /// What becomes of tasks that the last recovery made managers forget.
+    SetForgotten {
+        id: NodeId,
+        forgotten: Forgotten,
     },
     /// Forgets a node and its tasks; it is refused until `keep_until`. Not while it is a manager,
     /// and unless forced not while it is up and has tasks that have not ended.

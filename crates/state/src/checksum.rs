@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
-use warren_model::node::{Availability, Description, Node, NodeStatus, Tombstone};
+use warren_model::node::{
+    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
+};
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::service::{
     Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition,
@@ -195,6 +197,7 @@ fn add_node(digest: &mut Digest, node: &Node) {
         certificate_not_after,
         issuer_hash,
         joined,
+        forgotten,
         revision,
     } = node;
     let Description {
@@ -235,6 +238,13 @@ fn add_node(digest: &mut Digest, node: &Node) {
     digest.added(14, time(certificate_not_after), Digest::word);
     digest.added(15, hash(issuer_hash), |digest, hash| digest.bytes(&hash));
     digest.added(16, time(joined), Digest::word);
+    digest.added(17, forgotten.as_ref(), |digest, Forgotten { epoch, choice }| {
+        digest.word(*epoch);
+        digest.word(match choice {
+            ForgottenChoice::Keep => 1,
+            ForgottenChoice::Drop => 2,
+        });
+    });
 }
 
 fn add_tombstone(digest: &mut Digest, tombstone: &Tombstone) {

@@ -49,6 +49,7 @@ impl Step<'_> {
             Mutation::SetCertificate { id, key_hash, not_after, issuer_hash } => {
                 self.set_certificate(*id, *key_hash, *not_after, *issuer_hash)
             }
+            Mutation::SetForgotten { id, forgotten } => self.set_forgotten(*id, *forgotten),
             Mutation::RemoveNode { id, keep_until, force } => {
                 self.remove_node(*id, *keep_until, *force)
             }

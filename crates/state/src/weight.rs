@@ -77,6 +77,7 @@ fn texts(mutation: &Mutation) -> usize {
         | Mutation::SetAvailability { .. }
         | Mutation::GrantBlock { .. }
         | Mutation::SetRole { .. }
+        | Mutation::SetForgotten { .. }
         | Mutation::RemoveNode { .. }
         | Mutation::RemoveOperator { .. }
         | Mutation::RemoveService { .. }

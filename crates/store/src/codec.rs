@@ -161,6 +161,10 @@ fn mutation(from: &Mutation) -> v1::Mutation {
                 issuer_hash: issuer_hash.to_vec(),
             })
         }
+        Mutation::SetForgotten { id, forgotten } => Kind::SetForgotten(wire::SetForgotten {
+            id: id.as_bytes().to_vec(),
+            forgotten: Some((*forgotten).into()),
+        }),
         Mutation::RemoveNode { id, keep_until, force } => Kind::RemoveNode(wire::RemoveNode {
             id: id.as_bytes().to_vec(),
             keep_until: keep_until.0,
@@ -256,6 +260,9 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
             not_after: Time(m.not_after),
             issuer_hash: hash("issuer_hash", &m.issuer_hash).map_err(field("mutation"))?,
         },
+        Kind::SetForgotten(m) => {
+            Mutation::SetForgotten { id: node(&m.id)?, forgotten: part("forgotten", m.forgotten)? }
+        }
         Kind::RemoveNode(m) => Mutation::RemoveNode {
             id: node(&m.id)?,
             keep_until: Time(m.keep_until),

@@ -181,6 +181,7 @@ fn object_name(mutation: &Mutation) -> &'static str {
         | Mutation::SetRole { .. }
         | Mutation::SetLabels { .. }
         | Mutation::SetCertificate { .. }
+        | Mutation::SetForgotten { .. }
         | Mutation::RemoveNode { .. }
         | Mutation::GrantBlock { .. } => "bytes of a node",
         Mutation::PutOperator(_) | Mutation::RemoveOperator { .. } => "bytes of an operator",

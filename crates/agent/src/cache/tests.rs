@@ -59,7 +59,8 @@ fn cached() -> Cached {
     let next = Assignment { complete: true, revision: 6, membership, ..Assignment::default() };
     set.apply(next).unwrap();
     assert_eq!(set.kept.tasks.len(), 1);
-    Cached { set, kept_left_ms: 1234 }
+    let contact = Contact { heard_ms: Some(0), alone_ms: Some(99) };
+    Cached { set, kept_left_ms: 1234, contact }
 }
 
 #[test]
@@ -84,6 +85,19 @@ fn what_is_written_is_read_and_hidden() {
     cache.remove().unwrap();
     assert_eq!(cache.load(), None);
     assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
+}
+
+#[test]
+fn moments_of_another_boot_say_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = cache(dir.path(), 1);
+    ours.write(&cached()).unwrap();
+    for boot in ["another", ""] {
+        let next = Cache { boot: boot.to_owned(), ..ours.clone() };
+        let read = next.read().unwrap().unwrap();
+        assert_eq!(read.contact, Contact::default());
+        assert_eq!(read.kept_left_ms, 1234);
+    }
 }
 
 #[test]

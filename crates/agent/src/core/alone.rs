@@ -4,9 +4,12 @@
 use std::collections::BTreeSet;
 
 use warren_model::TaskId;
+use warren_model::node::ForgottenChoice;
 use warren_model::quantity::format_duration_ms;
+use warren_model::service::OnDisconnect;
 
 use super::{Cached, Changed, Command, Core, Event, Held, Now};
+use crate::membership::MembershipView;
 
 /// A kept set is acted upon after so long without a manager's: one that is there answers within
 /// tens of milliseconds, and a node that comes back must not start what moved away meanwhile.
@@ -20,16 +23,26 @@ impl Core {
     /// What was kept from an earlier life: held from now on, acted upon after [`ALONE_MS`].
     #[must_use]
     pub fn with_cached(mut self, cached: Cached, now: Now) -> Self {
-        self.lease.begin(now.mono_ms);
+        self.lease.recall(cached.contact, now.mono_ms);
         if cached.set.revision > 0 {
             self.alone_at_ms = Some(now.mono_ms.saturating_add(ALONE_MS));
         }
-        if !cached.set.kept.tasks.is_empty() {
+        self.set = cached.set;
+        if !self.set.kept.tasks.is_empty() && self.choice() != Some(ForgottenChoice::Keep) {
             let left = cached.kept_left_ms.min(KEPT_MS);
             self.kept_until_ms = Some(now.mono_ms.saturating_add(left));
         }
-        self.set = cached.set;
+        if self.has_leases() {
+            // A process that follows this one soon is to wait no longer than this one would have.
+            self.changed = Some(Changed::Set);
+        }
         self
+    }
+
+    /// Whether something here must not go on without managers for ever.
+    pub fn has_leases(&self) -> bool {
+        let mut services = self.set.all_services();
+        services.any(|(_, held)| matches!(held.on_disconnect, OnDisconnect::StopAfter { .. }))
     }
 
     /// What to keep on disk: the set, with what is known of its tasks here.
@@ -42,7 +55,8 @@ impl Core {
             }
         }
         let until = self.kept_until_ms.unwrap_or(0);
-        Cached { set, kept_left_ms: until.saturating_sub(now.mono_ms) }
+        let kept_left_ms = until.saturating_sub(now.mono_ms);
+        Cached { set, kept_left_ms, contact: self.lease.contact() }
     }
 
     /// What differs from what was last asked for.
@@ -51,9 +65,21 @@ impl Core {
     }
 
     pub(super) fn heard(&mut self, sent_ms: u64, now: Now) {
-        self.lease.heard(sent_ms);
+        if self.lease.heard(sent_ms) {
+            self.contact_changed();
+        }
         if self.current {
             self.let_go_on(now);
+        }
+    }
+
+    fn beat_ms(&self) -> u64 {
+        self.set.membership.as_ref().map_or(0, |membership| membership.beat_ms)
+    }
+
+    fn contact_changed(&mut self) {
+        if self.has_leases() {
+            self.changed = self.changed.max(Some(Changed::Statuses));
         }
     }
 
@@ -68,7 +94,7 @@ impl Core {
         }
     }
 
-    fn policy(&self, held: &Held) -> warren_model::service::OnDisconnect {
+    fn policy(&self, held: &Held) -> OnDisconnect {
         let service = self.set.service(held.spec.service);
         service.map(|service| service.on_disconnect).unwrap_or_default()
     }
@@ -77,7 +103,8 @@ impl Core {
         let alone = self.alone_at_ms.filter(|_| !self.live);
         let ends = self.tasks.values().filter(|held| held.machine.may_be_cut_off());
         let ends = ends.filter_map(|held| self.lease.ends_ms(self.policy(held)));
-        alone.into_iter().chain(self.kept_until_ms).chain(ends).min()
+        let silent = self.lease.silent_at_ms(self.beat_ms()).filter(|_| self.has_leases());
+        alone.into_iter().chain(self.kept_until_ms).chain(ends).chain(silent).min()
     }
 
     /// Deadlines that have passed.
@@ -87,6 +114,10 @@ impl Core {
         }
         if self.live && self.kept_until_ms.is_some_and(|at| at <= now.mono_ms) {
             self.end_keeping(now);
+        }
+        let beat_ms = self.beat_ms();
+        if self.lease.notice_silence(beat_ms, now.mono_ms) {
+            self.contact_changed();
         }
         let ended = self.tasks.iter().filter(|(_, held)| held.machine.may_be_cut_off());
         let ended = ended.filter_map(|(id, held)| {
@@ -128,11 +159,38 @@ impl Core {
         }
         self.kept_until_ms = Some(now.mono_ms.saturating_add(KEPT_MS));
         self.note(format!(
-            "recovery epoch {}: managers do not know {}; they run on for {}",
+            "recovery epoch {}: managers do not know {}; they run on for {}, or as `warren node \
+             update --forgotten keep|drop` says",
             self.set.epoch(),
             names(&kept),
             format_duration_ms(KEPT_MS)
         ));
+    }
+
+    fn choice(&self) -> Option<ForgottenChoice> {
+        self.set.membership.as_ref().and_then(MembershipView::choice)
+    }
+
+    /// People may have said what becomes of tasks that managers do not know.
+    pub(super) fn heed_choice(&mut self, now: Now) {
+        if self.set.kept.tasks.is_empty() && self.spared.is_empty() {
+            return;
+        }
+        match self.choice() {
+            None => {
+                let until = now.mono_ms.saturating_add(KEPT_MS);
+                self.kept_until_ms.get_or_insert(until);
+            }
+            Some(ForgottenChoice::Keep) => self.kept_until_ms = None,
+            Some(ForgottenChoice::Drop) => self.end_keeping(now),
+        }
+    }
+
+    /// Tasks that managers do not know, and for how long they run on yet.
+    pub fn forgotten(&self, now: Now) -> Option<(usize, Option<u64>)> {
+        let tasks = self.set.kept.tasks.keys().chain(&self.spared).collect::<BTreeSet<_>>().len();
+        let left_ms = self.kept_until_ms.map(|until| until.saturating_sub(now.mono_ms));
+        (tasks > 0).then_some((tasks, left_ms))
     }
 
     fn end_keeping(&mut self, now: Now) {
@@ -142,7 +200,12 @@ impl Core {
         if kept.is_empty() {
             return;
         }
-        self.note(format!("no manager came to know {}; they are removed", names(&kept)));
+        self.note(match self.choice() {
+            Some(ForgottenChoice::Drop) => {
+                format!("managers do not know {}; they are removed, as people said", names(&kept))
+            }
+            _ => format!("no manager came to know {}; they are removed", names(&kept)),
+        });
         self.set.drop_kept();
         self.table_stale = true;
         self.changed = Some(Changed::Set);

@@ -34,6 +34,7 @@ impl Core {
         if taken.new_epoch {
             self.keep(now);
         }
+        self.heed_choice(now);
         self.reconcile(now);
         self.announce_ports(&ports_before, now);
         self.current = true;

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use warren_model::TaskTemplate;
+use warren_model::node::{Forgotten, ForgottenChoice};
 use warren_model::quantity::Time;
 use warren_model::service::{OnDisconnect, RestartPolicy};
 use warren_model::task::{Desired, TaskState};
@@ -161,6 +162,11 @@ impl World {
     /// The process dies and another begins; `power` takes the containers.
     fn reborn(&mut self, power: bool) -> &mut Self {
         let cached = self.core.cached(self.now());
+        self.reborn_with(cached, power)
+    }
+
+    /// It begins with what was written at another time.
+    fn reborn_with(&mut self, cached: Cached, power: bool) -> &mut Self {
         self.now_ms += 10;
         if power {
             self.up.clear();
@@ -285,11 +291,51 @@ fn a_process_that_begins_alone_has_no_lease() {
     assert!(world.error('a').unwrap().starts_with("not started: no manager has answered"));
     world.session(set(1, 5, "a", STOP_30S));
     assert_eq!(world.runs(), "a2");
+}
 
+#[test]
+fn a_process_that_begins_goes_on_with_the_lease() {
     let mut world = started(set(1, 5, "a", STOP_30S));
-    world.reborn(false).until(2_009);
-    assert_eq!(world.runs(), "a1", "a manager that restarts too is waited for");
-    world.until(2_010);
+    world.until(1_000).reborn(false).until(29_999);
+    assert_eq!(world.runs(), "a1", "the lease is of 0");
+    // However often it begins anew, if it lives long enough to do anything.
+    for at in (2_500..32_500).step_by(1_500) {
+        world.reborn(false).until(29_999 + at);
+        assert_eq!(world.runs(), "", "{at}");
+    }
+
+    // What was written says little: a manager that restarts too is waited for, once.
+    let mut world = started(set(1, 5, "a", STOP_30S));
+    let old = world.core.cached(world.now());
+    for sent_ms in (0..90_000).step_by(500) {
+        world.until(sent_ms).feed(Input::Heard { sent_ms });
+    }
+    world.until(90_000 - 10).reborn_with(old, false);
+    assert_eq!(world.core.take_changed(), Some(Changed::Set), "the next is to know");
+    world.until(90_900).reborn(false).until(91_999);
+    assert_eq!(world.runs(), "a1");
+    world.until(92_000);
+    assert_eq!(world.runs(), "");
+}
+
+#[test]
+fn silence_is_kept_and_its_end_too() {
+    let mut world = started(set(1, 5, "a", STOP_30S));
+    world.core.take_changed();
+    world.until(4_999);
+    assert_eq!(world.core.take_changed(), None);
+    world.until(6_000);
+    assert_eq!(world.core.take_changed(), Some(Changed::Statuses));
+    world.until(9_000);
+    assert_eq!(world.core.take_changed(), None);
+    let cut_off = world.core.cached(world.now());
+    world.feed(Input::Heard { sent_ms: 9_000 });
+    assert_eq!(world.core.take_changed(), Some(Changed::Statuses));
+    world.until(9_500).feed(Input::Heard { sent_ms: 9_500 });
+    assert_eq!(world.core.take_changed(), None, "no beat is worth a write");
+    world.reborn_with(cut_off, false).until(29_999);
+    assert_eq!(world.runs(), "a1");
+    world.until(30_000);
     assert_eq!(world.runs(), "");
 }
 
@@ -327,6 +373,35 @@ fn what_a_restored_manager_does_not_know_runs_on_for_a_while() {
     assert!(world.notes[1].contains("1 tasks"), "{:?}", world.notes);
     world.until(9 * KEPT_MS);
     assert_eq!((world.runs().as_str(), world.starts), ("a1c1", 4));
+}
+
+/// The same, with what people said of tasks that the recovery of `said` made managers forget.
+fn told(set: Assignment, said: u64, choice: ForgottenChoice) -> Assignment {
+    let forgotten = Some(Forgotten { epoch: said, choice });
+    let membership = set.membership.clone().map(|view| MembershipView { forgotten, ..view });
+    Assignment { membership, ..set }
+}
+
+#[test]
+fn people_say_what_becomes_of_forgotten_tasks() {
+    let (keep, drop) = (ForgottenChoice::Keep, ForgottenChoice::Drop);
+    let mut world = started(set(1, 50, "ab", KEEP));
+    // What was said of another recovery says nothing.
+    world.session(told(set(2, 3, "a", KEEP), 1, drop)).until(1_000);
+    assert_eq!(world.core.forgotten(world.now()), Some((1, Some(KEPT_MS - 1_000))));
+    world.session(told(set(2, 4, "a", KEEP), 2, keep)).until(2 * KEPT_MS);
+    assert_eq!((world.runs().as_str(), world.core.wake_at()), ("a1b1", None));
+    world.reborn(false).until(4 * KEPT_MS);
+    assert_eq!(world.core.forgotten(world.now()), Some((1, None)));
+    world.session(told(set(2, 4, "a", KEEP), 2, keep));
+    assert_eq!(world.runs(), "a1b1", "also in the next process");
+    world.session(told(set(2, 5, "a", KEEP), 2, drop));
+    assert_eq!((world.runs().as_str(), world.core.forgotten(world.now())), ("a1", None));
+    assert!(world.notes.last().unwrap().ends_with("as people said"), "{:?}", world.notes);
+    // Said before it came: it comes and drops.
+    let mut world = started(set(1, 50, "ab", KEEP));
+    world.session(told(set(2, 3, "a", KEEP), 2, drop));
+    assert_eq!(world.runs(), "a1");
 }
 
 #[test]

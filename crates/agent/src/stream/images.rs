@@ -43,6 +43,7 @@ impl From<Error> for Failure {
             | Error::RegistryError { .. }
             | Error::Unreachable { .. }
             | Error::TimedOut { .. }
+            | Error::TooSlow { .. }
             | Error::DigestMismatch { .. }
             | Error::Truncated { .. }
             | Error::DiskFull { .. }

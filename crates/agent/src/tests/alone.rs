@@ -126,6 +126,32 @@ async fn a_lease_ends_without_a_manager_and_begins_anew_with_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_that_restarts_alone_gains_no_time() {
+    for orderly in [true, false] {
+        let mut bench = Bench::new().await;
+        let mut session = bench.session().await;
+        let wish = Wish::new().at(1, 1).task(1, RUN).stop_after(30_000);
+        session.send(wish.complete()).await;
+        session.until(task_id(1), TaskState::Running, 1).await;
+        bench.clock_at(100_100).await;
+        bench.manager.feels(Mood::Frozen);
+        for at in [110_000, 120_000, 129_000] {
+            bench.clock_at(at).await;
+            if orderly {
+                bench.agent.take().unwrap().stop(false).await;
+            } else {
+                bench.kill();
+            }
+            bench.start().await;
+        }
+        bench.clock_at(129_900).await;
+        assert_eq!(bench.runtime.running(), [attempt(1, 1)], "orderly {orderly}");
+        bench.clock_at(130_100).await;
+        assert!(bench.runtime.running().is_empty(), "orderly {orderly}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_was_lost_is_told_of() {
     let bench = Bench::new().await;
     let mut session = bench.session().await;

@@ -30,6 +30,12 @@ enum AvailabilityFlag {
     Drain,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ForgottenFlag {
+    Keep,
+    Drop,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct NodeUpdateArgs {
     /// Id, the beginning of it, or host name
@@ -47,6 +53,10 @@ pub(crate) struct NodeUpdateArgs {
     /// Whether it runs containers
     #[arg(long, value_name = "true|false")]
     worker: Option<bool>,
+    /// Of tasks that managers do not know since the last restore or recovery. They run on for ten
+    /// minutes; keep: until you say otherwise; drop: they are removed now
+    #[arg(long, value_enum, value_name = "keep|drop")]
+    forgotten: Option<ForgottenFlag>,
 }
 
 #[derive(Debug, Args)]
@@ -145,13 +155,19 @@ pub(crate) async fn update(context: &mut Context<'_>, args: NodeUpdateArgs) -> R
         Some(AvailabilityFlag::Pause) => v1::Availability::Pause,
         Some(AvailabilityFlag::Drain) => v1::Availability::Drain,
     };
+    let forgotten = match args.forgotten {
+        None => v1::ForgottenChoice::Unspecified,
+        Some(ForgottenFlag::Keep) => v1::ForgottenChoice::Keep,
+        Some(ForgottenFlag::Drop) => v1::ForgottenChoice::Drop,
+    };
     let nothing = args.availability.is_none()
         && args.label_add.is_empty()
         && args.label_rm.is_empty()
-        && args.worker.is_none();
+        && args.worker.is_none()
+        && args.forgotten.is_none();
     if nothing {
         return Err(Failure::input("node update: nothing is to be changed")
-            .hint("give --availability, --label-add, --label-rm or --worker"));
+            .hint("give --availability, --label-add, --label-rm, --worker or --forgotten"));
     }
     let request = v1::UpdateNodeRequest {
         node: args.node,
@@ -161,6 +177,7 @@ pub(crate) async fn update(context: &mut Context<'_>, args: NodeUpdateArgs) -> R
         labels_add: args.label_add.into_iter().collect(),
         labels_remove: args.label_rm,
         request_id: request_id(),
+        forgotten: forgotten.into(),
     };
     change(context, request).await
 }

@@ -291,6 +291,8 @@ pub(crate) struct NodeRow {
     labels: BTreeMap<String, String>,
     certificate_not_after: Option<String>,
     joined_at: Option<String>,
+    /// What was said of tasks that managers forgot: keep or drop.
+    forgotten: Option<&'static str>,
 }
 
 impl From<&v1::Node> for NodeRow {
@@ -329,6 +331,11 @@ impl From<&v1::Node> for NodeRow {
             labels: node.labels.clone().into_iter().collect(),
             certificate_not_after: moment(node.certificate_not_after),
             joined_at: moment(node.joined),
+            forgotten: node.forgotten.and_then(|said| match said.choice() {
+                v1::ForgottenChoice::Keep => Some("keep"),
+                v1::ForgottenChoice::Drop => Some("drop"),
+                v1::ForgottenChoice::Unspecified => None,
+            }),
         }
     }
 }
@@ -358,6 +365,7 @@ impl Record for NodeRow {
         "labels",
         "certificate_not_after",
         "joined_at",
+        "forgotten",
     ];
 
     fn cells(&self, _: View) -> Vec<String> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tonic::{Code, Request, Status};
 use warren_base::clock::Clock;
 use warren_base::rng::Rng;
+use warren_model::cluster::Subnet;
 use warren_model::node::Description;
 use warren_model::{ClusterId, NodeId, Time};
 use warren_proto::v1;
@@ -38,6 +39,8 @@ pub(crate) struct Joined {
     pub(crate) managers: Vec<String>,
     /// The cluster's clock.
     pub(crate) time: Time,
+    /// Of containers, if that manager said it.
+    pub(crate) pool: Option<Subnet>,
 }
 
 /// Joins, and writes down what the node is now. Says what happens through `say`.
@@ -84,13 +87,15 @@ fn finish(
     if role == JoinRole::Manager && answer.number.is_none() {
         return Err(Failure::failed("the manager gave no number among the managers"));
     }
+    let pool = answer.pool.map(Subnet::try_from).transpose().map_err(|e| failed(&e))?;
     files.keep(&kept, key_file).map_err(|e| failed(&e))?;
     let manager = answer.number.filter(|_| answer.manager);
     let role = Role { manager, worker: answer.worker };
     let identity = Identity { node, cluster, role, stored: false };
     identity.write(files.data_dir())?;
     files.joined();
-    Ok(Joined { identity, managers: answer.managers.clone(), time: Time(answer.time) })
+    let (managers, time) = (answer.managers.clone(), Time(answer.time));
+    Ok(Joined { identity, managers, time, pool })
 }
 
 async fn ask_all(

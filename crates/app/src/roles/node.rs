@@ -1,5 +1,6 @@
 //! The rooms of a running node: made in order, taken apart in the opposite one.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use warren_agent::{Agent, Connect, ConnectError, LocalManager, ManagerAddress};
+use warren_agent::{Agent, Cache, Connect, ConnectError, LocalManager, ManagerAddress};
 use warren_base::clock::Clock;
 use warren_base::file::write_atomic;
 use warren_base::rng::Rng;
@@ -73,6 +74,8 @@ pub(super) struct Remembered {
     pub(super) managers: Vec<String>,
     /// The cluster had reached this moment, in ms since the epoch.
     pub(super) reached_ms: u64,
+    /// Address and prefix of the containers' pool, as it was when this node joined.
+    pub(super) pool: Option<(Ipv4Addr, u8)>,
 }
 
 impl Remembered {
@@ -179,8 +182,7 @@ impl Node {
         managing: Option<Managing>,
         admin: &Admin,
     ) -> Result<Self, Failure> {
-        let pool = managing.as_ref().and_then(|m| m.store.view().cluster().map(|c| c.pool));
-        let pool = pool.unwrap_or_else(|| Cluster::new(shared.cluster).pool);
+        let pool = pool(&shared, managing.as_ref()).await;
         let tools = Tools::open(&shared, pool).await?;
         let (net, runtime) = (Arc::clone(&tools.net), Arc::clone(&tools.runtime));
         let agent = Agent::start(warren_agent::Options {
@@ -279,6 +281,32 @@ impl Node {
     }
 }
 
+/// The pool of the containers: as the own store says, or as managers said last.
+async fn pool(shared: &Arc<Shared>, managing: Option<&Managing>) -> Subnet {
+    let own = managing.and_then(|managing| managing.store.view().cluster().map(|c| c.pool));
+    if let Some(pool) = own {
+        return pool;
+    }
+    let (dir, node) = (shared.settings.data_dir.clone(), shared.node);
+    let cache = Cache::new(&dir, node, Arc::clone(&shared.key), Arc::clone(&shared.rng));
+    // What is wrong with it is told by the agent, which reads it too.
+    let read = tokio::task::spawn_blocking(move || cache.read().ok().flatten()).await;
+    let settings = read.ok().flatten().and_then(|cached| cached.set.settings);
+    let remembered = shared.remembered.lock().unwrap_or_else(PoisonError::into_inner).pool;
+    last_known(settings.as_deref(), remembered, shared.cluster)
+}
+
+/// An assignment is newer than what was said at the time of joining.
+fn last_known(
+    settings: Option<&Cluster>,
+    remembered: Option<(Ipv4Addr, u8)>,
+    cluster: ClusterId,
+) -> Subnet {
+    let remembered = remembered.map(|(address, prefix)| Subnet { address, prefix });
+    let known = settings.map(|settings| settings.pool).or(remembered);
+    known.unwrap_or_else(|| Cluster::new(cluster).pool)
+}
+
 fn local(shared: &Arc<Shared>, agent: &Held) -> Local {
     let asked = Arc::clone(agent);
     let ask = move |channel, request| {
@@ -330,5 +358,39 @@ impl Tools {
             images: Arc::new(images.map_err(|e| failed(&e))?),
             net: Arc::new(net.await.map_err(|e| failed(&e))?),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pool_is_that_of_the_last_word() {
+        let cluster = ClusterId::from_bytes([1; 10]);
+        let pool = |last: u8| Subnet { address: Ipv4Addr::new(10, last, 0, 0), prefix: 16 };
+        let settings = Cluster { pool: pool(7), ..Cluster::new(cluster) };
+        let joined = Some((Ipv4Addr::new(10, 9, 0, 0), 16));
+        assert_eq!(last_known(Some(&settings), joined, cluster), pool(7));
+        assert_eq!(last_known(None, joined, cluster), pool(9));
+        assert_eq!(last_known(None, None, cluster), Cluster::new(cluster).pool);
+    }
+
+    #[test]
+    fn what_is_remembered_survives() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(dir.path());
+        assert_eq!(Remembered::read(&files), Remembered::default());
+        let remembered = Remembered {
+            managers: vec!["a:2377".to_owned()],
+            reached_ms: 7,
+            pool: Some((Ipv4Addr::new(10, 9, 0, 0), 16)),
+        };
+        remembered.write(&files);
+        assert_eq!(Remembered::read(&files), remembered);
+        // Of before pools were told.
+        let path = dir.path().join(REMEMBERED);
+        std::fs::write(&path, r#"{"managers":["a:2377"],"reached_ms":7}"#).unwrap();
+        assert_eq!(Remembered::read(&files), Remembered { pool: None, ..remembered });
     }
 }

@@ -223,7 +223,11 @@ impl Ground<'_> {
         );
         let joined = joined.await?;
         let identity = joined.identity;
-        let remembered = Remembered { managers: joined.managers, reached_ms: joined.time.0 };
+        let remembered = Remembered {
+            managers: joined.managers,
+            reached_ms: joined.time.0,
+            pool: joined.pool.map(|pool| (pool.address, pool.prefix)),
+        };
         remembered.write(&self.files);
         tracing::info!(node_id = %identity.node, cluster_id = %identity.cluster, "joined");
         Ok(identity)

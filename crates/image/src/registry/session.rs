@@ -3,11 +3,14 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, RANGE};
 use reqwest::{Client, Response, StatusCode, Url};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::auth::{self, Challenge, TOKEN_LEN_MAX};
+use super::pace::Pace;
 use super::{BlobStream, Timeouts, explain};
 use crate::credentials::Credentials;
 use crate::digest::Digest;
@@ -246,9 +249,9 @@ impl Session {
         if expected.is_some_and(|len| len > max) {
             return Err(too_long());
         }
-        let mut bytes = Vec::new();
+        let (mut bytes, mut pace) = (Vec::new(), Pace::default());
         loop {
-            match self.patiently(what, response.chunk()).await? {
+            match self.piece(what, &mut response, &mut pace).await? {
                 Ok(Some(chunk)) if (bytes.len() + chunk.len()) as u64 > max => {
                     return Err(too_long());
                 }
@@ -263,6 +266,31 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// The next piece of a body that has to get on.
+    pub(super) async fn piece(
+        &self,
+        what: &str,
+        response: &mut Response,
+        pace: &mut Pace,
+    ) -> Result<reqwest::Result<Option<Bytes>>, Error> {
+        let (begun, window) = (Instant::now(), self.timeouts.stall);
+        let left = pace.left(window);
+        let Ok(piece) = tokio::time::timeout(left, response.chunk()).await else {
+            let (what, registry) = (what.to_owned(), self.registry.clone());
+            // Most of the time without a byte is silence, whatever came just before.
+            return Err(if left >= window / 2 {
+                Error::TimedOut { what, registry, seconds: left.as_secs() }
+            } else {
+                let (got, seconds) = (pace.got(), window.as_secs());
+                Error::TooSlow { what, registry, got, seconds }
+            });
+        };
+        if let Ok(Some(piece)) = &piece {
+            pace.piece(piece.len(), begun.elapsed());
+        }
+        Ok(piece)
     }
 
     /// Waits for the network, but not for ever.

@@ -10,6 +10,7 @@ use reqwest::header::CONTENT_RANGE;
 use reqwest::{Response, StatusCode};
 
 use super::Session;
+use super::pace::Pace;
 use crate::error::Error;
 use crate::manifest::Blob;
 
@@ -25,12 +26,15 @@ pub(crate) struct BlobStream {
     skip: u64,
     response: Option<Response>,
     resumes_left: u32,
+    /// Goes on over connections.
+    pace: Pace,
 }
 
 impl BlobStream {
     pub(super) fn new(session: Arc<Session>, blob: Blob, what: String) -> Self {
         let resumes_left = RESUMES_MAX;
-        Self { session, blob, what, got: 0, skip: 0, response: None, resumes_left }
+        let pace = Pace::default();
+        Self { session, blob, what, got: 0, skip: 0, response: None, resumes_left, pace }
     }
 
     /// The next piece, or `None` once all came.
@@ -40,7 +44,7 @@ impl BlobStream {
                 self.open().await?;
                 continue;
             };
-            let piece = self.session.patiently(&self.what, response.chunk()).await?;
+            let piece = self.session.piece(&self.what, response, &mut self.pace).await?;
             match piece {
                 Ok(Some(piece)) => {
                     if let Some(piece) = self.accept(piece)? {

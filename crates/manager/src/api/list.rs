@@ -125,7 +125,13 @@ fn task_row(view: &State, task: &Task) -> v1::Task {
 pub(super) async fn nodes(core: &Core, view: &State) -> v1::ListNodesResponse {
     let reachable = core.reach.lately(core).await;
     let group = quorum::group(core);
-    let nodes = view.nodes().map(|node| node_row(&group, &reachable, node)).collect();
+    let mut nodes: Vec<v1::Node> =
+        view.nodes().map(|node| node_row(&group, &reachable, node)).collect();
+    // What was said of an earlier recovery says nothing.
+    let epoch = view.cluster().map_or(0, |cluster| cluster.epoch);
+    for node in &mut nodes {
+        node.forgotten = node.forgotten.filter(|said| said.epoch == epoch);
+    }
     let (revision, stale_ms) = (view.revision(), quorum::stale_ms(core));
     v1::ListNodesResponse { nodes, revision, stale_ms }
 }

@@ -6,8 +6,9 @@
 
 use tonic::Response;
 use tonic::metadata::MetadataValue;
-use warren_model::node::{Availability, Node, NodeStatus};
+use warren_model::node::{Availability, Forgotten, Node, NodeStatus};
 use warren_proto::v1;
+use warren_state::State;
 use warren_state::change::{Expect, Key, Mutation, Transaction};
 
 use crate::api::authorize::Who;
@@ -48,7 +49,7 @@ pub(super) async fn update(
             request: request.clone(),
             principal: who.audit(),
             expects: vec![Expect { key: Key::Node(node.id), revision: node.revision }],
-            mutations: mutations(node, &wire)?,
+            mutations: mutations(node, &wire, epoch(view))?,
         })
     });
     let revision = revision.await?;
@@ -77,7 +78,8 @@ fn content(node: &Node, wire: &v1::UpdateNodeRequest) -> Content {
         .with(node.id.as_bytes())
         .with(&flag(wire.manager))
         .with(&flag(wire.worker))
-        .with(&wire.availability.to_le_bytes());
+        .with(&wire.availability.to_le_bytes())
+        .with(&wire.forgotten.to_le_bytes());
     // The wire's map is in no order.
     let mut added: Vec<(&String, &String)> = wire.labels_add.iter().collect();
     added.sort();
@@ -88,7 +90,11 @@ fn content(node: &Node, wire: &v1::UpdateNodeRequest) -> Content {
 }
 
 /// What is to be written; may be nothing.
-fn mutations(node: &Node, wire: &v1::UpdateNodeRequest) -> Result<Vec<Mutation>, Refusal> {
+fn mutations(
+    node: &Node,
+    wire: &v1::UpdateNodeRequest,
+    epoch: u64,
+) -> Result<Vec<Mutation>, Refusal> {
     let mut mutations = Vec::new();
     let id = node.id;
     let (manager, worker) =
@@ -118,7 +124,30 @@ fn mutations(node: &Node, wire: &v1::UpdateNodeRequest) -> Result<Vec<Mutation>,
     if labels != node.labels {
         mutations.push(Mutation::SetLabels { id, labels });
     }
+    if let Some(forgotten) = forgotten(wire.forgotten, epoch)?
+        && node.forgotten != Some(forgotten)
+    {
+        mutations.push(Mutation::SetForgotten { id, forgotten });
+    }
     Ok(mutations)
+}
+
+fn epoch(view: &State) -> u64 {
+    view.cluster().map_or(0, |cluster| cluster.epoch)
+}
+
+/// What is said of tasks that the recovery of `epoch` made managers forget.
+fn forgotten(wire: i32, epoch: u64) -> Result<Option<Forgotten>, Refusal> {
+    if wire == i32::from(v1::ForgottenChoice::Unspecified) {
+        return Ok(None);
+    }
+    let choice = v1::ForgottenChoice::try_from(wire)
+        .map_err(|_| Refusal::bad_input(format!("forgotten: {wire} is not known")))?;
+    if epoch == 0 {
+        return Err(Refusal::not_now("this cluster was never restored or recovered")
+            .hint("no node has tasks that managers forgot"));
+    }
+    Ok(Some(Forgotten { epoch, choice: choice.try_into()? }))
 }
 
 fn check_promotion(node: &Node) -> Result<(), Refusal> {
@@ -210,9 +239,14 @@ mod tests {
 
     #[track_caller]
     fn check(wire: v1::UpdateNodeRequest, expected: &str) {
+        check_at(3, wire, expected);
+    }
+
+    #[track_caller]
+    fn check_at(epoch: u64, wire: v1::UpdateNodeRequest, expected: &str) {
         let mut node = node('a');
         node.labels.insert("rack".into(), "1".into());
-        let got = match mutations(&node, &wire) {
+        let got = match mutations(&node, &wire, epoch) {
             Err(refusal) => refusal.to_string(),
             Ok(mutations) => {
                 let one = |mutation: &Mutation| match mutation {
@@ -221,6 +255,9 @@ mod tests {
                         availability.as_str().to_owned()
                     }
                     Mutation::SetLabels { labels, .. } => format!("labels {labels:?}"),
+                    Mutation::SetForgotten { forgotten, .. } => {
+                        format!("{} of {}", forgotten.choice.as_str(), forgotten.epoch)
+                    }
                     other => format!("{other:?}"),
                 };
                 mutations.iter().map(one).collect::<Vec<_>>().join(", ")
@@ -253,6 +290,11 @@ mod tests {
             },
             "labels {\"disk\": \"ssd\"}",
         );
+        let said = |forgotten: i32| v1::UpdateNodeRequest { forgotten, ..wire() };
+        check(said(v1::ForgottenChoice::Drop.into()), "drop of 3");
+        check(said(77), "forgotten: 77 is not known");
+        let keep = said(v1::ForgottenChoice::Keep.into());
+        check_at(0, keep, "this cluster was never restored or recovered");
         let same = [("rack".to_owned(), "1".to_owned())].into();
         check(v1::UpdateNodeRequest { labels_add: same, ..wire() }, "");
     }

@@ -16,6 +16,7 @@ use warren_proto::v1;
 use warren_proto::v1::peer_beats::Heard;
 use warren_store::Beats;
 
+use crate::beats::stall::is_doubtful;
 use crate::core::Core;
 use crate::dispatch::sessions::End;
 
@@ -43,6 +44,7 @@ async fn host(core: &Core, seated: &mut watch::Receiver<usize>) {
     let mut told_ms = 0;
     while *seated.borrow() > 0 {
         let now_ms = core.clock.monotonic_ms();
+        core.beats.stalled_until(now_ms);
         if *leads.borrow_and_update() {
             tokio::select! {
                 changed = leads.changed() => if changed.is_err() { return },
@@ -97,7 +99,11 @@ async fn tell(core: &Core, told_ms: u64, wait_ms: u64) -> bool {
 pub(crate) async fn listen(core: Arc<Core>) {
     let Some(mut told) = core.store.beats() else { return };
     while let Some(Beats { from, payload }) = told.recv().await {
+        let now_ms = core.clock.monotonic_ms();
+        // What waited while this process did not run is told again, if it still is so.
+        let waited = is_doubtful(core.beats.stalled_until(now_ms), now_ms);
         if *core.store.leader().borrow()
+            && !waited
             && let Err(error) = hear(&core, &payload)
         {
             tracing::warn!(from, error, "beats of another manager");

@@ -5,6 +5,7 @@
 //! sessions parses no certificate.
 
 use warren_model::NodeId;
+use warren_model::node::Forgotten;
 use warren_proto::v1;
 use warren_state::State;
 use warren_trust::Bundle;
@@ -56,14 +57,28 @@ pub(crate) fn common(view: &State) -> Option<Common<'_>> {
     })
 }
 
-fn own(view: &State, node: NodeId) -> Option<(bool, bool, Option<u64>)> {
-    view.node(node).map(|node| (node.manager, node.worker, node.number))
+/// What it alone is told.
+#[derive(Debug, PartialEq, Eq)]
+struct Own {
+    manager: bool,
+    worker: bool,
+    number: Option<u64>,
+    forgotten: Option<Forgotten>,
+}
+
+fn own(view: &State, node: NodeId) -> Option<Own> {
+    view.node(node).map(|node| Own {
+        manager: node.manager,
+        worker: node.worker,
+        number: node.number,
+        forgotten: node.forgotten,
+    })
 }
 
 /// What `node` is told; nothing before the cluster has settings.
 pub(crate) fn of(view: &State, node: NodeId) -> Option<v1::Membership> {
     let common = common(view)?;
-    let (manager, worker, number) = own(view, node)?;
+    let Own { manager, worker, number, forgotten } = own(view, node)?;
     // Checked when it was written: nobody but a manager makes an authority.
     let issuer = Bundle::new(common.authorities).map(|bundle| bundle.issuer_hash());
     Some(v1::Membership {
@@ -76,6 +91,7 @@ pub(crate) fn of(view: &State, node: NodeId) -> Option<v1::Membership> {
         issuer_hash: issuer.map(|hash| hash.to_vec()).unwrap_or_default(),
         certificate_lifetime_ms: common.certificate_lifetime_ms,
         worker,
+        forgotten: forgotten.map(Into::into),
     })
 }
 

@@ -24,6 +24,7 @@ use warren_state::change::{Mutation, Transaction};
 
 use crate::api::authorize::Who;
 use crate::api::view_at;
+use crate::beats::stall::Fresh;
 use crate::core::Core;
 use crate::describe;
 use crate::dispatch::assign;
@@ -65,6 +66,9 @@ pub(crate) async fn open(
     describe_node(core, node, hello).await?;
     let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
     let now_ms = core.clock.monotonic_ms();
+    if core.sessions.nodes().is_empty() && !*core.store.leader().borrow() {
+        core.beats.begin_to_look(now_ms);
+    }
     let line = core.sessions.open(life.clone(), outbox.clone(), now_ms);
     let line = line.map_err(|seated| twice(&seated, &life))?;
     core.beats.heard(node, now_ms, 0);
@@ -161,10 +165,17 @@ async fn read(
     line: &Line,
     mut inbound: Streaming<v1::AgentMessage>,
 ) -> &'static str {
+    let opened_ms = core.clock.monotonic_ms();
+    let mut fresh = Fresh::new(core.beats.stalled_until(opened_ms), opened_ms);
     loop {
         match inbound.message().await {
             Ok(Some(v1::AgentMessage { kind: Some(Kind::Beat(beat)) })) => {
-                answer(core, node, line, beat);
+                let now_ms = core.clock.monotonic_ms();
+                if fresh.beat(core.beats.stalled_until(now_ms), now_ms) {
+                    answer(core, node, line, beat, now_ms);
+                } else {
+                    tracing::debug!(node_id = %node, "a beat may have waited: it does not count");
+                }
             }
             Ok(Some(v1::AgentMessage { kind: Some(Kind::Report(report)) })) => {
                 let report = status::Report { node, statuses: statuses(report) };
@@ -187,8 +198,7 @@ async fn read(
     }
 }
 
-fn answer(core: &Core, node: NodeId, line: &Line, beat: Beat) {
-    let now_ms = core.clock.monotonic_ms();
+fn answer(core: &Core, node: NodeId, line: &Line, beat: Beat, now_ms: u64) {
     line.pulse.beat(now_ms, beat.rtt_ms);
     core.beats.heard(node, now_ms, beat.rtt_ms);
     core.metrics.beats.inc();

@@ -6,8 +6,10 @@ use rustls::pki_types::CertificateDer;
 use tonic::{Code, Status};
 use warren_base::clock::{Clock, ManualClock, RealClock};
 use warren_manager::WARNING_KEY;
-use warren_model::{NodeId, Time};
+use warren_model::cluster::Subnet;
+use warren_model::{Cluster, NodeId, Time};
 use warren_proto::v1;
+use warren_state::change::{Mutation, Transaction};
 use warren_trust::{Bundle, JoinRole, JoinToken, NodeKey, Peer, PeerRole};
 
 use crate::house::{House, hint, peer, remote, soon};
@@ -96,6 +98,18 @@ async fn a_worker_joins_and_a_retry_is_answered() {
     let refused = machine.join(&house, &token).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(hint(&refused).contains("remove its data folder"));
+}
+
+#[tokio::test]
+async fn who_joins_hears_of_the_pool() {
+    let house = House::open("a").await;
+    let pool = Subnet { address: [10, 200, 0, 0].into(), prefix: 16 };
+    let cluster = Cluster { pool, ..house.store.view().cluster().unwrap().clone() };
+    let mutations = vec![Mutation::SetCluster(cluster)];
+    let changed = Transaction { mutations, ..Transaction::default() };
+    house.store.propose(changed).await.unwrap();
+    let joined = Machine::new(50).join(&house, &worker_token(&house).await).await.unwrap();
+    assert_eq!(joined.pool.map(Subnet::try_from), Some(Ok(pool)));
 }
 
 #[tokio::test]
@@ -228,8 +242,7 @@ async fn renewal_keeps_the_key() {
         v1::UpdateNodeRequest { node: "host-n".into(), manager: Some(true), ..Default::default() };
     let refused = soon(house.control.clone().update_node(promote.clone())).await.unwrap_err();
     assert!(refused.message().contains("is down"), "{}", refused.message());
-    let mutation =
-        warren_state::change::Mutation::SetRole { id: machine.id, manager: true, worker: true };
+    let mutation = Mutation::SetRole { id: machine.id, manager: true, worker: true };
     house.write(vec![mutation]).await;
     let renewed = soon(client.renew(renew(&machine.key))).await.unwrap().into_inner();
     assert_eq!(owner(&renewed.authorities, &renewed.certificates).role, PeerRole::Manager);

@@ -281,6 +281,26 @@ fn windows_follow_the_round_trip() {
     assert_eq!(world.run("plan"), "b is down");
 }
 
+#[test]
+fn a_new_leader_goes_on_with_the_wait() {
+    let mut world = World::new();
+    for command in
+        ["nodes a b", "service db n=2 stop-after=3600s grace=2s stop-first", "plan", "start"]
+    {
+        world.run(command);
+    }
+    world.run("down b");
+    assert_eq!(world.run("plan"), "b is down wake 3605600ms");
+    // 50 minutes later, and once more: whoever leads knows since when the node is down.
+    for left in ["wake 605600ms", "wake 3001ms"] {
+        world.run("wait 3000s");
+        world.beats.since = world.now;
+        assert_eq!(world.run("plan"), left);
+    }
+    world.run("wait 3001ms");
+    assert_eq!(world.run("plan"), "+db.2@a -db.2");
+}
+
 /// A clock that is behind the state's time is no silence.
 #[test]
 fn silence_is_measured_by_one_clock() {

@@ -137,7 +137,9 @@ fn slots(world: &World) -> BTreeMap<u32, (u32, bool)> {
 fn check_wait(world: &World, before: &State, task: &Task) -> Result<(), TestCaseError> {
     let policy = before.service(task.service).unwrap().spec.on_disconnect;
     let seen = world.beats.seen[&task.node.unwrap()];
-    let silent = world.now.since_ms(seen.at.max(world.beats.since));
+    let silent = world.now.since_ms(seen.at);
+    let listened = world.now.since_ms(world.beats.since);
+    prop_assert!(listened > SUSPICION_MS, "{} after listening for {listened} ms", task.id);
     let needed = match policy {
         OnDisconnect::Keep => u64::MAX,
         OnDisconnect::ReplaceAfter { ms } => ms.max(SUSPICION_MS),

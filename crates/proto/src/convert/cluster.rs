@@ -1,7 +1,9 @@
 //! The cluster and its nodes, those that left included.
 
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
-use warren_model::node::{Availability, Description, Node, NodeStatus, Tombstone};
+use warren_model::node::{
+    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
+};
 use warren_model::{Secret, Time};
 
 use super::{
@@ -18,6 +20,7 @@ const TOKEN_BYTES: usize = 16;
 enums! {
     Availability, v1::Availability { Active Pause Drain }
     NodeStatus, v1::NodeStatus { Ready Down }
+    ForgottenChoice, v1::ForgottenChoice { Keep Drop }
 }
 
 impl From<&Subnet> for v1::Subnet {
@@ -206,6 +209,7 @@ impl From<&Node> for v1::Node {
             issuer_hash: bytes_unless_zeros(&node.issuer_hash),
             joined: node.joined.0,
             reachability: String::new(),
+            forgotten: node.forgotten.map(Into::into),
         }
     }
 }
@@ -228,8 +232,25 @@ impl TryFrom<v1::Node> for Node {
             certificate_not_after: Time(wire.certificate_not_after),
             issuer_hash: hash_or_zeros("issuer_hash", &wire.issuer_hash)?,
             joined: Time(wire.joined),
+            forgotten: part_if_any("forgotten", wire.forgotten)?,
             revision: wire.revision,
         })
+    }
+}
+
+impl From<Forgotten> for v1::Forgotten {
+    fn from(forgotten: Forgotten) -> Self {
+        let choice = v1::ForgottenChoice::from(forgotten.choice).into();
+        Self { epoch: forgotten.epoch, choice }
+    }
+}
+
+impl TryFrom<v1::Forgotten> for Forgotten {
+    type Error = Error;
+
+    fn try_from(wire: v1::Forgotten) -> Result<Self, Error> {
+        let choice = choice::<v1::ForgottenChoice, _>("choice", wire.choice)?;
+        Ok(Self { epoch: wire.epoch, choice })
     }
 }
 

@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use prost::Message;
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
 use warren_model::event::{Action, Event, Kind};
-use warren_model::node::{Availability, Description, Node, NodeStatus, Tombstone};
+use warren_model::node::{
+    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
+};
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::service::{
     Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition,
@@ -283,6 +285,10 @@ proptest! {
             certificate_not_after: Time(membership.2),
             issuer_hash: membership.3,
             joined: Time(membership.4),
+            forgotten: membership.0.map(|epoch| Forgotten {
+                epoch,
+                choice: if numbers.3 { ForgottenChoice::Keep } else { ForgottenChoice::Drop },
+            }),
             revision: numbers.2,
         });
         round_trip::<_, v1::Tombstone>(&Tombstone {

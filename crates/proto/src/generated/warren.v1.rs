@@ -55,7 +55,8 @@ pub struct JoinToken {
     #[prost(uint64, optional, tag = "2")]
     pub expires: ::core::option::Option<u64>,
 }
-/// Backups that the leader writes by itself. `recipient` is an age public key.
+/// Backups that the leader writes by itself. `recipient` is a public key for
+/// backups, wrnb1-….
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BackupPolicy {
     #[prost(string, tag = "1")]
@@ -132,6 +133,17 @@ pub struct Node {
     /// Of the answer to a listing only: voter | learner | unreachable | "".
     #[prost(string, tag = "16")]
     pub reachability: ::prost::alloc::string::String,
+    /// What people said of tasks that a recovery made managers forget.
+    #[prost(message, optional, tag = "17")]
+    pub forgotten: ::core::option::Option<Forgotten>,
+}
+/// Holds for one recovery epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Forgotten {
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    #[prost(enumeration = "ForgottenChoice", tag = "2")]
+    pub choice: i32,
 }
 /// A removed node, refused until its certificate has ended.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -434,7 +446,7 @@ pub struct Event {
 pub struct Mutation {
     #[prost(
         oneof = "mutation::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
     )]
     pub kind: ::core::option::Option<mutation::Kind>,
 }
@@ -546,6 +558,13 @@ pub mod mutation {
         #[prost(bool, tag = "3")]
         pub force: bool,
     }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct SetForgotten {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(message, optional, tag = "2")]
+        pub forgotten: ::core::option::Option<super::Forgotten>,
+    }
     /// After a restore: the revision jumps, so that nobody takes an old one for newer.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Restored {
@@ -602,6 +621,8 @@ pub mod mutation {
         RemoveOperator(::prost::alloc::string::String),
         #[prost(message, tag = "23")]
         Restored(Restored),
+        #[prost(message, tag = "24")]
+        SetForgotten(SetForgotten),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -914,6 +935,9 @@ pub struct UpdateNodeRequest {
     pub labels_remove: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(bytes = "vec", tag = "7")]
     pub request_id: ::prost::alloc::vec::Vec<u8>,
+    /// Of the tasks that the last recovery made managers forget.
+    #[prost(enumeration = "ForgottenChoice", tag = "8")]
+    pub forgotten: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveNodeRequest {
@@ -1030,7 +1054,7 @@ pub struct UnlockRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnlockResponse {}
-/// Exactly one: an age public key, or a passphrase.
+/// Exactly one: a public key for backups (wrnb1-…), or a passphrase.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct BackupRequest {
@@ -1153,6 +1177,9 @@ pub struct Joined {
     pub epoch: u64,
     #[prost(uint64, tag = "10")]
     pub time: u64,
+    /// Of the containers of all nodes; older managers do not say.
+    #[prost(message, optional, tag = "11")]
+    pub pool: ::core::option::Option<Subnet>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewRequest {
@@ -1549,6 +1576,9 @@ pub struct Membership {
     /// Whether it may be a worker.
     #[prost(bool, tag = "9")]
     pub worker: bool,
+    /// What becomes of tasks that managers do not know any more; of an earlier epoch: nothing was said.
+    #[prost(message, optional, tag = "10")]
+    pub forgotten: ::core::option::Option<Forgotten>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AssignedTask {
@@ -1686,6 +1716,35 @@ impl NodeStatus {
             "NODE_STATUS_UNSPECIFIED" => Some(Self::Unspecified),
             "NODE_STATUS_READY" => Some(Self::Ready),
             "NODE_STATUS_DOWN" => Some(Self::Down),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ForgottenChoice {
+    Unspecified = 0,
+    Keep = 1,
+    Drop = 2,
+}
+impl ForgottenChoice {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FORGOTTEN_CHOICE_UNSPECIFIED",
+            Self::Keep => "FORGOTTEN_CHOICE_KEEP",
+            Self::Drop => "FORGOTTEN_CHOICE_DROP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FORGOTTEN_CHOICE_UNSPECIFIED" => Some(Self::Unspecified),
+            "FORGOTTEN_CHOICE_KEEP" => Some(Self::Keep),
+            "FORGOTTEN_CHOICE_DROP" => Some(Self::Drop),
             _ => None,
         }
     }

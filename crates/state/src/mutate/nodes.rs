@@ -6,7 +6,7 @@ use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::event::{Action, Kind};
 use warren_model::id::{NodeId, TaskId};
-use warren_model::node::{Availability, Description, Node, NodeStatus, Tombstone};
+use warren_model::node::{Availability, Description, Forgotten, Node, NodeStatus, Tombstone};
 
 use super::{Step, invalid};
 use crate::change::{Key, Rejection};
@@ -132,6 +132,23 @@ impl Step<'_> {
         self.change_node(id, |node| {
             node.labels.clone_from(labels);
             "labels".to_owned()
+        })
+    }
+
+    pub(super) fn set_forgotten(
+        &mut self,
+        id: NodeId,
+        forgotten: Forgotten,
+    ) -> Result<(), Rejection> {
+        let epoch = self.state.cluster().map_or(0, |cluster| cluster.epoch);
+        // Said of a recovery that was not, or of one before another.
+        if forgotten.epoch != epoch || epoch == 0 {
+            let said = forgotten.epoch;
+            return invalid(format!("tasks forgotten by epoch {said}: the cluster's is {epoch}"));
+        }
+        self.change_node(id, |node| {
+            node.forgotten = Some(forgotten);
+            format!("forgotten tasks: {}", forgotten.choice.as_str())
         })
     }
 

@@ -110,6 +110,19 @@ fn a_key_is_one_nodes() {
 }
 
 #[test]
+fn what_is_said_of_forgotten_tasks_holds_for_one_epoch() {
+    let state = all_ok("cluster; node a\n restored 2 9\n forgotten a 2 keep\n forgotten a 2 drop");
+    let said = state.node(node("a")).unwrap().forgotten.unwrap();
+    assert_eq!((said.epoch, said.choice.as_str()), (2, "drop"));
+    check("cluster; node a\n forgotten a 0 drop", "tasks forgotten by epoch 0: the cluster's is 0");
+    check(
+        "cluster; node a\n restored 2 9\n restored 3 99\n forgotten a 2 drop",
+        "tasks forgotten by epoch 2: the cluster's is 3",
+    );
+    check("cluster; node a\n restored 2 9\n forgotten b 2 drop", "node b does not exist");
+}
+
+#[test]
 fn labels_are_replaced() {
     let state = all_ok("worker a\n labels a rack=1 ssd=\n labels a rack=2");
     let labels = &state.node(node("a")).unwrap().labels;

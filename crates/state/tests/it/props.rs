@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::id::ClusterId;
-use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::node::{Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus};
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_state::change::{Expect, Key, Mutation, Outcome, Request, Transaction};
@@ -81,6 +81,10 @@ fn any_node() -> impl Strategy<Value = Mutation> {
             key_hash: [key; 32],
             not_after: Time(u64::from(key)),
             issuer_hash: [issuer; 32],
+        }),
+        1 => (id.clone(), 0..3u64, any::<bool>()).prop_map(|(id, epoch, keep)| {
+            let choice = if keep { ForgottenChoice::Keep } else { ForgottenChoice::Drop };
+            Mutation::SetForgotten { id, forgotten: Forgotten { epoch, choice } }
         }),
         2 => (id, 0..60u64, any::<bool>()).prop_map(|(id, until, force)| {
             Mutation::RemoveNode { id, keep_until: Time(until), force }

@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::id::{ClusterId, NodeId, ServiceId, TaskId};
-use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::node::{Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus};
 use warren_model::operator::Operator;
 use warren_model::service::{Mode, PortSpec, Protocol, PublishMode, ServiceSpec, TaskTemplate};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
@@ -153,6 +153,14 @@ fn mutation(state: &State, text: &str) -> Mutation {
             let pairs = labels.iter().map(|label| label.split_once('=').unwrap_or((label, "")));
             let labels = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
             Mutation::SetLabels { id: node(id), labels: labels.collect() }
+        }
+        ("forgotten", [id, epoch, choice]) => {
+            let choice = match *choice {
+                "keep" => ForgottenChoice::Keep,
+                _ => ForgottenChoice::Drop,
+            };
+            let forgotten = Forgotten { epoch: epoch.parse().unwrap(), choice };
+            Mutation::SetForgotten { id: node(id), forgotten }
         }
         ("certificate", [id, rest @ ..]) => Mutation::SetCertificate {
             id: node(id),

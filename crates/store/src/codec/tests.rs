@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use warren_model::cluster::{Authority, JoinToken};
 use warren_model::id::ClusterId;
-use warren_model::node::{Availability, Description, Node, NodeStatus, Tombstone};
+use warren_model::node::{
+    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
+};
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::service::{OnDisconnect, ServiceSpec};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
@@ -31,6 +33,8 @@ fn operator() -> Operator {
     }
 }
 
+const FORGOTTEN: Forgotten = Forgotten { epoch: 2, choice: ForgottenChoice::Drop };
+
 fn member() -> Node {
     Node {
         manager: true,
@@ -40,6 +44,7 @@ fn member() -> Node {
         certificate_not_after: TIME,
         issuer_hash: [2; 32],
         joined: Time(9),
+        forgotten: Some(FORGOTTEN),
         ..Node::new(node(3), Description { hostname: "c".into(), ..Description::default() })
     }
 }
@@ -96,6 +101,7 @@ fn mutations() -> Vec<Mutation> {
             not_after: TIME,
             issuer_hash: [2; 32],
         },
+        Mutation::SetForgotten { id: node, forgotten: FORGOTTEN },
         Mutation::RemoveNode { id: node, keep_until: TIME, force: true },
         Mutation::PutOperator(operator()),
         Mutation::RemoveOperator { name: operator().name },

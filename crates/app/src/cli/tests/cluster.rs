@@ -217,11 +217,11 @@ async fn nodes() {
     "#]],
     )
     .await;
-    check("node update beta --availability pause --label-add a=b --label-rm c", expect![[r#"
+    check("node update beta --availability pause --label-add a=b --label-rm c --forgotten drop", expect![[r#"
         exit 0
         --- out
         081040g2081040g2
-        asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Pause, labels_add: {"a": "b"}, labels_remove: ["c"], request_id: [] }
+        asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Pause, labels_add: {"a": "b"}, labels_remove: ["c"], request_id: [], forgotten: Drop }
     "#]]).await;
     check(
         "node update beta",
@@ -229,7 +229,7 @@ async fn nodes() {
         exit 2
         --- err
         error: node update: nothing is to be changed
-        hint: give --availability, --label-add, --label-rm or --worker
+        hint: give --availability, --label-add, --label-rm, --worker or --forgotten
     "#]],
     )
     .await;
@@ -246,13 +246,13 @@ async fn nodes() {
         exit 0
         --- out
         081040g2081040g2
-        asked UpdateNodeRequest { node: "beta", manager: Some(true), worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [] }
+        asked UpdateNodeRequest { node: "beta", manager: Some(true), worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified }
     "#]]).await;
     check("node demote alpha", expect![[r#"
         exit 0
         --- out
         081040g2081040g2
-        asked UpdateNodeRequest { node: "alpha", manager: Some(false), worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [] }
+        asked UpdateNodeRequest { node: "alpha", manager: Some(false), worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified }
     "#]]).await;
     check(
         "node rm --force beta",

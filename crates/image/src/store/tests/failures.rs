@@ -91,6 +91,23 @@ async fn a_silent_registry_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_registry_that_trickles_is_given_up() {
+    let rig = Rig::with(IMPATIENT);
+    let sample = sample();
+    let bodies = [
+        (layer_path(&sample, 0), sample.layers[0].clone()),
+        ("/v2/x/manifests/latest".to_owned(), sample.manifest.clone()),
+    ];
+    for (path, body) in bodies {
+        let stub = Stub::serving(&sample).await;
+        stub.answer(&path, Answer::Trickle { body });
+        let error = refused(&rig, &stub).await;
+        assert!(matches!(error, Error::TooSlow { got: 1.., .. }), "{path}: {error}");
+        assert!(error.is_transient() && error.hint().is_some());
+    }
+}
+
+#[tokio::test]
 async fn altered_bytes_are_found() {
     let rig = Rig::new();
     let sample = sample();

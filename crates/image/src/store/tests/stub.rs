@@ -10,6 +10,9 @@ use tokio::sync::{Notify, watch};
 use crate::digest::Digest;
 use crate::testing::Sample;
 
+/// Between two bytes: well within any patience.
+const TRICKLE: std::time::Duration = std::time::Duration::from_millis(50);
+
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) path: String,
@@ -31,6 +34,10 @@ pub(super) enum Answer {
     },
     /// Headers and half of the body, then nothing.
     Stall {
+        body: Vec<u8>,
+    },
+    /// Headers, then a byte now and then.
+    Trickle {
         body: Vec<u8>,
     },
     /// Nothing at all.
@@ -226,6 +233,15 @@ async fn write_answer(
             let range = format!("Content-Range: bytes {start}-{}/{}\r\n", body.len(), body.len());
             socket.write_all(format!("{}{range}\r\n", head(status, rest.len())).as_bytes()).await?;
             socket.write_all(&rest[..after.min(rest.len())]).await?;
+            socket.shutdown().await
+        }
+        Answer::Trickle { body } => {
+            socket.write_all(format!("{}\r\n", head(200, body.len())).as_bytes()).await?;
+            socket.set_nodelay(true)?;
+            for byte in body {
+                socket.write_all(&[byte]).await?;
+                tokio::time::sleep(TRICKLE).await;
+            }
             socket.shutdown().await
         }
         Answer::Stall { body } => {
