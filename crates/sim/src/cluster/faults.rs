@@ -139,8 +139,14 @@ async fn full_disk(world: &Arc<World>) -> Option<()> {
     let host = manager(world)?;
     // What was refused is noticed a moment later.
     const NOTICED_MS: u64 = 100;
-    host.full.store(true, Ordering::Relaxed);
-    host.disk()?.fill(true);
+    host.disk()?;
+    // The end of one such fault would be taken for the end of the other.
+    if host.full.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    if let Some(disk) = host.disk() {
+        disk.fill(true);
+    }
     sleep(500 + world.rng.below(3_000)).await;
     if let Some(disk) = host.disk() {
         disk.fill(false);
