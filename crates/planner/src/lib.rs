@@ -43,7 +43,7 @@ use warren_state::change::Transaction;
 use crate::draft::Draft;
 use crate::liveness::Silence;
 pub use crate::liveness::{RETURN_MS, SUSPICION_MAX_MS, SUSPICION_MS, suspicion_ms};
-pub use crate::progress::{Convergence, is_halted, progress, task_counts};
+pub use crate::progress::{Convergence, completed_count, is_halted, progress, task_counts};
 
 /// What the leader hears of nodes; kept in memory, never replicated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -37,6 +37,19 @@ pub fn task_counts(state: &State, service: ServiceId) -> (u32, u32) {
     (count(slots.iter().filter(runs).count()), count(desired))
 }
 
+/// Slots of a service whose task has done its work, and is not to be run again.
+pub fn completed_count(state: &State, service: ServiceId) -> u32 {
+    let Some(service) = state.service(service) else { return 0 };
+    let nodes = Nodes::new(state);
+    let slots = slots_of(state, service);
+    let complete = |slot: &&Slot<'_>| {
+        let current = slot.current(service, &nodes);
+        is_wanted(slot, service, &nodes)
+            && current.is_some_and(|task| task.status.state == TaskState::Complete)
+    };
+    u32::try_from(slots.iter().filter(complete).count()).unwrap_or(u32::MAX)
+}
+
 /// Whether an update of a service stands still because a new task failed.
 pub fn is_halted(state: &State, service: ServiceId) -> bool {
     let Some(service) = state.service(service) else { return false };

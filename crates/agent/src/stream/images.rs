@@ -325,12 +325,18 @@ pub(super) async fn remove(
     answer(line, v1::Images { images: vec![], removed }).await
 }
 
+const DENIED: &str = "check user and password; many registries want an access token as password";
+
 pub(super) async fn login(tools: &Arc<Tools>, request: v1::RegistryLogin) -> Outcome {
     let done = match request.logout {
         true => tools.images.logout(&request.registry).await,
         false => tools.images.login(&request.registry, &request.user, &request.password).await,
     };
-    done.map_or_else(|error| Outcome::Failed(error.into()), |()| Outcome::Served)
+    let Err(error) = done else { return Outcome::Served };
+    // What helps with a pull is the very command that was just tried.
+    let denied = matches!(error, Error::Unauthorized { .. });
+    let failure = Failure::from(error);
+    Outcome::Failed(if denied { failure.hint(DENIED) } else { failure })
 }
 
 #[cfg(test)]

@@ -252,3 +252,18 @@ async fn doctor_answers() {
     let names: Vec<&str> = findings.findings.iter().map(|one| one.name.as_str()).collect();
     assert!(names.contains(&"containers") && names.contains(&"disk"), "{names:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_denied_says_what_else_to_try() {
+    let bench = Bench::new().await;
+    let session = running(&bench).await;
+    let login = Open::RegistryLogin(v1::RegistryLogin {
+        registry: "r.example".into(),
+        user: "anna".into(),
+        password: "wrong".into(),
+        logout: false,
+    });
+    let answer = ask(&bench, &session, login).await;
+    let [Kind::Error(error)] = &answer[..] else { panic!("{answer:?}") };
+    assert!(error.hint.contains("access token") && !error.hint.contains("login"), "{error:?}");
+}

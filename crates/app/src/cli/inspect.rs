@@ -26,6 +26,7 @@ pub(crate) fn whole(message: &v1::Service) -> Result<Value, Failure> {
         "updated_at": service.updated.to_string(),
         "running": message.running,
         "desired": message.desired,
+        "completed": message.completed,
         "update_state": message.update_state,
         "spec": spec_json(&service.spec),
     }))

@@ -56,6 +56,8 @@ pub(crate) struct ServiceRow {
     image: String,
     running: u32,
     desired: u32,
+    /// Slots whose task has done its work.
+    completed: u32,
     ports: Vec<String>,
     revision: u64,
     update_state: String,
@@ -78,6 +80,7 @@ impl TryFrom<&v1::Service> for ServiceRow {
             image: spec.task.image,
             running: service.running,
             desired: service.desired,
+            completed: service.completed,
             ports: spec.ports.iter().map(PortSpec::to_string).collect(),
             revision: service.revision,
             update_state: match service.removing {
@@ -87,6 +90,17 @@ impl TryFrom<&v1::Service> for ServiceRow {
             created_at: Time(service.created).to_string(),
             updated_at: Time(service.updated).to_string(),
         })
+    }
+}
+
+impl ServiceRow {
+    /// As Docker says it: `0/1 (1/1 completed)`.
+    fn replicas(&self) -> String {
+        let running = format!("{}/{}", self.running, self.desired);
+        match self.completed {
+            0 => running,
+            completed => format!("{running} ({completed}/{} completed)", self.desired),
+        }
     }
 }
 
@@ -100,6 +114,7 @@ impl Record for ServiceRow {
         "image",
         "running",
         "desired",
+        "completed",
         "ports",
         "revision",
         "update_state",
@@ -112,7 +127,7 @@ impl Record for ServiceRow {
             self.id.clone(),
             self.name.clone(),
             self.mode.to_owned(),
-            format!("{}/{}", self.running, self.desired),
+            self.replicas(),
             self.image.clone(),
             self.ports.join(", "),
             self.update_state.clone(),
@@ -392,7 +407,8 @@ pub(crate) struct ImageRow {
     id: String,
     digest: Option<String>,
     size_bytes: u64,
-    created_at: String,
+    /// Builders that want the same image twice leave it out.
+    created_at: Option<String>,
     #[serde(skip)]
     created_ms: u64,
 }
@@ -404,7 +420,7 @@ impl From<&v1::ImageRow> for ImageRow {
             id: image.id.clone(),
             digest: Some(image.digest.clone()).filter(|d| !d.is_empty()),
             size_bytes: image.size_bytes,
-            created_at: Time(image.created).to_string(),
+            created_at: moment(image.created),
             created_ms: image.created,
         }
     }
@@ -420,7 +436,11 @@ impl Record for ImageRow {
             true => self.id.clone(),
             false => digits.chars().take(DIGEST_WIDTH).collect(),
         };
-        vec![self.name.clone(), id, view.ago(Time(self.created_ms)), size(self.size_bytes)]
+        let created = match self.created_at {
+            Some(_) => view.ago(Time(self.created_ms)),
+            None => "N/A".to_owned(),
+        };
+        vec![self.name.clone(), id, created, size(self.size_bytes)]
     }
 
     fn key(&self) -> &str {

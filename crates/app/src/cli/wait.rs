@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use warren_proto::v1;
 
 use super::client::{Client, is_lost};
@@ -12,6 +13,9 @@ use super::printer::Printer;
 
 /// New subscriptions after a lost connection; the calls below retry by themselves too.
 const RESUBSCRIBE_MAX: u32 = 20;
+
+/// For the first look, when less time than that was given.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) struct Goal<'a> {
     /// Name or id that is asked for.
@@ -35,15 +39,21 @@ pub(crate) async fn until(
     goal: &Goal<'_>,
 ) -> Result<(), Failure> {
     let name = goal.name;
+    let looked = Notify::new();
     let timeout = async {
-        match goal.timeout {
-            Some(timeout) => tokio::time::sleep(timeout).await,
-            None => std::future::pending().await,
+        let Some(timeout) = goal.timeout else { return std::future::pending().await };
+        let look = tokio::time::sleep(timeout.max(LOOK_MAX));
+        tokio::time::sleep(timeout).await;
+        // However little patience there is: one look.
+        tokio::select! {
+            () = looked.notified() => {}
+            () = look => {}
         }
     };
     let mut last = String::new();
     let outcome = tokio::select! {
-        outcome = follow(client, printer, goal, &mut last) => outcome,
+        biased;
+        outcome = follow(client, printer, goal, &mut last, &looked) => outcome,
         () = timeout => {
             let ms = goal.timeout.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
             let within = warren_model::quantity::format_duration_ms(ms);
@@ -70,6 +80,7 @@ async fn follow(
     printer: &mut Printer,
     goal: &Goal<'_>,
     last: &mut String,
+    looked: &Notify,
 ) -> Result<(), Failure> {
     let mut warned = String::new();
     for _ in 0..RESUBSCRIBE_MAX {
@@ -100,6 +111,7 @@ async fn follow(
                         ))
                         .hint(format!("warren service ps {}", goal.name)));
                     }
+                    looked.notify_one();
                 }
                 Ok(None) => break,
                 Err(status) if goal.removed && status.code() == tonic::Code::NotFound => {

@@ -45,7 +45,8 @@ fn wanted(view: &State, names: &[String]) -> Result<Option<Vec<ServiceId>>, Refu
 fn row(view: &State, service: &Service) -> v1::Service {
     let (running, desired) = warren_planner::task_counts(view, service.id);
     let update_state = update_state(view, service).to_owned();
-    v1::Service { running, desired, update_state, ..service.into() }
+    let completed = warren_planner::completed_count(view, service.id);
+    v1::Service { running, desired, completed, update_state, ..service.into() }
 }
 
 fn update_state(view: &State, service: &Service) -> &'static str {

@@ -25,6 +25,14 @@ fn a_new_service_is_one_plan() {
     // One per node and only as many as there are.
     check("nodes a b c\n service web n=2\n plan => +web.1@a +web.2@b");
     check("nodes a\n service web n=0\n plan =>\n progress web => converged");
+    check(
+        "nodes a
+        service job n=2 cond=on-failure
+        plan => +job.1@a +job.2@a
+        start
+        complete job.1
+        counts job => 1/2, 1 completed",
+    );
 }
 
 #[test]

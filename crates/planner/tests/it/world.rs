@@ -28,7 +28,8 @@ use warren_model::service::{
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_planner::{
-    Beats, Convergence, IdSource, Index, Plan, SUSPICION_MS, Seen, plan, progress, task_counts,
+    Beats, Convergence, IdSource, Index, Plan, SUSPICION_MS, Seen, completed_count, plan, progress,
+    task_counts,
 };
 use warren_state::State;
 use warren_state::change::{Mutation, Outcome, Transaction};
@@ -341,7 +342,10 @@ impl World {
             }
             ["counts", name] => {
                 let (running, desired) = task_counts(&self.state, service_id(name));
-                return format!("{running}/{desired}");
+                return match completed_count(&self.state, service_id(name)) {
+                    0 => format!("{running}/{desired}"),
+                    completed => format!("{running}/{desired}, {completed} completed"),
+                };
             }
             ["nodes", ref names @ ..] => {
                 for name in names {

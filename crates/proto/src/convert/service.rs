@@ -259,6 +259,7 @@ impl From<&Service> for v1::Service {
             running: 0,
             desired: 0,
             update_state: String::new(),
+            completed: 0,
         }
     }
 }

@@ -370,6 +370,9 @@ pub struct Service {
     /// none | updating | halted | completed
     #[prost(string, tag = "10")]
     pub update_state: ::prost::alloc::string::String,
+    /// Of the answer to a listing only: slots whose task has done its work.
+    #[prost(uint32, tag = "11")]
+    pub completed: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskExit {

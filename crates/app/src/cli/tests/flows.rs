@@ -74,6 +74,29 @@ async fn failing_to_converge_is_told() {
 }
 
 #[tokio::test]
+async fn without_patience_there_is_one_look() {
+    let node = FakeNode::start(World { progress: vec![progress(1, "")], ..World::default() });
+    let said = say(&node, "wait service web --timeout 0s").await;
+    expect![[r#"
+        exit 1
+        --- err
+        web: 1/3 running
+        error: service web did not converge within 0s: 1/3 running
+        hint: warren service ps web
+    "#]]
+    .assert_eq(&said.all());
+    let converged = v1::Progress { converged: true, ..progress(3, "") };
+    let node = FakeNode::start(World { progress: vec![converged], ..World::default() });
+    let said = say(&node, "wait service web --timeout 0s").await;
+    expect![[r#"
+        exit 0
+        --- err
+        web: 3/3 running
+    "#]]
+    .assert_eq(&said.all());
+}
+
+#[tokio::test]
 async fn waiting_has_a_limit() {
     let node = FakeNode::start(World { progress: vec![progress(1, "")], ..World::default() });
     let said = say(&node, "wait service web --timeout 50ms").await;

@@ -54,6 +54,7 @@ pub(crate) fn web() -> v1::Service {
         running: 2,
         desired: 3,
         update_state: "none".into(),
+        completed: 0,
     }
 }
 

@@ -48,46 +48,48 @@ async fn services() {
     check(
         "service ls --format json",
         expect![[r#"
-        exit 0
-        --- out
-        [
-          {
-            "created_at": "2027-01-15T08:00:00.000Z",
-            "desired": 3,
-            "id": "0c1g60r30c1g60r3",
-            "image": "nginx:1.27",
-            "mode": "replicated",
-            "name": "web",
-            "ports": [
-              "8080:80"
-            ],
-            "revision": 5,
-            "running": 2,
-            "update_state": "none",
-            "updated_at": "2027-01-15T08:00:00.000Z"
-          }
-        ]
-    "#]],
+            exit 0
+            --- out
+            [
+              {
+                "completed": 0,
+                "created_at": "2027-01-15T08:00:00.000Z",
+                "desired": 3,
+                "id": "0c1g60r30c1g60r3",
+                "image": "nginx:1.27",
+                "mode": "replicated",
+                "name": "web",
+                "ports": [
+                  "8080:80"
+                ],
+                "revision": 5,
+                "running": 2,
+                "update_state": "none",
+                "updated_at": "2027-01-15T08:00:00.000Z"
+              }
+            ]
+        "#]],
     )
     .await;
     check(
         "service ls --format yaml",
         expect![[r#"
-        exit 0
-        --- out
-        - created_at: "2027-01-15T08:00:00.000Z"
-          desired: 3
-          id: "0c1g60r30c1g60r3"
-          image: "nginx:1.27"
-          mode: replicated
-          name: web
-          ports:
-          - "8080:80"
-          revision: 5
-          running: 2
-          update_state: none
-          updated_at: "2027-01-15T08:00:00.000Z"
-    "#]],
+            exit 0
+            --- out
+            - completed: 0
+              created_at: "2027-01-15T08:00:00.000Z"
+              desired: 3
+              id: "0c1g60r30c1g60r3"
+              image: "nginx:1.27"
+              mode: replicated
+              name: web
+              ports:
+              - "8080:80"
+              revision: 5
+              running: 2
+              update_state: none
+              updated_at: "2027-01-15T08:00:00.000Z"
+        "#]],
     )
     .await;
     check(
@@ -265,6 +267,7 @@ async fn inspect() {
             --- out
             [
               {
+                "completed": 0,
                 "created_at": "2027-01-15T08:00:00.000Z",
                 "desired": 3,
                 "id": "0c1g60r30c1g60r3",
@@ -373,4 +376,21 @@ fn keys_are_what_is_promised() {
     check(&ImageRow::from(&v1::ImageRow::default()));
     check(&EventRow::from(v1::Event::default()));
     check(&crate::cli::Check::ok("kernel", "6.18"));
+}
+
+#[test]
+fn an_image_without_a_moment_has_none() {
+    let view = View { now: Time(60_000), whole: false };
+    let row = |created| ImageRow::from(&v1::ImageRow { created, ..v1::ImageRow::default() });
+    assert_eq!(row(0).cells(view)[2], "N/A");
+    assert!(row(0).object()["created_at"].is_null());
+    assert_eq!(row(1_000).cells(view)[2], "59 seconds ago");
+}
+
+#[test]
+fn work_that_is_done_is_told_apart() {
+    let service = v1::Service { running: 0, desired: 1, completed: 1, ..web() };
+    let row = ServiceRow::try_from(&service).unwrap();
+    let view = View { now: Time(0), whole: false };
+    assert_eq!(row.cells(view)[3], "0/1 (1/1 completed)");
 }
