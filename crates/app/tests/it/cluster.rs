@@ -164,6 +164,38 @@ fn host_backups_are_restored_and_survivors_recover() {
     let (key, backup) = (one.folder().join("key"), one.folder().join("backup"));
     let recipient = one.ok(&["cluster", "backup-key", key.to_str().unwrap()]);
     let backup = backup.to_str().unwrap();
+#[test]
+fn host_a_lock_is_not_undone_by_an_older_snapshot() {
+    let one = Node::start();
+    let two = one.beside(2);
+    two.join(&one, "manager");
+    let id = two.id();
+    until("two vote", || (seen(&one, &id, "manager_status")? == "voter").then_some(()));
+    // Both have a snapshot that knows of no lock.
+    one.ok(&["cluster", "key", "rotate"]);
+    let key = one.ok(&["cluster", "lock", "-q"]);
+    let locked = |node: &Node| {
+        let text = std::fs::read_to_string(node.data_dir().join("node.key")).unwrap();
+        text.starts_with("warren-locked-1")
+    };
+    until("both are locked", || (locked(&one) && locked(&two)).then_some(()));
+    for node in [&one, &two] {
+        node.kill_daemon();
+    }
+    let open = |node: &Node| {
+        node.ok(&["node", "run", "--detach"]);
+        assert_eq!(node.warren_with_input(&["cluster", "unlock"], key.as_bytes()).exit, 0);
+    };
+    open(&one);
+    until("it waits", || one.log().contains("stays locked until").then_some(()));
+    assert!(locked(&one));
+    open(&two);
+    until("they go on", || (one.admin("/ready")?.0 == 200).then_some(()));
+    assert!(locked(&one) && locked(&two));
+    one.ok(&["cluster", "lock", "--off"]);
+    until("both are open", || (!locked(&one) && !locked(&two)).then_some(()));
+}
+
     one.ok(&["cluster", "backup", backup, "--recipient", recipient.trim()]);
     // Half of the managers is no majority.
     two.kill_daemon();
