@@ -48,7 +48,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::settings::{
     Environment, InitFlags, JoinFlags, NodeFlags, PlaceFlags, RecoverFlags, RestoreFlags,
 };
-pub(crate) use client::FORGET_KEY;
+pub(crate) use client::{FINAL_KEY, FORGET_KEY};
 use context::Context;
 pub(crate) use doctor::{Check, Level};
 use failure::{Exit, Failure};
@@ -242,7 +242,8 @@ pub(crate) async fn run(
         verb => verb,
     };
     let target = context::target(named.as_deref(), &place, environment)?;
-    let mut context = Context::connect(target, printer).await?;
+    let connected = Context::connect(target, printer).await;
+    let mut context = connected.map_err(|failure| context::or_afar(failure, environment))?;
     match verb {
         Verb::Cluster(ClusterVerb::Info(args)) => node::info(&mut context, &args).await,
         Verb::Cluster(ClusterVerb::Token(args)) => token::run(&mut context, &args).await,

@@ -10,6 +10,7 @@
 
 mod client;
 mod cluster;
+mod contexts;
 mod daemon;
 mod input;
 mod node;
