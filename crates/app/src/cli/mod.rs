@@ -30,6 +30,7 @@ mod remote;
 mod rows;
 pub(crate) mod secret;
 mod service;
+mod settle;
 mod spec;
 mod template;
 mod terminal;
@@ -46,7 +47,7 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::settings::{
-    Environment, InitFlags, JoinFlags, NodeFlags, PlaceFlags, RecoverFlags, RestoreFlags,
+    Environment, InitFlags, JoinFlags, PlaceFlags, RecoverFlags, RestoreFlags, RunFlags,
 };
 pub(crate) use client::{FINAL_KEY, FORGET_KEY};
 use context::Context;
@@ -151,7 +152,7 @@ enum NodeVerb {
     /// Join a cluster as what the token says, and run the node
     Join(JoinFlags),
     /// Run a node that was initialised or joined before
-    Run(NodeFlags),
+    Run(RunFlags),
     /// Stop this node's daemon; its containers go on unless told otherwise
     Stop(node::StopArgs),
     /// List nodes
@@ -179,7 +180,7 @@ pub(crate) enum Role {
     Init(PlaceFlags, InitFlags),
     /// Join a cluster, then run the node.
     Join(PlaceFlags, JoinFlags),
-    Run(PlaceFlags, NodeFlags),
+    Run(PlaceFlags, RunFlags),
     /// Make a node of a backup; it is run after.
     Restore(PlaceFlags, RestoreFlags),
     /// Make a survivor the only manager; it is run after.
