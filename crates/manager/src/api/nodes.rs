@@ -105,7 +105,7 @@ fn mutations(node: &Node, wire: &v1::UpdateNodeRequest) -> Result<Vec<Mutation>,
     let mut mutations = Vec::new();
     let id = node.id;
     let manager = wire.manager.unwrap_or(node.manager);
-    let worker = wire.worker.unwrap_or(node.worker || becomes_worker(node, wire));
+    let worker = wire.worker.unwrap_or_else(|| node.worker || becomes_worker(node, wire));
     // Managers that a recovery took the office from are neither until somebody says.
     if !manager && !worker && (node.manager || node.worker) {
         let name = &node.description.hostname;

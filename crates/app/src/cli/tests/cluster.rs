@@ -64,21 +64,21 @@ async fn settings_and_locks() {
     check(
         "cluster settings",
         expect![[r#"
-        exit 0
-        --- out
-        authority: abababababababababababababababababababababababababababababababab
-        backup: 
-        block prefix: 24
-        certificate lifetime ms: 7776000000
-        epoch: 0
-        history limit: 5
-        id: 040g2081040g2081
-        locked: false
-        nodes by older authority: 0
-        pool: 10.128.0.0/10
-        revision: 7
-        asked GetClusterRequest
-    "#]],
+            exit 0
+            --- out
+            authority: abababababababababababababababababababababababababababababababab
+            backup: 
+            block prefix: 24
+            certificate lifetime: 90d
+            epoch: 0
+            history limit: 5
+            id: 040g2081040g2081
+            locked: false
+            nodes by older authority: 0
+            pool: 10.128.0.0/10
+            revision: 7
+            asked GetClusterRequest
+        "#]],
     )
     .await;
     check("cluster update --history-limit 3 --certificate-lifetime 2m", expect![[r#"
