@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::node::{Node, until};
+use crate::node::{Node, WARREN, until};
 
 /// Somebody without a node, on the network of one.
 pub(crate) struct Afar<'a>(pub(crate) &'a Node);
@@ -58,4 +58,29 @@ fn host_contexts_outlive_a_rotation() {
     let fingerprint = setting("{{.Authority}}");
     assert_eq!(afar.call(&["context", "update", "late", "--fingerprint", &fingerprint]).0, 0);
     assert_eq!(ls("late"), (0, String::new()));
+}
+
+#[test]
+fn host_names_in_the_hosts_file_need_no_dns() {
+    let one = Node::start();
+    let afar = Afar(&one);
+    let file = |name: &str| one.folder().join(name).display().to_string();
+    let (anna, hosts, resolv) = (file("anna.json"), file("hosts"), file("resolv.conf"));
+    one.ok(&["operator", "create", "anna", "--context-file", &anna]);
+    assert_eq!(afar.call(&["context", "create", "anna", "--from", &anna]).0, 0);
+    assert_eq!(afar.call(&["context", "update", "anna", "--address", "m1.test"]).0, 0);
+    // Addresses of one family alone, and a server that takes questions and never answers.
+    std::fs::write(&hosts, "127.0.0.1 m1.test\n").unwrap();
+    std::fs::write(&resolv, "nameserver 127.0.0.99\n").unwrap();
+    let _silent = one.within(|| std::net::UdpSocket::bind("127.0.0.99:53").unwrap());
+    let script = format!(
+        "mount --bind {hosts} /etc/hosts && mount --bind {resolv} /etc/resolv.conf && \
+         exec {WARREN} --context anna node ls"
+    );
+    let mut command = one.program(&["unshare", "--mount", "sh", "-c", &script]);
+    command.env("XDG_CONFIG_HOME", one.folder().join("home"));
+    let began = Instant::now();
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
