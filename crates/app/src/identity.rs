@@ -11,6 +11,8 @@ use warren_base::file::write_atomic;
 use warren_base::rng::Rng;
 use warren_model::{Cluster, ClusterId, NodeId};
 
+use crate::settings::Told;
+
 const FILE_NAME: &str = "node.json";
 /// Raised when the meaning of the file changes.
 const VERSION: u32 = 1;
@@ -28,7 +30,7 @@ pub(crate) enum Error {
     Write { path: PathBuf, source: std::io::Error },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) node: NodeId,
     pub(crate) cluster: ClusterId,
@@ -36,6 +38,8 @@ pub(crate) struct Identity {
     pub(crate) role: Role,
     /// Its store was completed once: an empty one would be one that forgot its votes.
     pub(crate) stored: bool,
+    /// What it was told when it was made, for its later runs.
+    pub(crate) told: Told,
 }
 
 /// What a node does, as far as it knows.
@@ -62,6 +66,8 @@ struct Written {
     role: Role,
     #[serde(default = "yes")]
     stored: bool,
+    #[serde(default, skip_serializing_if = "Told::is_empty")]
+    told: Told,
 }
 
 /// Files that do not say are those of single nodes, which have a store.
@@ -77,6 +83,7 @@ impl Identity {
             cluster: ClusterId::from_bytes(rng.id_bytes()),
             role: Role { worker, ..Role::default() },
             stored: true,
+            told: Told::default(),
         }
     }
 
@@ -104,6 +111,7 @@ impl Identity {
             cluster_id: self.cluster.to_string(),
             role: self.role,
             stored: self.stored,
+            told: self.told.clone(),
         };
         serde_json::to_vec_pretty(&written)
             .map_err(std::io::Error::from)
@@ -122,6 +130,7 @@ fn parse(bytes: &[u8]) -> Result<Identity, String> {
         cluster: written.cluster_id.parse().map_err(|e| format!("cluster_id: {e}"))?,
         role: written.role,
         stored: written.stored,
+        told: written.told,
     })
 }
 
@@ -137,10 +146,10 @@ mod tests {
         assert!(matches!(Identity::read(dir.path()), Ok(None)));
         let identity = Identity::random(&SeededRng::new(1), true);
         identity.write(dir.path()).unwrap();
-        assert_eq!(Identity::read(dir.path()).unwrap(), Some(identity));
+        assert_eq!(Identity::read(dir.path()).unwrap(), Some(identity.clone()));
         assert_eq!(identity.key().len(), 8);
         let role = Role { manager: None, worker: true };
-        let worker = Identity { role, stored: false, ..identity };
+        let worker = Identity { role, stored: false, ..identity.clone() };
         worker.write(dir.path()).unwrap();
         assert_eq!(Identity::read(dir.path()).unwrap(), Some(worker));
         // Of before there were roles.

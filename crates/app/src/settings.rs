@@ -5,7 +5,10 @@
 //! the file. An unknown key in the file is an error, also for commands that
 //! would not need it: a typo must not wait for the next start to be found.
 
+mod level;
+mod list;
 mod making;
+mod told;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
@@ -15,15 +18,13 @@ use warren_base::telemetry::LogFormat;
 
 use crate::address::Address;
 use crate::cli::failure::{Failure, nearest, plain};
-pub(crate) use making::{InitFlags, JoinFlags, JoinSettings, RecoverFlags, RestoreFlags};
+pub(crate) use level::{Filter, HINT as LEVEL_HINT, shown as shown_level};
+pub(crate) use making::{InitFlags, JoinFlags, JoinSettings, RecoverFlags, RestoreFlags, RunFlags};
+pub(crate) use told::Told;
 
 const CONFIG_DEFAULT: &str = "/etc/warren/warren.toml";
 const RUN_DIR_DEFAULT: &str = "/run/warren";
 const DATA_DIR_DEFAULT: &str = "/var/lib/warren";
-const LOG_LEVEL_DEFAULT: &str = "info";
-const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-/// Libraries that tell each step of theirs; whoever wants that names them.
-const LOG_QUIET: &str = "openraft=error,h2=info,hyper=info,tower=info";
 const LOG_FORMAT_DEFAULT: &str = "text";
 /// Of managers, unless told otherwise.
 pub(crate) const PORT: u16 = 2377;
@@ -35,19 +36,18 @@ const PID_NAME: &str = "warren.pid";
 const FILE_MAX: u64 = 1 << 20;
 
 /// Keys that the file may have.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "data_dir",
     "run_dir",
     "listen",
     "advertise",
     "admin",
     "profile",
-    "insecure_registry",
+    list::REGISTRIES,
+    list::MANAGERS,
     "log_level",
     "log_format",
 ];
-/// The one key whose value is a list.
-const LIST_KEY: &str = "insecure_registry";
 
 /// Where things are: flags of every command.
 #[derive(Debug, Clone, Default, Args)]
@@ -120,6 +120,10 @@ pub(crate) struct NodeSettings {
     pub(crate) profile: Profile,
     /// `host` or `host:port`.
     pub(crate) insecure_registries: Vec<String>,
+    /// Where to look for managers before anywhere else, for a node that is one.
+    pub(crate) managers: Vec<Address>,
+    /// Flags of this run that the node's later ones are to know.
+    pub(crate) told: Told,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
 }
@@ -204,28 +208,24 @@ impl Place {
                 )));
             }
         };
-        let listen = pick_text(env, file, flags.listen.as_deref(), "listen");
+        let told = Told::of(&data_dir);
+        let pick_told = |flag: &Option<String>, key| {
+            pick_text(env, file, flag.as_deref(), key).or_else(|| told.get(key))
+        };
+        let listen = pick_told(&flags.listen, "listen");
         let listen = socket_address(listen, LISTEN_DEFAULT)?;
         let admin = pick_text(env, file, flags.admin.as_deref(), "admin");
         let admin = match admin.as_ref().map(|given| given.text.as_str()) {
             Some("off") => None,
             _ => Some(socket_address(admin, ADMIN_DEFAULT)?),
         };
-        let advertise = pick_text(env, file, flags.advertise.as_deref(), "advertise");
+        let advertise = pick_told(&flags.advertise, "advertise");
         let advertise = advertise.map(|given| {
             Address::parse(&given.text, listen.port())
                 .and_then(Address::dialled)
                 .map_err(|problem| Failure::input(format!("{}: {problem}", given.source)))
         });
-        let profile = pick_text(env, file, flags.profile.as_deref(), "profile");
-        let profile = match profile.as_ref().map_or("lan", |given| given.text.as_str()) {
-            "lan" => Profile::Lan,
-            "wan" => Profile::Wan,
-            other => {
-                let source = profile.as_ref().map_or("", |given| given.source.as_str());
-                return Err(Failure::input(format!("{source}: {other:?} is not one of lan, wan")));
-            }
-        };
+        let profile = election(pick_told(&flags.profile, "profile"))?;
         Ok(NodeSettings {
             data_dir,
             run_dir: self.run_dir.clone(),
@@ -233,7 +233,9 @@ impl Place {
             advertise: advertise.transpose()?,
             admin,
             profile,
-            insecure_registries: registries(env, file, &flags.insecure_registry)?,
+            insecure_registries: list::registries(env, file, &flags.insecure_registry)?,
+            managers: Vec::new(),
+            told: Told::by(flags),
             log_level: filter(level)?,
             log_format,
         })
@@ -270,6 +272,17 @@ fn pick_text(env: Environment<'_>, file: &File, flag: Option<&str>, key: &str) -
     pick(env, file, flag.map(Path::new), key)
 }
 
+fn election(given: Option<Given>) -> Result<Profile, Failure> {
+    match given.as_ref().map_or("lan", |given| given.text.as_str()) {
+        "lan" => Ok(Profile::Lan),
+        "wan" => Ok(Profile::Wan),
+        other => {
+            let source = given.as_ref().map_or("", |given| given.source.as_str());
+            Err(Failure::input(format!("{source}: {other:?} is not one of lan, wan")))
+        }
+    }
+}
+
 fn socket_address(given: Option<Given>, default: SocketAddr) -> Result<SocketAddr, Failure> {
     let Some(Given { text, source }) = given else { return Ok(default) };
     let parsed = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
@@ -279,48 +292,11 @@ fn socket_address(given: Option<Given>, default: SocketAddr) -> Result<SocketAdd
     })
 }
 
-/// A plain level is about us: chatty libraries stay quiet under it.
 fn filter(given: Option<Given>) -> Result<String, Failure> {
-    let Some(Given { text, source }) = given else {
-        return Ok(format!("{LOG_LEVEL_DEFAULT},{LOG_QUIET}"));
-    };
-    // The library takes any other word for a module of that name, and would log nothing else.
-    let sane = |part: &str| LOG_LEVELS.contains(&part.rsplit('=').next().unwrap_or_default());
-    if !text.split(',').all(sane) {
-        return Err(Failure::input(format!("{source}: {text:?} is not a log level")).hint(
-            format!(
-                "write one of {}, or by module: info,warren_store=debug",
-                LOG_LEVELS.join(", ")
-            ),
-        ));
-    }
-    Ok(match text.as_str() {
-        "info" | "debug" | "trace" => format!("{text},{LOG_QUIET}"),
-        _ => text,
-    })
-}
-
-/// Flags, else the environment, else the file; each checked to be a host.
-fn registries(env: Environment<'_>, file: &File, flags: &[String]) -> Result<Vec<String>, Failure> {
-    let variable = format!("WARREN_{}", LIST_KEY.to_ascii_uppercase());
-    let (hosts, source) = match env(&variable).filter(|text| !text.is_empty()) {
-        _ if !flags.is_empty() => (flags.to_vec(), "--insecure-registry".to_owned()),
-        Some(text) => (text.split(',').map(str::to_owned).collect(), variable),
-        None => {
-            let list = file.values.get(LIST_KEY).and_then(toml::Value::as_array);
-            let texts = list.into_iter().flatten().filter_map(toml::Value::as_str);
-            let source = format!("{}: {LIST_KEY}", file.path.display());
-            (texts.map(str::to_owned).collect::<Vec<String>>(), source)
-        }
-    };
-    let sane = |host: &&String| {
-        !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]".contains(c))
-    };
-    match hosts.iter().find(|host| !sane(host)) {
-        None => Ok(hosts),
-        Some(host) => Err(Failure::input(format!("{source}: {host:?} is not a host"))
-            .hint("write registry.example.org or 10.0.0.1:5000, without a scheme")),
-    }
+    let Some(Given { text, source }) = given else { return Ok(Filter::default().to_string()) };
+    let parsed = text.parse::<Filter>();
+    let parsed = parsed.map_err(|e| Failure::input(format!("{source}: {e}")).hint(LEVEL_HINT));
+    Ok(parsed?.to_string())
 }
 
 fn path(given: Option<Given>, default: &str) -> Result<PathBuf, Failure> {
@@ -365,12 +341,11 @@ impl File {
                     None => failure.hint(format!("settings are {}", KEYS.join(", "))),
                 });
             }
-            let wanted = if key == LIST_KEY { "a list of strings" } else { "a string" };
+            let listed = list::is_list(key);
+            let wanted = if listed { "a list of strings" } else { "a string" };
             let right = match value {
-                toml::Value::String(_) => key != LIST_KEY,
-                toml::Value::Array(items) => {
-                    key == LIST_KEY && items.iter().all(toml::Value::is_str)
-                }
+                toml::Value::String(_) => !listed,
+                toml::Value::Array(items) => listed && items.iter().all(toml::Value::is_str),
                 _ => false,
             };
             if !right {
@@ -382,93 +357,4 @@ impl File {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(flag: Option<&str>, env: Option<&str>, file: &str, expected: &str) {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("warren.toml");
-        std::fs::write(&config, file).unwrap();
-        let place = PlaceFlags { config: Some(config), run_dir: None };
-        let flags = NodeFlags { data_dir: flag.map(Into::into), ..NodeFlags::default() };
-        let env = |key: &str| (key == "WARREN_DATA_DIR").then(|| env.map(str::to_owned)).flatten();
-        let settings = place.resolve(&env).and_then(|place| place.node(&flags, &env));
-        let got = match settings {
-            Ok(settings) => settings.data_dir.display().to_string(),
-            Err(failure) => {
-                let hint = failure.hint.map(|h| format!(" ({h})")).unwrap_or_default();
-                let message = failure.message.replace(&*dir.path().to_string_lossy(), "DIR");
-                format!("{message}{hint}")
-            }
-        };
-        assert_eq!(got, expected);
-    }
-
-    #[test]
-    fn order_of_sources() {
-        check(None, None, "", "/var/lib/warren");
-        check(None, None, "data_dir = \"/file\"", "/file");
-        check(None, Some("/env"), "data_dir = \"/file\"", "/env");
-        check(Some("/flag"), Some("/env"), "data_dir = \"/file\"", "/flag");
-        check(None, Some(""), "data_dir = \"/file\"", "/file");
-    }
-
-    #[test]
-    fn bad_files() {
-        check(
-            None,
-            None,
-            "data-dir = \"/x\"",
-            "DIR/warren.toml: there is no setting \"data-dir\" (did you mean data_dir?)",
-        );
-        check(
-            None,
-            None,
-            "replicas = 3",
-            "DIR/warren.toml: there is no setting \"replicas\" (settings are data_dir, run_dir, listen, advertise, admin, profile, insecure_registry, log_level, log_format)",
-        );
-        check(None, None, "data_dir = 3", "DIR/warren.toml: data_dir is not a string");
-        check(
-            None,
-            None,
-            "log_format = \"xml\"",
-            "DIR/warren.toml: log_format: \"xml\" is not one of text, json",
-        );
-        check(
-            None,
-            None,
-            "log_level = \"loud\"",
-            "DIR/warren.toml: log_level: \"loud\" is not a log level (write one of off, error, warn, info, debug, trace, or by module: info,warren_store=debug)",
-        );
-        check(None, None, "log_level = \"warn,warren_store=trace\"", "/var/lib/warren");
-        check(Some(""), None, "", "--data-dir: the path is empty");
-        check(
-            None,
-            None,
-            "insecure_registry = \"a:5000\"",
-            "DIR/warren.toml: insecure_registry is not a list of strings",
-        );
-        check(
-            None,
-            None,
-            "insecure_registry = [\"http://a\"]",
-            "DIR/warren.toml: insecure_registry: \"http://a\" is not a host (write registry.example.org or 10.0.0.1:5000, without a scheme)",
-        );
-    }
-
-    #[test]
-    fn sockets() {
-        let none = |_: &str| None;
-        let flags = PlaceFlags { config: None, run_dir: Some("/r".into()) };
-        let place = flags.resolve(&none).unwrap();
-        assert_eq!(place.socket, Path::new("/r/warren.sock"));
-        assert_eq!(place.pid_file(), Path::new("/r/warren.pid"));
-        let env = |key: &str| (key == "WARREN_SOCKET").then(|| "/s/x.sock".to_owned());
-        let place = flags.resolve(&env).unwrap();
-        assert_eq!(place.socket, Path::new("/s/x.sock"));
-        assert_eq!(place.pid_file(), Path::new("/s/warren.pid"));
-        let missing = PlaceFlags { config: Some("/none/such".into()), run_dir: None };
-        assert_eq!(missing.resolve(&none).unwrap_err().exit.code(), 2);
-    }
-}
+mod tests;

@@ -27,6 +27,7 @@ use warren_proto::v1;
 use crate::api::authorize::Who;
 use crate::core::Core;
 use crate::metrics::Open;
+use crate::quorum;
 use crate::refusal::{Mark, Refusal};
 
 pub(crate) use pipe::open;
@@ -181,8 +182,17 @@ impl Broker {
 fn not_connected(core: &Core, node: NodeId) -> Refusal {
     let name = node_name(core, node);
     Refusal::unavailable(format!("node {name} is not connected"))
-        .hint("warren node ls shows which nodes are ready")
+        .hint(hint(core))
         .mark(Mark::Elsewhere)
+}
+
+/// What to do when a node cannot be asked.
+fn hint(core: &Core) -> &'static str {
+    if quorum::in_contact(core) {
+        return "warren node ls shows which nodes are ready";
+    }
+    "without a majority of managers nodes have none that asks them; bring managers back, or after a \
+     loss for good: warren cluster recover"
 }
 
 /// For messages: the host's name if it is known.

@@ -77,8 +77,11 @@ async fn stream(
     request: v1::BackupRequest,
     mut file: Option<&mut File>,
 ) -> Result<(), Failure> {
-    let mut chunks =
-        context.client.subscribe(async |mut control| control.backup(request.clone()).await).await?;
+    let asked = context.client.warned(async |mut control| control.backup(request.clone()).await);
+    let (mut chunks, warning) = asked.await?;
+    if let Some(warning) = warning {
+        context.printer.warning(warning);
+    }
     let mut bytes = 0_u64;
     while let Some(chunk) = chunks.message().await? {
         bytes += chunk.data.len() as u64;

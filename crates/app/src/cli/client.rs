@@ -25,6 +25,7 @@ use warren_proto::v1::control_client::ControlClient;
 
 use super::failure::{Exit, Failure};
 use super::remote::Remote;
+use crate::roles::dial::calling::{Called, Distrust, calling};
 
 /// Times that a call is made before giving up; with the pauses below 6.3 s,
 /// enough for a daemon that was killed to be started again.
@@ -35,6 +36,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const ANSWER_BYTES_MAX: usize = 512 << 20;
 /// What managers want to be known without refusing.
 const WARNING_KEY: &str = "warren-warning";
+/// How a message begins when this machine's node does not run.
+pub(crate) const NOBODY_HERE: &str = "no node is running here";
+/// Of a refusal that time does not change. The value is `1`.
+pub(crate) const FINAL_KEY: &str = "warren-final";
 /// Of a stop on the node's own socket: it is the end of its membership as well.
 pub(crate) const FORGET_KEY: &str = "warren-forget";
 /// Frames on their way to the node: enough to keep the socket busy.
@@ -74,6 +79,7 @@ impl Interceptor for Bearer {
 pub(crate) struct Client {
     target: Target,
     control: Control,
+    distrust: Distrust,
 }
 
 /// Both directions of a stream to a node.
@@ -98,8 +104,8 @@ impl Client {
     /// # Errors
     /// [`Exit::Unreachable`] when nobody answers.
     pub(crate) async fn connect(target: Target) -> Result<Self, Failure> {
-        let control = dial(&target).await?;
-        Ok(Self { target, control })
+        let (control, distrust) = dial(&target).await?;
+        Ok(Self { target, control, distrust })
     }
 
     /// Makes a call; again when the connection was lost, so `call` must send the same each time.
@@ -115,11 +121,21 @@ impl Client {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) => status,
             };
-            if !is_lost(&status) || tries >= TRIES_MAX || began.elapsed() > SLOW {
-                return Err(status.into());
+            let again = is_lost(&status) && !self.distrust.is_told();
+            if !again || tries >= TRIES_MAX || began.elapsed() > SLOW {
+                return Err(self.told(status));
             }
             tries = self.reconnect(tries, &mut pause).await?;
         }
+    }
+
+    /// Makes a call that is not to be made twice.
+    pub(crate) async fn once<R>(
+        &mut self,
+        call: impl AsyncFnOnce(Control) -> Result<Response<R>, Status>,
+    ) -> Result<R, Failure> {
+        let asked = call(self.control.clone()).await;
+        asked.map(Response::into_inner).map_err(|status| self.told(status))
     }
 
     /// As [`Client::call`], with what the manager wants to be known besides.
@@ -154,7 +170,8 @@ impl Client {
         let open = v1::OpenStream { node: Vec::new(), kind: Some(kind) };
         // There is room: the channel is new.
         let _ = to.try_send(frame(v1::frame::Kind::Open(open)));
-        let from = self.control.stream(ReceiverStream::new(frames)).await?.into_inner();
+        let opened = self.control.stream(ReceiverStream::new(frames)).await;
+        let from = opened.map_err(|status| self.told(status))?.into_inner();
         Ok(Frames { to, from })
     }
 
@@ -163,7 +180,8 @@ impl Client {
         &mut self,
         request: v1::LeaveClusterRequest,
     ) -> Result<Streaming<v1::LeaveProgress>, Failure> {
-        Ok(self.control.leave_cluster(request).await?.into_inner())
+        let asked = self.control.leave_cluster(request).await;
+        Ok(asked.map_err(|status| self.told(status))?.into_inner())
     }
 
     /// Asks the node to stop and to forget what it is, without asking the managers.
@@ -178,6 +196,14 @@ impl Client {
         self.control.stop_node(request).await.map(|_| ())
     }
 
+    /// In words for people.
+    fn told(&self, status: Status) -> Failure {
+        match &self.target {
+            Target::Remote(remote) if self.distrust.is_told() => remote.distrusted(),
+            Target::Remote(_) | Target::Socket(_) => status.into(),
+        }
+    }
+
     /// A new connection; returns the number of the next try.
     async fn reconnect(&mut self, mut tries: u32, pause: &mut Duration) -> Result<u32, Failure> {
         loop {
@@ -185,8 +211,8 @@ impl Client {
             *pause *= 2;
             tries += 1;
             match dial(&self.target).await {
-                Ok(control) => {
-                    self.control = control;
+                Ok((control, distrust)) => {
+                    (self.control, self.distrust) = (control, distrust);
                     return Ok(tries);
                 }
                 Err(failure) if failure.exit != Exit::Unreachable || tries >= TRIES_MAX => {
@@ -199,14 +225,16 @@ impl Client {
 }
 
 /// Whether the connection ended before an answer came. Answers of the server
-/// itself have no source; one that is not available (it is stopping) counts too.
+/// itself have no source; one that is not available (it is stopping) counts too,
+/// unless it says that asking again is of no use.
 pub(crate) fn is_lost(status: &Status) -> bool {
-    status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
+    let passing = status.code() == Code::Unavailable && !status.metadata().contains_key(FINAL_KEY);
+    passing || std::error::Error::source(status).is_some()
 }
 
-async fn dial(target: &Target) -> Result<Control, Failure> {
-    let (channel, token) = match target {
-        Target::Socket(socket) => (dial_socket(socket).await?, None),
+async fn dial(target: &Target) -> Result<(Control, Distrust), Failure> {
+    let (channel, token, distrust) = match target {
+        Target::Socket(socket) => (dial_socket(socket).await?, None, Distrust::default()),
         Target::Remote(remote) => {
             let token = remote.token().map(|token| format!("Bearer {token}").parse());
             let token = token.transpose();
@@ -219,25 +247,28 @@ async fn dial(target: &Target) -> Result<Control, Failure> {
                 let text = format!("no manager answers at {}", remote.shown());
                 Failure::new(Exit::Unreachable, text)
             };
-            (dialled.unwrap_or_else(|_| Err(silent()))?, token)
+            let called = dialled.unwrap_or_else(|_| Err(silent()))?;
+            (called.channel, token, called.distrust)
         }
     };
     let control = ControlClient::with_interceptor(channel, Bearer(token));
-    Ok(control.max_decoding_message_size(ANSWER_BYTES_MAX))
+    Ok((control.max_decoding_message_size(ANSWER_BYTES_MAX), distrust))
 }
 
 /// The first manager that answers.
-async fn dial_remote(remote: &Remote) -> Result<Channel, Failure> {
+async fn dial_remote(remote: &Remote) -> Result<Called, Failure> {
     let config = remote.config()?;
     let mut trouble = Vec::new();
     for address in remote.addresses()? {
-        match crate::roles::dial::calling(&address, Arc::clone(&config)).await {
-            Ok(channel) => return Ok(channel),
-            Err(error) => trouble.push(error.to_string()),
+        match calling(&address, Arc::clone(&config)).await {
+            Ok(called) => {
+                remote.learn(&called.shown);
+                return Ok(called);
+            }
+            Err(error) => trouble.push(error),
         }
     }
-    Err(Failure::new(Exit::Unreachable, trouble.join("; "))
-        .hint("`warren context ls` shows which cluster is meant"))
+    Err(remote.nobody(&trouble))
 }
 
 async fn dial_socket(socket: &Path) -> Result<Channel, Failure> {
@@ -259,7 +290,7 @@ fn unreachable(socket: &Path, error: &std::io::Error) -> Failure {
     let socket = socket.display();
     let (message, hint) = match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => (
-            format!("no node is running here: nothing answers at {socket}"),
+            format!("{NOBODY_HERE}: nothing answers at {socket}"),
             "start it with `warren node run`, or make a cluster with `warren cluster init`",
         ),
         ErrorKind::PermissionDenied => (
@@ -287,6 +318,9 @@ mod tests {
     fn lost_connections_are_told_from_answers() {
         assert!(is_lost(&Status::unavailable("stopping")));
         assert!(!is_lost(&Status::not_found("no service web")));
+        let mut locked = Status::unavailable("the node is locked");
+        locked.metadata_mut().insert(FINAL_KEY, MetadataValue::from_static("1"));
+        assert!(!is_lost(&locked));
         let broken = std::io::Error::from(ErrorKind::BrokenPipe);
         let mut status = Status::unknown("transport error");
         status.set_source(Arc::new(broken));

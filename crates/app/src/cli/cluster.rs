@@ -3,6 +3,7 @@
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use warren_model::quantity::format_duration_ms;
 use warren_proto::v1;
 use zeroize::Zeroizing;
 
@@ -125,7 +126,7 @@ pub(crate) async fn settings(
         })
     });
     let pool = state.pool.unwrap_or_default();
-    let object = json!({
+    let mut object = json!({
         "id": cluster_id(&state.id),
         "history_limit": state.history_limit,
         "pool": format!("{}/{}", std::net::Ipv4Addr::from(pool.address), pool.prefix),
@@ -138,7 +139,29 @@ pub(crate) async fn settings(
         "backup": backup,
         "revision": state.revision,
     });
+    if matches!(args.format, Format::Table) {
+        for_people(&mut object);
+    }
     context.printer.object(&object, &args.format)
+}
+
+/// Times in words instead of milliseconds.
+fn for_people(object: &mut serde_json::Value) {
+    let Some(settings) = object.as_object_mut() else { return };
+    let ms = settings.remove("certificate_lifetime_ms").and_then(|ms| ms.as_u64());
+    let lifetime = ms.map(format_duration_ms);
+    settings.insert("certificate_lifetime".to_owned(), lifetime.into());
+    if let Some(backup) = settings.get("backup").and_then(|backup| backup.as_object()) {
+        let word = |key: &str| backup[key].as_str().unwrap_or_default().to_owned();
+        let every = backup["interval_ms"].as_u64().map(format_duration_ms).unwrap_or_default();
+        let text = format!(
+            "into {} every {every}, {} kept, for {}",
+            word("folder"),
+            backup["keep"],
+            word("recipient")
+        );
+        settings.insert("backup".to_owned(), text.into());
+    }
 }
 
 pub(crate) async fn lock(context: &mut Context<'_>, args: &LockArgs) -> Result<(), Failure> {
@@ -179,9 +202,9 @@ pub(crate) async fn ca(context: &mut Context<'_>, verb: &CaVerb) -> Result<(), F
 
 pub(crate) async fn key(context: &mut Context<'_>, verb: &KeyVerb) -> Result<(), Failure> {
     let KeyVerb::Rotate = verb;
-    context
+    // Those that took part have new keys: once more would make others.
+    let asked = context
         .client
-        .call(async |mut control| control.rotate_data_key(v1::RotateDataKeyRequest {}).await)
-        .await?;
-    Ok(())
+        .once(async |mut control| control.rotate_data_key(v1::RotateDataKeyRequest {}).await);
+    asked.await.map(drop)
 }

@@ -8,8 +8,8 @@ use serde::Serialize;
 use warren_base::clock::{Clock, RealClock};
 use warren_model::Time;
 
-use super::client::{Client, Target};
-use super::failure::Failure;
+use super::client::{Client, NOBODY_HERE, Target};
+use super::failure::{Exit, Failure};
 use super::listing::{ListFlags, Record, View};
 use super::printer::Printer;
 use super::remote::{Contexts, Remote};
@@ -73,10 +73,24 @@ pub(crate) fn target(
     Ok(Target::Socket(place.socket.clone()))
 }
 
+/// Nobody answers here: says so when there are clusters that could be called instead.
+pub(crate) fn or_afar(failure: Failure, env: Environment<'_>) -> Failure {
+    let nobody = failure.exit == Exit::Unreachable && failure.message.contains(NOBODY_HERE);
+    let names = Contexts::of(env).map(|contexts| contexts.names()).unwrap_or_default();
+    if !nobody || names.is_empty() {
+        return failure;
+    }
+    let hint = failure.hint.clone().unwrap_or_default();
+    let names = names.join(", ");
+    failure.hint(format!("{hint}; or call a cluster from afar with --context: {names}"))
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContextVerb {
     /// Keep how a cluster is called from afar
     Create(CreateArgs),
+    /// Change whom a context calls, or replace it
+    Update(UpdateArgs),
     /// Call this cluster from now on where no node runs
     Use(NameArgs),
     /// List contexts
@@ -102,6 +116,22 @@ pub(crate) struct CreateArgs {
     address: Vec<String>,
     /// SHA-256 of the cluster's authority: `authority` of `warren cluster settings`
     #[arg(long, value_name = "HEX", requires = "address")]
+    fingerprint: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// Name of the context
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// What `warren operator create --context-file` wrote; - is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["address", "fingerprint"])]
+    from: Option<std::path::PathBuf>,
+    /// Managers of the cluster
+    #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
+    address: Vec<String>,
+    /// SHA-256 of the cluster's authority: `authority` of `warren cluster settings`
+    #[arg(long, value_name = "HEX")]
     fingerprint: Option<String>,
 }
 
@@ -132,6 +162,19 @@ pub(crate) fn run(
             contexts.put(&args.name, &remote)?;
             printer.line(&args.name)
         }
+        ContextVerb::Update(args) => {
+            let before = contexts.get(&args.name)?;
+            let remote = match &args.from {
+                Some(path) => from(path)?,
+                None if args.address.is_empty() && args.fingerprint.is_none() => {
+                    return Err(Failure::input("context update: nothing is to be changed")
+                        .hint("give --from, --address or --fingerprint"));
+                }
+                None => before.changed(args.address, args.fingerprint)?,
+            };
+            contexts.replace(&args.name, &remote)?;
+            printer.line(&args.name)
+        }
         ContextVerb::Use(args) => contexts.set_current(Some(&args.name)),
         ContextVerb::Rm(args) => args.names.iter().try_for_each(|name| {
             contexts.remove(name)?;
@@ -152,17 +195,7 @@ pub(crate) fn run(
 
 fn made(printer: &mut Printer, args: &CreateArgs) -> Result<Remote, Failure> {
     match (&args.from, &args.fingerprint) {
-        (Some(path), _) if path.as_os_str() == "-" => {
-            let text = std::io::read_to_string(std::io::stdin());
-            let text = text.map_err(|e| Failure::input(format!("standard input: {e}")))?;
-            Remote::parse("standard input", &zeroize::Zeroizing::new(text))
-        }
-        (Some(path), _) => {
-            let shown = format!("--from: {}", path.display());
-            let text = std::fs::read_to_string(path).map(zeroize::Zeroizing::new);
-            let text = text.map_err(|e| Failure::input(format!("{shown}: {e}")))?;
-            Remote::parse(&shown, &text)
-        }
+        (Some(path), _) => from(path),
         (None, Some(fingerprint)) => {
             let token = secret::read(printer, "token: ")?;
             Remote::by_token(args.address.clone(), fingerprint.clone(), token)
@@ -172,6 +205,19 @@ fn made(printer: &mut Printer, args: &CreateArgs) -> Result<Remote, Failure> {
                 .hint("`warren operator create NAME --context-file FILE` makes a file for --from"))
         }
     }
+}
+
+/// A context out of a file that `operator create` or `context export` wrote.
+fn from(path: &std::path::Path) -> Result<Remote, Failure> {
+    if path.as_os_str() == "-" {
+        let text = std::io::read_to_string(std::io::stdin());
+        let text = text.map_err(|e| Failure::input(format!("standard input: {e}")))?;
+        return Remote::parse("standard input", &zeroize::Zeroizing::new(text));
+    }
+    let shown = format!("--from: {}", path.display());
+    let text = std::fs::read_to_string(path).map(zeroize::Zeroizing::new);
+    let text = text.map_err(|e| Failure::input(format!("{shown}: {e}")))?;
+    Remote::parse(&shown, &text)
 }
 
 fn row(contexts: &Contexts, current: Option<&str>, name: String) -> ContextRow {

@@ -10,8 +10,10 @@ use super::context::Context;
 use super::failure::{Exit, Failure};
 use super::listing::Record;
 use super::rows::{NodeRow, service_id};
+use super::settle::{Goal, WaitFlags, settled};
 use super::spec::label;
 use super::template::Format;
+use crate::settings::{Filter, LEVEL_HINT, shown_level};
 
 #[derive(Debug, Args)]
 pub(crate) struct NodeInspectArgs {
@@ -57,6 +59,8 @@ pub(crate) struct NodeUpdateArgs {
     /// minutes; keep: until you say otherwise; drop: they are removed now
     #[arg(long, value_enum, value_name = "keep|drop")]
     forgotten: Option<ForgottenFlag>,
+    #[command(flatten)]
+    wait: WaitFlags,
 }
 
 #[derive(Debug, Args)]
@@ -64,6 +68,8 @@ pub(crate) struct NodeNamesArgs {
     /// Ids, beginnings of ids, or host names
     #[arg(value_name = "NODE", required = true)]
     nodes: Vec<String>,
+    #[command(flatten)]
+    wait: WaitFlags,
 }
 
 #[derive(Debug, Args)]
@@ -179,7 +185,12 @@ pub(crate) async fn update(context: &mut Context<'_>, args: NodeUpdateArgs) -> R
         request_id: request_id(),
         forgotten: forgotten.into(),
     };
-    change(context, request).await
+    let empties = availability == v1::Availability::Drain || args.worker == Some(false);
+    let ids = change(context, request).await?;
+    match empties {
+        true => settled(context, &ids, Goal::Empty, &args.wait).await,
+        false => Ok(()),
+    }
 }
 
 /// Makes nodes managers, or takes that from them.
@@ -188,6 +199,7 @@ pub(crate) async fn set_manager(
     args: NodeNamesArgs,
     manager: bool,
 ) -> Result<(), Failure> {
+    let mut ids = Vec::new();
     for node in args.nodes {
         let request = v1::UpdateNodeRequest {
             node,
@@ -195,12 +207,17 @@ pub(crate) async fn set_manager(
             request_id: request_id(),
             ..v1::UpdateNodeRequest::default()
         };
-        change(context, request).await?;
+        ids.extend(change(context, request).await?);
     }
-    Ok(())
+    let goal = if manager { Goal::Votes } else { Goal::Left };
+    settled(context, &ids, goal, &args.wait).await
 }
 
-async fn change(context: &mut Context<'_>, request: v1::UpdateNodeRequest) -> Result<(), Failure> {
+/// Returns the ids of what was changed.
+async fn change(
+    context: &mut Context<'_>,
+    request: v1::UpdateNodeRequest,
+) -> Result<Vec<Vec<u8>>, Failure> {
     let (changed, warning) = context
         .client
         .warned(async |mut control| control.update_node(request.clone()).await)
@@ -208,7 +225,8 @@ async fn change(context: &mut Context<'_>, request: v1::UpdateNodeRequest) -> Re
     if let Some(warning) = warning {
         context.printer.warning(warning);
     }
-    changed.ids.iter().try_for_each(|id| context.printer.line(service_id(id)))
+    changed.ids.iter().try_for_each(|id| context.printer.line(service_id(id)))?;
+    Ok(changed.ids)
 }
 
 pub(crate) async fn remove(context: &mut Context<'_>, args: NodeRmArgs) -> Result<(), Failure> {
@@ -227,11 +245,13 @@ pub(crate) async fn log_level(
     context: &mut Context<'_>,
     args: &LogLevelArgs,
 ) -> Result<(), Failure> {
-    let request = v1::SetLogLevelRequest { filter: args.filter.clone() };
+    let filter = args.filter.parse::<Filter>();
+    let filter = filter.map_err(|e| Failure::input(format!("FILTER: {e}")).hint(LEVEL_HINT))?;
+    let request = v1::SetLogLevelRequest { filter: filter.to_string() };
     let answer = context
         .client
         .call(async |mut control| control.set_log_level(request.clone()).await)
         .await?;
-    context.printer.note(format!("log level was {}", answer.before));
+    context.printer.note(format!("log level was {}", shown_level(&answer.before)));
     Ok(())
 }

@@ -30,6 +30,7 @@ mod remote;
 mod rows;
 pub(crate) mod secret;
 mod service;
+mod settle;
 mod spec;
 mod template;
 mod terminal;
@@ -46,9 +47,9 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::settings::{
-    Environment, InitFlags, JoinFlags, NodeFlags, PlaceFlags, RecoverFlags, RestoreFlags,
+    Environment, InitFlags, JoinFlags, PlaceFlags, RecoverFlags, RestoreFlags, RunFlags,
 };
-pub(crate) use client::FORGET_KEY;
+pub(crate) use client::{FINAL_KEY, FORGET_KEY};
 use context::Context;
 pub(crate) use doctor::{Check, Level};
 use failure::{Exit, Failure};
@@ -151,7 +152,7 @@ enum NodeVerb {
     /// Join a cluster as what the token says, and run the node
     Join(JoinFlags),
     /// Run a node that was initialised or joined before
-    Run(NodeFlags),
+    Run(RunFlags),
     /// Stop this node's daemon; its containers go on unless told otherwise
     Stop(node::StopArgs),
     /// List nodes
@@ -179,7 +180,7 @@ pub(crate) enum Role {
     Init(PlaceFlags, InitFlags),
     /// Join a cluster, then run the node.
     Join(PlaceFlags, JoinFlags),
-    Run(PlaceFlags, NodeFlags),
+    Run(PlaceFlags, RunFlags),
     /// Make a node of a backup; it is run after.
     Restore(PlaceFlags, RestoreFlags),
     /// Make a survivor the only manager; it is run after.
@@ -242,7 +243,8 @@ pub(crate) async fn run(
         verb => verb,
     };
     let target = context::target(named.as_deref(), &place, environment)?;
-    let mut context = Context::connect(target, printer).await?;
+    let connected = Context::connect(target, printer).await;
+    let mut context = connected.map_err(|failure| context::or_afar(failure, environment))?;
     match verb {
         Verb::Cluster(ClusterVerb::Info(args)) => node::info(&mut context, &args).await,
         Verb::Cluster(ClusterVerb::Token(args)) => token::run(&mut context, &args).await,

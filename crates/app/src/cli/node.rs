@@ -79,7 +79,9 @@ pub(crate) struct WaitServiceArgs {
 }
 
 pub(crate) async fn ls(context: &mut Context<'_>, args: &NodeLsArgs) -> Result<(), Failure> {
-    let nodes = super::members::list(context, args.read.linearizable).await?;
+    let mut nodes = super::members::list(context, args.read.linearizable).await?;
+    let name = |node: &v1::Node| node.description.as_ref().map(|about| about.hostname.clone());
+    nodes.sort_by_cached_key(|node| (name(node), node.id.clone()));
     let rows: Vec<NodeRow> = nodes.iter().map(NodeRow::from).collect();
     let view = context.view();
     context.printer.list(&rows, &args.list, view)
@@ -144,22 +146,33 @@ pub(crate) async fn info(context: &mut Context<'_>, args: &InfoArgs) -> Result<(
         .client
         .call(async |mut control| control.get_info(v1::GetInfoRequest {}).await)
         .await?;
-    let object = json!({
+    context.stale(info.stale_ms);
+    if !info.manager {
+        context.printer.note("this node is a worker: managers know the rest, at these addresses");
+    }
+    context.printer.object(&about(&info), &args.format)
+}
+
+/// What a node that is no manager does not know is null.
+fn about(info: &v1::Info) -> serde_json::Value {
+    let text = |text: String| Some(text).filter(|text| !text.is_empty());
+    let known = |number: u64| info.manager.then_some(number);
+    json!({
         "cluster_id": cluster_id(&info.cluster_id),
         "node_id": cluster_id(&info.node_id),
         "version": info.version,
-        "revision": info.revision,
-        "nodes": info.nodes,
-        "services": info.services,
-        "tasks": info.tasks,
-        "leader": Some(cluster_id(&info.leader)).filter(|id| !id.is_empty()),
-        "managers": info.managers,
-        "managers_reachable": info.managers_reachable,
-        "epoch": info.epoch,
-        "stale_ms": info.stale_ms,
-    });
-    context.stale(info.stale_ms);
-    context.printer.object(&object, &args.format)
+        "revision": known(info.revision),
+        "nodes": known(info.nodes.into()),
+        "services": known(info.services.into()),
+        "tasks": known(info.tasks.into()),
+        "leader": text(info.leader_name.clone()),
+        "leader_id": text(cluster_id(&info.leader)),
+        "managers": known(info.managers.into()),
+        "managers_reachable": known(info.managers_reachable.into()),
+        "manager_addresses": info.manager_addresses,
+        "epoch": known(info.epoch),
+        "stale_ms": known(info.stale_ms),
+    })
 }
 
 pub(crate) async fn events(context: &mut Context<'_>, args: &EventsArgs) -> Result<(), Failure> {
@@ -169,7 +182,8 @@ pub(crate) async fn events(context: &mut Context<'_>, args: &EventsArgs) -> Resu
     // Revision 0 means "from now on" to the node.
     let mut after = now.saturating_sub(back).max(1);
     loop {
-        if !args.follow && after >= now {
+        // A node that is no manager is at none: it says so when it is asked for events.
+        if !args.follow && after >= now && now > 0 {
             return Ok(());
         }
         match stream(context, args, &mut after, now, &mut interrupt).await? {

@@ -4,6 +4,8 @@
 //! managers are, the fingerprint of their authority, and a token or a client
 //! certificate. The name of the current one is in `current` beside them.
 
+mod trust;
+
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -48,6 +50,9 @@ pub(crate) struct Remote {
     certificates: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     authorities: Vec<String>,
+    /// Its name, and where it is kept.
+    #[serde(skip)]
+    kept: Option<(String, PathBuf)>,
 }
 
 impl std::fmt::Debug for Remote {
@@ -75,6 +80,7 @@ impl Remote {
             key: key.map(|key| Zeroizing::new(STANDARD.encode(key.pkcs8()))),
             certificates: encode(&made.certificates),
             authorities: encode(&made.authorities),
+            kept: None,
         })
     }
 
@@ -94,7 +100,35 @@ impl Remote {
             key: None,
             certificates: Vec::new(),
             authorities: Vec::new(),
+            kept: None,
         };
+        remote.check()?;
+        Ok(remote)
+    }
+
+    /// The same access to other addresses, or by another authority.
+    ///
+    /// # Errors
+    /// Naming what is wrong.
+    pub(crate) fn changed(
+        &self,
+        addresses: Vec<String>,
+        fingerprint: Option<String>,
+    ) -> Result<Self, Failure> {
+        if fingerprint.is_some() && self.token.is_none() {
+            return Err(Failure::input(
+                "--fingerprint: the context has a certificate, not a token",
+            )
+            .hint("replace it: --from FILE"));
+        }
+        let mut remote = self.clone();
+        if !addresses.is_empty() {
+            remote.addresses = addresses;
+        }
+        if let Some(fingerprint) = fingerprint {
+            remote.fingerprint = fingerprint;
+            remote.authorities.clear();
+        }
         remote.check()?;
         Ok(remote)
     }
@@ -250,7 +284,14 @@ impl Contexts {
             return Err(Failure::new(Exit::NotFound, format!("there is no context {name}"))
                 .hint("`warren context ls` shows all"));
         }
-        Remote::read(&path)
+        let remote = Remote::read(&path)?;
+        Ok(Remote { kept: Some((name.to_owned(), path)), ..remote })
+    }
+
+    /// Takes the place of a context that is there.
+    pub(crate) fn replace(&self, name: &str, remote: &Remote) -> Result<(), Failure> {
+        self.get(name)?;
+        remote.write(&self.path(name)?)
     }
 
     pub(crate) fn put(&self, name: &str, remote: &Remote) -> Result<(), Failure> {

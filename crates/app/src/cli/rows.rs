@@ -169,7 +169,8 @@ pub(crate) struct TaskRow {
     created_ms: u64,
 }
 
-fn state_of(number: i32) -> Option<TaskState> {
+/// The state that a manager sent as a number.
+pub(crate) fn state_of(number: i32) -> Option<TaskState> {
     let at = usize::try_from(number).ok()?.checked_sub(1)?;
     TaskState::ALL.get(at).copied()
 }
@@ -319,7 +320,9 @@ impl From<&v1::Node> for NodeRow {
             role: match (node.manager, node.worker) {
                 (true, true) => "hybrid",
                 (true, false) => "manager",
-                (false, _) => "worker",
+                (false, true) => "worker",
+                // A manager that a recovery took the office from, and that ran no containers.
+                (false, false) => "none",
             },
             status: match v1::NodeStatus::try_from(node.status) {
                 Ok(v1::NodeStatus::Ready) => "ready",

@@ -155,6 +155,8 @@ mod tests {
             admin: None,
             profile: Profile::Lan,
             insecure_registries: Vec::new(),
+            managers: Vec::new(),
+            told: crate::settings::Told::default(),
             log_level: "info".into(),
             log_format: LogFormat::Text,
         };

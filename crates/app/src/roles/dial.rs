@@ -5,32 +5,32 @@
 //! TLS configuration's to say. Every step has a deadline, and an error names
 //! the address and the step.
 //!
-//! Names are resolved here and not by libc, which would load shared objects.
+pub(crate) mod calling;
+mod names;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 use warren_base::clock::Clock;
 use warren_model::NodeId;
-use warren_trust::{Credentials, JoinToken, Refusal, TlsError};
+use warren_trust::{Credentials, JoinToken, PeerError, Refusal, TlsError};
 
+use self::names::Names;
 use super::listener::{GRPC, PEER};
 use crate::address::{Address, Host};
 
 /// A machine that is there answers within a round trip; one that is not never does.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 const HANDSHAKE_MAX: Duration = Duration::from_secs(3);
-const RESOLVE_MAX: Duration = Duration::from_secs(3);
 /// Addresses of one name that are tried: more are somebody's mistake.
 const ADDRESSES_MAX: usize = 8;
 /// On lines without beats of their own: how long an idle one goes unasked, and what it may take.
@@ -57,7 +57,7 @@ pub(crate) enum DialError {
     #[error("connect to {address}: no answer")]
     Silent { address: String },
     #[error("{address}: {why}")]
-    Untrusted { address: String, why: String },
+    Untrusted { address: String, why: PeerError },
     /// A manager that cannot do it now.
     #[error("{address}: {why}")]
     Busy { address: String, why: String },
@@ -159,17 +159,6 @@ pub(crate) async fn joining(
     once(&Names::default(), address, config).await
 }
 
-/// As [`joining`], for the API: whom `config` accepts.
-///
-/// # Errors
-/// [`DialError`].
-pub(crate) async fn calling(
-    address: &Address,
-    config: Arc<ClientConfig>,
-) -> Result<Channel, DialError> {
-    once(&Names::default(), address, config).await
-}
-
 fn parse(address: &str) -> Result<Address, DialError> {
     Address::parse(address, crate::settings::PORT)
         .map_err(|why| DialError::Address { address: address.to_owned(), why })
@@ -189,6 +178,14 @@ async fn once(
     config: Arc<ClientConfig>,
 ) -> Result<Channel, DialError> {
     let stream = stream(names, address, config).await?;
+    over(address, stream).await
+}
+
+/// gRPC over what is connected.
+async fn over<S>(address: &Address, stream: S) -> Result<Channel, DialError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let mut stream = Some(TokioIo::new(stream));
     // The address is never looked at: the connector hands out the stream, once.
     let connector = tower::service_fn(move |_| {
@@ -212,9 +209,7 @@ async fn stream(
     match tokio::time::timeout(HANDSHAKE_MAX, handshake).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(source)) => Err(match warren_trust::refusal(&source) {
-            Some(Refusal::Ours(why)) => {
-                DialError::Untrusted { address: shown(), why: why.to_string() }
-            }
+            Some(Refusal::Ours(why)) => DialError::Untrusted { address: shown(), why: why.clone() },
             Some(Refusal::Theirs) => DialError::Distrusted { address: shown() },
             None => DialError::Handshake { address: shown(), source },
         }),
@@ -239,19 +234,4 @@ async fn connect(names: &Names, address: &Address) -> Result<TcpStream, DialErro
         }
     }
     Err(last)
-}
-
-/// Addresses of names, as the system is set up to find them.
-#[derive(Clone, Default)]
-struct Names(Arc<OnceCell<TokioResolver>>);
-
-impl Names {
-    async fn find(&self, name: &str) -> Result<Vec<IpAddr>, DialError> {
-        let failed = |why: String| DialError::Resolve { name: name.to_owned(), why };
-        let make = || async { TokioResolver::builder_tokio()?.build() };
-        let resolver = self.0.get_or_try_init(make).await.map_err(|e| failed(e.to_string()))?;
-        let found = tokio::time::timeout(RESOLVE_MAX, resolver.lookup_ip(name)).await;
-        let found = found.map_err(|_| failed("no answer".to_owned()))?;
-        Ok(found.map_err(|e| failed(e.to_string()))?.iter().collect())
-    }
 }

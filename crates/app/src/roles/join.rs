@@ -22,7 +22,7 @@ use super::failed;
 use super::files::{Files, assemble};
 use crate::cli::failure::{Exit, Failure};
 use crate::identity::{Identity, Role};
-use crate::settings::JoinSettings;
+use crate::settings::{JoinSettings, Told};
 
 /// For a manager to answer. It may have to wait for its leader, and write to disks.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -53,6 +53,7 @@ pub(crate) async fn join(
     description: Description,
     clock: Arc<dyn Clock>,
     rng: &dyn Rng,
+    told: Told,
     say: impl Fn(&str),
 ) -> Result<Joined, Failure> {
     let key_file = KeyFile::read_or_create(&files.key(), rng).map_err(|e| failed(&e))?;
@@ -66,7 +67,7 @@ pub(crate) async fn join(
         time: clock.now_ms(),
     };
     let answer = ask_all(settings, &request, &clock, &say).await?;
-    finish(&answer, node, &key, &key_file, files, settings.token.role)
+    finish(&answer, node, &key, &key_file, files, settings.token.role, told)
 }
 
 /// Writes down what came, the identity last.
@@ -77,6 +78,7 @@ fn finish(
     key_file: &KeyFile,
     files: &Files,
     role: JoinRole,
+    told: Told,
 ) -> Result<Joined, Failure> {
     let kept = assemble(key, &answer.certificates, &answer.authorities)?;
     let cluster = <[u8; 10]>::try_from(answer.cluster_id.as_slice()).map(ClusterId::from_bytes);
@@ -91,7 +93,7 @@ fn finish(
     files.keep(&kept, key_file).map_err(|e| failed(&e))?;
     let manager = answer.number.filter(|_| answer.manager);
     let role = Role { manager, worker: answer.worker };
-    let identity = Identity { node, cluster, role, stored: false };
+    let identity = Identity { node, cluster, role, stored: false, told };
     identity.write(files.data_dir())?;
     files.joined();
     let (managers, time) = (answer.managers.clone(), Time(answer.time));

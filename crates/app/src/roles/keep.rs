@@ -239,10 +239,13 @@ impl Keeper {
     async fn renew(&self, due: Due, membership: Option<&MembershipView>) -> Result<(), Failure> {
         let shared = &self.shared;
         let local = *shared.local.borrow() == warren_agent::LocalManager::Led;
-        let managers = match membership {
-            Some(view) if !view.managers.is_empty() => view.managers.clone(),
-            _ => shared.managers(),
-        };
+        // What was kept of an earlier life may be older than what this one was told.
+        let mut managers = shared.managers();
+        for known in membership.into_iter().flat_map(|view| &view.managers) {
+            if !managers.contains(known) {
+                managers.push(known.clone());
+            }
+        }
         let renewal = Renewal {
             files: &shared.files,
             key: &shared.key,

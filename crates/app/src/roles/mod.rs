@@ -56,11 +56,17 @@ pub(crate) fn run(role: Role, printer: &mut Printer) -> Result<(), Failure> {
     let (place, flags) = match &role {
         Role::Init(place, flags) => (place, &flags.node),
         Role::Join(place, flags) => (place, &flags.node),
-        Role::Run(place, flags) => (place, flags),
+        Role::Run(place, flags) => (place, &flags.node),
         Role::Restore(place, flags) => (place, &flags.node),
         Role::Recover(place, flags) => (place, &flags.node),
     };
-    let settings = place.resolve(&environment)?.node(flags, &environment)?;
+    let place = place.resolve(&environment)?;
+    let settings = match &role {
+        Role::Run(_, flags) => flags.resolve(&place, &environment)?,
+        Role::Init(..) | Role::Join(..) | Role::Restore(..) | Role::Recover(..) => {
+            place.node(flags, &environment)?
+        }
+    };
     let begin = match &role {
         Role::Init(_, flags) => Begin::Init { worker: !flags.manager_only },
         Role::Join(_, flags) => {
@@ -179,8 +185,8 @@ async fn live(begin: Begin, settings: NodeSettings, report: bool) -> Result<(), 
     if !ready {
         tracing::warn!("no manager has answered yet; the node runs what it knows of");
     }
-    let identity = *node.shared.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    tracing::info!(node_id = %identity.node, cluster_id = %identity.cluster, "node is ready");
+    let (node_id, cluster_id) = (node.shared.node, node.shared.cluster);
+    tracing::info!(%node_id, %cluster_id, "node is ready");
     if report {
         detach::ready(None);
     }

@@ -87,6 +87,14 @@ impl Remembered {
         text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 
+    /// These are asked before those that are known.
+    pub(super) fn prefer(&mut self, managers: &[Address]) {
+        let mut first: Vec<String> = managers.iter().map(Address::to_string).collect();
+        self.managers.retain(|known| !first.contains(known));
+        first.append(&mut self.managers);
+        self.managers = first;
+    }
+
     pub(super) fn write(&self, files: &Files) {
         let path = files.data_dir().join(REMEMBERED);
         let bytes = serde_json::to_vec(self).map_err(std::io::Error::from);
@@ -105,7 +113,7 @@ impl Shared {
     /// Changes what the node knows of itself, on disk first.
     pub(super) fn note(&self, change: impl FnOnce(Identity) -> Identity) -> Result<(), Failure> {
         let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = change(*identity);
+        let changed = change(identity.clone());
         if changed != *identity {
             changed.write(self.files.data_dir()).map_err(|e: identity::Error| failed(&e))?;
             *identity = changed;
@@ -335,8 +343,8 @@ struct Tools {
 
 impl Tools {
     async fn open(shared: &Shared, pool: Subnet) -> Result<Self, Failure> {
-        let (settings, identity) =
-            (&shared.settings, *shared.identity.lock().unwrap_or_else(PoisonError::into_inner));
+        let settings = &shared.settings;
+        let identity = shared.identity.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let dir = |name: &str| -> PathBuf { settings.data_dir.join(name) };
         let runtime = Native::open(native::Options {
             run_dir: settings.run_dir.clone(),
@@ -392,5 +400,16 @@ mod tests {
         let path = dir.path().join(REMEMBERED);
         std::fs::write(&path, r#"{"managers":["a:2377"],"reached_ms":7}"#).unwrap();
         assert_eq!(Remembered::read(&files), Remembered { pool: None, ..remembered });
+    }
+
+    #[test]
+    fn managers_that_are_named_come_first() {
+        let address = |text: &str| Address::parse(text, 2377).unwrap();
+        let mut remembered =
+            Remembered { managers: vec!["a:2377".into(), "b:2377".into()], reached_ms: 0, pool: None };
+        remembered.prefer(&[]);
+        assert_eq!(remembered.managers, ["a:2377", "b:2377"]);
+        remembered.prefer(&[address("c"), address("b")]);
+        assert_eq!(remembered.managers, ["c:2377", "b:2377", "a:2377"]);
     }
 }

@@ -99,8 +99,8 @@ pub(super) fn restore(
     printer.note(format!(
         "restored what the cluster was at {time}: epoch {epoch}, revision {revision}"
     ));
-    printer
-        .note("run it with `warren node run`; other nodes join anew, workers of before come back");
+    printer.note("run it with `warren node run`; workers of before come back if they find it:");
+    printer.note("warren node run --managers ADDRESS on each of them; other nodes join anew");
     printer.line(identity.node.to_string())
 }
 
@@ -163,7 +163,8 @@ async fn introduce(
         )));
     }
     let role = Role { manager: number, worker: true };
-    Ok(Identity { node, cluster: cluster.id, role, stored: true })
+    let told = bench.settings.told.clone();
+    Ok(Identity { node, cluster: cluster.id, role, stored: true, told })
 }
 
 /// Makes the store of this manager one of a cluster of its own.

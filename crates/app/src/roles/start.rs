@@ -37,7 +37,7 @@ use crate::cli::failure::{Exit, Failure};
 use crate::cli::probe;
 use crate::daemon::{self, detach};
 use crate::identity::Identity;
-use crate::settings::NodeSettings;
+use crate::settings::{Filter, NodeSettings};
 
 /// For a new node to be heard by a manager. It happens within milliseconds, but adopting
 /// thousands of containers on a busy machine comes first.
@@ -185,13 +185,14 @@ pub(super) async fn start(
 impl Ground<'_> {
     /// A new cluster with this node as its first manager.
     async fn found(self, worker: bool) -> Result<(Arc<Shared>, Option<Managing>), Failure> {
-        let identity = Identity::random(self.rng.as_ref(), worker);
+        let told = self.settings.told.clone();
+        let identity = Identity { told, ..Identity::random(self.rng.as_ref(), worker) };
         let listening = listener::bind(self.settings.listen)?;
         // What an init that was interrupted left: nobody was promised anything of it.
         self.files.remove_store()?;
         let founder = Founder::new(&identity, &self.files, &self.clock, self.rng.as_ref())?;
         let (key, credentials, authority, issued) = founder.split();
-        let shared = self.share(identity, Arc::new(key), credentials);
+        let shared = self.share(identity.clone(), Arc::new(key), credentials);
         let number = Cluster::FIRST_NUMBER;
         let store = managing::ledger(&shared, number, Ledger::Create).await?;
         let first = Founder::transaction(
@@ -219,6 +220,7 @@ impl Ground<'_> {
             machine::describe(&advertise),
             Arc::clone(&self.clock),
             self.rng.as_ref(),
+            self.settings.told.clone(),
             |text| tracing::info!("{text}"),
         );
         let joined = joined.await?;
@@ -260,7 +262,7 @@ impl Ground<'_> {
         }
         let credentials = Credentials::new(own.bundle().clone(), Arc::clone(&self.clock));
         credentials.set(&own).map_err(|e| failed(&e))?;
-        let shared = self.share(identity, Arc::new(key), credentials);
+        let shared = self.share(identity.clone(), Arc::new(key), credentials);
         let Some(number) = identity.role.manager else {
             // Left by a manager that ceased to be one and was interrupted.
             shared.files.remove_store()?;
@@ -311,11 +313,17 @@ impl Ground<'_> {
 
     fn share(self, identity: Identity, key: Arc<KeyFile>, credentials: Credentials) -> Arc<Shared> {
         tracing::Span::current().record("node_id", tracing::field::display(identity.node));
-        let remembered = Remembered::read(&self.files);
+        let mut remembered = Remembered::read(&self.files);
+        if !self.settings.managers.is_empty() {
+            remembered.prefer(&self.settings.managers);
+            remembered.write(&self.files);
+        }
         credentials.advance(Time(remembered.reached_ms));
         let advertise = machine::advertised(&self.settings);
-        let set_log_level: SetLogLevel =
-            Arc::new(|filter| telemetry::set(filter).map_err(|error| error.to_string()));
+        let set_log_level: SetLogLevel = Arc::new(|filter| {
+            let filter = filter.parse::<Filter>()?.to_string();
+            telemetry::set(&filter).map_err(|error| error.to_string())
+        });
         Arc::new(Shared {
             node: identity.node,
             cluster: identity.cluster,

@@ -6,7 +6,7 @@ use clap::Args;
 use warren_trust::{JoinRole, JoinToken};
 use zeroize::Zeroizing;
 
-use super::{Environment, NodeFlags, PORT};
+use super::{Environment, NodeFlags, NodeSettings, PORT, Place};
 use crate::address::Address;
 use crate::cli::failure::Failure;
 
@@ -18,6 +18,31 @@ pub(crate) struct InitFlags {
     /// Run no containers on this node
     #[arg(long)]
     pub(crate) manager_only: bool,
+}
+
+/// Flags of `node run`.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RunFlags {
+    #[command(flatten)]
+    pub(crate) node: NodeFlags,
+    /// Look for managers here first, e.g. after a restore at another address; remembered
+    /// [env: WARREN_MANAGERS]
+    #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
+    pub(super) managers: Vec<String>,
+}
+
+impl RunFlags {
+    /// # Errors
+    /// Naming the flag, variable or key, and what is wrong with its value.
+    pub(crate) fn resolve(
+        &self,
+        place: &Place,
+        env: Environment<'_>,
+    ) -> Result<NodeSettings, Failure> {
+        let settings = place.node(&self.node, env)?;
+        let managers = super::list::managers(env, &place.file, &self.managers)?;
+        Ok(NodeSettings { managers, ..settings })
+    }
 }
 
 /// Flags of `node join`.

@@ -23,6 +23,13 @@ fn host_workers_join_and_leave() {
     // What only managers know is asked there.
     let said = two.warren(&["service", "ls"]);
     assert!(said.exit == 1 && said.err.contains("this node is a worker"), "{said:?}");
+    let said = two.warren(&["events"]);
+    assert!(said.exit == 1 && said.err.contains("this node is a worker"), "{said:?}");
+    let said = two.warren(&["cluster", "info"]);
+    assert!(said.out.contains(&format!("manager addresses: {}\n", one.address())), "{said:?}");
+    assert!(said.out.contains("nodes: \n"), "what it does not know is not zero: {said:?}");
+    two.ok(&["node", "log-level", "debug"]);
+    assert!(two.log().contains("log level changed"), "{}", two.log());
     // Images are each node's own.
     assert_eq!(two.ok(&["image", "ls", "-q"]), "");
     // Nobody sees the token that let it in, and its data folder does not hold it.
@@ -146,13 +153,47 @@ fn host_locked_managers_wait_for_the_key() {
     node.kill_daemon();
     let said = node.warren(&["node", "run", "--detach"]);
     assert!(said.exit == 0 && said.err.contains("cluster unlock"), "{said:?}");
+    let began = std::time::Instant::now();
     let said = node.warren(&["node", "ls"]);
     assert!(said.exit == 5 && said.err.contains("locked"), "{said:?}");
+    assert!(began.elapsed().as_secs() < 3, "{:?}", began.elapsed());
     assert_eq!(node.warren_with_input(&["cluster", "unlock"], b"WRNKEY-AAAA\n").exit, 2);
     assert_eq!(node.warren_with_input(&["cluster", "unlock"], key.as_bytes()).exit, 0);
     until("it is open", || (node.warren(&["node", "ls"]).exit == 0).then_some(()));
     node.ok(&["cluster", "lock", "--off"]);
     until("the key file is open", || file().starts_with("warren-key-1").then_some(()));
+}
+
+#[test]
+fn host_a_lock_is_not_undone_by_an_older_snapshot() {
+    let one = Node::start();
+    let two = one.beside(2);
+    two.join(&one, "manager");
+    let id = two.id();
+    until("two vote", || (seen(&one, &id, "manager_status")? == "voter").then_some(()));
+    // Both have a snapshot that knows of no lock.
+    one.ok(&["cluster", "key", "rotate"]);
+    let key = one.ok(&["cluster", "lock", "-q"]);
+    let locked = |node: &Node| {
+        let text = std::fs::read_to_string(node.data_dir().join("node.key")).unwrap();
+        text.starts_with("warren-locked-1")
+    };
+    until("both are locked", || (locked(&one) && locked(&two)).then_some(()));
+    for node in [&one, &two] {
+        node.kill_daemon();
+    }
+    let open = |node: &Node| {
+        node.ok(&["node", "run", "--detach"]);
+        assert_eq!(node.warren_with_input(&["cluster", "unlock"], key.as_bytes()).exit, 0);
+    };
+    open(&one);
+    until("it waits", || one.log().contains("stays locked until").then_some(()));
+    assert!(locked(&one));
+    open(&two);
+    until("they go on", || (one.admin("/ready")?.0 == 200).then_some(()));
+    assert!(locked(&one) && locked(&two));
+    one.ok(&["cluster", "lock", "--off"]);
+    until("both are open", || (!locked(&one) && !locked(&two)).then_some(()));
 }
 
 #[test]

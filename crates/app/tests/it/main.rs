@@ -10,7 +10,9 @@
 
 mod client;
 mod cluster;
+mod contexts;
 mod daemon;
+mod disaster;
 mod input;
 mod node;
 mod registry;

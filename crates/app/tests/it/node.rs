@@ -172,11 +172,16 @@ impl Node {
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
+        self.program(&[&[WARREN], args].concat())
+    }
+
+    /// Any program, on the node's network and with its environment.
+    pub(crate) fn program(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         // A command that never ends must end the test, or nobody would clean up.
         let limit = PATIENCE.as_secs().to_string();
         command.arg(format!("--net={}", self.namespace.path().display()));
-        command.args(["timeout", "--foreground", "-s", "KILL", &limit, WARREN]).args(args);
+        command.args(["timeout", "--foreground", "-s", "KILL", &limit]).args(words);
         for key in ["WARREN_SOCKET", "WARREN_CONFIG"] {
             command.env_remove(key);
         }

@@ -130,6 +130,14 @@ pub(crate) async fn authorize<T>(
             .hint("use a context with a certificate or a token, or the local socket of a manager"),
         Role::Worker | Role::Manager => Refusal::denied(format!("{name} may not call {call}"))
             .hint("nodes speak for themselves alone; use an operator's context"),
+        Role::Admin | Role::Deploy | Role::Read
+            if matches!(rpc, Rpc::LeaveCluster | Rpc::Unlock) =>
+        {
+            Refusal::denied(format!(
+                "{call} is about the machine itself: nobody calls it from afar"
+            ))
+            .hint("run it on that machine; to take a node out from here: warren node rm")
+        }
         Role::Local | Role::Admin | Role::Deploy | Role::Read => {
             Refusal::denied(format!("{name} may not call {call}"))
                 .hint("ask somebody with the role admin, or use the local socket of a manager")

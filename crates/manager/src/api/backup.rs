@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::metadata::MetadataValue;
+use tonic::{Response, Status};
 use warren_proto::v1;
 use warren_trust::backup::BackupLock;
 use zeroize::Zeroizing;
 
 use crate::api::authorize::Who;
+use crate::api::nodes::WARNING_KEY;
 use crate::backup;
 use crate::core::Core;
 use crate::quorum;
@@ -27,7 +29,7 @@ pub(super) async fn open(
     core: &Arc<Core>,
     who: &Who,
     wire: v1::BackupRequest,
-) -> Result<ReceiverStream<Chunk>, Refusal> {
+) -> Result<Response<ReceiverStream<Chunk>>, Refusal> {
     let v1::BackupRequest { recipient, passphrase } = wire;
     let passphrase = Zeroizing::new(passphrase);
     let lock = match (recipient.is_empty(), passphrase.is_empty()) {
@@ -44,9 +46,20 @@ pub(super) async fn open(
     };
     // Everything that was acknowledged is in it, whichever manager writes it. Without a quorum it
     // is what this manager has, which is when a backup may be needed most.
-    if let Err(refusal) = quorum::barrier(core).await {
-        tracing::warn!(%refusal, "backup of what this manager has");
+    let outcome = quorum::barrier(core).await;
+    let view = core.store.view();
+    if view.cluster().is_none() {
+        return Err(Refusal::unavailable("this manager knows nothing of the cluster yet")
+            .hint("bring a majority of managers back, or take the backup of another one"));
     }
+    let warning = outcome.err().map(|refusal| {
+        tracing::warn!(%refusal, "backup of what this manager has");
+        let (time, revision) = (view.time(), view.revision());
+        format!(
+            "no majority of managers answers: this is what this manager knew at {time}, revision \
+             {revision}; what was decided since is not in it"
+        )
+    });
     tracing::info!(principal = who.principal.as_str(), "asked for a backup");
     let (out, chunks) = mpsc::channel(QUEUE_MAX);
     let task_core = Arc::clone(core);
@@ -63,7 +76,11 @@ pub(super) async fn open(
             let _ = last.send(Err(refusal.into())).await;
         }
     });
-    Ok(ReceiverStream::new(chunks))
+    let mut answer = Response::new(ReceiverStream::new(chunks));
+    if let Some(value) = warning.and_then(|text| MetadataValue::try_from(text).ok()) {
+        answer.metadata_mut().insert(WARNING_KEY, value);
+    }
+    Ok(answer)
 }
 
 /// Bytes on their way into messages. Blocks while the queue is full.

@@ -5,6 +5,7 @@ use warren_proto::v1;
 
 use crate::api::authorize::Who;
 use crate::core::Core;
+use crate::dispatch::membership;
 use crate::quorum;
 use crate::refusal::Refusal;
 
@@ -25,6 +26,9 @@ pub(super) async fn info(core: &Core, who: &Who) -> v1::Info {
         services: count(view.services().len()),
         tasks: count(view.tasks().len()),
         leader: leader.map(|node| node.id.as_bytes().to_vec()).unwrap_or_default(),
+        leader_name: leader.map(|node| node.description.hostname.clone()).unwrap_or_default(),
+        manager_addresses: membership::managers(&view),
+        manager: true,
         managers: count(view.nodes().filter(|node| node.manager).count()),
         managers_reachable: count(reachable),
         stale_ms: quorum::stale_ms(core),

@@ -141,6 +141,8 @@ pub(super) async fn nodes(core: &Core, view: &State) -> v1::ListNodesResponse {
 fn node_row(group: &Group, reachable: &BTreeSet<u64>, node: &Node) -> v1::Node {
     let number = node.number.filter(|_| node.manager);
     let reachability = match number {
+        // Decided, and not carried out yet.
+        None if node.number.is_some_and(|number| group.members.contains_key(&number)) => "leaving",
         None => "",
         Some(number) if !reachable.contains(&number) => "unreachable",
         Some(number) => match group.members.get(&number) {

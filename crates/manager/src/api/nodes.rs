@@ -1,8 +1,9 @@
 //! What people decide about nodes: roles, availability, labels, removal.
 //!
 //! A demotion that would cost the cluster its majority is refused here, with
-//! the numbers; once the state says it, `members` carries it out. A manager is
-//! demoted before it is removed: it has to leave the voters first.
+//! the numbers; once the state says it, `members` carries it out. A manager has
+//! to leave the voters before it is removed: one that is there is demoted by a
+//! person first, one that does not answer by a removal with force.
 
 use tonic::Response;
 use tonic::metadata::MetadataValue;
@@ -55,17 +56,29 @@ pub(super) async fn update(
     let revision = revision.await?;
     let ids = vec![node.id.as_bytes().to_vec()];
     let mut answer = Response::new(v1::Changed { ids, revision });
+    let mut warnings = Vec::new();
+    if becomes_worker(&node, &wire) {
+        let name = &node.description.hostname;
+        warnings.push(format!("node {name} ran no containers; as a worker it takes them"));
+    }
     let managers = core.store.view().nodes().filter(|node| node.manager).count();
     if (promoted || demoted) && is_even(managers) {
-        let text = format!(
+        warnings.push(format!(
             "{managers} managers survive no more losses than {}: an odd number is better",
             managers - 1
-        );
-        if let Ok(value) = MetadataValue::try_from(text) {
-            answer.metadata_mut().insert(WARNING_KEY, value);
-        }
+        ));
+    }
+    if !warnings.is_empty()
+        && let Ok(value) = MetadataValue::try_from(warnings.join("; "))
+    {
+        answer.metadata_mut().insert(WARNING_KEY, value);
     }
     Ok(answer)
+}
+
+/// One that only decides, and is to do that no more, has nothing else to be.
+fn becomes_worker(node: &Node, wire: &v1::UpdateNodeRequest) -> bool {
+    wire.manager == Some(false) && wire.worker.is_none() && !node.worker
 }
 
 fn gone(node: &Node) -> Refusal {
@@ -97,9 +110,10 @@ fn mutations(
 ) -> Result<Vec<Mutation>, Refusal> {
     let mut mutations = Vec::new();
     let id = node.id;
-    let (manager, worker) =
-        (wire.manager.unwrap_or(node.manager), wire.worker.unwrap_or(node.worker));
-    if !manager && !worker {
+    let manager = wire.manager.unwrap_or(node.manager);
+    let worker = wire.worker.unwrap_or_else(|| node.worker || becomes_worker(node, wire));
+    // Managers that a recovery took the office from are neither until somebody says.
+    if !manager && !worker && (node.manager || node.worker) {
         let name = &node.description.hostname;
         return Err(Refusal::bad_input(format!("node {name} would be neither manager nor worker"))
             .hint("remove it instead: warren node rm"));
@@ -189,13 +203,14 @@ pub(super) async fn remove(
     let node = resolve::node(&view, &wire.node)?;
     let name = &node.description.hostname;
     if node.manager {
-        return Err(Refusal::not_now(format!("node {name} is a manager"))
-            .hint(format!("demote it first: warren node demote {name}")));
+        check_dismissal(core, node, wire.force).await?;
     }
     if node.status == NodeStatus::Ready && !wire.force {
         return Err(Refusal::not_now(format!("node {name} is ready"))
             .hint("let it leave by itself (warren node leave there), or add --force"));
     }
+    let demoted = if node.manager { Some(dismiss(core, who, node).await?) } else { None };
+    let node = demoted.as_ref().unwrap_or(node);
     wait_out(core, node).await?;
     let mutation = removal(core, node, wire.force);
     let transaction = Transaction {
@@ -206,6 +221,37 @@ pub(super) async fn remove(
     };
     let revision = propose(core, transaction).await?;
     Ok(v1::Changed { ids: vec![node.id.as_bytes().to_vec()], revision })
+}
+
+/// A manager that answers is demoted first; one that does not may be removed with force.
+async fn check_dismissal(core: &Core, node: &Node, force: bool) -> Result<(), Refusal> {
+    let answers = match node.number {
+        Some(number) => core.reach.now(core).await.contains(&number),
+        None => false,
+    };
+    if force && !answers {
+        return Ok(());
+    }
+    let name = &node.description.hostname;
+    let mut hint = format!("demote it first: warren node demote {name}");
+    if !answers {
+        hint.push_str("; or add --force");
+    }
+    Err(Refusal::not_now(format!("node {name} is a manager")).hint(hint))
+}
+
+/// Takes the office from a manager that is not there to be asked; the node as it is after.
+async fn dismiss(core: &Core, who: &Who, node: &Node) -> Result<Node, Refusal> {
+    check_leaving(core, node).await?;
+    let role = Mutation::SetRole { id: node.id, manager: false, worker: true };
+    let transaction = Transaction {
+        request: None,
+        principal: who.audit(),
+        expects: vec![Expect { key: Key::Node(node.id), revision: node.revision }],
+        mutations: vec![role],
+    };
+    propose(core, transaction).await?;
+    core.store.view().node(node.id).cloned().ok_or_else(|| gone(node))
 }
 
 /// Refused for as long as its certificate would be good.
@@ -237,14 +283,17 @@ mod tests {
     use super::*;
     use crate::testing::node;
 
-    #[track_caller]
     fn check(wire: v1::UpdateNodeRequest, expected: &str) {
-        check_at(3, wire, expected);
+        check_at(3, node('a'), wire, expected);
     }
 
     #[track_caller]
-    fn check_at(epoch: u64, wire: v1::UpdateNodeRequest, expected: &str) {
-        let mut node = node('a');
+    fn check_node(node: Node, wire: v1::UpdateNodeRequest, expected: &str) {
+        check_at(3, node, wire, expected);
+    }
+
+    #[track_caller]
+    fn check_at(epoch: u64, mut node: Node, wire: v1::UpdateNodeRequest, expected: &str) {
         node.labels.insert("rack".into(), "1".into());
         let got = match mutations(&node, &wire, epoch) {
             Err(refusal) => refusal.to_string(),
@@ -264,6 +313,21 @@ mod tests {
             }
         };
         assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn a_manager_without_containers_becomes_a_worker() {
+        let wire = v1::UpdateNodeRequest::default;
+        let only = || Node { worker: false, ..node('a') };
+        let demote = || v1::UpdateNodeRequest { manager: Some(false), ..wire() };
+        check_node(only(), demote(), "role false true");
+        let neither = "node host-a would be neither manager nor worker";
+        check_node(only(), v1::UpdateNodeRequest { worker: Some(false), ..demote() }, neither);
+        // What a recovery left: labels may be set, and it may become something.
+        let none = || Node { manager: false, ..only() };
+        let drain = v1::Availability::Drain.into();
+        check_node(none(), v1::UpdateNodeRequest { availability: drain, ..wire() }, "drain");
+        check_node(none(), demote(), "role false true");
     }
 
     #[test]
@@ -294,7 +358,7 @@ mod tests {
         check(said(v1::ForgottenChoice::Drop.into()), "drop of 3");
         check(said(77), "forgotten: 77 is not known");
         let keep = said(v1::ForgottenChoice::Keep.into());
-        check_at(0, keep, "this cluster was never restored or recovered");
+        check_at(0, node('a'), keep, "this cluster was never restored or recovered");
         let same = [("rack".to_owned(), "1".to_owned())].into();
         check(v1::UpdateNodeRequest { labels_add: same, ..wire() }, "");
     }

@@ -218,7 +218,7 @@ impl v1::control_server::Control for Control {
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Answer<Self::BackupStream> {
         call(&self.core, Rpc::Backup, request, |core, who, wire| async move {
-            Ok(Response::new(backup::open(&core, &who, wire).await?))
+            Ok(backup::open(&core, &who, wire).await?)
         })
         .await
     }

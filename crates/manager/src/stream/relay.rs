@@ -19,7 +19,7 @@ use crate::core::Core;
 use crate::peers;
 use crate::quorum;
 use crate::refusal::{Mark, Refusal};
-use crate::stream::{Ends, FRAMES_MAX, OPEN_MS, not_connected};
+use crate::stream::{Ends, FRAMES_MAX, OPEN_MS, hint, node_name, not_connected};
 
 /// More than the other manager waits for its node, so that its words arrive.
 const ANSWER_MS: u64 = OPEN_MS + 1000;
@@ -41,7 +41,14 @@ pub(super) async fn open(core: &Core, node: NodeId, open: v1::OpenStream) -> Res
             Err(refusal) => return Err(refusal),
         }
     }
-    Err(trouble.unwrap_or_else(|| not_connected(core, node)))
+    Err(match trouble {
+        None => not_connected(core, node),
+        Some(trouble) => Refusal::unavailable(format!(
+            "node {} is not connected to this manager, and others do not answer: {trouble}",
+            node_name(core, node)
+        ))
+        .hint(hint(core)),
+    })
 }
 
 async fn ask(

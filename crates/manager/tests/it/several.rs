@@ -183,6 +183,42 @@ async fn managers_are_demoted_replaced_and_kept_when_they_are_needed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_that_is_lost_is_removed_at_once() {
+    let town = Town::of(3).await;
+    let follower = town.follower().await;
+    let (gone, letter) = (follower.number, char::from(follower.node.as_bytes()[0]));
+    let mut control = town.leader().await.control.clone();
+    let remove = |force| v1::RemoveNodeRequest {
+        node: format!("host-{letter}"),
+        force,
+        ..Default::default()
+    };
+    // It answers: force does not help.
+    let refused = soon(control.remove_node(remove(true))).await.unwrap_err();
+    let demote = format!("demote it first: warren node demote host-{letter}");
+    assert_eq!(hint(&refused), demote);
+    town.cut(gone);
+    let refused = soon(control.remove_node(remove(false))).await.unwrap_err();
+    assert_eq!(hint(&refused), format!("{demote}; or add --force"));
+    soon(control.remove_node(remove(true))).await.unwrap();
+    town.until_voters(2).await;
+    let leader = town.leader().await;
+    assert!(leader.store.view().node(follower.node).is_none());
+    // Of two that are left one is away: the other is not enough to go on without it.
+    let other =
+        town.homes.iter().find(|home| home.number != gone && home.number != leader.number).unwrap();
+    town.cut(other.number);
+    let request = v1::RemoveNodeRequest {
+        node: format!("host-{}", char::from(other.node.as_bytes()[0])),
+        force: true,
+        ..Default::default()
+    };
+    let refused = soon(control.remove_node(request)).await.unwrap_err();
+    assert_ne!(refused.code(), Code::Ok);
+    assert!(leader.store.view().node(other.node).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_is_demoted_and_hands_over() {
     let town = Town::of(3).await;
     let old = town.leader().await;

@@ -776,6 +776,15 @@ pub struct Info {
     pub epoch: u64,
     #[prost(bool, tag = "13")]
     pub locked: bool,
+    /// Its host name.
+    #[prost(string, tag = "14")]
+    pub leader_name: ::prost::alloc::string::String,
+    /// Where managers are, as far as the node knows that answers.
+    #[prost(string, repeated, tag = "15")]
+    pub manager_addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whether that node is a manager; others know no more than this, their ids and their version.
+    #[prost(bool, tag = "16")]
+    pub manager: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateServiceRequest {

@@ -64,21 +64,21 @@ async fn settings_and_locks() {
     check(
         "cluster settings",
         expect![[r#"
-        exit 0
-        --- out
-        authority: abababababababababababababababababababababababababababababababab
-        backup: 
-        block prefix: 24
-        certificate lifetime ms: 7776000000
-        epoch: 0
-        history limit: 5
-        id: 040g2081040g2081
-        locked: false
-        nodes by older authority: 0
-        pool: 10.128.0.0/10
-        revision: 7
-        asked GetClusterRequest
-    "#]],
+            exit 0
+            --- out
+            authority: abababababababababababababababababababababababababababababababab
+            backup: 
+            block prefix: 24
+            certificate lifetime: 90d
+            epoch: 0
+            history limit: 5
+            id: 040g2081040g2081
+            locked: false
+            nodes by older authority: 0
+            pool: 10.128.0.0/10
+            revision: 7
+            asked GetClusterRequest
+        "#]],
     )
     .await;
     check("cluster update --history-limit 3 --certificate-lifetime 2m", expect![[r#"
@@ -354,6 +354,47 @@ async fn operators_and_audit() {
     "#]],
     )
     .await;
+}
+
+#[tokio::test]
+async fn waiting_for_nodes() {
+    let node = FakeNode::start(World::default());
+    let said = say(&node, "node update alpha --availability drain --wait").await;
+    assert_eq!(said.all(), "exit 0\n--- out\n081040g2081040g2\n", "nothing runs there");
+    // The answer is about alpha, whatever is asked for.
+    let said = say(&node, "node promote alpha --wait").await;
+    assert_eq!(said.all(), "exit 0\n--- out\n081040g2081040g2\n");
+    let said = say(&node, "node demote alpha --wait --timeout 300ms").await;
+    assert!(
+        said.exit == 1 && said.err.contains("not within 300ms: alpha: is to be a manager again"),
+        "{}",
+        said.all()
+    );
+    let said = say(&node, "node promote beta --timeout 1s").await;
+    assert!(said.exit == 2 && said.err.contains("--wait is missing"), "{}", said.all());
+}
+
+#[tokio::test]
+async fn log_levels() {
+    check(
+        "node log-level loud",
+        expect![[r#"
+        exit 2
+        --- err
+        error: FILTER: "loud" is not a log level
+        hint: write one of off, error, warn, info, debug, trace, or by module: info,warren_store=debug
+    "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn keys_are_rotated_once() {
+    let refusal = Some((tonic::Code::Unavailable, "some managers keep their data keys", "repeat"));
+    let node = FakeNode::start(World { refusal, ..World::default() });
+    let said = say(&node, "cluster key rotate").await;
+    assert_eq!(said.exit, 5, "{}", said.all());
+    assert_eq!(node.world(|world| world.asked.len()), 1);
 }
 
 #[tokio::test]

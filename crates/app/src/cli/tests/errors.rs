@@ -297,6 +297,23 @@ async fn nobody_there() {
     .assert_eq(&err);
     let said = say(&node, "doctor").await;
     assert_eq!(said.exit, 0, "{}", said.err);
+    // There is somebody to be called elsewhere.
+    let file = node.folder().join("shop");
+    let token = warren_trust::ApiToken::generate(&warren_base::rng::SeededRng::new(1)).to_text();
+    let text = serde_json::json!({
+        "addresses": ["127.0.0.1:1"], "fingerprint": "ab".repeat(32), "token": token.as_str(),
+    });
+    std::fs::write(&file, text.to_string()).unwrap();
+    let made = say(&node, &format!("context create shop --from {}", file.display())).await;
+    assert_eq!(made.exit, 0, "{}", made.all());
+    let said = say(&node, "service ls").await;
+    assert!(said.err.contains("from afar with --context: shop"), "{}", said.err);
+    let changed = say(&node, "context update shop --address 127.0.0.1:2").await;
+    assert_eq!((changed.exit, changed.out.as_str()), (0, "shop\n"));
+    let said = say(&node, "--context shop service ls").await;
+    assert!(said.exit == 5 && said.err.contains("127.0.0.1:2"), "{}", said.all());
+    let nothing = say(&node, "context update shop").await;
+    assert_eq!(nothing.exit, 2, "{}", nothing.all());
 }
 
 #[tokio::test]

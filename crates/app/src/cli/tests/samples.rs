@@ -111,6 +111,7 @@ pub(crate) fn nodes() -> Vec<v1::Node> {
         availability: v1::Availability::Active.into(),
         status: v1::NodeStatus::Ready.into(),
         leader: true,
+        reachability: "voter".into(),
         number: Some(1),
         certificate_not_after: NOW + 1000,
         joined: NOW,

@@ -243,7 +243,9 @@ async fn nodes_and_cluster() {
             --- out
             cluster id: 040g2081040g2081
             epoch: 0
-            leader: 081040g2081040g2
+            leader: alpha
+            leader id: 081040g2081040g2
+            manager addresses: 10.0.0.1:2377
             managers: 1
             managers reachable: 1
             node id: 081040g2081040g2

@@ -25,7 +25,7 @@ pub(super) struct Checks {
     last: Mutex<Option<(Instant, bool, Value)>>,
 }
 
-/// A part works, with what is to be known of it, or not.
+/// What is to be known of a part, with the reason in `why` if it does not work; or that alone.
 type Found = Result<Value, String>;
 
 impl Checks {
@@ -45,17 +45,16 @@ impl Checks {
             within(network(rooms)),
         );
         let parts = [("raft", raft), ("store", store), ("runtime", runtime), ("network", network)];
-        let ready = parts.iter().all(|(_, found)| found.is_ok());
         let mut object = serde_json::Map::new();
-        object.insert("ready".to_owned(), ready.into());
+        let mut ready = true;
         for (name, found) in parts {
-            let mut part = match found {
-                Ok(about) => about,
-                Err(why) => json!({"why": why}),
-            };
-            part["ok"] = part.get("why").is_none().into();
+            let mut part = found.unwrap_or_else(|why| json!({"why": why}));
+            let ok = part.get("why").is_none();
+            part["ok"] = ok.into();
+            ready &= ok;
             object.insert(name.to_owned(), part);
         }
+        object.insert("ready".to_owned(), ready.into());
         let value = Value::Object(object);
         *last = Some((Instant::now(), ready, value.clone()));
         (ready, value)
@@ -67,7 +66,8 @@ async fn within(part: impl Future<Output = Found>) -> Found {
     tokio::time::timeout(PART_MAX, part).await.unwrap_or_else(|_| silent())
 }
 
-/// A manager has a leader and a majority; a worker has a manager.
+/// A manager has a leader and a majority; a worker has a manager. Without a leader the numbers
+/// tell which of several managers knows most.
 fn raft(rooms: &Rooms) -> Found {
     let Some(store) = rooms.shared.store.load_full() else {
         let manager = rooms.manager.borrow().clone();
@@ -76,16 +76,20 @@ fn raft(rooms: &Rooms) -> Found {
     };
     let status = store.status();
     let leader = *store.leader_number().borrow();
-    let leader = leader.ok_or("no leader is known, or no majority can be reached")?;
-    Ok(json!({
+    let mut about = json!({
         "role": "manager",
         "number": status.number,
         "leader": leader,
         "term": status.term,
         "voters": status.voters.len(),
         "applied": status.applied,
+        "last": status.last,
         "last_contact_ms": status.last_contact_ms,
-    }))
+    });
+    if leader.is_none() {
+        about["why"] = "no leader is known, or no majority can be reached".into();
+    }
+    Ok(about)
 }
 
 /// The disk takes a few bytes, and says when they are safe.

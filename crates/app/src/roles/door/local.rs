@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
 use tonic::server::{Grpc, ServerStreamingService, StreamingService, UnaryService};
+use tonic::transport::server::UdsConnectInfo;
 use tonic::{Code, Status, Streaming};
 use tonic_prost::ProstCodec;
 use warren_manager::{SetLogLevel, StopNode};
@@ -16,6 +18,7 @@ use warren_proto::v1::control_client::ControlClient;
 use warren_trust::{KeyFile, KeyFileError, UnlockKey};
 
 use super::{Request, Response, method, refusal};
+use crate::cli::FINAL_KEY;
 use crate::roles::dial::{Dialer, Whom};
 use crate::roles::streams::Streams;
 
@@ -23,6 +26,8 @@ use crate::roles::streams::Streams;
 const LINES_MAX: usize = 8;
 /// For a manager to begin to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// For any manager to begin to answer a node that leaves in any case.
+const FORCE_MAX: Duration = Duration::from_secs(3);
 
 type Answered<T> = Result<tonic::Response<T>, Status>;
 type Future<T> = Pin<Box<dyn std::future::Future<Output = Answered<T>> + Send>>;
@@ -38,7 +43,9 @@ impl Unlocking {
     pub(super) async fn serve(self: &Arc<Self>, request: Request) -> Response {
         if method(&request) != "Unlock" {
             let hint = "warren cluster unlock, with the key that `cluster lock` showed";
-            return refusal(Code::Unavailable, "the node is locked", hint).into_http();
+            let mut status = refusal(Code::Unavailable, "the node is locked", hint);
+            status.metadata_mut().insert(FINAL_KEY, MetadataValue::from_static("1"));
+            return status.into_http();
         }
         let this = Arc::clone(self);
         let call = move |wire: v1::UnlockRequest| -> Future<v1::UnlockResponse> {
@@ -67,6 +74,13 @@ impl Unlocking {
     }
 }
 
+/// Who is at the other end of the socket, as managers name them.
+fn caller(request: &Request) -> String {
+    let socket = request.extensions().get::<UdsConnectInfo>();
+    let uid = socket.and_then(|info| info.peer_cred).map(|credentials| credentials.uid());
+    uid.map_or_else(|| "socket".to_owned(), |uid| format!("socket:{uid}"))
+}
+
 /// A node that is no manager.
 pub(crate) struct Local {
     pub(crate) node: NodeId,
@@ -82,17 +96,18 @@ pub(crate) struct Local {
 impl Local {
     pub(super) async fn serve(self: &Arc<Self>, request: Request) -> Response {
         let this = Arc::clone(self);
+        let who = caller(&request);
         match method(&request) {
             "GetInfo" => unary(request, move |_: v1::GetInfoRequest| this.info()).await,
-            "StopNode" => unary(request, move |wire| this.stop(&wire)).await,
-            "SetLogLevel" => unary(request, move |wire| this.level(&wire)).await,
+            "StopNode" => unary(request, move |wire| this.stop(&who, &wire)).await,
+            "SetLogLevel" => unary(request, move |wire| this.level(&who, &wire)).await,
             "LeaveCluster" => {
                 let call = Leave(this);
                 grpc::<v1::LeaveProgress, _>().server_streaming(call, request).await
             }
             "Stream" => grpc::<v1::Frame, _>().streaming(Streamed(this), request).await,
             _ => {
-                let hint = "run it on a manager (`managers` of `warren cluster info`), or use a \
+                let hint = "run it on a manager (`warren cluster info` shows addresses), or use a \
                             context: warren context create";
                 refusal(Code::Unimplemented, "this node is a worker; a manager does this", hint)
                     .into_http()
@@ -105,25 +120,42 @@ impl Local {
             version: warren_base::build::VERSION.to_owned(),
             cluster_id: self.cluster.as_bytes().to_vec(),
             node_id: self.node.as_bytes().to_vec(),
-            managers: u32::try_from((self.managers)().len()).unwrap_or(u32::MAX),
+            manager_addresses: (self.managers)(),
             ..v1::Info::default()
         };
         Box::pin(std::future::ready(Ok(tonic::Response::new(info))))
     }
 
-    fn stop(&self, wire: &v1::StopNodeRequest) -> Future<v1::StopNodeResponse> {
+    fn stop(&self, who: &str, wire: &v1::StopNodeRequest) -> Future<v1::StopNodeResponse> {
+        let with_containers = wire.with_containers;
+        tracing::info!(principal = who, with_containers, "asked to stop the node");
         (self.stop_node)(wire.with_containers);
         Box::pin(std::future::ready(Ok(tonic::Response::new(v1::StopNodeResponse {}))))
     }
 
-    fn level(&self, wire: &v1::SetLogLevelRequest) -> Future<v1::SetLogLevelResponse> {
+    fn level(&self, who: &str, wire: &v1::SetLogLevelRequest) -> Future<v1::SetLogLevelResponse> {
         let set = (self.set_log_level)(&wire.filter);
+        if let Ok(before) = &set {
+            tracing::info!(principal = who, filter = wire.filter, before, "log level changed");
+        }
         let answer = set.map(|before| tonic::Response::new(v1::SetLogLevelResponse { before }));
         Box::pin(std::future::ready(answer.map_err(Status::invalid_argument)))
     }
 
     /// A manager sees this node off; its words are passed on.
     async fn leave(&self, wire: v1::LeaveClusterRequest) -> Answered<Lines> {
+        if !wire.force {
+            return self.leave_through(wire).await;
+        }
+        // It leaves anyhow: nobody is to wait for those who do not answer.
+        let found = tokio::time::timeout(FORCE_MAX, self.leave_through(wire)).await;
+        let within = FORCE_MAX.as_secs();
+        found.unwrap_or_else(|_| {
+            Err(Status::unavailable(format!("no manager answered within {within} s")))
+        })
+    }
+
+    async fn leave_through(&self, wire: v1::LeaveClusterRequest) -> Answered<Lines> {
         let mut trouble = Status::unavailable("no manager is known");
         for address in (self.managers)() {
             let channel = match self.dialer.channel(&address, Whom::Any).await {
