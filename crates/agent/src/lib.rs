@@ -19,6 +19,7 @@ pub mod assignments;
 mod cache;
 mod container;
 pub mod core;
+mod disk;
 mod doctor;
 mod effects;
 pub mod fake;
@@ -58,6 +59,7 @@ use warren_runtime::{ContainerState, Runtime};
 use warren_trust::KeyFile;
 
 pub use crate::cache::{Cache, CacheError, Cached, Changed};
+pub use crate::disk::{Disk, disk};
 pub use crate::membership::MembershipView;
 pub use crate::metrics::Metrics;
 pub use crate::route::{LocalManager, MANAGERS_MAX, ManagerAddress};

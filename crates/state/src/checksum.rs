@@ -206,6 +206,9 @@ fn add_node(digest: &mut Digest, node: &Node) {
         architecture,
         kernel,
         labels,
+        disk_bytes,
+        disk_free_bytes,
+        features,
     } = description;
     digest.bytes(id.as_bytes());
     for text in [hostname, address, version, architecture, kernel] {
@@ -235,6 +238,13 @@ fn add_node(digest: &mut Digest, node: &Node) {
     digest.added(14, time(certificate_not_after), Digest::word);
     digest.added(15, hash(issuer_hash), |digest, hash| digest.bytes(&hash));
     digest.added(16, time(joined), Digest::word);
+    let number = |number: &u64| Some(*number).filter(|number| *number != 0);
+    digest.added(17, number(disk_bytes), Digest::word);
+    digest.added(18, number(disk_free_bytes), Digest::word);
+    digest.added(19, Some(features).filter(|all| !all.is_empty()), |digest, all| {
+        digest.word(all.len() as u64);
+        all.iter().for_each(|feature| digest.text(feature));
+    });
 }
 
 fn add_tombstone(digest: &mut Digest, tombstone: &Tombstone) {

@@ -88,6 +88,17 @@ async fn a_manager_that_goes_is_replaced_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_hello_says_how_the_disk_is() {
+    let bench = Bench::new().await;
+    for _ in 0..2 {
+        let session = bench.session().await;
+        let about = session.hello.description.clone().unwrap();
+        assert_eq!(about.hostname, "here");
+        assert!(about.disk_bytes > 0 && about.disk_free_bytes <= about.disk_bytes, "{about:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn bad_managers_are_passed_over() {
     for mood in [Mood::Gone, Mood::Unreachable, Mood::Frozen, Mood::Refuses("no leader")] {
         let mut bench = Bench::unstarted();

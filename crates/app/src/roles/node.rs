@@ -185,7 +185,7 @@ impl Node {
         let (net, runtime) = (Arc::clone(&tools.net), Arc::clone(&tools.runtime));
         let agent = Agent::start(warren_agent::Options {
             node_id: shared.node,
-            description: machine::describe(&shared.advertise),
+            description: machine::describe(&shared.advertise, &shared.settings.data_dir),
             runtime: tools.runtime,
             images: tools.images,
             network: tools.net,

@@ -198,7 +198,7 @@ impl Ground<'_> {
             authority,
             &issued,
             &identity,
-            &shared.advertise,
+            machine::describe(&shared.advertise, &shared.settings.data_dir),
             shared.clock.as_ref(),
             shared.rng.as_ref(),
         );
@@ -216,7 +216,7 @@ impl Ground<'_> {
         let joined = join::join(
             asked,
             &self.files,
-            machine::describe(&advertise),
+            machine::describe(&advertise, &self.settings.data_dir),
             Arc::clone(&self.clock),
             self.rng.as_ref(),
             |text| tracing::info!("{text}"),
