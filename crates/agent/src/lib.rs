@@ -127,6 +127,7 @@ impl Agent {
         let tasks = Arc::new(Tasks::new());
         let (inbox, messages) = mpsc::channel(INBOX_MAX);
         let ports = Ports::new(Arc::clone(&options.network), Arc::clone(&options.runtime));
+        let (met, manager) = watch::channel(None);
         let tools = Arc::new(Tools {
             node: options.node_id,
             pool: options.pool,
@@ -141,6 +142,7 @@ impl Agent {
             removals: Semaphore::new(worker::REMOVALS_MAX),
             streams: Semaphore::new(stream::STREAMS_MAX),
             metrics: Arc::default(),
+            manager: manager.clone(),
             inbox,
             stopping: CancellationToken::new(),
         });
@@ -149,7 +151,6 @@ impl Agent {
         let core = recall(&tools, &cache, Core::new(ours)).await;
         let (told, membership) = watch::channel(core.set().membership.clone());
         let (report_gap, gaps) = mpsc::channel(GAPS_MAX);
-        let (met, manager) = watch::channel(None);
         let (gone, removed) = watch::channel(false);
         let worker = Worker {
             tools: Arc::clone(&tools),

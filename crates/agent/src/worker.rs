@@ -30,6 +30,7 @@ use crate::membership::MembershipView;
 use crate::metrics::{Metrics, count};
 use crate::ports::Ports;
 use crate::published::PortKey;
+use crate::route::ManagerAddress;
 use crate::seams::{Images, Network};
 use crate::session::Connect;
 use crate::task::{Effect, Event, Now};
@@ -59,6 +60,8 @@ pub(crate) struct Tools {
     pub(crate) removals: Semaphore,
     pub(crate) streams: Semaphore,
     pub(crate) metrics: Arc<Metrics>,
+    /// With whom there is a session.
+    pub(crate) manager: watch::Receiver<Option<ManagerAddress>>,
     pub(crate) inbox: mpsc::Sender<Message>,
     /// The agent is stopping: insisting ends.
     pub(crate) stopping: CancellationToken,
