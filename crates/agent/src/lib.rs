@@ -289,7 +289,7 @@ async fn adopt(tools: &Tools, ours: &[Listed]) {
         if let Some(address) = listed.address
             && let Err(error) = tools.network.adopt(&id, address, pid).await
         {
-            tracing::warn!(task = id, error = effects::chain(&error), "adopt network");
+            tracing::warn!(task_id = id, service_id = %listed.service, error = effects::chain(&error), "adopt network");
         }
         let who = Claimant {
             task: listed.task,

@@ -302,7 +302,7 @@ impl Worker {
                 }
                 Command::Discard { task, attempts } => {
                     self.images.remove(&task);
-                    tracing::info!(%task, ?attempts, "removing containers of an unknown task");
+                    tracing::info!(task_id = %task, ?attempts, "removing containers of an unknown task");
                     let tools = Arc::clone(&self.tools);
                     self.tasks.spawn_graceful("discard", async move {
                         effects::clean(&tools, task, &attempts, None).await;
@@ -343,10 +343,18 @@ impl Worker {
 
     fn execute(&mut self, order: Order) {
         let task = order.spec.id;
-        tracing::debug!(%task, attempt = order.attempt, effect = ?order.effect, "effect");
+        // Whatever is told while it is done is about this task.
+        let span = tracing::info_span!(
+            "container", task_id = %task, service_id = %order.spec.service, attempt = order.attempt
+        );
+        let _entered = span.enter();
+        tracing::debug!(effect = ?order.effect, "effect");
         let tools = Arc::clone(&self.tools);
         match order.effect.clone() {
             Effect::Prepare => {
+                if order.attempt > 1 {
+                    tracing::info!(restarts = order.restarts, "restarting container");
+                }
                 let live = self.state.live.entry(task).or_default();
                 live.parts = None;
                 live.permit = None;
@@ -373,6 +381,7 @@ impl Worker {
                 self.tasks.spawn("wait", async move { effects::wait(&tools, &order).await });
             }
             Effect::Stop { grace_ms } => {
+                tracing::info!(grace_ms, "stopping container");
                 self.tasks.spawn("stop", async move {
                     effects::stop(&tools, &order, grace_ms).await;
                 });
