@@ -24,7 +24,7 @@ fn finding(name: &str, ok: bool, detail: impl Into<String>, hint: &str) -> Findi
 }
 
 pub(crate) async fn findings(tools: &Arc<Tools>) -> Vec<Finding> {
-    let mut out = vec![containers(tools).await, clock(tools)];
+    let mut out = vec![containers(tools).await, clock(tools), manager(tools)];
     out.extend(forgotten(tools).await);
     let (dir, pool) = (tools.data_dir.clone(), tools.pool);
     let host = tokio::task::spawn_blocking(move || {
@@ -72,6 +72,17 @@ fn clock(tools: &Tools) -> Finding {
     let now = Time(tools.clock.now_ms());
     let hint = "set the clock: certificates and logs depend on it";
     finding("clock", now >= CLOCK_MIN, now.to_string(), hint)
+}
+
+fn manager(tools: &Tools) -> Finding {
+    let manager = tools.manager.borrow().clone();
+    let detail = match &manager {
+        Some(manager) => format!("session with {manager}"),
+        None => "no manager answers this node; what runs goes on".to_owned(),
+    };
+    let hint = "look whether managers run and this machine reaches their port; \
+                the node's log says what was tried";
+    finding("manager", manager.is_some(), detail, hint)
 }
 
 fn disk(dir: &std::path::Path) -> Finding {

@@ -72,8 +72,40 @@ pub(crate) async fn answer(
     event: Event,
     claimed: Option<BTreeSet<PortKey>>,
 ) {
+    tell(&event);
+    send(tools, order, event, claimed).await;
+}
+
+async fn send(tools: &Tools, order: &Order, event: Event, claimed: Option<BTreeSet<PortKey>>) {
     let input = Input::Done { task: order.spec.id, attempt: order.attempt, event, claimed };
     tools.tell(Message::Input(Box::new(input))).await;
+}
+
+/// What happened, for people; the span around it says to which task.
+fn tell(event: &Event) {
+    match event {
+        Event::Started { pid, .. } => tracing::info!(pid, "container started"),
+        Event::Exited(ended) => tracing::info!(how = ended.describe(), "container ended"),
+        Event::PrepareFailed(failure) => {
+            tracing::warn!(error = failure.message, "prepare container");
+        }
+        Event::StartFailed(failure) => tracing::warn!(error = failure.message, "start container"),
+        Event::ClaimFailed(error) => tracing::warn!(error, "take published ports"),
+        Event::Trouble(error) => tracing::warn!(error, "will be tried again"),
+        Event::Cleaned => tracing::info!("task removed"),
+        Event::Wanted(_)
+        | Event::Prepared
+        | Event::Published
+        | Event::PublishFailed(_)
+        | Event::Cleared { .. }
+        | Event::Released
+        | Event::PortsChanged
+        | Event::PortsFreed
+        | Event::Claimed
+        | Event::CutOff(_)
+        | Event::Heard
+        | Event::Wake => tracing::debug!(?event, "effect done"),
+    }
 }
 
 fn claimant(order: &Order) -> Claimant {
@@ -141,7 +173,10 @@ async fn find_image(tools: &Tools, reference: &str) -> Result<Image, Failure> {
     let Ok(_permit) = tools.pulls.acquire().await else {
         return Err(transient("the agent is stopping".to_owned()));
     };
-    tools.images.pull(&name, Progress::none()).await.map_err(failure)
+    tracing::info!(image = reference, "pulling image");
+    let image = tools.images.pull(&name, Progress::none()).await.map_err(failure)?;
+    tracing::info!(image = reference, id = image.id, "image pulled");
+    Ok(image)
 }
 
 async fn attach(tools: &Tools, order: &Order) -> Result<Sandbox, Failure> {
@@ -294,7 +329,8 @@ pub(crate) async fn stop(tools: &Tools, order: &Order, grace_ms: u64) {
             }
         }
     };
-    answer(tools, order, Event::Exited(ended), None).await;
+    // The waiting for its end has told people of it.
+    send(tools, order, Event::Exited(ended), None).await;
 }
 
 /// Tries until it works; `false` when the agent stops first.
@@ -394,7 +430,7 @@ async fn remove_folder(path: std::path::PathBuf) -> io::Result<()> {
 /// Removes containers in nobody's name and logs of tasks that are not ours any more.
 pub(crate) async fn sweep(tools: &Tools, keep: &BTreeSet<TaskId>, strangers: Vec<String>) {
     for id in strangers {
-        tracing::info!(container = id, "removing an unknown container");
+        tracing::info!(container = id, "removing a container that is nobody's");
         if !remove(tools, &id).await {
             return;
         }
@@ -407,7 +443,7 @@ pub(crate) async fn sweep(tools: &Tools, keep: &BTreeSet<TaskId>, strangers: Vec
         if task.is_some_and(|task| !keep.contains(&task))
             && let Err(error) = remove_folder(folder.path()).await
         {
-            tracing::warn!(folder = %folder.path().display(), %error, "remove logs");
+            tracing::warn!(task_id = name.to_str(), %error, "remove logs");
         }
     }
 }

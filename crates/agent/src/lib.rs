@@ -19,6 +19,7 @@ pub mod assignments;
 mod cache;
 mod container;
 pub mod core;
+mod disk;
 mod doctor;
 mod effects;
 pub mod fake;
@@ -58,6 +59,7 @@ use warren_runtime::{ContainerState, Runtime};
 use warren_trust::KeyFile;
 
 pub use crate::cache::{Cache, CacheError, Cached, Changed};
+pub use crate::disk::{Disk, disk};
 pub use crate::lease::Contact;
 pub use crate::membership::MembershipView;
 pub use crate::metrics::Metrics;
@@ -126,6 +128,7 @@ impl Agent {
         let tasks = Arc::new(Tasks::new());
         let (inbox, messages) = mpsc::channel(INBOX_MAX);
         let ports = Ports::new(Arc::clone(&options.network), Arc::clone(&options.runtime));
+        let (met, manager) = watch::channel(None);
         let tools = Arc::new(Tools {
             node: options.node_id,
             pool: options.pool,
@@ -140,6 +143,7 @@ impl Agent {
             removals: Semaphore::new(worker::REMOVALS_MAX),
             streams: Semaphore::new(stream::STREAMS_MAX),
             metrics: Arc::default(),
+            manager: manager.clone(),
             inbox,
             stopping: CancellationToken::new(),
         });
@@ -148,7 +152,6 @@ impl Agent {
         let core = recall(&tools, &cache, Core::new(ours)).await;
         let (told, membership) = watch::channel(core.set().membership.clone());
         let (report_gap, gaps) = mpsc::channel(GAPS_MAX);
-        let (met, manager) = watch::channel(None);
         let (gone, removed) = watch::channel(false);
         let worker = Worker {
             tools: Arc::clone(&tools),
@@ -287,7 +290,7 @@ async fn adopt(tools: &Tools, ours: &[Listed]) {
         if let Some(address) = listed.address
             && let Err(error) = tools.network.adopt(&id, address, pid).await
         {
-            tracing::warn!(task = id, error = effects::chain(&error), "adopt network");
+            tracing::warn!(task_id = id, service_id = %listed.service, error = effects::chain(&error), "adopt network");
         }
         let who = Claimant {
             task: listed.task,

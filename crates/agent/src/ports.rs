@@ -82,9 +82,13 @@ impl Ports {
                     self.insert(who, *claim, Arc::new(fd));
                 }
                 // The claim of the task's service comes later and says what is wrong.
-                Ok(None) => tracing::warn!(container, port = %claim.key, "shim keeps no port"),
+                Ok(None) => {
+                    let (task_id, service_id) = (who.task, who.service);
+                    tracing::warn!(%task_id, %service_id, port = %claim.key, "shim keeps no port");
+                }
                 Err(error) => {
-                    tracing::warn!(container, port = %claim.key, %error, "take back port");
+                    let (task_id, service_id) = (who.task, who.service);
+                    tracing::warn!(%task_id, %service_id, port = %claim.key, %error, "take back port");
                 }
             }
         }

@@ -4,16 +4,24 @@
 //! it sends is a sign of life as well. Silence for [`Pulse::limit_ms`] ends the
 //! session. Round trips are measured from beat to answer and smoothed.
 //!
+//! A session that follows failures begins with more patience, since what comes
+//! first may be large and the line slow. Answers show that it came through: from
+//! then on silence means what it always does.
+//!
 //! A node that was itself asleep (stopped, swapped, its machine paused) has
 //! heard nothing because it did not listen: it listens once more before it
 //! judges.
 
 use std::collections::VecDeque;
 
+use crate::route::SILENCE_MS;
+
 /// Waking so much later than was asked for means that this process did not run.
 const ASLEEP_MS: u64 = 500;
 /// Beats without an answer that are remembered; the session is given up long before.
 const WAITING_MAX: usize = 64;
+/// The first answer may have been on its way before what is large was; the second came behind it.
+const ANSWERS_PROVEN: u32 = 2;
 /// Of a manager that named none.
 pub(crate) const BEAT_MS: u64 = 500;
 /// Faster than this costs managers more than it tells them.
@@ -45,10 +53,13 @@ pub(crate) struct Pulse {
     heard_ms: u64,
     number: u64,
     waiting: VecDeque<(u64, u64)>,
+    /// Answers, as far as they matter.
+    answers: u32,
     rtt_ms: Option<u64>,
 }
 
 impl Pulse {
+    /// `patience_ms` holds until the session has proven itself.
     pub(crate) fn new(beat_ms: u64, patience_ms: u64, now_ms: u64) -> Self {
         Self {
             beat_ms: beat_ms.max(BEAT_MIN_MS),
@@ -57,6 +68,7 @@ impl Pulse {
             heard_ms: now_ms,
             number: 0,
             waiting: VecDeque::new(),
+            answers: 0,
             rtt_ms: None,
         }
     }
@@ -120,6 +132,10 @@ impl Pulse {
         let missed = at as u64;
         let (_, sent_ms) = self.waiting.drain(..=at).next_back()?;
         let took_ms = now_ms.saturating_sub(sent_ms);
+        self.answers = self.answers.saturating_add(1);
+        if self.answers >= ANSWERS_PROVEN {
+            self.patience_ms = self.patience_ms.min(SILENCE_MS);
+        }
         // As TCP does: an eighth of the new.
         self.rtt_ms = Some(match self.rtt_ms {
             None => took_ms,
@@ -136,7 +152,12 @@ mod tests {
     /// `@MS` looks then (and prints), `aN` answer N, `h` something else came, `/MS` another pace.
     #[track_caller]
     fn check(beat_ms: u64, words: &str, expected: &str) {
-        let mut pulse = Pulse::new(beat_ms, 1000, 0);
+        check_with(beat_ms, 1000, words, expected);
+    }
+
+    #[track_caller]
+    fn check_with(beat_ms: u64, patience_ms: u64, words: &str, expected: &str) {
+        let mut pulse = Pulse::new(beat_ms, patience_ms, 0);
         let (mut now, mut out) = (0, Vec::new());
         for word in words.split_whitespace() {
             match word.split_at(1) {
@@ -194,6 +215,23 @@ mod tests {
             2000,
             "@0 +1 a1 @1500 @2000 @4000 @4001",
             "beat1(0) 0-0 wait:2000 beat2(1) beat3(1) silent:4000",
+        );
+    }
+
+    #[test]
+    fn patience_after_failures_ends_with_answers() {
+        check_with(
+            500,
+            8000,
+            "@0 +1 a1 h @500 +1 a2 @1000 @1500 @1501",
+            "beat1(0) 0-0 beat2(1) 500-0 beat3(1) beat4(1) silent:1000",
+        );
+        check_with(
+            500,
+            4000,
+            "@0 +1 a1 @500 @1000 @1500 @2000 @2500 @3000 @3500 @4000 @4001",
+            "beat1(0) 0-0 beat2(1) beat3(1) beat4(1) beat5(1) beat6(1) beat7(1) beat8(1) \
+             beat9(1) silent:4000",
         );
     }
 

@@ -30,6 +30,7 @@ use crate::membership::MembershipView;
 use crate::metrics::{Metrics, count};
 use crate::ports::Ports;
 use crate::published::PortKey;
+use crate::route::ManagerAddress;
 use crate::seams::{Images, Network};
 use crate::session::Connect;
 use crate::task::{Effect, Event, Now};
@@ -59,6 +60,8 @@ pub(crate) struct Tools {
     pub(crate) removals: Semaphore,
     pub(crate) streams: Semaphore,
     pub(crate) metrics: Arc<Metrics>,
+    /// With whom there is a session.
+    pub(crate) manager: watch::Receiver<Option<ManagerAddress>>,
     pub(crate) inbox: mpsc::Sender<Message>,
     /// The agent is stopping: insisting ends.
     pub(crate) stopping: CancellationToken,
@@ -311,7 +314,7 @@ impl Worker {
                 }
                 Command::Discard { task, attempts } => {
                     self.images.remove(&task);
-                    tracing::info!(%task, ?attempts, "removing containers of an unknown task");
+                    tracing::info!(task_id = %task, ?attempts, "removing containers of an unknown task");
                     let tools = Arc::clone(&self.tools);
                     self.tasks.spawn_graceful("discard", async move {
                         effects::clean(&tools, task, &attempts, None).await;
@@ -352,10 +355,18 @@ impl Worker {
 
     fn execute(&mut self, order: Order) {
         let task = order.spec.id;
-        tracing::debug!(%task, attempt = order.attempt, effect = ?order.effect, "effect");
+        // Whatever is told while it is done is about this task.
+        let span = tracing::info_span!(
+            "container", task_id = %task, service_id = %order.spec.service, attempt = order.attempt
+        );
+        let _entered = span.enter();
+        tracing::debug!(effect = ?order.effect, "effect");
         let tools = Arc::clone(&self.tools);
         match order.effect.clone() {
             Effect::Prepare => {
+                if order.attempt > 1 {
+                    tracing::info!(restarts = order.restarts, "restarting container");
+                }
                 let live = self.state.live.entry(task).or_default();
                 live.parts = None;
                 live.permit = None;
@@ -382,6 +393,7 @@ impl Worker {
                 self.tasks.spawn("wait", async move { effects::wait(&tools, &order).await });
             }
             Effect::Stop { grace_ms } => {
+                tracing::info!(grace_ms, "stopping container");
                 self.tasks.spawn("stop", async move {
                     effects::stop(&tools, &order, grace_ms).await;
                 });

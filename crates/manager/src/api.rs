@@ -15,6 +15,7 @@ mod leave;
 mod list;
 mod lock;
 pub(crate) mod nodes;
+mod number;
 mod operators;
 mod request;
 mod resolve;
@@ -25,9 +26,11 @@ mod token;
 mod wait;
 mod watch;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
+use tracing::Instrument;
 use warren_state::State;
 use warren_state::change::Transaction;
 
@@ -36,6 +39,7 @@ use crate::metrics::Metrics;
 use crate::quorum;
 use crate::refusal::Refusal;
 use authorize::{Who, authorize};
+use number::{Number, Numbered};
 use table::Rpc;
 
 /// How long a read waits for the revision that it is to see.
@@ -63,40 +67,65 @@ pub(crate) async fn call<Q, A, W>(
     work: impl FnOnce(Arc<Core>, Who, Q) -> W + Send,
 ) -> Result<A, Status>
 where
-    Q: Send + Sync,
+    Q: Numbered + Send + Sync,
     W: Future<Output = Result<A, Status>> + Send,
 {
-    let outcome = match authorize(core, rpc, &request).await {
-        Ok(who) => work(Arc::clone(core), who, request.into_inner()).await,
-        Err(refusal) => Err(refusal.into()),
-    };
-    let code = match &outcome {
-        Ok(_) => tonic::Code::Ok,
-        Err(status) => status.code(),
-    };
-    note(&core.metrics, rpc, code);
-    outcome
+    let number = Number::of(request.get_ref());
+    let span = tracing::debug_span!(
+        parent: &core.span, "call", method = rpc.as_str(), request_id = %number
+    );
+    // Too dear for every call, unless somebody wants to know; whose line it is must be known always.
+    let span = if span.is_disabled() { core.span.clone() } else { span };
+    // In a box without a name: futures within futures grow too deep for the compiler.
+    let answered: Pin<Box<dyn Future<Output = Result<A, Status>> + Send + '_>> = Box::pin(async {
+        let outcome = match authorize(core, rpc, &request).await {
+            Ok(who) => work(Arc::clone(core), who, request.into_inner()).await,
+            Err(refusal) => Err(refusal.into()),
+        };
+        let refused = outcome.as_ref().err();
+        if let Some(status) = refused {
+            tell(rpc, number, status);
+        }
+        note(&core.metrics, rpc, refused.map_or(Code::Ok, Status::code));
+        outcome
+    });
+    answered.instrument(span).await
 }
 
-fn note(metrics: &Metrics, rpc: Rpc, code: tonic::Code) {
+/// Changes that are refused, and callers who may not, are for people; the rest is for who looks
+/// for it.
+fn tell(rpc: Rpc, number: Number, status: &Status) {
+    let (method, code) = (rpc.as_str(), status.code());
+    let stranger = matches!(code, Code::Unauthenticated | Code::PermissionDenied);
+    let why = status.message();
+    if number.is_given() {
+        tracing::info!(method, request_id = %number, ?code, why, "call refused");
+    } else if stranger {
+        tracing::info!(method, ?code, why, "call refused");
+    } else {
+        tracing::debug!(method, ?code, why, "call refused");
+    }
+}
+
+fn note(metrics: &Metrics, rpc: Rpc, code: Code) {
     let code = match code {
-        tonic::Code::Ok => "OK",
-        tonic::Code::Cancelled => "CANCELLED",
-        tonic::Code::Unknown => "UNKNOWN",
-        tonic::Code::InvalidArgument => "INVALID_ARGUMENT",
-        tonic::Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        tonic::Code::NotFound => "NOT_FOUND",
-        tonic::Code::AlreadyExists => "ALREADY_EXISTS",
-        tonic::Code::PermissionDenied => "PERMISSION_DENIED",
-        tonic::Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        tonic::Code::FailedPrecondition => "FAILED_PRECONDITION",
-        tonic::Code::Aborted => "ABORTED",
-        tonic::Code::OutOfRange => "OUT_OF_RANGE",
-        tonic::Code::Unimplemented => "UNIMPLEMENTED",
-        tonic::Code::Internal => "INTERNAL",
-        tonic::Code::Unavailable => "UNAVAILABLE",
-        tonic::Code::DataLoss => "DATA_LOSS",
-        tonic::Code::Unauthenticated => "UNAUTHENTICATED",
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     };
     metrics.calls.get_or_create(&[("method", rpc.as_str()), ("code", code)]).inc();
 }
@@ -138,7 +167,8 @@ async fn read(core: &Core, min_revision: u64, linearizable: bool) -> Result<Arc<
 /// Applies a transaction and says at which revision.
 pub(crate) async fn propose(core: &Core, transaction: Transaction) -> Result<u64, Refusal> {
     let outcome = core.store.propose(transaction).await;
-    outcome.map_err(|error| Refusal::of_propose(&core.store.view(), error))
+    let outcome = outcome.map_err(|error| Refusal::of_propose(&core.store.view(), error));
+    outcome.inspect(|revision| tracing::debug!(revision, "changed"))
 }
 
 /// Looks, decides and writes; again when somebody else was faster. What `decide` makes must expect
@@ -151,7 +181,7 @@ async fn change(
     loop {
         let transaction = decide(&core.store.view())?;
         match propose(core, transaction).await {
-            Err(refusal) if refusal.code == tonic::Code::Aborted && race < RACES_MAX => race += 1,
+            Err(refusal) if refusal.code == Code::Aborted && race < RACES_MAX => race += 1,
             outcome => return outcome,
         }
     }

@@ -43,6 +43,8 @@ pub(crate) struct Core {
     /// To the one writer of reports.
     pub(crate) reports: mpsc::Sender<Report>,
     pub(crate) tasks: Tasks,
+    /// Around all that is done here: calls come in on tasks that are nobody's.
+    pub(crate) span: tracing::Span,
 }
 
 impl Core {

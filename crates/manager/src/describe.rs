@@ -14,6 +14,8 @@ use crate::refusal::Refusal;
 const HOSTNAME_MAX: usize = 253;
 /// Of the other texts: versions of kernels are the longest.
 const TEXT_MAX: usize = 256;
+/// More than any kernel has that we know of.
+const FEATURES_MAX: usize = 64;
 /// As for labels that people set.
 const LABELS_MAX: usize = warren_model::Node::LABELS_MAX;
 
@@ -33,6 +35,15 @@ pub(crate) fn parse(wire: v1::NodeDescription) -> Result<Description, Refusal> {
     check("version", &description.version, TEXT_MAX)?;
     check("architecture", &description.architecture, TEXT_MAX)?;
     check("kernel", &description.kernel, TEXT_MAX)?;
+    let features = description.features.len();
+    if features > FEATURES_MAX {
+        return Err(Refusal::bad_input(format!(
+            "description.features: {features} of them, at most {FEATURES_MAX} are allowed"
+        )));
+    }
+    for feature in &description.features {
+        check("features", feature, TEXT_MAX)?;
+    }
     let labels = description.labels.len();
     if labels > LABELS_MAX {
         return Err(Refusal::bad_input(format!(
@@ -114,6 +125,14 @@ mod tests {
         check_description(
             |d| d.labels.extend((0..200).map(|n| (n.to_string(), String::new()))),
             "description.labels: 200 of them, at most 128 are allowed",
+        );
+        check_description(
+            |d| d.features = vec!["x".into(); 65],
+            "description.features: 65 of them, at most 64 are allowed",
+        );
+        check_description(
+            |d| d.features = vec!["a\tb".into()],
+            "description.features: has '\\t' in it",
         );
     }
 

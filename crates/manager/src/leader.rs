@@ -9,11 +9,13 @@
 use std::sync::Arc;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tracing::Level;
 use warren_base::rng::Rng;
 use warren_model::Time;
+use warren_model::node::NodeStatus;
 use warren_planner::{IdSource, Index, Plan};
 use warren_state::State;
-use warren_state::change::{Rejection, Transaction};
+use warren_state::change::{Mutation, Rejection, Transaction};
 use warren_store::ProposeError;
 
 use crate::core::Core;
@@ -69,7 +71,7 @@ pub(crate) async fn plan(core: Arc<Core>) {
         let now = core.now().max(view.time());
         let Plan { transaction, wake_at, more } = pass(&core, &view, &mut index, now);
         if !transaction.mutations.is_empty() {
-            match propose(&core, transaction).await {
+            match propose(&core, &view, transaction).await {
                 Next::Look => continue,
                 Next::Yield => break,
             }
@@ -110,9 +112,11 @@ enum Next {
     Yield,
 }
 
-async fn propose(core: &Core, transaction: Transaction) -> Next {
+async fn propose(core: &Core, view: &State, transaction: Transaction) -> Next {
+    let notable = notable(&transaction.mutations);
     let error = match core.store.propose_here(transaction).await {
-        Ok(_) => {
+        Ok(revision) => {
+            notable.iter().for_each(|mutation| tell(view, mutation, revision));
             count(&core.metrics.proposals, "result", "ok");
             // Plans may follow each other without end; others have work on this thread too.
             tokio::task::yield_now().await;
@@ -140,6 +144,51 @@ async fn propose(core: &Core, transaction: Transaction) -> Next {
             core.clock.sleep(REFUSED_MS).await;
             Next::Look
         }
+    }
+}
+
+/// What of a plan is to be told once it holds: of placements only if somebody wants to know.
+fn notable(mutations: &[Mutation]) -> Vec<Mutation> {
+    let placements = tracing::enabled!(Level::DEBUG);
+    let is_notable = |mutation: &&Mutation| match mutation {
+        Mutation::SetNodeStatus { .. } | Mutation::ExplainTask { .. } => true,
+        Mutation::CreateTask(_)
+        | Mutation::PlaceTask { .. }
+        | Mutation::SetDesired { .. }
+        | Mutation::DropTask { .. } => placements,
+        _ => false,
+    };
+    mutations.iter().filter(is_notable).cloned().collect()
+}
+
+fn tell(view: &State, mutation: &Mutation, revision: u64) {
+    let service = |task| view.task(task).map(|task| tracing::field::display(task.service));
+    match mutation {
+        Mutation::SetNodeStatus { id, status } => {
+            let what = match status {
+                NodeStatus::Ready => "node is ready",
+                NodeStatus::Down => "node is down",
+            };
+            tracing::info!(node_id = %id, revision, "{what}");
+        }
+        Mutation::ExplainTask { id, error } => {
+            let service_id = service(*id);
+            tracing::info!(task_id = %id, service_id, revision, error, "a task cannot be placed");
+        }
+        Mutation::CreateTask(task) => tracing::debug!(
+            task_id = %task.id, service_id = %task.service, slot = task.slot,
+            on = task.node.map(tracing::field::display), revision, "task made"
+        ),
+        Mutation::PlaceTask { id, node, .. } => {
+            tracing::debug!(task_id = %id, service_id = service(*id), on = %node, revision, "task placed");
+        }
+        Mutation::SetDesired { id, desired } => {
+            tracing::debug!(task_id = %id, service_id = service(*id), ?desired, revision, "task ended");
+        }
+        Mutation::DropTask { id } => {
+            tracing::debug!(task_id = %id, service_id = service(*id), revision, "task forgotten");
+        }
+        _ => {}
     }
 }
 

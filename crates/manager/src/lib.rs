@@ -123,6 +123,7 @@ impl Manager {
             metrics: Metrics::default(),
             reports,
             tasks: Tasks::new(),
+            span: tracing::Span::current(),
         });
         let share = || Arc::clone(&core);
         let tasks = &core.tasks;

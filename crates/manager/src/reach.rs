@@ -2,10 +2,11 @@
 //! without one of them.
 //!
 //! Asked when a person wants to know, not all the time; an answer is good for
-//! [`KEPT_MS`], so that a script that lists in a loop costs nothing. The rule
-//! about leaving is pure.
+//! [`KEPT_MS`], so that a script that lists in a loop costs nothing, and until
+//! there are managers that were not asked. The rules about leaving and about
+//! newcomers are pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -24,40 +25,87 @@ use crate::refusal::Refusal;
 /// An answer within a cluster takes milliseconds; a listing must not wait long for the dead.
 const ANSWER_MS: u64 = 400;
 const KEPT_MS: u64 = 1000;
+/// A new manager fetches the state before it answers anybody: that long nothing is wrong with it.
+const NEW_MS: u64 = 3000;
 
-/// The last answer.
+/// The last answers.
 #[derive(Default)]
 pub(crate) struct Reach {
-    kept: Mutex<Option<(u64, BTreeSet<u64>)>>,
+    kept: Mutex<Option<Kept>>,
+}
+
+struct Kept {
+    at_ms: u64,
+    answers: Answers,
+    newcomers: Newcomers,
+}
+
+/// Managers by number, as of one look.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Answers {
+    /// Those that answer, this one among them.
+    pub(crate) there: BTreeSet<u64>,
+    /// Those that do not yet, and need not.
+    pub(crate) joining: BTreeSet<u64>,
+    asked: BTreeSet<u64>,
+}
+
+/// Since when managers are asked that never answered; none for those that did.
+#[derive(Debug, Default)]
+struct Newcomers(BTreeMap<u64, Option<u64>>);
+
+impl Newcomers {
+    /// Takes note of a look; says who is new.
+    fn note(&mut self, asked: &BTreeSet<u64>, there: &BTreeSet<u64>, now_ms: u64) -> BTreeSet<u64> {
+        self.0.retain(|number, _| asked.contains(number));
+        let mut joining = BTreeSet::new();
+        for number in asked {
+            let since = self.0.entry(*number).or_insert(Some(now_ms));
+            if there.contains(number) {
+                *since = None;
+            }
+            if since.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) < NEW_MS) {
+                joining.insert(*number);
+            }
+        }
+        joining
+    }
 }
 
 impl Reach {
-    /// Numbers of managers that answer, this one among them; perhaps as of a second ago.
-    pub(crate) async fn lately(&self, core: &Core) -> BTreeSet<u64> {
+    /// Who answers; perhaps as of a second ago.
+    pub(crate) async fn lately(&self, core: &Core) -> Answers {
         // Held while asking: those who come meanwhile wait for the same answer.
         let mut kept = self.kept.lock().await;
         let now_ms = core.clock.monotonic_ms();
-        if let Some((at_ms, numbers)) = &*kept
-            && now_ms.saturating_sub(*at_ms) < KEPT_MS
+        if let Some(kept) = &*kept
+            && now_ms.saturating_sub(kept.at_ms) < KEPT_MS
+            && quorum::others(core).iter().all(|(number, _)| kept.answers.asked.contains(number))
         {
-            return numbers.clone();
+            return kept.answers.clone();
         }
-        let numbers = ask(core).await;
-        *kept = Some((core.clock.monotonic_ms(), numbers.clone()));
-        numbers
+        look(core, &mut kept).await
     }
 
-    /// The same, asked now.
+    /// Numbers of those that answer, asked now.
     pub(crate) async fn now(&self, core: &Core) -> BTreeSet<u64> {
-        let mut kept = self.kept.lock().await;
-        let numbers = ask(core).await;
-        *kept = Some((core.clock.monotonic_ms(), numbers.clone()));
-        numbers
+        look(core, &mut *self.kept.lock().await).await.there
     }
 }
 
-async fn ask(core: &Core) -> BTreeSet<u64> {
+async fn look(core: &Core, kept: &mut Option<Kept>) -> Answers {
     let others = quorum::others(core);
+    let asked: BTreeSet<u64> = others.iter().map(|(number, _)| *number).collect();
+    let there = ask(core, &others).await;
+    let at_ms = core.clock.monotonic_ms();
+    let mut newcomers = kept.take().map(|kept| kept.newcomers).unwrap_or_default();
+    let joining = newcomers.note(&asked, &there, at_ms);
+    let answers = Answers { there, joining, asked };
+    *kept = Some(Kept { at_ms, answers: answers.clone(), newcomers });
+    answers
+}
+
+async fn ask(core: &Core, others: &[(u64, String)]) -> BTreeSet<u64> {
     let mut asked: FuturesUnordered<_> = others
         .iter()
         .map(|(number, address)| async move {
@@ -128,6 +176,27 @@ mod tests {
         let got = may_leave(&set(voters), &set(reachable), number, "x");
         let got = got.map_or_else(|refusal| refusal.to_string(), |()| "ok".to_owned());
         assert!(got.contains(expected), "{voters:?} {reachable:?} {number}: {got}");
+    }
+
+    /// Looks: a moment, who is asked and who answers.
+    #[test]
+    fn newcomers_have_a_while() {
+        let set = |numbers: &[u64]| numbers.iter().copied().collect::<BTreeSet<u64>>();
+        let mut newcomers = Newcomers::default();
+        let table: [(u64, &[u64], &[u64], &[u64]); 7] = [
+            (0, &[2], &[2], &[]),
+            (100, &[2, 3], &[2], &[3]),
+            (3000, &[2, 3], &[2], &[3]),
+            (3100, &[2, 3], &[2], &[]),
+            // One that answered once is not new any more.
+            (3200, &[2, 3], &[3], &[]),
+            // Gone, and there under the next number.
+            (4000, &[2], &[2], &[]),
+            (4100, &[2, 4], &[2], &[4]),
+        ];
+        for (at_ms, asked, there, joining) in table {
+            assert_eq!(newcomers.note(&set(asked), &set(there), at_ms), set(joining), "{at_ms}");
+        }
     }
 
     #[test]

@@ -80,6 +80,12 @@ pub struct Description {
     pub architecture: String,
     pub kernel: String,
     pub labels: BTreeMap<String, String>,
+    /// Of the file system that its data folder is on.
+    pub disk_bytes: u64,
+    /// Of it, when the node last connected; not to the byte.
+    pub disk_free_bytes: u64,
+    /// What its kernel can do: `overlayfs`, `nf_tables`, `cgroup-v2`, …
+    pub features: Vec<String>,
 }
 
 /// Whether the planner may use a node; set by people.

@@ -7,6 +7,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 
 use crate::firewall::{open_socket, table_exists};
+use crate::link::Links;
 use crate::namespace::in_new_namespace;
 use crate::netlink::{Messages, Socket, attribute, flag, text};
 use crate::sandbox::{Maker, Names};
@@ -66,6 +67,16 @@ pub fn features(pool: (Ipv4Addr, u8)) -> Features {
         ip_forward: forward.is_ok_and(|value| value.trim() == "1"),
         blockers: blockers(&chains, legacy::forward_drops(), pool),
     }
+}
+
+/// Those of `kinds` of links (`vxlan`, `wireguard`, …) that the kernel makes: tried, in a
+/// namespace that is gone afterwards. Loads modules.
+pub fn link_kinds(kinds: &[&'static str]) -> Vec<&'static str> {
+    let tried = in_new_namespace(|| {
+        let mut links = Links::open()?;
+        Ok(kinds.iter().copied().filter(|kind| links.knows(kind)).collect())
+    });
+    tried.unwrap_or_default()
 }
 
 #[derive(Debug, Clone)]
@@ -171,6 +182,11 @@ mod tests {
         let fixes: Vec<&str> =
             found.iter().map(|b| b.fix.split(" 10.128").next().unwrap_or_default()).collect();
         assert_eq!(fixes, expected);
+    }
+
+    #[test]
+    fn host_kinds_of_links_are_tried() {
+        assert_eq!(link_kinds(&["veth", "nosuchkind"]), ["veth"]);
     }
 
     #[test]

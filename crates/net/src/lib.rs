@@ -30,7 +30,7 @@ mod sandbox;
 mod watch;
 mod wire;
 
-pub use features::{Blocker, Features, features};
+pub use features::{Blocker, Features, features, link_kinds};
 pub use handle::Net;
 
 /// Where a node's names and addresses come from.

@@ -120,6 +120,21 @@ impl Links {
         self.transact(&mut messages, &["create link"], name)
     }
 
+    /// Whether the kernel makes links of this kind; loads the module where it is one.
+    pub(crate) fn knows(&mut self, kind: &str) -> bool {
+        let mut messages = Messages::default();
+        messages.push(RTM_NEWLINK, flag::CREATE | flag::EXCL, &ifinfo(0, 0, 0), |a| {
+            a.nested(IFLA_LINKINFO, |a| {
+                a.text(IFLA_INFO_KIND, kind);
+            });
+        });
+        match self.socket.transact(&mut messages) {
+            Ok(()) => true,
+            // It knows the kind well enough to miss what links of this kind must be told.
+            Err(refused) => refused.source.raw_os_error() == Some(libc::EINVAL),
+        }
+    }
+
     /// Brings up the host side of a pair, with its settings and the gateway's address.
     pub(crate) fn raise_host(&mut self, link: &Link) -> Result<(), Error> {
         let mut messages = Messages::default();

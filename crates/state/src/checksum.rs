@@ -209,6 +209,9 @@ fn add_node(digest: &mut Digest, node: &Node) {
         architecture,
         kernel,
         labels,
+        disk_bytes,
+        disk_free_bytes,
+        features,
     } = description;
     digest.bytes(id.as_bytes());
     for text in [hostname, address, version, architecture, kernel] {
@@ -244,6 +247,13 @@ fn add_node(digest: &mut Digest, node: &Node) {
             ForgottenChoice::Keep => 1,
             ForgottenChoice::Drop => 2,
         });
+    });
+    let number = |number: &u64| Some(*number).filter(|number| *number != 0);
+    digest.added(18, number(disk_bytes), Digest::word);
+    digest.added(19, number(disk_free_bytes), Digest::word);
+    digest.added(20, Some(features).filter(|all| !all.is_empty()), |digest, all| {
+        digest.word(all.len() as u64);
+        all.iter().for_each(|feature| digest.text(feature));
     });
 }
 

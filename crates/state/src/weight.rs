@@ -98,9 +98,11 @@ fn of_cluster(cluster: &Cluster) -> usize {
 }
 
 fn of_description(description: &Description) -> usize {
-    let Description { hostname, address, version, architecture, kernel, labels, .. } = description;
+    let Description { hostname, address, version, architecture, kernel, labels, features, .. } =
+        description;
     let texts = [hostname, address, version, architecture, kernel];
-    texts.into_iter().map(String::len).sum::<usize>() + of_labels(labels)
+    let features = features.iter().map(|feature| feature.len() + 2).sum::<usize>();
+    texts.into_iter().map(String::len).sum::<usize>() + of_labels(labels) + features
 }
 
 fn of_spec(spec: &ServiceSpec) -> usize {

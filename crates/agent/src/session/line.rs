@@ -9,6 +9,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
+use warren_model::node::Description;
 use warren_proto::v1;
 use warren_proto::v1::agent_message::Kind as Said;
 use warren_proto::v1::dispatch_client::DispatchClient;
@@ -17,6 +18,7 @@ use warren_proto::v1::manager_message::Kind;
 use super::{BEAT_MS, End, Session, refusal};
 use crate::assignments::Assignment;
 use crate::core::Input;
+use crate::disk::disk;
 use crate::metrics::{count, gauge};
 use crate::pulse::{Look, Pulse};
 use crate::stream;
@@ -48,7 +50,7 @@ impl Line {
     ) -> Result<Self, End> {
         let hello = v1::agent_message::Hello {
             node_id: session.tools.node.as_bytes().to_vec(),
-            description: Some(v1::NodeDescription::from(&session.description)),
+            description: Some(v1::NodeDescription::from(&described(session).await)),
             assigned_revision: held.revision,
             epoch: held.epoch,
             instance: session.instance,
@@ -141,6 +143,18 @@ impl Line {
             None => tracing::debug!("message of an unknown kind"),
         }
     }
+}
+
+/// As it is now: disks fill.
+async fn described(session: &Session) -> Description {
+    let folder = session.tools.data_dir.clone();
+    let looked = tokio::task::spawn_blocking(move || disk(&folder)).await.ok().flatten();
+    let mut description = session.description.clone();
+    if let Some(disk) = looked {
+        description.disk_bytes = disk.bytes;
+        description.disk_free_bytes = disk.free_bytes;
+    }
+    description
 }
 
 fn beat_ms(session: &Session) -> u64 {

@@ -86,7 +86,7 @@ async fn read(tools: &Tools, source: &Source, query: LogQuery) -> Option<mpsc::R
     match tools.runtime.logs(tools.log_dir(source.task), query).await {
         Ok(receiver) => Some(receiver),
         Err(error) => {
-            tracing::debug!(task = %source.task, error = chain(&error), "read logs");
+            tracing::debug!(task_id = %source.task, error = chain(&error), "read logs");
             None
         }
     }

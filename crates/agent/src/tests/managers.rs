@@ -51,6 +51,27 @@ async fn a_silent_manager_is_left_within_about_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_outage_does_not_make_silence_last_longer_afterwards() {
+    let mut bench = Bench::unstarted();
+    let two = bench.another("two:1");
+    bench.start().await;
+    let all = [&bench.manager, &two];
+    let (_, session) = first(&all).await;
+    all.iter().for_each(|manager| manager.feels(Mood::Unreachable));
+    drop(session);
+    bench.clock_at(60_000).await;
+    all.iter().for_each(|manager| manager.feels(Mood::Well));
+    let (which, _session) = first(&all).await;
+    bench.clock_at(bench.mono() + 3_250).await;
+    let before = bench.mono();
+    all[which].feels(Mood::Frozen);
+    let (next, _session) = first(&all).await;
+    assert_ne!(next, which);
+    let gap = bench.mono() - before;
+    assert!(gap <= 1_000, "{gap} ms without a session");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_manager_that_goes_is_replaced_at_once() {
     let mut bench = Bench::unstarted();
     let two = bench.another("two:1");
@@ -64,6 +85,17 @@ async fn a_manager_that_goes_is_replaced_at_once() {
     let (next, _session) = first(&all).await;
     assert_ne!(next, which);
     assert_eq!(bench.mono(), before, "no pause on the way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_hello_says_how_the_disk_is() {
+    let bench = Bench::new().await;
+    for _ in 0..2 {
+        let session = bench.session().await;
+        let about = session.hello.description.clone().unwrap();
+        assert_eq!(about.hostname, "here");
+        assert!(about.disk_bytes > 0 && about.disk_free_bytes <= about.disk_bytes, "{about:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

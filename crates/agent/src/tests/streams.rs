@@ -251,6 +251,8 @@ async fn doctor_answers() {
     let [Kind::Findings(findings)] = &answer[..] else { panic!("{answer:?}") };
     let names: Vec<&str> = findings.findings.iter().map(|one| one.name.as_str()).collect();
     assert!(names.contains(&"containers") && names.contains(&"disk"), "{names:?}");
+    let manager = findings.findings.iter().find(|one| one.name == "manager").unwrap();
+    assert!(manager.ok && manager.detail.contains(super::ONE), "{manager:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -89,6 +89,7 @@ pub(crate) async fn run(
     place: &Place,
     mut checks: Vec<Check>,
 ) -> Result<(), Failure> {
+    checks.extend(managers(printer, place).await);
     match ask(printer, place).await {
         Ok(found) => {
             checks.push(Check::ok("node", format!("answers at {}", place.socket.display())));
@@ -115,6 +116,37 @@ pub(crate) async fn run(
     }
 }
 
+/// Whether the managers can decide, as the one that runs here sees it. A node that is none has its
+/// own word on them, and one that cannot be asked is told of elsewhere.
+async fn managers(printer: &mut Printer, place: &Place) -> Option<Check> {
+    let mut context = Context::connect(Target::Socket(place.socket.clone()), printer).await.ok()?;
+    let asked = context.client.call(async |mut c| c.get_info(v1::GetInfoRequest {}).await);
+    of_managers(&asked.await.ok()?)
+}
+
+fn of_managers(info: &v1::Info) -> Option<Check> {
+    let (all, there) = (info.managers, info.managers_reachable);
+    if info.stale_ms > 0 {
+        let seconds = info.stale_ms / 1000;
+        let found = format!(
+            "no leader for {seconds} s, {there} of {} managers can be reached: nothing can be decided",
+            all.max(there)
+        );
+        let hint = "bring a majority back; if it is lost for good: warren cluster recover";
+        return Some(Check::new(Level::Bad, "managers", found, hint));
+    }
+    match (info.nodes, there < all) {
+        // No manager.
+        (0, _) => None,
+        (_, false) => Some(Check::ok("managers", format!("{there} of {all} can be reached"))),
+        (_, true) => {
+            let hint = "warren node ls shows which; start them, or demote those that are lost";
+            let found = format!("{there} of {all} can be reached");
+            Some(Check::new(Level::Warn, "managers", found, hint))
+        }
+    }
+}
+
 /// What the running node says of itself.
 async fn ask(printer: &mut Printer, place: &Place) -> Result<Vec<Check>, Failure> {
     let mut context = Context::connect(Target::Socket(place.socket.clone()), printer).await?;
@@ -131,4 +163,37 @@ async fn ask(printer: &mut Printer, place: &Place) -> Result<Vec<Check>, Failure
         }
     }
     Ok(checks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(nodes: u32, managers: u32, reachable: u32, stale_ms: u64, expected: &str) {
+        let managers_reachable = reachable;
+        let info =
+            v1::Info { nodes, managers, managers_reachable, stale_ms, ..v1::Info::default() };
+        let found = of_managers(&info);
+        let got = found.map(|check| format!("{:?} {}", check.level, check.detail));
+        assert_eq!(got.unwrap_or_default(), expected);
+    }
+
+    #[test]
+    fn managers_that_cannot_decide_are_told() {
+        check(3, 3, 3, 0, "Ok 3 of 3 can be reached");
+        check(5, 3, 2, 0, "Warn 2 of 3 can be reached");
+        let alone = "no leader for 4 s, 1 of 3 managers can be reached: nothing can be decided";
+        check(5, 3, 1, 4200, &format!("Bad {alone}"));
+        // Restarted without others: it does not even know how many there are.
+        check(
+            0,
+            0,
+            1,
+            1000,
+            "Bad no leader for 1 s, 1 of 1 managers can be reached: nothing can be decided",
+        );
+        // A worker's node knows addresses alone.
+        check(0, 3, 0, 0, "");
+    }
 }

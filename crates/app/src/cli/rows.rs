@@ -15,6 +15,10 @@ use warren_proto::v1;
 use super::failure::Failure;
 use super::listing::{Record, View, size};
 
+mod event;
+
+pub(crate) use event::EventRow;
+
 /// Longest error in a table; `--no-trunc` shows it all.
 const ERROR_WIDTH: usize = 60;
 /// Digits of a digest in a table, as Docker.
@@ -147,6 +151,8 @@ pub(crate) struct TaskRow {
     slot: u32,
     node_id: Option<String>,
     node: String,
+    /// Of a node that is `down`, `state` is the last that was heard of the task.
+    node_status: &'static str,
     image: String,
     desired_state: &'static str,
     state: &'static str,
@@ -164,9 +170,27 @@ pub(crate) struct TaskRow {
     oom_killed: bool,
     error: Option<String>,
     #[serde(skip)]
+    is_unknown: bool,
+    #[serde(skip)]
     since_ms: u64,
     #[serde(skip)]
     created_ms: u64,
+}
+
+fn node_status(number: i32) -> &'static str {
+    match v1::NodeStatus::try_from(number) {
+        Ok(v1::NodeStatus::Ready) => "ready",
+        Ok(v1::NodeStatus::Down) => "down",
+        Ok(v1::NodeStatus::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+/// Nobody knows what became of a task on a node that is down; one that ended before does not
+/// come back.
+fn is_unknown(task: &v1::Task) -> bool {
+    let state = task.status.as_ref().and_then(|status| state_of(status.state));
+    let ended = state.is_some_and(TaskState::is_terminal);
+    task.node_status == i32::from(v1::NodeStatus::Down) && !ended
 }
 
 /// The state that a manager sent as a number.
@@ -196,6 +220,7 @@ impl From<&v1::Task> for TaskRow {
             slot: task.slot,
             node_id: task.node.as_deref().map(id_text),
             node: task.node_name.clone(),
+            node_status: node_status(task.node_status),
             image: task.image.clone(),
             desired_state,
             state: state.map_or("unknown", TaskState::as_str),
@@ -210,6 +235,7 @@ impl From<&v1::Task> for TaskRow {
             exit_code: status.exit.as_ref().map(|e| e.code),
             oom_killed: status.exit.as_ref().is_some_and(|e| e.oom_killed),
             error: status.error.filter(|e| !e.is_empty()),
+            is_unknown: is_unknown(task),
             since_ms: status.since,
             created_ms: task.created,
         }
@@ -247,6 +273,7 @@ impl Record for TaskRow {
         "slot",
         "node_id",
         "node",
+        "node_status",
         "image",
         "desired_state",
         "state",
@@ -270,13 +297,14 @@ impl Record for TaskRow {
             (None, Some(code)) if code != 0 => format!("exit code {code}"),
             (None, _) => String::new(),
         };
+        let doubt = if self.is_unknown { " (node down)" } else { "" };
         vec![
             self.name.clone(),
             self.id.clone(),
             self.image.clone(),
             self.node.clone(),
             self.desired_state.to_owned(),
-            format!("{} {}", self.state, view.ago(Time(self.since_ms))),
+            format!("{}{doubt} {}", self.state, view.ago(Time(self.since_ms))),
             self.restarts.to_string(),
             self.address.clone().unwrap_or_default(),
             view.cut(&error, ERROR_WIDTH),
@@ -295,15 +323,19 @@ pub(crate) struct NodeRow {
     role: &'static str,
     status: &'static str,
     availability: &'static str,
-    /// Of managers: leader, voter, learner or unreachable.
+    /// Of managers: leader, voter, learner, joining or unreachable.
     manager_status: String,
     leader: bool,
     address: String,
     version: String,
     cpus: u32,
     memory_bytes: u64,
+    disk_bytes: u64,
+    /// When it last connected.
+    disk_free_bytes: u64,
     kernel: String,
     architecture: String,
+    features: Vec<String>,
     labels: BTreeMap<String, String>,
     certificate_not_after: Option<String>,
     joined_at: Option<String>,
@@ -324,11 +356,7 @@ impl From<&v1::Node> for NodeRow {
                 // A manager that a recovery took the office from, and that ran no containers.
                 (false, false) => "none",
             },
-            status: match v1::NodeStatus::try_from(node.status) {
-                Ok(v1::NodeStatus::Ready) => "ready",
-                Ok(v1::NodeStatus::Down) => "down",
-                Ok(v1::NodeStatus::Unspecified) | Err(_) => "unknown",
-            },
+            status: node_status(node.status),
             availability: match v1::Availability::try_from(node.availability) {
                 Ok(v1::Availability::Active) => "active",
                 Ok(v1::Availability::Pause) => "pause",
@@ -344,8 +372,11 @@ impl From<&v1::Node> for NodeRow {
             version: about.version,
             cpus: about.cpus,
             memory_bytes: about.memory_bytes,
+            disk_bytes: about.disk_bytes,
+            disk_free_bytes: about.disk_free_bytes,
             kernel: about.kernel,
             architecture: about.architecture,
+            features: about.features,
             labels: node.labels.clone().into_iter().collect(),
             certificate_not_after: moment(node.certificate_not_after),
             joined_at: moment(node.joined),
@@ -378,8 +409,11 @@ impl Record for NodeRow {
         "version",
         "cpus",
         "memory_bytes",
+        "disk_bytes",
+        "disk_free_bytes",
         "kernel",
         "architecture",
+        "features",
         "labels",
         "certificate_not_after",
         "joined_at",
@@ -444,54 +478,6 @@ impl Record for ImageRow {
             None => "N/A".to_owned(),
         };
         vec![self.name.clone(), id, created, size(self.size_bytes)]
-    }
-
-    fn key(&self) -> &str {
-        &self.id
-    }
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct EventRow {
-    revision: u64,
-    time: String,
-    kind: String,
-    action: String,
-    id: String,
-    name: String,
-    message: String,
-}
-
-impl From<v1::Event> for EventRow {
-    fn from(event: v1::Event) -> Self {
-        Self {
-            revision: event.revision,
-            time: Time(event.time).to_string(),
-            kind: event.kind,
-            action: event.action,
-            id: event.id,
-            name: event.name,
-            message: event.message,
-        }
-    }
-}
-
-impl Record for EventRow {
-    const COLUMNS: &'static [&'static str] =
-        &["REVISION", "TIME", "KIND", "ACTION", "ID", "NAME", "MESSAGE"];
-    const KEYS: &'static [&'static str] =
-        &["revision", "time", "kind", "action", "id", "name", "message"];
-
-    fn cells(&self, _: View) -> Vec<String> {
-        vec![
-            self.revision.to_string(),
-            self.time.clone(),
-            self.kind.clone(),
-            self.action.clone(),
-            self.id.clone(),
-            self.name.clone(),
-            self.message.clone(),
-        ]
     }
 
     fn key(&self) -> &str {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use warren_base::clock::Clock;
 use warren_base::rng::Rng;
 use warren_manager::{Founding, founding};
+use warren_model::node::Description;
 use warren_model::{Cluster, Time, cluster};
 use warren_state::change::{Mutation, Transaction};
 use warren_store::Store;
@@ -15,8 +16,6 @@ use warren_trust::{Authority, Credentials, Issued, JoinToken, KeyFile, NodeKey, 
 
 use super::failed;
 use super::files::{Files, assemble};
-use super::machine;
-use crate::address::Address;
 use crate::cli::failure::Failure;
 use crate::identity::Identity;
 
@@ -62,14 +61,14 @@ impl Founder {
         authority: Authority,
         issued: &Issued,
         identity: &Identity,
-        advertise: &Address,
+        description: Description,
         clock: &dyn Clock,
         rng: &dyn Rng,
     ) -> Transaction {
         founding(Founding {
             cluster: identity.cluster,
             node: identity.node,
-            description: machine::describe(advertise),
+            description,
             worker: identity.role.worker,
             authority: authority.to_state(),
             key_hash: issued.key_hash,

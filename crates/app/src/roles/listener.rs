@@ -26,6 +26,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use warren_trust::{Credentials, Peer, PeerRole, Refusal};
 
 use crate::cli::failure::{Exit, Failure};
@@ -134,7 +135,7 @@ pub(crate) fn serve(
         grpc,
         peers,
     });
-    tokio::spawn(door.run(listener, stop));
+    tokio::spawn(door.run(listener, stop).in_current_span());
     Ok(Arrivals { grpc: to_grpc, peers: to_peers })
 }
 
@@ -240,7 +241,7 @@ impl Door {
             return self.turn(from, &Turned::Busy);
         };
         let (door, stop) = (Arc::clone(self), stop.clone());
-        tokio::spawn(async move {
+        let greeted = async move {
             let greeted = tokio::select! {
                 greeted = tokio::time::timeout(door.limits.handshake, door.greet(stream)) => {
                     greeted.unwrap_or(Err(Turned::Late))
@@ -264,7 +265,8 @@ impl Door {
             let line = if grpc { &door.grpc } else { &door.peers };
             // Nobody serves any more: the node is stopping.
             let _ = line.send(connection).await;
-        });
+        };
+        tokio::spawn(greeted.in_current_span());
     }
 
     /// TLS, the protocol, the first bytes.

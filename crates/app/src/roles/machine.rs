@@ -1,9 +1,12 @@
 //! What this machine says of itself to the cluster.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 
 use warren_model::node::Description;
+use warren_model::{Cluster, ClusterId};
 
 use crate::address::Address;
 use crate::settings::NodeSettings;
@@ -11,7 +14,10 @@ use crate::settings::NodeSettings;
 /// An address of the documentation range: asking for the way there sends nothing.
 const ANYWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
 
-pub(crate) fn describe(advertise: &Address) -> Description {
+/// `data_dir` is, or will be, the node's data folder. Tries what the kernel can do, which takes
+/// some milliseconds.
+pub(crate) fn describe(advertise: &Address, data_dir: &Path) -> Description {
+    let disk = warren_agent::disk(data_dir);
     let names = rustix::system::uname();
     let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
     let memory = rustix::system::sysinfo();
@@ -25,7 +31,35 @@ pub(crate) fn describe(advertise: &Address) -> Description {
         architecture: text(names.machine()),
         kernel: text(names.release()),
         labels: BTreeMap::new(),
+        disk_bytes: disk.map_or(0, |disk| disk.bytes),
+        disk_free_bytes: disk.map_or(0, |disk| disk.free_bytes),
+        features: features(),
     }
+}
+
+/// What this kernel can do that containers and networks may build on, each of it tried.
+fn features() -> Vec<String> {
+    let pool = Cluster::new(ClusterId::MIN).pool;
+    let net = warren_net::features((pool.address, pool.prefix));
+    let of_containers = warren_runtime::native::features().into_iter();
+    let mut found: Vec<String> = of_containers
+        .filter(|feature| feature.ok && matches!(feature.name, "overlayfs" | "seccomp"))
+        .map(|feature| feature.name.to_owned())
+        .collect();
+    let tun = File::options().read(true).write(true).open("/dev/net/tun");
+    // Its file system comes with the system call.
+    let ebpf = std::fs::read_to_string("/proc/filesystems")
+        .is_ok_and(|all| all.lines().any(|line| line.ends_with("\tbpf")));
+    let tried =
+        [("nf_tables", net.nf_tables), ("veth", net.veth), ("tun", tun.is_ok()), ("ebpf", ebpf)];
+    found.extend(tried.into_iter().filter(|(_, there)| *there).map(|(name, _)| name.to_owned()));
+    let links = warren_net::link_kinds(&["vxlan", "wireguard"]);
+    found.extend(links.into_iter().map(str::to_owned));
+    found.extend(
+        warren_runtime::native::cgroup_version().map(|version| format!("cgroup-{version}")),
+    );
+    found.sort();
+    found
 }
 
 /// Where others reach this node: as told, else where it listens, else where the way out starts.
@@ -54,11 +88,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn host_what_containers_need_is_told() {
+        let found = features();
+        for feature in ["overlayfs", "seccomp", "nf_tables", "veth"] {
+            assert!(found.iter().any(|known| known == feature), "{feature} is not in {found:?}");
+        }
+        assert_eq!(found.iter().filter(|known| known.starts_with("cgroup-")).count(), 1);
+    }
+
+    #[test]
     fn this_machine() {
         let address = Address::parse("10.0.0.1:2377", 1).unwrap();
-        let description = describe(&address);
+        let description = describe(&address, Path::new("/nowhere/yet"));
         assert!(description.cpus > 0 && description.memory_bytes > 1 << 20);
         assert!(!description.hostname.is_empty() && !description.kernel.is_empty());
         assert_eq!(description.address, "10.0.0.1:2377");
+        assert!(description.disk_bytes > 1 << 20);
     }
 }

@@ -195,7 +195,7 @@ impl Node {
         let (net, runtime) = (Arc::clone(&tools.net), Arc::clone(&tools.runtime));
         let agent = Agent::start(warren_agent::Options {
             node_id: shared.node,
-            description: machine::describe(&shared.advertise),
+            description: machine::describe(&shared.advertise, &shared.settings.data_dir),
             runtime: tools.runtime,
             images: tools.images,
             network: tools.net,
@@ -405,8 +405,11 @@ mod tests {
     #[test]
     fn managers_that_are_named_come_first() {
         let address = |text: &str| Address::parse(text, 2377).unwrap();
-        let mut remembered =
-            Remembered { managers: vec!["a:2377".into(), "b:2377".into()], reached_ms: 0, pool: None };
+        let mut remembered = Remembered {
+            managers: vec!["a:2377".into(), "b:2377".into()],
+            reached_ms: 0,
+            pool: None,
+        };
         remembered.prefer(&[]);
         assert_eq!(remembered.managers, ["a:2377", "b:2377"]);
         remembered.prefer(&[address("c"), address("b")]);

@@ -140,7 +140,8 @@ async fn introduce(
     let own = assemble(&node_key, &issued.chain, &kept.certificates)?;
     bench.files.keep(&own, key).map_err(|e| failed(&e))?;
     let Issued { key_hash, not_after, issuer_hash, .. } = issued;
-    let description = machine::describe(&machine::advertised(&bench.settings));
+    let advertise = machine::advertised(&bench.settings);
+    let description = machine::describe(&advertise, &bench.settings.data_dir);
     let member = Member {
         manager: true,
         key_hash,

@@ -199,7 +199,7 @@ impl Ground<'_> {
             authority,
             &issued,
             &identity,
-            &shared.advertise,
+            machine::describe(&shared.advertise, &shared.settings.data_dir),
             shared.clock.as_ref(),
             shared.rng.as_ref(),
         );
@@ -217,7 +217,7 @@ impl Ground<'_> {
         let joined = join::join(
             asked,
             &self.files,
-            machine::describe(&advertise),
+            machine::describe(&advertise, &self.settings.data_dir),
             Arc::clone(&self.clock),
             self.rng.as_ref(),
             self.settings.told.clone(),

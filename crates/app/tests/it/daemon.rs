@@ -152,3 +152,51 @@ fn host_foreground_daemon_ends_by_signal() {
     assert!(status.success() && start.elapsed() < Duration::from_secs(20), "{status}");
     assert!(node.pid().is_none());
 }
+
+/// Lines of the log that have all of `words`.
+fn lines(node: &Node, words: &[&str]) -> usize {
+    let log = node.log();
+    log.lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
+}
+
+#[test]
+fn host_log_lines_say_what_they_are_about() {
+    let node = Node::with_image();
+    let id = node.id();
+    let create = |name: &str| {
+        let line = ["service", "create", name, "--image", "bb:1", "--stop-signal", "KILL"];
+        node.warren(&[&line[..], &["sh", "-c", "sleep 1000"]].concat())
+    };
+    for (format, name) in [("text", "one"), ("json", "two")] {
+        node.ok(&["node", "stop"]);
+        node.ok(&["node", "run", "--detach", "--log-format", format]);
+        // As each of them writes a field.
+        let field = |key: &str, value: &str| match (format, value) {
+            ("text", "") => format!("{key}="),
+            ("text", value) => format!("{key}={value}"),
+            (_, "") => format!("\"{key}\":\""),
+            (_, value) => format!("\"{key}\":\"{value}\""),
+        };
+        let said = create(name);
+        assert_eq!(said.exit, 0, "{said:?}");
+        let task = node.tasks(name).remove(0);
+        let service = said.out.lines().next().unwrap_or_default().to_owned();
+        let whose = [
+            field("node_id", &id),
+            field("service_id", &service),
+            field("task_id", task["id"].as_str().unwrap()),
+        ];
+        let with = |what: &str| {
+            let words: Vec<&str> = whose.iter().map(String::as_str).chain([what]).collect();
+            lines(&node, &words)
+        };
+        assert_eq!(with("container started"), 1, "{format}: {whose:?}");
+        assert_eq!(create(name).exit, 4);
+        let call =
+            [&field("node_id", &id), "call refused", "CreateService", &field("request_id", "")];
+        assert_eq!(lines(&node, &call), 1, "{format}: {call:?}");
+        node.ok(&["service", "rm", name]);
+        assert_eq!(with("stopping container"), 1, "{format}");
+        assert_eq!(with("container ended"), 1, "{format}");
+    }
+}

@@ -15,7 +15,7 @@ pub(super) async fn info(core: &Core, who: &Who) -> v1::Info {
     let group = quorum::group(core);
     let leader = group.leader.and_then(|number| view.node_by_number(number));
     // Managers ask each other this to see whether they are there: that must not go round.
-    let reachable = if who.relayed { 0 } else { core.reach.lately(core).await.len() };
+    let reachable = if who.relayed { 0 } else { core.reach.lately(core).await.there.len() };
     let cluster = view.cluster();
     v1::Info {
         version: build::VERSION.to_owned(),

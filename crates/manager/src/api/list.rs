@@ -13,6 +13,7 @@ use crate::api::resolve;
 use crate::api::services::find;
 use crate::core::Core;
 use crate::quorum::{self, Group};
+use crate::reach::Answers;
 use crate::refusal::Refusal;
 use crate::stream::target::find_task;
 
@@ -113,21 +114,23 @@ fn named_nodes(view: &State, texts: &[String]) -> Result<BTreeSet<NodeId>, Refus
 
 fn task_row(view: &State, task: &Task) -> v1::Task {
     let service = view.service(task.service).map(|service| service.spec.name.to_string());
-    let node = task.node.and_then(|id| view.node(id)).map(|n| n.description.hostname.clone());
+    let node = task.node.and_then(|id| view.node(id));
+    let node_status = node.map(|node| v1::NodeStatus::from(node.status).into());
     let template = view.template(task.service, task.template);
     v1::Task {
         service_name: service.unwrap_or_default(),
-        node_name: node.unwrap_or_default(),
+        node_name: node.map(|node| node.description.hostname.clone()).unwrap_or_default(),
+        node_status: node_status.unwrap_or_default(),
         image: template.map(|template| template.image.clone()).unwrap_or_default(),
         ..task.into()
     }
 }
 
 pub(super) async fn nodes(core: &Core, view: &State) -> v1::ListNodesResponse {
-    let reachable = core.reach.lately(core).await;
+    let answers = core.reach.lately(core).await;
     let group = quorum::group(core);
     let mut nodes: Vec<v1::Node> =
-        view.nodes().map(|node| node_row(&group, &reachable, node)).collect();
+        view.nodes().map(|node| node_row(&group, &answers, node)).collect();
     // What was said of an earlier recovery says nothing.
     let epoch = view.cluster().map_or(0, |cluster| cluster.epoch);
     for node in &mut nodes {
@@ -138,18 +141,19 @@ pub(super) async fn nodes(core: &Core, view: &State) -> v1::ListNodesResponse {
 }
 
 /// With the node's part in the group of managers.
-fn node_row(group: &Group, reachable: &BTreeSet<u64>, node: &Node) -> v1::Node {
+fn node_row(group: &Group, answers: &Answers, node: &Node) -> v1::Node {
     let number = node.number.filter(|_| node.manager);
     let reachability = match number {
         // Decided, and not carried out yet.
         None if node.number.is_some_and(|number| group.members.contains_key(&number)) => "leaving",
         None => "",
-        Some(number) if !reachable.contains(&number) => "unreachable",
+        Some(number) if answers.joining.contains(&number) => "joining",
+        Some(number) if !answers.there.contains(&number) => "unreachable",
         Some(number) => match group.members.get(&number) {
             Some(member) if member.voter => "voter",
             Some(_) => "learner",
             // Not taken in yet.
-            None => "",
+            None => "joining",
         },
     };
     v1::Node {

@@ -178,7 +178,7 @@ async fn read(
                 }
             }
             Ok(Some(v1::AgentMessage { kind: Some(Kind::Report(report)) })) => {
-                let report = status::Report { node, statuses: statuses(report) };
+                let report = status::Report { node, statuses: statuses(node, report) };
                 // Waits when the store is behind: the agent is slowed down, not forgotten.
                 if core.reports.send(report).await.is_err() {
                     return "this manager stops";
@@ -208,13 +208,15 @@ fn answer(core: &Core, node: NodeId, line: &Line, beat: Beat, now_ms: u64) {
 }
 
 /// What cannot be understood is left out: the rest of the report is still true.
-fn statuses(report: Report) -> Vec<(TaskId, TaskStatus)> {
+fn statuses(node: NodeId, report: Report) -> Vec<(TaskId, TaskStatus)> {
     let understand = |status: v1::agent_message::Status| {
         let understood = warren_proto::task_id("task", &status.task).and_then(|task| {
             let status = TaskStatus::try_from(status.status.unwrap_or_default())?;
             Ok((task, status))
         });
-        understood.inspect_err(|error| tracing::warn!(%error, "report not understood")).ok()
+        understood
+            .inspect_err(|error| tracing::warn!(node_id = %node, %error, "report not understood"))
+            .ok()
     };
     report.statuses.into_iter().filter_map(understand).collect()
 }

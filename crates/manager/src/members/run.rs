@@ -62,7 +62,7 @@ async fn next(core: &Core) -> Next {
     if decide(&look).is_none() {
         return if learning { Next::Waiting } else { Next::Settled };
     }
-    look.reachable = core.reach.lately(core).await;
+    look.reachable = core.reach.lately(core).await.there;
     decide(&look).map_or(Next::Waiting, Next::Step)
 }
 

@@ -56,6 +56,28 @@ async fn the_only_manager_stays() {
 }
 
 #[tokio::test]
+async fn tasks_of_a_node_that_is_down_are_not_counted_and_say_so() {
+    let mut house = House::open("a").await;
+    let mut control = house.control.clone();
+    let mut agent = Agent::join(&house, 'a').await;
+    house.create(wish("web", 1)).await.unwrap();
+    agent.hold_until(|agent| agent.running().len() == 1).await;
+    agent.report(&agent.running(), v1::TaskState::Running).await;
+    house.until(|view| view.tasks().any(|task| task.status.pid == 42)).await;
+    drop(agent);
+    house.until(|view| view.node(node_id('a')).unwrap().status == NodeStatus::Down).await;
+    let tasks = soon(control.list_tasks(v1::ListTasksRequest::default())).await.unwrap();
+    let tasks = tasks.into_inner().tasks;
+    let shown: Vec<(v1::NodeStatus, u32)> = tasks
+        .iter()
+        .map(|task| (task.node_status(), task.status.as_ref().map_or(0, |status| status.pid)))
+        .collect();
+    assert_eq!(shown, [(v1::NodeStatus::Down, 42)]);
+    let services = soon(control.list_services(v1::ListServicesRequest::default())).await.unwrap();
+    assert_eq!(services.into_inner().services[0].running, 0);
+}
+
+#[tokio::test]
 async fn removal_ends_the_session_for_good() {
     let house = House::open("ab").await;
     let mut control = house.control.clone();

@@ -168,6 +168,9 @@ impl From<&Description> for v1::NodeDescription {
             architecture: d.architecture,
             kernel: d.kernel,
             labels: d.labels.into_iter().collect(),
+            disk_bytes: d.disk_bytes,
+            disk_free_bytes: d.disk_free_bytes,
+            features: d.features,
         }
     }
 }
@@ -185,6 +188,9 @@ impl TryFrom<v1::NodeDescription> for Description {
             architecture: wire.architecture,
             kernel: wire.kernel,
             labels: wire.labels.into_iter().collect(),
+            disk_bytes: wire.disk_bytes,
+            disk_free_bytes: wire.disk_free_bytes,
+            features: wire.features,
         })
     }
 }

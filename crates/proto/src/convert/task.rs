@@ -56,7 +56,7 @@ impl TryFrom<v1::TaskStatus> for TaskStatus {
     }
 }
 
-/// The names and the image are left empty: only a listing knows.
+/// The names, the image and the node's status are left empty: only a listing knows.
 impl From<&Task> for v1::Task {
     fn from(task: &Task) -> Self {
         Self {
@@ -73,6 +73,7 @@ impl From<&Task> for v1::Task {
             service_name: String::new(),
             node_name: String::new(),
             image: String::new(),
+            node_status: v1::NodeStatus::Unspecified.into(),
         }
     }
 }

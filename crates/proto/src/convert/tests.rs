@@ -258,6 +258,8 @@ proptest! {
         labels in (labels(), labels()),
         words in (text(), text(), text(), text(), text()),
         numbers: (u32, u64, u64, bool, bool, bool),
+        disk: (u64, u64),
+        features in prop::collection::vec(text(), 0..4),
         membership: (Option<u64>, [u8; 32], u64, [u8; 32], u64),
         availability in 0..3usize,
     ) {
@@ -272,6 +274,9 @@ proptest! {
                 architecture: words.3,
                 kernel: words.4,
                 labels: labels.0,
+                disk_bytes: disk.0,
+                disk_free_bytes: disk.1,
+                features,
             },
             manager: numbers.3,
             worker: numbers.4,

@@ -89,6 +89,14 @@ pub struct NodeDescription {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Of the file system that the data folder is on, at the time of the last connection.
+    #[prost(uint64, tag = "9")]
+    pub disk_bytes: u64,
+    #[prost(uint64, tag = "10")]
+    pub disk_free_bytes: u64,
+    /// What the kernel can do, e.g. overlayfs, nf_tables, wireguard, cgroup-v2.
+    #[prost(string, repeated, tag = "11")]
+    pub features: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Node {
@@ -130,7 +138,7 @@ pub struct Node {
     pub issuer_hash: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint64, tag = "15")]
     pub joined: u64,
-    /// Of the answer to a listing only: voter | learner | unreachable | "".
+    /// Of the answer to a listing only: voter | learner | joining | unreachable | "".
     #[prost(string, tag = "16")]
     pub reachability: ::prost::alloc::string::String,
     /// What people said of tasks that a recovery made managers forget.
@@ -427,6 +435,9 @@ pub struct Task {
     pub node_name: ::prost::alloc::string::String,
     #[prost(string, tag = "13")]
     pub image: ::prost::alloc::string::String,
+    /// What is known of its node: of one that is down, the status is the last that was heard.
+    #[prost(enumeration = "NodeStatus", tag = "14")]
+    pub node_status: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Event {

@@ -146,6 +146,15 @@ fn cgroups() -> Feature {
     feature("cgroups", true, answer)
 }
 
+/// Version of the control groups that containers get: `v1`, `hybrid` or `v2`.
+pub fn cgroup_version() -> Option<&'static str> {
+    Some(match mounted().ok()?.mode() {
+        cgroup::Mode::V1 => "v1",
+        cgroup::Mode::Hybrid => "hybrid",
+        cgroup::Mode::V2 => "v2",
+    })
+}
+
 fn controllers() -> Feature {
     let missing = mounted().map(|cgroups| cgroups.missing()).unwrap_or_default();
     let answer = if missing.is_empty() {

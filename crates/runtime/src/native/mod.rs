@@ -39,7 +39,7 @@ use crate::{
     ContainerInfo, ContainerSpec, Error, Exec, ExecSpec, Exit, LogLine, LogQuery, Runtime, Started,
 };
 
-pub use features::{Feature, features};
+pub use features::{Feature, cgroup_version, features};
 
 use binary::Binary;
 use cgroup::Cgroups;

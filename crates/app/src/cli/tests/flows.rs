@@ -314,10 +314,11 @@ async fn doctor_counts_what_is_broken() {
     expect![[r#"
         exit 1
         --- out
-        LEVEL   CHECK    FOUND                                    HINT
-        ok      node     answers at DIR/warren.sock
-        ok      images   looked at
-        bad     rules    looked at                                mend it
+        LEVEL   CHECK      FOUND                                    HINT
+        ok      managers   1 of 1 can be reached
+        ok      node       answers at DIR/warren.sock
+        ok      images     looked at
+        bad     rules      looked at                                mend it
         --- err
         error: 1 thing that is needed is broken
     "#]]

@@ -85,6 +85,7 @@ pub(crate) fn task(slot: u32, state: v1::TaskState, desired: v1::Desired) -> v1:
         service_name: "web".into(),
         node_name: "alpha".into(),
         image: "nginx:1.27".into(),
+        node_status: v1::NodeStatus::Ready.into(),
     }
 }
 

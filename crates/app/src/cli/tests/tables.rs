@@ -142,6 +142,25 @@ async fn services() {
 }
 
 #[tokio::test]
+async fn tasks_on_a_node_that_is_down() {
+    let mut world = world();
+    world.tasks.iter_mut().for_each(|task| task.node_status = v1::NodeStatus::Down.into());
+    let node = FakeNode::start(world);
+    let rows = say(&node, "service ps web").await.all();
+    let doubts: Vec<bool> = rows.lines().skip(3).map(|row| row.contains("(node down)")).collect();
+    assert_eq!(doubts, [true, true, false], "{rows}");
+    let format = "service ps web --format '{{.State}} {{.NodeStatus}}'";
+    expect![[r#"
+        exit 0
+        --- out
+        running down
+        running down
+        failed down
+    "#]]
+    .assert_eq(&say(&node, format).await.all());
+}
+
+#[tokio::test]
 async fn tasks() {
     check(
         "service ps web --format '{{.Name}} {{.State}} {{.pid}} {{.ExitCode}}|{{.Error}}'",
@@ -198,6 +217,9 @@ async fn nodes_and_cluster() {
                 "availability": "active",
                 "certificate_not_after": "2027-01-15T08:00:01.000Z",
                 "cpus": 2,
+                "disk_bytes": 0,
+                "disk_free_bytes": 0,
+                "features": [],
                 "forgotten": null,
                 "hostname": "alpha",
                 "id": "081040g2081040g2",
@@ -217,6 +239,9 @@ async fn nodes_and_cluster() {
                 "availability": "drain",
                 "certificate_not_after": null,
                 "cpus": 2,
+                "disk_bytes": 0,
+                "disk_free_bytes": 0,
+                "features": [],
                 "forgotten": null,
                 "hostname": "beta",
                 "id": "0m2ga1850m2ga185",

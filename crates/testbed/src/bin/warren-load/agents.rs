@@ -275,5 +275,6 @@ fn describe(number: usize) -> v1::NodeDescription {
         architecture: "x86_64".to_owned(),
         kernel: "6.1".to_owned(),
         labels: Default::default(),
+        ..v1::NodeDescription::default()
     }
 }
