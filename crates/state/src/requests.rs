@@ -7,8 +7,9 @@ use warren_model::Time;
 
 use crate::change::Request;
 
-/// How long an answer is kept, in entry time: longer than any client retries.
-pub(crate) const KEPT_MS: u64 = 3_600_000;
+/// How long an answer is kept, in entry time: many times as long as any client retries
+/// (docs/adr/004).
+pub(crate) const KEPT_MS: u64 = 600_000;
 /// Bound on memory whatever callers do; the oldest go first.
 pub(crate) const KEPT_MAX: usize = 65_536;
 

@@ -52,8 +52,8 @@ pub(crate) struct Book {
     shared: Vec<String>,
     /// In which term, and since when.
     leading: BTreeMap<Place, (u64, u64)>,
-    /// Of those that lead now.
-    leaders: BTreeSet<Place>,
+    /// Of those that lead now, since when without a pause.
+    leaders: BTreeMap<Place, u64>,
     /// When a stopped host went on.
     resumed: BTreeMap<Place, u64>,
     /// When a host's manager was last reached by a beat of a node.
@@ -162,9 +162,9 @@ impl Book {
         let (Some((_, since)), Some(before)) = (self.leading.get(&place), before) else {
             return Ok(());
         };
-        if !self.leaders.contains(&place) {
-            return Ok(());
-        }
+        let Some(reigns_since) = self.leaders.get(&place) else { return Ok(()) };
+        // What it decided before it lost its majority is written when it has one again.
+        let is_new = at_ms.saturating_sub(*reigns_since) < SUSPICION_MS;
         let began = (*since).max(self.resumed.get(&place).copied().unwrap_or(0));
         for node in down.difference(&before) {
             // Created so: nobody has heard of it yet.
@@ -178,7 +178,7 @@ impl Book {
             }
             // What was decided before the last beat may be written after it, but not for long.
             let silent = self.beats.get(&(place, *node)).map(|heard| at_ms.saturating_sub(*heard));
-            if let Some(silent) = silent.filter(|silent| WRITTEN_MS.contains(silent)) {
+            if let Some(silent) = silent.filter(|ms| !is_new && WRITTEN_MS.contains(ms)) {
                 return Err(format!("{name} heard {node} {silent} ms before it took it for dead"));
             }
         }
@@ -186,7 +186,7 @@ impl Book {
     }
 
     pub(crate) fn leads(&mut self, place: Place, number: u64, term: u64, at_ms: u64) -> Held {
-        self.leaders.insert(place);
+        self.leaders.entry(place).or_insert(at_ms);
         let began = self.leading.entry(place).or_insert((term, at_ms));
         if began.0 != term {
             *began = (term, at_ms);
