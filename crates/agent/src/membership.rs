@@ -25,16 +25,8 @@ pub struct MembershipView {
     /// By whom certificates are to be issued; one by another is to be renewed.
     pub issuer_hash: [u8; 32],
     pub certificate_lifetime_ms: u64,
-    /// What becomes of tasks that managers do not know any more; of another epoch: nothing yet.
-    pub forgotten: Option<Forgotten>,
-}
-
-impl MembershipView {
-    /// What people said of tasks that managers of this epoch do not know.
-    pub(crate) fn choice(&self) -> Option<ForgottenChoice> {
-        let said = self.forgotten.filter(|said| said.epoch == self.epoch);
-        said.map(|said| said.choice)
-    }
+    /// What people said of tasks that managers of this epoch do not know any more.
+    pub forgotten: Option<ForgottenChoice>,
 }
 
 impl TryFrom<v1::Membership> for MembershipView {
@@ -46,6 +38,7 @@ impl TryFrom<v1::Membership> for MembershipView {
             [] => [0; 32],
             hash => warren_proto::hash("membership.issuer_hash", hash)?,
         };
+        let forgotten = wire.forgotten.map(Forgotten::try_from).transpose()?;
         Ok(Self {
             epoch: wire.epoch,
             managers: wire.managers,
@@ -56,7 +49,7 @@ impl TryFrom<v1::Membership> for MembershipView {
             authorities: wire.authorities,
             issuer_hash,
             certificate_lifetime_ms: wire.certificate_lifetime_ms,
-            forgotten: wire.forgotten.map(TryInto::try_into).transpose()?,
+            forgotten: forgotten.filter(|said| said.epoch == wire.epoch).map(|said| said.choice),
         })
     }
 }
@@ -73,7 +66,7 @@ impl From<&MembershipView> for v1::Membership {
             issuer_hash: view.issuer_hash.to_vec(),
             certificate_lifetime_ms: view.certificate_lifetime_ms,
             worker: view.worker,
-            forgotten: view.forgotten.map(Into::into),
+            forgotten: view.forgotten.map(|choice| Forgotten { epoch: view.epoch, choice }.into()),
         }
     }
 }

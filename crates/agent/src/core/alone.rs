@@ -9,7 +9,6 @@ use warren_model::quantity::format_duration_ms;
 use warren_model::service::OnDisconnect;
 
 use super::{Cached, Changed, Command, Core, Event, Held, Now};
-use crate::membership::MembershipView;
 
 /// A kept set is acted upon after so long without a manager's: one that is there answers within
 /// tens of milliseconds, and a node that comes back must not start what moved away meanwhile.
@@ -168,7 +167,7 @@ impl Core {
     }
 
     fn choice(&self) -> Option<ForgottenChoice> {
-        self.set.membership.as_ref().and_then(MembershipView::choice)
+        self.set.membership.as_ref().and_then(|membership| membership.forgotten)
     }
 
     /// People may have said what becomes of tasks that managers do not know.

@@ -8,6 +8,7 @@ use warren_model::node::{Forgotten, ForgottenChoice};
 use warren_model::quantity::Time;
 use warren_model::service::{OnDisconnect, RestartPolicy};
 use warren_model::task::{Desired, TaskState};
+use warren_proto::v1;
 
 use super::*;
 use crate::assignments::{AssignedService, AssignedTask, Assignment};
@@ -377,9 +378,10 @@ fn what_a_restored_manager_does_not_know_runs_on_for_a_while() {
 
 /// The same, with what people said of tasks that the recovery of `said` made managers forget.
 fn told(set: Assignment, said: u64, choice: ForgottenChoice) -> Assignment {
-    let forgotten = Some(Forgotten { epoch: said, choice });
-    let membership = set.membership.clone().map(|view| MembershipView { forgotten, ..view });
-    Assignment { membership, ..set }
+    let view = set.membership.clone().unwrap();
+    let forgotten = Some(Forgotten { epoch: said, choice }.into());
+    let told = v1::Membership { forgotten, ..v1::Membership::from(&view) };
+    Assignment { membership: Some(told.try_into().unwrap()), ..set }
 }
 
 #[test]
