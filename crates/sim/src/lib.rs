@@ -1,17 +1,18 @@
-//! A cluster in one thread: real state, planner, dispatch, log and agent over a
-//! seeded clock, disk, wire and container runtime.
+//! Whole clusters in one thread: the real thing over a seeded clock, disk, wire
+//! and container runtime. The same seed gives the same run, to the byte.
 //!
-//! A run makes services come, change, scale and go while containers crash, the
-//! daemon is killed and the power fails; then everything calms down and the
-//! world must be as wanted. The same seed gives the same run, to the byte
-//! ([`Report::trace`]).
+//! Two kinds of them. [`cluster`]: several managers and workers, with the real
+//! consensus between the managers. [`run`], of this module: one node whose
+//! ledger is the real log without consensus; thousands of runs a minute.
 //!
-//! Checked after every step: the state's own invariants. Checked once all is
-//! calm: every service converged, containers and published ports are exactly
-//! those of its running tasks, a second plan changes nothing, the log replays
-//! to the same state.
+//! A run of one node makes services come, change, scale and go while containers
+//! crash, the daemon is killed and the power fails; then everything calms down
+//! and the world must be as wanted. Checked after every step: the state's own
+//! invariants. Checked once all is calm: every service converged, containers
+//! and published ports are exactly those of its running tasks, a second plan
+//! changes nothing, the log replays to the same state.
 //!
-//! Not here: Raft with several voters, the gRPC transport, the kernel.
+//! Not here: TLS and sockets, the kernel.
 
 pub mod cluster;
 mod ledger;
