@@ -11,6 +11,7 @@
 mod client;
 mod cluster;
 mod daemon;
+mod damage;
 mod input;
 mod node;
 mod registry;
