@@ -356,17 +356,10 @@ impl Worker {
     fn execute(&mut self, order: Order) {
         let task = order.spec.id;
         // Whatever is told while it is done is about this task.
-        let span = tracing::info_span!(
-            "container", task_id = %task, service_id = %order.spec.service, attempt = order.attempt
-        );
-        let _entered = span.enter();
-        tracing::debug!(effect = ?order.effect, "effect");
+        let _entered = span_of(&order).entered();
         let tools = Arc::clone(&self.tools);
         match order.effect.clone() {
             Effect::Prepare => {
-                if order.attempt > 1 {
-                    tracing::info!(restarts = order.restarts, "restarting container");
-                }
                 let live = self.state.live.entry(task).or_default();
                 live.parts = None;
                 live.permit = None;
@@ -393,7 +386,6 @@ impl Worker {
                 self.tasks.spawn("wait", async move { effects::wait(&tools, &order).await });
             }
             Effect::Stop { grace_ms } => {
-                tracing::info!(grace_ms, "stopping container");
                 self.tasks.spawn("stop", async move {
                     effects::stop(&tools, &order, grace_ms).await;
                 });
@@ -427,6 +419,27 @@ impl Worker {
             }
         }
     }
+}
+
+/// Around an effect and its traces; says what begins.
+fn span_of(order: &Order) -> tracing::Span {
+    let (task_id, service_id) = (order.spec.id, order.spec.service);
+    let attempt = order.attempt;
+    let span = tracing::info_span!("container", %task_id, %service_id, attempt);
+    span.in_scope(|| match order.effect {
+        Effect::Prepare if attempt > 1 => {
+            tracing::info!(restarts = order.restarts, "restarting container");
+        }
+        Effect::Stop { grace_ms } => tracing::info!(grace_ms, "stopping container"),
+        Effect::Prepare
+        | Effect::Start
+        | Effect::Wait
+        | Effect::Clear { .. }
+        | Effect::Claim
+        | Effect::Release
+        | Effect::Clean { .. } => tracing::debug!(effect = ?order.effect, "effect"),
+    });
+    span
 }
 
 /// Replaces or removes what is on disk; says whether that worked.

@@ -113,6 +113,15 @@ fn host_managers_join_lead_and_step_back() {
         (votes(&second)? && votes(&third)?).then_some(())
     });
     until("it serves as a manager", || (three.warren(&["node", "ls"]).exit == 0).then_some(()));
+    // One that does not lead lets others in as well.
+    let leads =
+        |of: &str| one.json(&["node", "ls"]).iter().any(|n| n["id"] == of && n["leader"] == true);
+    let follower = if leads(&second) { &one } else { &two };
+    let four = one.beside(4);
+    four.join(follower, "worker");
+    let fourth = four.id();
+    until("the guest is heard of", || (seen(&one, &fourth, "status")? == "ready").then_some(()));
+    four.ok(&["node", "leave"]);
     // The leader goes; what any manager is asked for is done.
     one.kill_daemon();
     three.ok(&["node", "update", &second, "--label-add", "a=b"]);

@@ -12,6 +12,7 @@ mod client;
 mod cluster;
 mod contexts;
 mod daemon;
+mod damage;
 mod disaster;
 mod input;
 mod node;
