@@ -183,7 +183,8 @@ mod tests {
     fn newcomers_have_a_while() {
         let set = |numbers: &[u64]| numbers.iter().copied().collect::<BTreeSet<u64>>();
         let mut newcomers = Newcomers::default();
-        let table: [(u64, &[u64], &[u64], &[u64]); 7] = [
+        type Row = (u64, &'static [u64], &'static [u64], &'static [u64]);
+        let table: [Row; 7] = [
             (0, &[2], &[2], &[]),
             (100, &[2, 3], &[2], &[3]),
             (3000, &[2, 3], &[2], &[3]),
