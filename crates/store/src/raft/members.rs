@@ -229,7 +229,9 @@ impl Node {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        // While voters change there are two sets, and what the first says holds until the change is
+        // done: who comes does not vote alone yet, who goes is still needed.
+        let voters = membership.get_joint_config().first().cloned().unwrap_or_default();
         let (mut voting, mut learners) = (BTreeMap::new(), BTreeMap::new());
         for (number, node) in membership.nodes() {
             let list = if voters.contains(number) { &mut voting } else { &mut learners };
