@@ -274,6 +274,6 @@ fn describe(number: usize) -> v1::NodeDescription {
         memory_bytes: 4 << 30,
         architecture: "x86_64".to_owned(),
         kernel: "6.1".to_owned(),
-        labels: Default::default(),
+        ..Default::default()
     }
 }
