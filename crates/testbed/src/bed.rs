@@ -152,6 +152,16 @@ impl Testbed {
         Ok(())
     }
 
+    /// Keeps, from now on, what machines say to each other.
+    pub fn listen(&self) {
+        self.switch.listen();
+    }
+
+    /// What they said since, by direction of each connection.
+    pub fn heard(&self) -> Result<Vec<Vec<u8>>> {
+        self.switch.heard().context("nobody listened, or it was too much to keep")
+    }
+
     /// What passed one direction.
     pub fn traffic(&self, from: &str, to: &str) -> Result<Traffic> {
         Ok(self.switch.traffic(self.host(from)?.port(), self.host(to)?.port()))

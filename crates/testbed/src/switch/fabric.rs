@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use warren_base::rng::SeededRng;
 
 use super::Port;
+use super::ear::Ear;
 use super::line::{Line, Link};
 
 /// Machines of one bed; 2 cores are busy long before.
@@ -51,6 +52,7 @@ pub(crate) struct Fabric {
     held_bytes: usize,
     turn: u64,
     rng: SeededRng,
+    ear: Option<Ear>,
 }
 
 impl Fabric {
@@ -63,6 +65,7 @@ impl Fabric {
             held_bytes: 0,
             turn: 0,
             rng: SeededRng::new(seed),
+            ear: None,
         }
     }
 
@@ -88,6 +91,14 @@ impl Fabric {
 
     pub(crate) fn heal(&mut self) {
         self.lines.clear();
+    }
+
+    pub(crate) fn listen(&mut self) {
+        self.ear.get_or_insert_default();
+    }
+
+    pub(crate) fn heard(&self) -> Option<Vec<Vec<u8>>> {
+        self.ear.as_ref()?.heard()
     }
 
     pub(crate) fn traffic(&self, from: Port, to: Port) -> Traffic {
@@ -119,6 +130,9 @@ impl Fabric {
             // Nothing more, or the card is gone with its machine and will be unplugged.
             let Ok(length) = rustix::io::read(card, &mut *buffer) else { return };
             let frame = &buffer[..length];
+            if let Some(ear) = &mut self.ear {
+                ear.hear(frame);
+            }
             match target(frame) {
                 Target::One(to) if to != from => self.forward(from, to, frame, now),
                 Target::One(_) | Target::Nobody => {}

@@ -8,6 +8,7 @@
 //!
 //! Not here: offloads (frames have at most 1514 bytes), VLANs, priorities.
 
+mod ear;
 mod fabric;
 mod line;
 
@@ -117,6 +118,17 @@ impl Switch {
     /// All lines are perfect wires again; frames under way arrive when they were to.
     pub fn heal(&self) {
         self.shared.lock().heal();
+    }
+
+    /// Keeps, from now on, what machines say to each other.
+    pub fn listen(&self) {
+        self.shared.lock().listen();
+    }
+
+    /// What was said since: each direction of each connection. Nothing if nobody listened, or if it
+    /// was more than can be kept.
+    pub fn heard(&self) -> Option<Vec<Vec<u8>>> {
+        self.shared.lock().heard()
     }
 
     /// What passed one direction since the start.

@@ -11,6 +11,8 @@ use warren_testbed::{Cluster, Kind, Node, Options};
 
 use crate::support::{SOON, form, of_role, web};
 
+/// More than any request may have.
+const OVERSIZED: usize = 80 << 20;
 /// A refused join ends by itself.
 const REFUSAL_MAX: Duration = Duration::from_secs(30);
 
@@ -75,6 +77,12 @@ fn host_only_members_get_in() -> Result<()> {
     let said = hub.run("curl", &[&headers[..], &call[..]].concat())?;
     let status = said.out.lines().find_map(|line| line.strip_prefix("grpc-status: "));
     assert!(matches!(status, Some("7" | "16")), "{said:?}");
+    // A message beyond all limits is not even read to its end.
+    let length = u32::try_from(OVERSIZED - 5)?.to_be_bytes();
+    std::fs::write(&body, [&[0][..], &length, &vec![0; OVERSIZED - 5]].concat())?;
+    let said = hub.run("curl", &[&headers[..], &call[..]].concat())?;
+    let status = said.out.lines().find_map(|line| line.strip_prefix("grpc-status: "));
+    assert!(said.exit != 0 || matches!(status, Some("7" | "8" | "11" | "16")), "{said:?}");
     // A member does, and a manager's socket is asked by the command line.
     assert_eq!(manager.json(&["service", "ls"])?.len(), 1);
 

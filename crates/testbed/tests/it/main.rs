@@ -12,5 +12,6 @@ mod failover;
 mod formation;
 mod machines;
 mod register;
+mod secrets;
 mod soak;
 mod support;
