@@ -20,7 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -276,7 +276,17 @@ impl Door {
     ) -> Result<(Box<TlsStream<TcpStream>>, Option<Peer>, Vec<u8>), Turned> {
         // Small messages must not wait for more of them; without it they are late, not lost.
         let _ = stream.set_nodelay(true);
-        let mut stream = Box::new(self.acceptor.accept(stream).await.map_err(|e| judge(&e))?);
+        let accepted = self.acceptor.accept(stream).into_fallible().await;
+        let mut stream = match accepted {
+            Ok(stream) => Box::new(stream),
+            Err((error, stream)) => {
+                let turned = judge(&error);
+                if matches!(turned, Turned::Certificate(_)) {
+                    linger(stream).await;
+                }
+                return Err(turned);
+            }
+        };
         let connection = stream.get_ref().1;
         let peer = self.credentials.peer_of(connection.peer_certificates());
         let peer = peer.map_err(|error| Turned::Certificate(error.to_string()))?;
@@ -308,6 +318,19 @@ impl Door {
             _ => tracing::info!(from, reason = turned.reason(), "connection refused: {turned}"),
         }
     }
+}
+
+/// Lets the refusal arrive: who closes with something unread sends a reset, and the other side may
+/// see that instead of the reason.
+async fn linger(mut stream: TcpStream) {
+    const FOR: Duration = Duration::from_millis(500);
+    const BYTES_MAX: u64 = 64 << 10;
+    let rest = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut (&mut stream).take(BYTES_MAX), &mut tokio::io::sink()).await
+    };
+    // Whatever happens: it was refused, and is closed now.
+    let _ = tokio::time::timeout(FOR, rest).await;
 }
 
 /// What a failed handshake, or a failed first read, was.

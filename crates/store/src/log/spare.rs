@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use warren_base::rng::Rng;
@@ -94,6 +95,7 @@ pub(super) struct Spares {
     capacity: usize,
     /// `None`: made when taken, on the taker's thread.
     shelf: Option<Arc<Shelf>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 fn held<'a>(shelf: &'a Shelf) -> MutexGuard<'a, Stage> {
@@ -102,7 +104,7 @@ fn held<'a>(shelf: &'a Shelf) -> MutexGuard<'a, Stage> {
 
 impl Spares {
     pub(super) fn inline(maker: Maker, capacity: usize) -> Self {
-        Self { maker, capacity, shelf: None }
+        Self { maker, capacity, shelf: None, thread: Mutex::new(None) }
     }
 
     /// Starts the thread, which begins with `sequence`.
@@ -111,8 +113,8 @@ impl Spares {
         let shelf = Arc::new(Shelf { stage, changed: Condvar::new() });
         let (theirs, maker2) = (shelf.clone(), maker.clone());
         let run = move || work(&theirs, &maker2, capacity);
-        std::thread::Builder::new().name("log-spare".to_owned()).spawn(run)?;
-        Ok(Self { maker, capacity, shelf: Some(shelf) })
+        let thread = std::thread::Builder::new().name("log-spare".to_owned()).spawn(run)?;
+        Ok(Self { maker, capacity, shelf: Some(shelf), thread: Mutex::new(Some(thread)) })
     }
 
     /// The segment `sequence`, which must be the one after the last taken. Waits while it is made.
@@ -160,7 +162,8 @@ impl Spares {
 }
 
 impl Spares {
-    /// Ends the thread; a segment that is ready and not needed goes.
+    /// Ends the thread and waits for it: whoever opens the log next makes files of the same names.
+    /// A segment that is ready and not needed goes.
     pub(super) fn end(&self) {
         let Some(shelf) = &self.shelf else { return };
         let stage = std::mem::replace(&mut *held(shelf), Stage::Ended);
@@ -169,6 +172,9 @@ impl Spares {
             // If it stays, the next start removes it.
             let _ = self.maker.disk.remove(&segment_name(spare.sequence));
         }
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A panic there was told of by itself.
+        let _ = thread.map(JoinHandle::join);
     }
 }
 
@@ -196,6 +202,9 @@ fn work(shelf: &Shelf, maker: &Maker, capacity: usize) {
         let made = maker.make(wanted, capacity);
         stage = held(shelf);
         if matches!(*stage, Stage::Ended) {
+            if made.is_ok() {
+                let _ = maker.disk.remove(&segment_name(wanted));
+            }
             return;
         }
         *stage = match made {

@@ -503,6 +503,24 @@ fn fs_log(dir: &Path) -> Log {
 }
 
 /// Not a test by itself: the process that the next test kills.
+/// A segment that is made ahead by the last user would be in the way of the next.
+#[test]
+fn a_log_is_opened_again_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() };
+    let start = |create: bool| {
+        let disk = Arc::new(FsDisk::new(dir.path()).unwrap());
+        let start = if create { Log::create } else { Log::open };
+        start(disk, keys(), Arc::new(SystemRng), options).unwrap()
+    };
+    for index in 0..40 {
+        let log = start(index == 0);
+        append(&log, vec![entry(1, index, 100)]).unwrap();
+        wait(|done| log.close(done)).unwrap();
+    }
+    assert_eq!(all(&start(false)).len(), 40);
+}
+
 #[test]
 fn child_appends_until_it_is_killed() {
     let Ok(dir) = std::env::var(CHILD) else { return };

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use warren_testbed::node::PORT;
 use warren_testbed::{Cluster, Kind, Node, Options};
 
-use crate::support::SOON;
+use crate::support::{SOON, wait_voters};
 
 /// What is put everywhere, to be found.
 const CANARY: &str = "canary-of-3f1d2c86";
@@ -208,6 +208,7 @@ fn host_secrets_are_nowhere_to_be_found() -> Result<()> {
     cluster.join(&second, false)?;
     cluster.join(&worker, false)?;
     cluster.wait_ready(3, SOON)?;
+    wait_voters(&cluster, 2)?;
     create_with_password(&cluster, manager)?;
     let token = manager.ok(&["operator", "create", "anna", "--role", "deploy"])?;
     wanted.add("operator's token", token.trim().rsplit('-').next().context("a token")?.as_bytes());
