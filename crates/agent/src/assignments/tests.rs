@@ -1,3 +1,5 @@
+//! Sets of assignments: complete ones, changes, what is refused.
+
 use proptest::prelude::*;
 use warren_model::quantity::Time;
 use warren_model::task::TaskState;

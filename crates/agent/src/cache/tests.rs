@@ -1,3 +1,5 @@
+//! What is kept on disk: round trips, damage, and when it is written.
+
 use std::os::unix::fs::PermissionsExt;
 
 use warren_base::rng::SeededRng;

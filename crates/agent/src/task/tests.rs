@@ -1,3 +1,5 @@
+//! Steps of a single task.
+
 use warren_model::service::{RestartCondition, RestartPolicy};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Reading tar archives.
+
 use super::*;
 use crate::testing::Tar;
 

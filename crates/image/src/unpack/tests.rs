@@ -1,3 +1,5 @@
+//! Unpacking layers: files, links, whiteouts, hostile archives.
+
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
