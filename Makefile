@@ -10,7 +10,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .PHONY: help build demo demo-clean test test-mutants sim testbed soak check deps unit lint deny install bench \
 	bench-create bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state bench-log \
-	bench-cluster bench-load bench-form bench-failover bench-worker-loss bench-pause bench-edge bench-quorum bench-idle bench-agents bench-soak
+	bench-cluster bench-load bench-writes bench-form bench-failover bench-worker-loss bench-pause bench-edge bench-quorum bench-idle bench-agents bench-soak
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -100,10 +100,14 @@ bench-memory: build ## memory and idle CPU with 0 and 100 containers
 bench-crash: build ## kill -9 of the daemon, 50 times, under load
 	bench/node.py crash
 
-bench-cluster: bench-form bench-failover bench-worker-loss bench-pause bench-edge bench-quorum bench-idle bench-agents ## figures of clusters
+bench-cluster: bench-writes bench-form bench-failover bench-worker-loss bench-pause bench-edge bench-quorum bench-idle bench-agents ## figures of clusters
 
 bench-load:     # clients and agents for the benchmarks of clusters
 	cargo build --locked --release -q -p warren-testbed --bin warren-load
+
+bench-writes:   ## writes a second of three managers, side by side with etcd
+	cargo build --locked --release -q -p warren-store --example bench_raft
+	bench/etcd.py
 
 bench-form: build bench-load ## 3 managers and 3 workers from nothing, one more worker
 	bench/cluster.py form

@@ -21,7 +21,7 @@ use warren_trust::{KeyFile, KeyFileError, KeyRing, KeyRingError};
 use crate::codec::WirePosition;
 use crate::disk::{self, Disk, FsDisk, Lock, LockError};
 use crate::keys::{KEYS_FILE, Keys};
-use crate::log::{Done, Log, LogError, LogId, LogOptions, Vote};
+use crate::log::{Done, HeadError, Log, LogError, LogId, LogOptions, Vote};
 use crate::raft::{Election, StartError};
 use crate::snapshot::{SnapshotError, SnapshotFile, Snapshots};
 use crate::transport::Transport;
@@ -144,15 +144,13 @@ impl OpenError {
     /// removed, and join again under a new number.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Log { source, .. } => {
-                matches!(
-                    source,
-                    LogError::Damaged { .. }
-                        | LogError::Head { .. }
-                        | LogError::Missing { .. }
-                        | LogError::Disorder { .. }
-                )
+            Self::Log { source: LogError::Head { source, .. }, .. } => {
+                !matches!(source, HeadError::Version { .. })
             }
+            Self::Log { source, .. } => matches!(
+                source,
+                LogError::Damaged { .. } | LogError::Missing { .. } | LogError::Disorder { .. }
+            ),
             Self::Gap { .. } => true,
             Self::Snapshot { source, .. } => !matches!(source, SnapshotError::Disk { .. }),
             _ => false,

@@ -105,6 +105,16 @@ fn cases(foreign: PathBuf) -> Vec<Case> {
             Box::new(|data| change(&segment(data), |bytes| bytes[600] ^= 4)),
             "log segment 1 is damaged at byte",
         ),
+        (
+            "a log that is cut in its middle",
+            Box::new(|data| change(&segment(data), |bytes| bytes.truncate(700))),
+            "log segment 1 is damaged at byte",
+        ),
+        (
+            "a log without its last record",
+            Box::new(|data| change(&segment(data), |bytes| bytes.truncate(bytes.len() - 41))),
+            "log segment 1 is damaged at byte",
+        ),
     ]
 }
 

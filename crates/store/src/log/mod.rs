@@ -450,7 +450,7 @@ impl Log {
         writer::has_room(room, &self.spares)
     }
 
-    /// Finishes what was given, marks everything as acknowledged and ends the writer.
+    /// Finishes what was given, says that this is all and ends the writer.
     /// `done` is called at the end.
     ///
     /// # Errors

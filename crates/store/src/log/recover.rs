@@ -1,9 +1,10 @@
 //! Reading the log back after a stop of any kind.
 //!
 //! A record that does not open is a torn write if nothing proves that it had
-//! been acknowledged: then it and what follows is cut off. The proof is any
-//! later record whose `durable` mark reaches it: then the log is damaged, and
-//! opening it fails. Nothing is ever skipped.
+//! been acknowledged: then it and what follows is overwritten with zeros. The
+//! proof is any later record whose `durable` mark reaches it, or a file that is
+//! shorter than it was made and does not end as the log ends files: then the
+//! log is damaged, and opening it fails. Nothing is ever skipped.
 //!
 //! What was read is made durable before it counts: the process that wrote it
 //! may have died before its sync.
@@ -15,13 +16,15 @@ use warren_trust::{KeyRing, Opener};
 
 use super::index::Index;
 use super::segment::{
-    Base, HEAD_LEN, HeadError, LogId, RECORD_OVERHEAD, Record, RecordHead, open_head,
+    Base, HEAD_LEN, Head, HeadError, LogId, RECORD_OVERHEAD, Record, RecordHead, open_head,
 };
 use super::{LogError, Readable, Retired, segment_name, sequence_of};
 use crate::disk::{Disk, DiskFile};
 
 /// Longer files are not ours; segments have at most 8 MiB.
 const FILE_MAX: u64 = 64 << 20;
+/// Zeros written at once.
+const ZEROS: usize = 64 << 10;
 
 /// What the log holds, and where its next record goes.
 pub(super) struct Recovered {
@@ -58,6 +61,8 @@ struct Found {
     file: Arc<dyn DiskFile>,
     opener: Opener,
     key: u32,
+    /// Bytes of the file when it was made.
+    capacity: u64,
     /// Counter of the first record, `None` when the segment was never used or its first write tore.
     first: Option<u64>,
 }
@@ -77,6 +82,12 @@ pub(super) fn recover(disk: &dyn Disk, keys: &KeyRing) -> Result<Recovered, LogE
         return Err(LogError::Missing { what: "every record".to_owned() });
     };
     let unused = found.split_off(used + 1);
+    // Only a segment in use is ever cut.
+    for segment in &unused {
+        if segment.len()? != segment.capacity {
+            return Err(damaged(segment, HEAD_LEN, 0));
+        }
+    }
     // A later segment is in use, so this one had been written and acknowledged.
     if let Some(hollow) = found.iter().find(|segment| segment.first.is_none()) {
         return Err(damaged(hollow, HEAD_LEN, 0));
@@ -110,8 +121,9 @@ fn find(disk: &dyn Disk, keys: &KeyRing) -> Result<Vec<Found>, LogError> {
         let file = disk.open(&name).map_err(LogError::disk("open segment"))?;
         let mut head = vec![0; HEAD_LEN];
         let read = file.read_at(&mut head, 0).map_err(LogError::disk("read segment"))?;
-        let (opener, key) = open_head(&head[..read], sequence, keys).map_err(head_error)?;
-        let mut segment = Found { sequence, file, opener, key, first: None };
+        let Head { opener, key, capacity } =
+            open_head(&head[..read], sequence, keys).map_err(head_error)?;
+        let mut segment = Found { sequence, file, opener, key, capacity, first: None };
         segment.first = segment.first_counter()?;
         found.push(segment);
     }
@@ -123,8 +135,26 @@ fn damaged(segment: &Found, offset: usize, counter: u64) -> LogError {
 }
 
 impl Found {
+    fn len(&self) -> Result<u64, LogError> {
+        self.file.len().map_err(LogError::disk("read segment"))
+    }
+
+    /// Overwrites what is not a record. The length stays: only a segment that says that it ends
+    /// is ever shorter than it was made.
+    fn clear_from(&self, at: usize) -> Result<(), LogError> {
+        let zeros = vec![0; ZEROS];
+        let mut at = at as u64;
+        while at < self.capacity {
+            let len = (self.capacity - at).min(ZEROS as u64);
+            let len = usize::try_from(len).unwrap_or(ZEROS);
+            self.file.write_at(&zeros[..len], at).map_err(LogError::disk("clear segment"))?;
+            at += len as u64;
+        }
+        Ok(())
+    }
+
     fn read_all(&self) -> Result<Vec<u8>, LogError> {
-        let len = self.file.len().map_err(LogError::disk("read segment"))?;
+        let len = self.len()?;
         if len > FILE_MAX {
             return Err(LogError::Head { segment: self.sequence, source: HeadError::Magic });
         }
@@ -157,6 +187,8 @@ struct Replay {
     committed: Option<u64>,
     torn: bool,
     started: bool,
+    /// The segment that is being read says that it ends, and whether the next one is there.
+    ended: Option<bool>,
 }
 
 impl Replay {
@@ -170,6 +202,7 @@ impl Replay {
             committed: None,
             torn: false,
             started: false,
+            ended: None,
         }
     }
 
@@ -201,12 +234,18 @@ impl Replay {
             let rest = bytes.get(HEAD_LEN..).unwrap_or_default();
             durable = durable.max(durable_after(&later.opener, rest, self.next_counter));
         }
-        if durable >= self.next_counter {
+        let cut = self.ended.is_none() && segment.len()? != segment.capacity;
+        if cut || durable >= self.next_counter {
             return Err(damaged(segment, len, self.next_counter));
         }
-        // The tail is cut, so that this segment ends here for good; and made durable, because a
-        // process that died may not have come to its sync.
-        segment.file.set_len(len as u64).map_err(LogError::disk("cut segment"))?;
+        if self.ended == Some(true) && unused.is_empty() {
+            return Err(LogError::Missing { what: format!("segment {}", segment.sequence + 1) });
+        }
+        // So that this segment ends here for good.
+        if self.torn {
+            segment.clear_from(len)?;
+        }
+        // A process that died may not have come to its sync.
         segment.file.sync().map_err(LogError::disk("sync segment"))
     }
 
@@ -218,8 +257,9 @@ impl Replay {
         limit: Option<u64>,
     ) -> Result<End, LogError> {
         let mut at = HEAD_LEN;
+        self.ended = None;
         loop {
-            if limit == Some(self.next_counter) {
+            if limit == Some(self.next_counter) || self.ended.is_some() {
                 return Ok(End::Clean { len: at });
             }
             let Some(head) = RecordHead::decode(&bytes[at..]) else {
@@ -288,6 +328,7 @@ impl Replay {
             }
             Record::Mark => {}
             Record::Committed(index) => self.committed = self.committed.max(Some(index)),
+            Record::End { more } => self.ended = Some(more),
         }
         Ok(())
     }

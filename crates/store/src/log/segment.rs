@@ -1,7 +1,7 @@
 //! The format of a log segment: a sealed head, then sealed records.
 //!
 //! ```text
-//! head    magic 8 | version u16 | 0 u16 | data key u32 | sequence u64 | salt 32 | tag 16
+//! head    magic 8 | version u16 | 0 u16 | data key u32 | sequence u64 | capacity u64 | salt 32 | tag 16
 //! record  len u32 | kind u8 | 0 x3 | counter u64 | durable u64 | sealed text (len)
 //! ```
 //!
@@ -9,15 +9,17 @@
 //! through all segments, and are the nonces of the seal; each segment has a
 //! salt, hence a key, of its own. `durable` is the last counter known to be on
 //! disk when the record was written: a record that proves that a damaged one
-//! before it had been acknowledged. Zeros follow the last record.
+//! before it had been acknowledged. Zeros follow the last record, up to the
+//! capacity. A file that is shorter was cut by the log itself, and says so in
+//! its last record: one that does not has lost what it held.
 
 use bytes::{Buf, BufMut, Bytes};
 use warren_base::rng::Rng;
 use warren_trust::{DataKey, KeyRing, KeyRingError, Opener, SEAL_OVERHEAD, Sealer};
 
 const MAGIC: &[u8; 8] = b"WRNLOG\0\0";
-const VERSION: u16 = 1;
-const HEAD_TEXT_LEN: usize = 56;
+const VERSION: u16 = 2;
+const HEAD_TEXT_LEN: usize = 64;
 /// Bytes before the first record.
 pub(super) const HEAD_LEN: usize = HEAD_TEXT_LEN + SEAL_OVERHEAD;
 const RECORD_HEAD_LEN: usize = 24;
@@ -26,6 +28,8 @@ pub(super) const RECORD_OVERHEAD: usize = RECORD_HEAD_LEN + SEAL_OVERHEAD;
 /// An entry holds one transaction of 1 MiB, or several small ones; the rest is room for framing.
 pub(super) const TEXT_MAX: usize = 2 << 20;
 const COMMITTED_LEN: usize = 8;
+/// Bytes of the record that ends a segment.
+pub(super) const END_LEN: usize = RECORD_OVERHEAD + 1;
 /// Bytes of an entry's record beside its payload.
 const ENTRY_OVERHEAD: usize = RECORD_OVERHEAD + 25;
 
@@ -92,6 +96,8 @@ pub(super) enum Record {
     Mark,
     /// The group has committed entries up to this index, all of which are in the log.
     Committed(u64),
+    /// Nothing follows in this segment; `more`: the next one is there.
+    End { more: bool },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +133,7 @@ pub(super) struct NewHead {
 }
 
 impl NewHead {
-    pub(super) fn make(keys: &KeyRing, sequence: u64, rng: &dyn Rng) -> Self {
+    pub(super) fn make(keys: &KeyRing, sequence: u64, capacity: usize, rng: &dyn Rng) -> Self {
         let key = keys.active();
         let mut salt = [0; 32];
         rng.fill(&mut salt);
@@ -137,6 +143,7 @@ impl NewHead {
         bytes.put_u16_le(0);
         bytes.put_u32_le(key.id());
         bytes.put_u64_le(sequence);
+        bytes.put_u64_le(capacity as u64);
         bytes.put_slice(&salt);
         let text = bytes.clone();
         let mut sealer = key.sealer(&salt, PURPOSE_HEAD, 0);
@@ -162,12 +169,18 @@ impl NewHead {
     }
 }
 
-/// Checks a head and gives the opener of its records, and which data key that is from.
-pub(super) fn open_head(
-    bytes: &[u8],
-    sequence: u64,
-    keys: &KeyRing,
-) -> Result<(Opener, u32), HeadError> {
+/// What a segment's head says.
+pub(super) struct Head {
+    /// Of its records.
+    pub(super) opener: Opener,
+    /// Data key that the records are sealed with.
+    pub(super) key: u32,
+    /// Bytes of the file when it was made, and until the log cuts it.
+    pub(super) capacity: u64,
+}
+
+/// Checks a head.
+pub(super) fn open_head(bytes: &[u8], sequence: u64, keys: &KeyRing) -> Result<Head, HeadError> {
     let head = bytes.get(..HEAD_LEN).ok_or(HeadError::Short)?;
     let (text, tag) = head.split_at(HEAD_TEXT_LEN);
     let mut rest = text;
@@ -183,6 +196,7 @@ pub(super) fn open_head(
     rest.advance(2);
     let key = keys.key(rest.get_u32_le())?;
     let found = rest.get_u64_le();
+    let capacity = rest.get_u64_le();
     let mut salt = [0; 32];
     rest.copy_to_slice(&mut salt);
     let mut tag = tag.to_vec();
@@ -191,7 +205,7 @@ pub(super) fn open_head(
     if found != sequence {
         return Err(HeadError::Sequence { found });
     }
-    Ok((key.opener(&salt, PURPOSE_RECORDS), key.id()))
+    Ok(Head { opener: key.opener(&salt, PURPOSE_RECORDS), key: key.id(), capacity })
 }
 
 fn put_log_id(out: &mut Vec<u8>, id: LogId) {
@@ -239,6 +253,7 @@ impl Record {
             Self::Purge(_) => 5,
             Self::Mark => 6,
             Self::Committed(_) => 7,
+            Self::End { .. } => 8,
         }
     }
 
@@ -252,6 +267,7 @@ impl Record {
             Self::Purge(_) => 24,
             Self::Mark => 0,
             Self::Committed(_) => COMMITTED_LEN,
+            Self::End { .. } => return END_LEN,
         };
         RECORD_OVERHEAD + text
     }
@@ -276,6 +292,7 @@ impl Record {
             Self::Purge(upto) => put_log_id(out, *upto),
             Self::Mark => {}
             Self::Committed(index) => out.put_u64_le(*index),
+            Self::End { more } => out.put_u8(u8::from(*more)),
         }
     }
 
@@ -324,6 +341,7 @@ impl Record {
             5 => Self::Purge(take_log_id(&mut rest)?),
             6 => Self::Mark,
             7 => Self::Committed(rest.try_get_u64_le().ok()?),
+            8 => Self::End { more: flag(&mut rest)? },
             _ => return None,
         };
         rest.is_empty().then_some(record)
@@ -402,10 +420,10 @@ mod tests {
     fn records_round_trip() {
         let rng = SeededRng::new(4);
         let keys = KeyRing::generate(&rng);
-        let head = NewHead::make(&keys, 7, &rng);
+        let head = NewHead::make(&keys, 7, 4096, &rng);
         assert_eq!(head.bytes.len(), HEAD_LEN);
-        let (opener, key) = open_head(&head.bytes, 7, &keys).unwrap();
-        assert_eq!(key, head.key_id());
+        let Head { opener, key, capacity } = open_head(&head.bytes, 7, &keys).unwrap();
+        assert_eq!((key, capacity), (head.key_id(), 4096));
         let mut sealer = head.sealer(&keys, 1);
         let vote = Vote { term: 3, node: 1, committed: true };
         let entry =
@@ -419,6 +437,7 @@ mod tests {
             Record::Purge(id(1)),
             Record::Mark,
             Record::Committed(7),
+            Record::End { more: true },
         ];
         for (at, record) in records.iter().enumerate() {
             let mut bytes = Vec::new();
@@ -444,9 +463,9 @@ mod tests {
     fn heads_are_checked() {
         let rng = SeededRng::new(4);
         let keys = KeyRing::generate(&rng);
-        let good = NewHead::make(&keys, 7, &rng).bytes;
+        let good = NewHead::make(&keys, 7, 4096, &rng).bytes;
         assert!(matches!(open_head(&good, 8, &keys), Err(HeadError::Sequence { found: 7 })));
-        assert!(matches!(open_head(&good[..71], 7, &keys), Err(HeadError::Short)));
+        assert!(matches!(open_head(&good[..79], 7, &keys), Err(HeadError::Short)));
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);

@@ -39,7 +39,7 @@ pub(super) struct Maker {
 
 impl Maker {
     pub(super) fn make(&self, sequence: u64, capacity: usize) -> io::Result<Spare> {
-        let head = NewHead::make(&self.keys.ring(), sequence, self.rng.as_ref());
+        let head = NewHead::make(&self.keys.ring(), sequence, capacity, self.rng.as_ref());
         let name = segment_name(sequence);
         let tmp = format!("{name}.tmp");
         let file = self.disk.create(&tmp)?;

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use warren_base::rng::{SeededRng, SystemRng};
 use warren_trust::{KeyFile, KeyRing};
 
+use super::segment::HEAD_LEN;
 use super::*;
 use crate::disk::FsDisk;
 use crate::sim_disk::SimDisk;
@@ -210,19 +211,19 @@ fn a_tail_torn_at_any_byte_is_cut_to_whole_records() {
     let base_end = ends[0] - (ends[1] - ends[0]);
     for cut in base_end..ends[5] + 8 {
         let whole = ends.iter().filter(|end| **end <= cut).count();
-        for fill in [None, Some(0), Some(0xa5)] {
+        for fill in [0, 0xa5] {
             let disk = disk.fork();
             let file = disk.open(&name).unwrap();
             let len = file.len().unwrap();
-            match fill {
-                None => file.set_len(cut as u64).unwrap(),
-                Some(byte) => {
-                    let rest = vec![byte; usize::try_from(len).unwrap() - cut];
-                    file.write_at(&rest, cut as u64).unwrap();
-                }
-            }
+            let rest = vec![fill; usize::try_from(len).unwrap() - cut];
+            file.write_at(&rest, cut as u64).unwrap();
             let log = open(&disk).unwrap_or_else(|e| panic!("cut at {cut}, {fill:?}: {e}"));
             assert_eq!(all(&log).len(), whole, "cut at {cut}, {fill:?}");
+            // Once more before anything is written: the place of the cut is not taken for damage.
+            drop(log);
+            let disk = disk.kill();
+            let log = open(&disk).unwrap_or_else(|e| panic!("again at {cut}, {fill:?}: {e}"));
+            assert_eq!(all(&log).len(), whole, "again at {cut}, {fill:?}");
             // What follows is not confused by what was cut.
             let next = whole as u64;
             append(&log, vec![entry(2, next, 10)]).unwrap();
@@ -232,8 +233,64 @@ fn a_tail_torn_at_any_byte_is_cut_to_whole_records() {
     }
 }
 
+/// A file that lost its end did not lose it in a crash: files have their length before they are
+/// used, and the log cuts them only behind a record that says so.
 #[test]
-fn any_flipped_bit_below_the_mark_is_told() {
+fn a_file_that_is_cut_anywhere_is_told() {
+    for closed in [false, true] {
+        let disk = SimDisk::new();
+        let log = create(&disk);
+        for index in 0..30 {
+            append(&log, vec![entry(1, index, 90)]).unwrap();
+        }
+        if closed {
+            wait(|done| log.close(done)).unwrap();
+        }
+        let disk = disk.kill();
+        let names = disk.list().unwrap();
+        let name = names.last().unwrap();
+        let len = disk.open(name).unwrap().len().unwrap();
+        for cut in 0..len {
+            let damaged = disk.fork();
+            damaged.open(name).unwrap().set_len(cut).unwrap();
+            let error = open(&damaged).err().unwrap_or_else(|| panic!("cut at {cut} of {len}"));
+            let told = matches!(error, LogError::Damaged { .. } | LogError::Head { .. });
+            assert!(told, "cut at {cut} of {len}: {error}");
+        }
+        if closed {
+            // Or overwritten, at a record's end or not.
+            for from in HEAD_LEN as u64..len {
+                let damaged = disk.fork();
+                let rest = vec![0; usize::try_from(len - from).unwrap()];
+                damaged.open(name).unwrap().write_at(&rest, from).unwrap();
+                assert!(open(&damaged).is_err(), "zeros from {from} of {len}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_segment_can_end_before_anything_is_in_it() {
+    let disk = SimDisk::new();
+    let log = create(&disk);
+    append(&log, vec![entry(1, 0, 10)]).unwrap();
+    let disk = disk.kill();
+    // Its first segment is too small for what comes first, or is given up for one with a new key.
+    let log = open(&disk).unwrap();
+    append(&log, vec![entry(1, 1, 3000)]).unwrap();
+    let disk = disk.kill();
+    let log = open(&disk).unwrap();
+    assert_eq!(all(&log).len(), 2);
+    wait(|done| log.renew(done)).unwrap();
+    append(&log, vec![entry(1, 2, 10)]).unwrap();
+    wait(|done| log.close(done)).unwrap();
+    assert!(matches!(append(&log, vec![entry(1, 3, 10)]), Err(LogError::Stopped(_))));
+    let log = open(&disk.kill()).unwrap();
+    assert_eq!(all(&log).len(), 3);
+}
+
+#[test]
+fn any_flipped_bit_of_a_closed_log_is_told() {
     let disk = SimDisk::new();
     let log = create(&disk);
     for index in 0..30 {
@@ -243,10 +300,8 @@ fn any_flipped_bit_below_the_mark_is_told() {
     let disk = disk.kill();
     let names = disk.list().unwrap();
     assert!(names.len() >= 2);
-    let mark_len = 40;
-    for (at, name) in names.iter().enumerate() {
+    for name in &names {
         let len = usize::try_from(disk.open(name).unwrap().len().unwrap()).unwrap();
-        let last = at + 1 == names.len();
         for bit in 0..len * 8 {
             // The seal of 1 KiB covers all its bytes alike: every byte once, and heads wholly.
             if bit > 120 * 8 && bit % 8 != (bit / 8) % 8 {
@@ -254,14 +309,9 @@ fn any_flipped_bit_below_the_mark_is_told() {
             }
             let damaged = disk.fork();
             damaged.flip(name, bit);
-            let opened = open(&damaged);
-            if last && bit / 8 >= len - mark_len {
-                assert_eq!(all(&opened.unwrap()).len(), 30, "{name} bit {bit}");
-            } else {
-                let error = opened.err().unwrap_or_else(|| panic!("{name} bit {bit}"));
-                let told = matches!(error, LogError::Damaged { .. } | LogError::Head { .. });
-                assert!(told, "{name} bit {bit}: {error}");
-            }
+            let error = open(&damaged).err().unwrap_or_else(|| panic!("{name} bit {bit}"));
+            let told = matches!(error, LogError::Damaged { .. } | LogError::Head { .. });
+            assert!(told, "{name} bit {bit}: {error}");
         }
     }
 }
@@ -276,7 +326,7 @@ fn missing_segments_are_told() {
     wait(|done| log.close(done)).unwrap();
     let disk = disk.kill();
     let names = disk.list().unwrap();
-    for name in &names[..names.len() - 1] {
+    for name in &names {
         let damaged = disk.fork();
         damaged.remove(name).unwrap();
         assert!(matches!(open(&damaged), Err(LogError::Missing { .. })), "{name}");

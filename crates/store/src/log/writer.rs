@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use warren_base::rng::Rng;
 use warren_trust::Sealer;
 
-use super::segment::{Base, Entry, HEAD_LEN, LogId, RECORD_OVERHEAD, Record, Vote};
+use super::segment::{Base, END_LEN, Entry, HEAD_LEN, LogId, RECORD_OVERHEAD, Record, Vote};
 use super::spare::{Maker, Spare, Spares};
 use super::{Done, LogError, LogOptions, Readable, Retired, SharedRef, locked, segment_name};
 use crate::disk::{Disk, DiskFile};
@@ -17,14 +17,18 @@ use crate::metrics::LogMetrics;
 
 /// Written at once at most, beside a single larger entry: what a disk takes in a few ms.
 const BATCH_MAX: usize = 2 << 20;
-/// Room of what goes before a record: a base with the largest text it can have, and what is
-/// committed.
-const BASE_LEN_MAX: usize = 2 * RECORD_OVERHEAD + 128 + 8;
+/// Room of what is committed.
+const COMMITTED_LEN: usize = RECORD_OVERHEAD + 8;
+/// Room that a segment keeps for its end.
+const END_LEN_MAX: usize = COMMITTED_LEN + END_LEN;
+/// Room of what goes around a record: a base with the largest text it can have, what is committed,
+/// and the end.
+const AROUND_LEN_MAX: usize = RECORD_OVERHEAD + 128 + COMMITTED_LEN + END_LEN_MAX;
 /// Quiet time after which a mark says that the last batch was acknowledged. It is not synced:
 /// the kernel writes it back within half a minute, and an idle log stays idle.
 const MARK_AFTER: Duration = Duration::from_millis(100);
 /// Room of a mark.
-const MARK_LEN: usize = RECORD_OVERHEAD + 8;
+const MARK_LEN: usize = COMMITTED_LEN;
 /// Entries whose commit is not known at the mark are waited for twice as long each time, so often.
 const MARKS_MAX: u32 = 6;
 /// Below this room, with no next segment in sight, new work is refused.
@@ -112,6 +116,8 @@ pub(super) struct Writer {
     /// Marks since then that did not say all.
     marks: u32,
     stopped: Option<Arc<str>>,
+    /// Said that it ends: nothing may follow.
+    closed: bool,
     /// Sealed records that go to the disk next.
     buffer: Vec<u8>,
     placed: Vec<Placed>,
@@ -152,6 +158,7 @@ impl Writer {
             unmarked: false,
             marks: 0,
             stopped: None,
+            closed: false,
             buffer: Vec::new(),
             placed: Vec::new(),
             metrics: Arc::default(),
@@ -227,8 +234,8 @@ impl Writer {
             }
             Op::Renew { done } => {
                 let sequence = self.current.sequence + 1;
-                let renewed = self.flush().and_then(|()| self.spares.take_fresh(sequence));
-                (renewed.and_then(|spare| self.go_on_in(spare)), done)
+                let taken = self.spares.take_fresh(sequence);
+                (taken.and_then(|spare| self.go_on_in(spare)), done)
             }
             Op::Close { done } => (self.finish(), done),
         }
@@ -246,18 +253,13 @@ impl Writer {
 
     /// Seals a record into the buffer; what does not fit any more goes to the disk first.
     fn push(&mut self, record: Record) -> io::Result<()> {
-        let len = record.len() + BASE_LEN_MAX;
+        let len = record.len() + AROUND_LEN_MAX;
         if self.current.offset + self.buffer.len() + len > self.current.capacity {
             self.roll()?;
         } else if self.buffer.len() + len > BATCH_MAX {
             self.flush()?;
         }
-        if self.current.fresh {
-            self.current.fresh = false;
-            self.seal(&Record::Base(self.base))?;
-            // Said anew in each segment: older ones go.
-            self.committed = None;
-        }
+        self.begin()?;
         if self.buffer.is_empty() || self.committed.is_none() {
             self.push_committed()?;
         }
@@ -272,9 +274,30 @@ impl Writer {
             Record::Vote(vote) => self.base.vote = Some(vote),
             Record::Truncate(after) => self.base.last = after,
             Record::Purge(upto) => self.base.purge(upto),
-            Record::Base(_) | Record::Mark | Record::Committed(_) => {}
+            Record::Base(_) | Record::Mark | Record::Committed(_) | Record::End { .. } => {}
         }
         Ok(())
+    }
+
+    /// A segment begins with a base.
+    fn begin(&mut self) -> io::Result<()> {
+        if self.current.fresh {
+            self.current.fresh = false;
+            self.seal(&Record::Base(self.base))?;
+            // Said anew in each segment: older ones go.
+            self.committed = None;
+        }
+        Ok(())
+    }
+
+    /// Says, durably, that the segment ends here, and then cuts it to what is used. `more`: the
+    /// next one is there.
+    fn end(&mut self, more: bool) -> io::Result<()> {
+        self.begin()?;
+        self.seal(&Record::End { more })?;
+        self.flush()?;
+        // Whether this survives a crash does not matter.
+        self.current.file.set_len(self.current.offset as u64)
     }
 
     /// Says what is committed, if that is more than the segment says.
@@ -320,15 +343,13 @@ impl Writer {
 
     /// Goes on in the next segment.
     fn roll(&mut self) -> io::Result<()> {
-        self.flush()?;
         let spare = self.spares.take(self.current.sequence + 1)?;
         self.go_on_in(spare)
     }
 
     fn go_on_in(&mut self, spare: Spare) -> io::Result<()> {
+        self.end(true)?;
         let counter = self.current.sealer.next_counter();
-        // Gives the unused rest back; whether that survives a crash does not matter.
-        self.current.file.set_len(self.current.offset as u64)?;
         let last = self.base.last.map(|id| id.index);
         self.retired.push(Retired { sequence: self.current.sequence, last });
         self.current = Self::adopt(&self.keys, &self.shared, spare, counter);
@@ -356,7 +377,7 @@ impl Writer {
         self.marks += 1;
         self.buffer.shrink_to(BUFFER_KEPT);
         let room = self.current.capacity - self.current.offset;
-        if self.stopped.is_some() || self.current.fresh || room < MARK_LEN {
+        if self.stopped.is_some() || self.current.fresh || room < MARK_LEN + END_LEN_MAX {
             self.unmarked = false;
             return;
         }
@@ -373,16 +394,15 @@ impl Writer {
         self.unmarked = !all && self.marks < MARKS_MAX;
     }
 
-    /// A last mark, and the file cut to what is used.
+    /// Says that this is all, and cuts the file to what is used.
     fn finish(&mut self) -> io::Result<()> {
         self.flush()?;
-        let committed = locked(&self.shared).committed;
-        if self.unmarked || (committed > self.committed && !self.current.fresh) {
-            self.push(Record::Mark)?;
-            self.flush()?;
+        if !self.current.fresh {
+            self.push_committed()?;
+            self.end(false)?;
+            self.current.file.sync()?;
         }
-        self.current.file.set_len(self.current.offset as u64)?;
-        self.current.file.sync()?;
+        self.closed = true;
         self.spares.end();
         Ok(())
     }
@@ -454,7 +474,11 @@ impl WriterHandle {
                 ops.send(op).map_err(|_| LogError::Stopped("it was closed".into()))
             }
             Self::Inline(writer) => {
-                writer.lock().unwrap_or_else(PoisonError::into_inner).serve(vec![op]);
+                let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                if writer.closed {
+                    return Err(LogError::Stopped("it was closed".into()));
+                }
+                writer.serve(vec![op]);
                 Ok(())
             }
         }
