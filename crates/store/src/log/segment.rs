@@ -97,7 +97,9 @@ pub(super) enum Record {
     /// The group has committed entries up to this index, all of which are in the log.
     Committed(u64),
     /// Nothing follows in this segment; `more`: the next one is there.
-    End { more: bool },
+    End {
+        more: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
