@@ -20,7 +20,8 @@ pub(crate) struct Answer {
     pub(crate) time: Time,
 }
 
-type RequestKey = (Arc<str>, u128);
+/// The number first: it is random, so comparing it is nearly always enough.
+type RequestKey = (u128, Arc<str>);
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Requests {
@@ -72,7 +73,7 @@ impl Requests {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Request, u64, Time)> {
         self.order.iter().filter_map(|(revision, key)| {
             let answer = self.answers.get(key)?;
-            let request = Request { principal: key.0.to_string(), id: key.1, hash: answer.hash };
+            let request = Request { principal: key.1.to_string(), id: key.0, hash: answer.hash };
             Some((request, *revision, answer.time))
         })
     }
@@ -87,5 +88,5 @@ impl Requests {
 }
 
 fn key(request: &Request) -> RequestKey {
-    (request.principal.as_str().into(), request.id)
+    (request.id, request.principal.as_str().into())
 }

@@ -30,7 +30,7 @@ use warren_model::id::{ClusterId, NodeId};
 use warren_model::node::{Description, Node};
 use warren_state::change::{Mutation, Request, Transaction};
 use warren_store::transport::serve::{Answer, serve};
-use warren_store::transport::tcp::{BoxStream, Dial, Tcp};
+use warren_store::transport::tcp::{BoxStream, Dial, Tcp, moved_here};
 use warren_store::transport::{Call, Member, Transport};
 use warren_store::{Options, Store};
 
@@ -100,7 +100,9 @@ async fn node(
         while let Ok((stream, _)) = listener.accept().await {
             let store = inbound.clone();
             if stream.set_nodelay(true).is_ok() {
-                tokio::spawn(async move { store.serve(Box::new(stream), None).await });
+                tokio::spawn(async move {
+                    store.serve(move || Ok(Box::new(moved_here(&stream)?)), None).await
+                });
             }
         }
     });

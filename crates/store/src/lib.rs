@@ -287,18 +287,28 @@ impl Store {
     }
 
     /// Serves a connection of another manager until it is closed, in the store's own thread.
+    /// `stream` gives it there, so that a socket can be watched by that thread (see
+    /// [`transport::tcp::moved_here`]): else each message wakes another thread first.
     /// `known` is the caller's number, when its certificate's node has one in the state.
     ///
     /// # Errors
     /// [`ServeError`]: what the caller did wrong, or what the network did.
-    pub async fn serve(&self, stream: BoxStream, known: Option<u64>) -> Result<(), ServeError> {
+    pub async fn serve(
+        &self,
+        stream: impl FnOnce() -> std::io::Result<BoxStream> + Send + 'static,
+        known: Option<u64>,
+    ) -> Result<(), ServeError> {
         let mut ended = self.inner.ended.clone();
         // Connections do not keep a store alive that nobody has any more.
         let answers = Answers { number: self.inner.number, inner: Arc::downgrade(&self.inner) };
         let serving = self.inner.runtime.spawn(async move {
+            let served = async {
+                let stream = stream().map_err(ServeError::Read)?;
+                transport::serve::serve(stream, known, &answers).await
+            };
             tokio::select! {
                 biased;
-                served = transport::serve::serve(stream, known, &answers) => served,
+                served = served => served,
                 _ = ended.wait_for(|ended| *ended) => Err(ServeError::Ending),
             }
         });

@@ -173,7 +173,8 @@ pub(super) struct Node {
     met: watch::Receiver<Option<ManagerAddress>>,
     runtime: Arc<Native>,
     net: Arc<Net>,
-    keeper: JoinHandle<Kept>,
+    /// `None` once it has ended and what it left was taken.
+    keeper: Option<JoinHandle<Kept>>,
     stop: CancellationToken,
 }
 
@@ -233,7 +234,7 @@ impl Node {
             agent: metrics,
         };
         let stop = CancellationToken::new();
-        let keeper = tokio::spawn(keeper.run(stop.clone()));
+        let keeper = Some(tokio::spawn(keeper.run(stop.clone())));
         Ok(Self { shared, agent, met, runtime, net, keeper, stop })
     }
 
@@ -246,7 +247,12 @@ impl Node {
 
     /// Resolves when the node can go on no longer. The rest of it is to be stopped then.
     pub(super) async fn broken(&mut self) -> (Option<Managing>, Broken) {
-        match (&mut self.keeper).await {
+        let ended = match &mut self.keeper {
+            Some(keeper) => keeper.await,
+            None => std::future::pending().await,
+        };
+        self.keeper = None;
+        match ended {
             Ok(Kept { managing, end: Some(End::Removed) }) => (managing, Broken::Removed),
             Ok(Kept { managing, end: Some(End::Broken(failure)) }) => {
                 (managing, Broken::Failed(failure))
@@ -264,11 +270,11 @@ impl Node {
     pub(super) async fn stop(self, left: Option<Managing>, with_containers: bool) {
         let Self { shared, agent, met: _, runtime, net, keeper, stop } = self;
         stop.cancel();
-        let managing = match left {
-            Some(managing) => Some(managing),
-            None if keeper.is_finished() => None,
+        let managing = match (left, keeper) {
+            (Some(managing), _) => Some(managing),
             // A panic has been logged; what it held is gone.
-            None => keeper.await.ok().and_then(|kept| kept.managing),
+            (None, Some(keeper)) => keeper.await.ok().and_then(|kept| kept.managing),
+            (None, None) => None,
         };
         let agent = agent.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(agent) = agent {

@@ -30,7 +30,7 @@ impl Election {
     pub(super) fn pace(self) -> Pace {
         let ms = Duration::from_millis;
         let (heartbeat, patience_min, patience_max) = match self {
-            Self::Lan => (ms(50), ms(150), ms(300)),
+            Self::Lan => (ms(75), ms(150), ms(300)),
             Self::Wan => (ms(250), ms(1000), ms(2000)),
         };
         Pace { heartbeat, patience_min, patience_max }

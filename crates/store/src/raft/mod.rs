@@ -56,7 +56,7 @@ pub(crate) const IN_FLIGHT_MAX: u32 = 4;
 /// How fast a silent leader is replaced.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Election {
-    /// Managers in one place: heartbeats each 50 ms, elections after 150 to 300 ms of silence on
+    /// Managers in one place: heartbeats each 75 ms, elections after 150 to 300 ms of silence on
     /// top of the leader's lease of 300 ms.
     #[default]
     Lan,

@@ -10,7 +10,7 @@ use warren_base::rng::SystemRng;
 use super::super::*;
 use super::net::{has_all, make};
 use crate::transport::Member;
-use crate::transport::tcp::{Dial, Tcp};
+use crate::transport::tcp::{Dial, Tcp, moved_here};
 
 struct Loopback;
 
@@ -51,7 +51,9 @@ async fn manager(dir: &Path, number: u64, joins: bool) -> Manager {
     let accepting = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let store = inbound.clone();
-            tokio::spawn(async move { store.serve(Box::new(stream), None).await });
+            tokio::spawn(async move {
+                store.serve(move || Ok(Box::new(moved_here(&stream)?)), None).await
+            });
         }
     });
     Manager { store, address, accepting: AbortOnDrop(accepting) }

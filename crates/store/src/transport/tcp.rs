@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use super::lane::{self, Link, Outgoing};
@@ -29,6 +31,15 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
 pub type BoxStream = Box<dyn Stream>;
+
+/// The same connection, watched by the runtime that calls this.
+///
+/// # Errors
+/// What the kernel says: too many descriptors.
+pub fn moved_here(socket: &TcpStream) -> io::Result<TcpStream> {
+    let copy = socket.as_fd().try_clone_to_owned()?;
+    TcpStream::from_std(copy.into())
+}
 
 /// Opens streams to other managers.
 pub trait Dial: Send + Sync + 'static {

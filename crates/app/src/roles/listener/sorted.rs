@@ -11,6 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 use warren_manager::Caller;
+use warren_store::transport::tcp::moved_here;
 use warren_trust::Peer;
 
 use super::limit::Held;
@@ -46,6 +47,13 @@ impl Connection {
 
     pub(crate) fn from(&self) -> SocketAddr {
         self.from
+    }
+
+    /// Watched by the runtime that calls this, from now on.
+    pub(crate) fn moved_here(mut self) -> io::Result<Self> {
+        let (socket, _) = self.stream.get_mut();
+        *socket = moved_here(socket)?;
+        Ok(self)
     }
 }
 

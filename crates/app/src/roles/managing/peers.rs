@@ -186,7 +186,7 @@ async fn converse(
     // Whatever the end: its guest is to be forgotten.
     let over = out.clone().drop_guard();
     let served = tokio::select! {
-        served = store.serve(Box::new(connection), known) => served,
+        served = store.serve(|| Ok(Box::new(connection.moved_here()?)), known) => served,
         () = out.cancelled() => return,
     };
     drop(over);
