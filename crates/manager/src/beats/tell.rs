@@ -26,6 +26,8 @@ const TELL_MS: u64 = 250;
 pub(crate) const ALONE_MS: u64 = 1000;
 /// A leader that takes longer to answer is asked again.
 const ANSWER_MS: u64 = 500;
+/// Between tries to tell it of a node that waits.
+const AGAIN_MS: u64 = 50;
 /// Of one message: no cluster is larger.
 const HEARD_MAX: usize = 20_000;
 
@@ -72,6 +74,20 @@ async fn host(core: &Core, seated: &mut watch::Receiver<usize>) {
     }
 }
 
+/// Tells the leader of a node that is here now, until it was told.
+pub(crate) async fn at_once(core: &Core, node: NodeId) {
+    loop {
+        if *core.store.leader().borrow() {
+            return core.beats.heard(node, core.clock.monotonic_ms(), 0);
+        }
+        let heard = vec![Heard { node: node.as_bytes().to_vec(), ago_ms: 0, rtt_ms: 0 }];
+        if send(core, heard, ANSWER_MS).await {
+            return;
+        }
+        core.clock.sleep(AGAIN_MS).await;
+    }
+}
+
 /// Says whether the leader has heard.
 async fn tell(core: &Core, told_ms: u64, wait_ms: u64) -> bool {
     let now_ms = core.clock.monotonic_ms();
@@ -80,7 +96,11 @@ async fn tell(core: &Core, told_ms: u64, wait_ms: u64) -> bool {
         ago_ms: u32::try_from(now_ms.saturating_sub(at_ms)).unwrap_or(u32::MAX),
         rtt_ms,
     });
-    let beats = v1::PeerBeats { heard: heard.collect(), closed: Vec::new() };
+    send(core, heard.collect(), wait_ms).await
+}
+
+async fn send(core: &Core, heard: Vec<Heard>, wait_ms: u64) -> bool {
+    let beats = v1::PeerBeats { heard, closed: Vec::new() };
     let told = core.store.tell_leader(Bytes::from(beats.encode_to_vec()));
     tokio::select! {
         told = told => match told {

@@ -25,6 +25,7 @@ use warren_state::change::{Mutation, Transaction};
 use crate::api::authorize::Who;
 use crate::api::view_at;
 use crate::beats::stall::Fresh;
+use crate::beats::tell;
 use crate::core::Core;
 use crate::describe;
 use crate::dispatch::assign;
@@ -64,6 +65,7 @@ pub(crate) async fn open(
         address: who.address.map_or_else(|| "this machine".to_owned(), |a| a.to_string()),
     };
     describe_node(core, node, hello).await?;
+    confirm(core, node).await?;
     let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
     let now_ms = core.clock.monotonic_ms();
     if core.sessions.nodes().is_empty() && !*core.store.leader().borrow() {
@@ -124,6 +126,22 @@ async fn ready_for(core: &Core, hello: &Hello) -> Result<(), Refusal> {
         view_at(core, hello.assigned_revision, BEHIND_MS).await?;
     }
     Ok(())
+}
+
+/// Makes sure that the leader knows that the node is back, and that this manager knows all that
+/// was decided before. A node that was away goes on with what the first assignment says: it must
+/// not find there what runs elsewhere by now.
+async fn confirm(core: &Core, node: NodeId) -> Result<(), Refusal> {
+    let confirmed = async {
+        tell::at_once(core, node).await;
+        quorum::barrier(core).await
+    };
+    tokio::select! {
+        confirmed = confirmed => confirmed,
+        () = core.clock.sleep(BEHIND_MS) => {
+            Err(Refusal::unavailable("no leader tells this manager whether it is up to date"))
+        }
+    }
 }
 
 /// Checks that the node is a member, and writes down what it says of itself if that is new.

@@ -165,6 +165,11 @@ async fn lying_disk(world: &Arc<World>) -> Option<()> {
         return None;
     }
     let host = manager(world)?;
+    let workers = world.hosts().iter().filter(|host| host.place >= WORKERS).count();
+    // Promoted, and there is no other worker: nothing could run any more.
+    if host.place >= WORKERS && workers < 2 {
+        return None;
+    }
     host.lost.store(true, Ordering::Relaxed);
     host.disk()?.lose_syncs(true);
     sleep(200 + world.rng.below(1_500)).await;
@@ -392,6 +397,8 @@ async fn drain(world: &Arc<World>) -> Option<()> {
 pub(crate) async fn repair(world: &Arc<World>) {
     for host in world.hosts() {
         if host.is_lost() {
+            // Trouble may have ended before its power did: only what is dead is dismissed.
+            host.kill(world, true);
             dismiss(world, &host).await;
             continue;
         }

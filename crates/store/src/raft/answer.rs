@@ -118,10 +118,12 @@ impl Node {
         wire::decode::<WireReadIndex>("read", answer).ok()?.index
     }
 
-    /// Up to where the log must be applied for a read to see everything that was acknowledged;
-    /// `None` when this member does not lead a majority.
+    /// Up to where the log must be applied for a read to see everything that was acknowledged, and
+    /// what the leader has decided and not been able to commit yet; `None` when this member does
+    /// not lead a majority.
     pub(crate) async fn read_index(&self) -> Option<u64> {
-        let linearizer = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await;
-        linearizer.ok().map(|linearizer| linearizer.read_log_id().index())
+        let linearizer = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.ok()?;
+        let begun = self.shared.log.range().1.map(|id| id.index);
+        Some(linearizer.read_log_id().index().max(begun.unwrap_or(0)))
     }
 }
