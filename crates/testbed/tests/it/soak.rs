@@ -17,7 +17,8 @@ const LISTINGS: u32 = 100;
 const LISTING_MEAN_MAX: Duration = Duration::from_secs(2);
 const LISTING_MAX: Duration = Duration::from_secs(10);
 const MANAGER_BYTES_MAX: u64 = 256 << 20;
-/// Minutes of churn; the variable makes it shorter, for those who try the test itself.
+/// Minutes of churn; the variable makes it shorter, for those who try the test itself: below half
+/// an hour only files are judged.
 const CHURN_MINUTES: u64 = 60;
 const CHURN_VARIABLE: &str = "WARREN_SOAK_MINUTES";
 /// What memory does at first says nothing.
@@ -286,7 +287,9 @@ fn soak_an_hour_of_churn_leaks_nothing() -> Result<()> {
             "{name}: {:.2} MiB/h, {least} to {most} files, {round} rounds",
             per_hour / SLOPE_MAX
         );
-        ensure!(per_hour <= SLOPE_MAX, "{name} grows by {per_hour:.0} bytes an hour");
+        // A shorter run ends while the table of answers still fills.
+        let long = length >= 3 * WARM_UP;
+        ensure!(!long || per_hour <= SLOPE_MAX, "{name} grows by {per_hour:.0} bytes an hour");
         let (first, last) = (samples[0].2, samples[samples.len() - 1].2);
         ensure!(last <= first + 8, "{name} had {first} files open and has {last}");
     }
