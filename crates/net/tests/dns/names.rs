@@ -1,6 +1,7 @@
 //! What containers see.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,9 @@ use warren_net::dns::{
     Upstream as Up, Zone,
 };
 
-use crate::world::{UPSTREAM, Upstream, with_server};
+use crate::world::{
+    GATEWAY, UPSTREAM, Upstream, new_namespace, run, with_server, with_server_at, within,
+};
 
 const SHOP: NetworkId = NetworkId(*b"network001");
 const BLOG: NetworkId = NetworkId(*b"network002");
@@ -138,5 +141,48 @@ fn host_without_upstream_names_of_the_cluster_stay() {
         zone.remove_service(ServiceId::from_bytes([1; 10]));
         world.zone.store(Arc::new(zone));
         assert_eq!(world.ask(1, "web A"), "NXDOMAIN");
+    });
+}
+
+/// Every link of a node has the same gateway: one socket answers on each from there.
+#[test]
+fn host_gateways_of_both_families_are_one_socket() {
+    with_server_at((Ipv6Addr::UNSPECIFIED, 53).into(), tables(), |_| {
+        for (number, last) in [(1, 1), (2, 3)] {
+            let container = new_namespace();
+            let path = format!("/proc/{}/fd/{}", std::process::id(), container.as_raw_fd());
+            let link = format!("w{number}");
+            run(&format!("ip link add {link} type veth peer name eth0 netns {path}"));
+            run(&format!("ip addr add fe80::1/64 dev {link} nodad"));
+            run(&format!("ip link set {link} up"));
+            run(&format!("ip addr del 10.1.0.{last}/32 dev lo"));
+            run(&format!("ip route add 10.1.0.{last}/32 dev {link}"));
+            run(&format!("ip route add fd01::{last}/128 dev {link}"));
+            let short = |server: &str, own: &str| {
+                run(&format!("dig -r +short +tries=1 -b {own} @{server} web AAAA"))
+            };
+            let (v4, v6, tcp) = within(&container, || {
+                run(&format!("ip addr add fd01::{last}/128 dev eth0 nodad"));
+                run(&format!("ip addr add 10.1.0.{last}/32 dev eth0"));
+                run("ip link set eth0 up");
+                run(&format!("ip route add {GATEWAY} dev eth0"));
+                let (own_v4, own_v6) = (format!("10.1.0.{last}"), format!("fd01::{last}"));
+                let tcp = "fe80::1%eth0 +tcp";
+                (
+                    short(&GATEWAY.to_string(), &own_v4),
+                    short("fe80::1%eth0", &own_v6),
+                    short(tcp, &own_v6),
+                )
+            });
+            let mut all: Vec<&str> = v4.lines().collect();
+            all.sort_unstable();
+            let expected: &[&str] = if last == 1 { &["fd09::1"] } else { &["fd01::3", "fd01::4"] };
+            assert_eq!(all, expected);
+            for text in [v6, tcp] {
+                let mut all: Vec<&str> = text.lines().collect();
+                all.sort_unstable();
+                assert_eq!(all, expected);
+            }
+        }
     });
 }

@@ -1,6 +1,7 @@
 //! A node's server, an upstream server, and containers that are but addresses.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use rustix::thread::UnshareFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use tokio_util::sync::CancellationToken;
 use warren_base::clock::RealClock;
 use warren_base::rng::SystemRng;
@@ -29,6 +30,15 @@ pub(crate) struct World {
 
 /// Runs a test in a namespace of its own, with a server that knows `tables`.
 pub(crate) fn with_server(tables: Tables, test: impl FnOnce(&World) + Send + 'static) {
+    with_server_at((GATEWAY, 53).into(), tables, test);
+}
+
+/// As [`with_server`], with sockets bound elsewhere.
+pub(crate) fn with_server_at(
+    at: SocketAddr,
+    tables: Tables,
+    test: impl FnOnce(&World) + Send + 'static,
+) {
     let missing = |program: &str| Command::new(program).arg("-v").output().is_err();
     if !rustix::process::geteuid().is_root() || missing("dig") || missing("dnsmasq") {
         eprintln!("skipped: needs root, dig and dnsmasq");
@@ -41,7 +51,7 @@ pub(crate) fn with_server(tables: Tables, test: impl FnOnce(&World) + Send + 'st
         for container in 1..=9 {
             run(&format!("ip addr add 10.1.0.{container}/32 dev lo"));
         }
-        let world = World::start(tables);
+        let world = World::start(at, tables);
         test(&world);
     });
     if let Err(panic) = host.join() {
@@ -55,6 +65,26 @@ fn enter_new_namespace() {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
 }
 
+/// A namespace for a container, as long as it is held.
+pub(crate) fn new_namespace() -> OwnedFd {
+    let made = thread::spawn(|| {
+        enter_new_namespace();
+        std::fs::File::open("/proc/thread-self/ns/net").unwrap().into()
+    });
+    made.join().unwrap()
+}
+
+/// Runs `work` on a thread in `netns`.
+pub(crate) fn within<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            work()
+        });
+        thread.join().unwrap()
+    })
+}
+
 /// A command in the calling thread's namespace; its output.
 pub(crate) fn run(command: &str) -> String {
     let words: Vec<&str> = command.split_whitespace().collect();
@@ -66,7 +96,7 @@ pub(crate) fn run(command: &str) -> String {
 }
 
 impl World {
-    fn start(tables: Tables) -> Self {
+    fn start(at: SocketAddr, tables: Tables) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let resolv_conf = folder.path().join("resolv.conf");
         std::fs::write(&resolv_conf, format!("nameserver {UPSTREAM}\n")).unwrap();
@@ -74,7 +104,6 @@ impl World {
         let host = HostResolver::new(resolv_conf.clone(), "/nowhere".into());
         let forwarder = Forwarder::new(host, Arc::new(RealClock::new()), Arc::new(SystemRng));
         let server = Server::new(Arc::clone(&zone), forwarder);
-        let at = SocketAddr::from((GATEWAY, 53));
         let udp = UdpSocket::bind(at).unwrap();
         let tcp = TcpListener::bind(at).unwrap();
         let stop = CancellationToken::new();

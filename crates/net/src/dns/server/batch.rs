@@ -16,8 +16,15 @@ use tokio::io::unix::AsyncFd;
 
 /// Datagrams in a call: beyond these, the calls themselves are a small part of the work.
 pub(super) const BATCH: usize = 16;
+/// [`BATCH`] as the system call has it.
+const BATCH_LEN: libc::c_uint = 16;
+const _: () = assert!(BATCH_LEN as usize == BATCH);
 /// Longer queries are none: they hold one name.
 const QUERY_LEN_MAX: usize = 2048;
+
+/// The families as addresses have them (linux/socket.h).
+const AF_INET: libc::sa_family_t = 2;
+const AF_INET6: libc::sa_family_t = 10;
 
 /// Room for one control message with an address of either family; aligned as the kernel has it.
 #[derive(Clone, Copy)]
@@ -89,7 +96,7 @@ impl Batch {
             libc::recvmmsg(
                 socket.as_raw_fd(),
                 headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
+                BATCH_LEN,
                 libc::MSG_DONTWAIT,
                 ptr::null_mut(),
             )
@@ -122,14 +129,14 @@ fn len_of<T>() -> libc::socklen_t {
 }
 
 fn address_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    match libc::c_int::from(name.ss_family) {
-        libc::AF_INET => {
+    match name.ss_family {
+        AF_INET => {
             // SAFETY: the kernel wrote a sockaddr_in, which is shorter and no stricter aligned.
             let name = unsafe { ptr::from_ref(name).cast::<libc::sockaddr_in>().read() };
             let address = Ipv4Addr::from(u32::from_be(name.sin_addr.s_addr));
             Some(SocketAddrV4::new(address, u16::from_be(name.sin_port)).into())
         }
-        libc::AF_INET6 => {
+        AF_INET6 => {
             // SAFETY: as above, of a sockaddr_in6.
             let name = unsafe { ptr::from_ref(name).cast::<libc::sockaddr_in6>().read() };
             let (address, port) = (name.sin6_addr.s6_addr, u16::from_be(name.sin6_port));
@@ -256,7 +263,7 @@ fn write_address(name: &mut libc::sockaddr_storage, address: SocketAddr) -> libc
         SocketAddr::V4(address) => {
             // SAFETY: it is longer and as strictly aligned, and holds numbers alone.
             let name = unsafe { &mut *ptr::from_mut(name).cast::<libc::sockaddr_in>() };
-            name.sin_family = libc::AF_INET as libc::sa_family_t;
+            name.sin_family = AF_INET;
             name.sin_port = address.port().to_be();
             name.sin_addr.s_addr = address.ip().to_bits().to_be();
             len_of::<libc::sockaddr_in>()
@@ -264,7 +271,7 @@ fn write_address(name: &mut libc::sockaddr_storage, address: SocketAddr) -> libc
         SocketAddr::V6(address) => {
             // SAFETY: as above.
             let name = unsafe { &mut *ptr::from_mut(name).cast::<libc::sockaddr_in6>() };
-            name.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            name.sin6_family = AF_INET6;
             name.sin6_port = address.port().to_be();
             name.sin6_addr.s6_addr = address.ip().octets();
             name.sin6_scope_id = address.scope_id();

@@ -79,7 +79,7 @@ fn addresses(bytes: &[u8]) -> Vec<String> {
     message.answers.iter().map(|record| record.data.to_string()).collect()
 }
 
-const WEB: &str = "web a:10.9.0.1 1=10.1.0.1 2=10.1.0.2\n? 127.0.0.1 - a";
+const WEB: &str = "web a:10.9.0.1 1=10.1.0.1 2=10.1.0.2\n? 127.0.0.1,::1 - a";
 
 #[test]
 fn datagrams_are_answered_and_changes_seen() {
@@ -110,7 +110,7 @@ fn strangers_and_nonsense() {
     let asked = query(1, "web");
     let refused = ask(server.udp, &asked).unwrap();
     assert_eq!((refused.len(), refused[3] & 0xf), (asked.len(), 5));
-    let mut odd = asked.clone();
+    let mut odd = asked;
     odd[5] = 9;
     let told = ask(server.udp, &odd).unwrap();
     assert_eq!((told.len(), told[3] & 0xf), (12, 1));

@@ -5,6 +5,7 @@ use warren_model::id::ServiceId;
 use super::index::{KeyText, OF_ANY_STACK};
 use super::{Asker, Attachment, Service, Task, Zone};
 use crate::Protocol;
+use crate::dns::NetworkId;
 
 /// Services of one name: stacks that share a network may be many.
 const HITS_MAX: usize = 512;
@@ -100,50 +101,75 @@ impl Zone {
     /// Services by name, alias or hostname: of the asker's stack, else of none, else of others.
     fn hits(&self, asker: &Asker, name: &str, exactly: bool) -> Vec<Hit<'_>> {
         if exactly {
-            return self.owners(asker, &[name], name);
+            return self.owners(asker, name, Whose::Full);
         }
         if let Some(stack) = &asker.stack {
-            let hits = self.owners(asker, &[name, ".", stack], name);
+            let hits = self.owners(asker, name, Whose::OfStack(stack));
             if !hits.is_empty() {
                 return hits;
             }
         }
-        let hits = self.owners(asker, &[name], name);
-        if hits.is_empty() { self.owners(asker, &[OF_ANY_STACK, name], name) } else { hits }
+        let hits = self.owners(asker, name, Whose::Full);
+        if hits.is_empty() { self.owners(asker, name, Whose::OfAnyStack) } else { hits }
     }
 
-    fn owners(&self, asker: &Asker, key: &[&str], name: &str) -> Vec<Hit<'_>> {
+    fn owners(&self, asker: &Asker, name: &str, whose: Whose<'_>) -> Vec<Hit<'_>> {
         let mut hits: Vec<Hit<'_>> = Vec::new();
         for network in &asker.networks {
-            let Some(key) = KeyText::new(*network, key) else { return hits };
+            let key = match whose {
+                Whose::Full => KeyText::new(*network, &[name]),
+                Whose::OfStack(stack) => KeyText::new(*network, &[name, ".", stack]),
+                Whose::OfAnyStack => KeyText::new(*network, &[OF_ANY_STACK, name]),
+            };
+            let Some(key) = key else { return hits };
             let Some(owners) = self.names.get(key.as_bytes()) else { continue };
             let several = hits.len();
             for id in owners.iter() {
                 let has = |hit: &Hit<'_>| hit.service.id == id;
                 if hits.len() < HITS_MAX && !hits[..several].iter().any(has) {
-                    hits.extend(self.hit(id, *network, name));
+                    hits.extend(self.hit(id, *network, name, whose));
                 }
             }
         }
         hits
     }
 
-    fn hit(&self, id: ServiceId, network: crate::dns::NetworkId, name: &str) -> Option<Hit<'_>> {
+    /// What `name` means of a service that has its key.
+    fn hit(
+        &self,
+        id: ServiceId,
+        network: NetworkId,
+        name: &str,
+        whose: Whose<'_>,
+    ) -> Option<Hit<'_>> {
         let service = self.services.get(&id)?;
         let attachment = service.attachments.iter().find(|a| a.network == network)?;
-        let own = |mine: &str| {
-            let rest = name.strip_prefix(mine);
-            rest.is_some_and(|rest| match (rest.strip_prefix('.'), &service.stack) {
-                (None, _) => rest.is_empty(),
-                (Some(stack), Some(own)) => *stack == **own,
-                (Some(_), None) => false,
-            })
+        let stack = service.stack.as_deref();
+        let own = |mine: &str| match (whose, stack) {
+            (Whose::Full, Some(stack)) => {
+                let rest = name.strip_prefix(mine).and_then(|rest| rest.strip_prefix('.'));
+                rest == Some(stack)
+            }
+            (Whose::Full, None) | (Whose::OfAnyStack, Some(_)) => name == mine,
+            (Whose::OfStack(wanted), Some(stack)) => wanted == stack && name == mine,
+            (Whose::OfStack(_) | Whose::OfAnyStack, None) => false,
         };
-        let is_service = own(&service.name) || attachment.aliases.iter().any(|alias| own(alias));
+        if own(&service.name) || attachment.aliases.iter().any(|alias| own(alias)) {
+            return Some(Hit { service, attachment, hostname: None });
+        }
         let mut hostnames = service.tasks.iter().filter_map(|task| task.hostname.as_deref());
-        let hostname = if is_service { None } else { hostnames.find(|h| own(h)) };
+        let hostname = Some(hostnames.find(|hostname| own(hostname))?);
         Some(Hit { service, attachment, hostname })
     }
+}
+
+/// Which services are meant.
+#[derive(Debug, Clone, Copy)]
+enum Whose<'a> {
+    /// Those whose full name it is: with their stack, if they have one.
+    Full,
+    OfStack(&'a str),
+    OfAnyStack,
 }
 
 /// `tasks.web` and `2.web`.

@@ -298,6 +298,11 @@ fn whose_name_it_is() {
         10.1.0.8 api A: no data
         ",
     );
+    // An alias that looks like the full name of another's is not that one's short name.
+    check(
+        "db a:10.9.0.1+web.shop\nweb.shop a:10.9.0.2\n? 10.1.0.9 shop a",
+        "10.1.0.9 web A: 10.9.0.2/1\n10.1.0.9 web.shop A: 10.9.0.1/1 10.9.0.2/1",
+    );
 }
 
 #[test]

@@ -93,9 +93,13 @@ fn expected(
                 if exactly {
                     return (full(text) == name).then_some(1);
                 }
-                let within = asker.stack.as_deref().map(|stack| format!("{name}.{stack}"));
                 match () {
-                    () if Some(full(text)) == within => Some(0),
+                    () if service.stack.is_some()
+                        && service.stack == asker.stack
+                        && text == name =>
+                    {
+                        Some(0)
+                    }
                     () if full(text) == name => Some(1),
                     () if text == name && service.stack.is_some() => Some(2),
                     () => None,
