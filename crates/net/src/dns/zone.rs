@@ -17,13 +17,13 @@
 mod find;
 mod index;
 mod reverse;
+mod shards;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::HashMap;
 use warren_model::id::ServiceId;
 
 use super::tables::{
@@ -33,6 +33,7 @@ use super::wire::{Data, Record, kind};
 use crate::Protocol;
 use find::{Found, Part};
 use index::{Key, Owners};
+use shards::Shards;
 
 /// The domain of every name of the cluster.
 pub const SUFFIX: &str = "warren.internal";
@@ -73,15 +74,15 @@ pub struct Answer {
 /// The snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct Zone {
-    services: HashMap<ServiceId, Arc<Service>>,
+    services: Shards<ServiceId, Arc<Service>>,
     /// Names on each network.
-    names: HashMap<Key, Owners>,
+    names: Shards<Key, Owners>,
     /// Names that services have anywhere, and how many.
-    known: HashMap<Box<str>, u32>,
+    known: Shards<Box<str>, u32>,
     /// On each network, stacks, and how many services of theirs are there.
-    stacks: HashMap<Key, u32>,
-    addresses: HashMap<IpAddr, Owners>,
-    askers: HashMap<IpAddr, Arc<Asker>>,
+    stacks: Shards<Key, u32>,
+    addresses: Shards<IpAddr, Owners>,
+    askers: Shards<IpAddr, Arc<Asker>>,
     pools: Arc<[Prefix]>,
 }
 

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::net::IpAddr;
 
-use imbl::HashMap;
 use warren_model::id::ServiceId;
 
+use super::shards::Shards;
 use super::{Endpoint, SUFFIX, Service, Task, Zone};
 use crate::dns::NetworkId;
 use crate::dns::wire::NAME_LEN_MAX;
@@ -22,15 +22,16 @@ pub(super) const OF_ANY_STACK: &str = "*.";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Owners {
     One(ServiceId),
-    /// At least two, sorted.
-    Many(Vec<ServiceId>),
+    /// At least two, sorted. Boxed for the size of the others: there are a dozen a service.
+    #[allow(clippy::box_collection)]
+    Many(Box<Vec<ServiceId>>),
 }
 
 impl Owners {
     pub(super) fn iter(&self) -> impl Iterator<Item = ServiceId> {
         match self {
             Self::One(id) => std::slice::from_ref(id),
-            Self::Many(ids) => ids,
+            Self::Many(ids) => ids.as_slice(),
         }
         .iter()
         .copied()
@@ -139,7 +140,7 @@ fn is_found_alike(old: &Service, new: &Service) -> bool {
         && old.tasks.iter().map(task).eq(new.tasks.iter().map(task))
 }
 
-fn own<K: Hash + Eq + Clone>(map: &mut HashMap<K, Owners>, key: &K, id: ServiceId) {
+fn own<K: Hash + Eq + Clone>(map: &mut Shards<K, Owners>, key: &K, id: ServiceId) {
     let Some(owners) = map.get_mut(key) else {
         map.insert(key.clone(), Owners::One(id));
         return;
@@ -147,7 +148,7 @@ fn own<K: Hash + Eq + Clone>(map: &mut HashMap<K, Owners>, key: &K, id: ServiceI
     match owners {
         Owners::One(other) => {
             let (low, high) = if *other < id { (*other, id) } else { (id, *other) };
-            *owners = Owners::Many(vec![low, high]);
+            *owners = Owners::Many(Box::new(vec![low, high]));
         }
         Owners::Many(ids) => {
             if let Err(at) = ids.binary_search(&id) {
@@ -157,12 +158,13 @@ fn own<K: Hash + Eq + Clone>(map: &mut HashMap<K, Owners>, key: &K, id: ServiceI
     }
 }
 
-fn disown<K: Hash + Eq + Clone>(map: &mut HashMap<K, Owners>, key: &K, id: ServiceId) {
+fn disown<K: Hash + Eq + Clone>(map: &mut Shards<K, Owners>, key: &K, id: ServiceId) {
     let Some(owners) = map.get_mut(key) else { return };
     match owners {
         Owners::Many(ids) => {
             ids.retain(|other| *other != id);
-            if let [last] = ids[..] {
+            let last = if let [last] = ids[..] { Some(last) } else { None };
+            if let Some(last) = last {
                 *owners = Owners::One(last);
             }
         }
@@ -173,7 +175,7 @@ fn disown<K: Hash + Eq + Clone>(map: &mut HashMap<K, Owners>, key: &K, id: Servi
     }
 }
 
-fn recount<K: Hash + Ord + Clone>(map: &mut HashMap<K, u32>, old: &BTreeSet<K>, new: &BTreeSet<K>) {
+fn recount<K: Hash + Ord + Clone>(map: &mut Shards<K, u32>, old: &BTreeSet<K>, new: &BTreeSet<K>) {
     for key in old.difference(new) {
         match map.get_mut(key) {
             Some(count) if *count > 1 => *count -= 1,

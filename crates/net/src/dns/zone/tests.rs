@@ -372,8 +372,11 @@ fn names_beyond_the_limits_are_none() {
 fn a_change_leaves_the_old_snapshot_as_it_was() {
     let before = Zone::new(tables(SHOP));
     let mut after = before.clone();
-    let web =
-        before.services.values().find(|s| s.stack.as_deref() == Some("shop") && &*s.name == "web");
+    let web = before
+        .services
+        .iter()
+        .map(|(_, s)| s)
+        .find(|s| s.stack.as_deref() == Some("shop") && &*s.name == "web");
     let mut web = Service::clone(web.unwrap());
     web.tasks[0].ready = false;
     let id = web.id;
