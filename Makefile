@@ -9,7 +9,7 @@ FROM ?= 0
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .PHONY: help build demo demo-clean test test-mutants sim testbed soak check deps unit lint deny install bench \
-	bench-create bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state bench-log \
+	bench-create bench-dns bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state bench-log \
 	bench-cluster bench-load bench-writes bench-form bench-failover bench-worker-loss bench-pause bench-edge bench-quorum bench-idle bench-agents bench-soak
 
 help:           ## list the targets
@@ -69,7 +69,7 @@ install: build  ## into /usr/local/bin, with the alias wrn and the systemd unit
 	ln -sf warren /usr/local/bin/wrn
 	install -D -m 0644 scripts/warren.service /usr/local/lib/systemd/system/warren.service
 
-bench: bench-state bench-log bench-cycle bench-create bench-scale bench-storm bench-heal bench-memory bench-crash bench-cluster ## all figures but the soak
+bench: bench-state bench-log bench-cycle bench-dns bench-create bench-scale bench-storm bench-heal bench-memory bench-crash bench-cluster ## all figures but the soak
 
 bench-state:    ## memory and speed of the state at a million tasks
 	cargo run --release -q -p warren-state --example bench_state
@@ -90,6 +90,10 @@ bench-scale: build ## 1 to 100 replicas and their removal, side by side with Doc
 
 bench-storm: build ## 50 services, side by side with Docker Swarm
 	bench/swarm.py storm
+
+bench-dns:      ## CPU and latency of a name's query, side by side with dnsmasq
+	cargo build --locked --release -q -p warren-net --example bench_dns
+	bench/dns.py
 
 bench-heal: build ## kill -9 of a container to its replacement
 	bench/node.py heal

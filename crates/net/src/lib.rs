@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 mod conntrack;
+pub mod dns;
 mod features;
 mod firewall;
 mod handle;
