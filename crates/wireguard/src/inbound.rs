@@ -99,9 +99,9 @@ impl Opener {
         let Some((peer, link)) = turn.shared.find(index) else {
             turn.shared.drops.add(Reason::UnknownSession, bytes.len().div_ceil(len));
             // Perhaps of an engine before this one, or of a removed key: a new handshake helps.
-            let known = turn.routing.by_endpoint(from).map(|entry| &entry.peer);
-            if let Some(peer) = known.filter(|peer| peer.active().is_none()) {
-                turn.shared.nudge(peer, turn.now);
+            // Whoever lies about this address has us send one message in five seconds.
+            if let Some(entry) = turn.routing.by_endpoint(from) {
+                turn.shared.nudge(&entry.peer, turn.now);
             }
             return;
         };
@@ -147,11 +147,12 @@ impl Opener {
         }
         peer.counters.received(good, good_bytes);
         peer.heard_from(from);
+        link.hear(turn.now);
         if has_packets && link.touch(turn.now) {
             turn.shared.mailbox.tick(&peer, &link);
         }
         if !peer.is_active(&link) {
-            peer.prefer(&link);
+            peer.prefer(&link, turn.now);
         }
         self.flush(turn, &peer, &link);
     }
@@ -205,7 +206,8 @@ impl Opener {
             Shaken::Noted => return peer.counters.received(1, datagram.len()),
             Shaken::Responded(len) => len,
             Shaken::Established(len) => {
-                peer.prefer(&link);
+                link.hear(now);
+                peer.prefer(&link, now);
                 len
             }
         };

@@ -128,6 +128,8 @@ pub(crate) struct Link {
     tunn: Mutex<Tunn>,
     /// When its last handshake was done; 0 before.
     established_ms: AtomicU64,
+    /// When a right message last came in; 0 before.
+    heard_ms: AtomicU64,
     used_ms: AtomicU64,
     refreshed_ms: AtomicU64,
     is_handshaking: AtomicBool,
@@ -195,6 +197,7 @@ impl Link {
                 Some(limiter),
             )),
             established_ms: AtomicU64::new(0),
+            heard_ms: AtomicU64::new(0),
             used_ms: AtomicU64::new(0),
             refreshed_ms: AtomicU64::new(0),
             is_handshaking: AtomicBool::new(false),
@@ -205,6 +208,14 @@ impl Link {
 
     pub(crate) fn established_ms(&self) -> u64 {
         self.established_ms.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn heard_ms(&self) -> u64 {
+        self.heard_ms.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn hear(&self, now_ms: u64) {
+        self.heard_ms.store(now_ms, Ordering::Relaxed);
     }
 
     pub(crate) fn has_queue(&self) -> bool {

@@ -12,6 +12,9 @@ use crate::link::{Link, Pair};
 /// How often an attempt at a handshake that is not asked for by the protocol may be repeated.
 const NUDGE_MS: u64 = 5000;
 
+/// Messages under way when a peer moved to a newer session have arrived within this time.
+const MOVED_MS: u64 = 2000;
+
 #[derive(Default)]
 pub(crate) struct Peer {
     pub(crate) counters: Counters,
@@ -54,14 +57,14 @@ impl Peer {
         self.active.load().as_ref().is_some_and(|active| Arc::ptr_eq(active, link))
     }
 
-    /// Sends through `link` from now on, unless another has a newer session.
-    pub(crate) fn prefer(&self, link: &Arc<Link>) {
-        let is_newer = self
-            .active
-            .load()
-            .as_ref()
-            .is_none_or(|active| active.established_ms() <= link.established_ms());
-        if is_newer {
+    /// Sends through `link`, where it was just heard, from now on, if its session is the newest.
+    /// Or if the newest has been silent: the peer has lost it.
+    pub(crate) fn prefer(&self, link: &Arc<Link>, now_ms: u64) {
+        let is_better = self.active.load().as_ref().is_none_or(|active| {
+            active.established_ms() <= link.established_ms()
+                || now_ms.saturating_sub(active.heard_ms()) > MOVED_MS
+        });
+        if is_better {
             self.active.store(Some(Arc::clone(link)));
         }
     }

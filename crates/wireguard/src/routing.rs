@@ -100,6 +100,12 @@ impl Routing {
         Some(Pair { own: self.own.first()?.public, remote: *entry.config.keys.first()? })
     }
 
+    /// Whether a session has the own key that is to be used. Which of its keys a peer uses is its
+    /// choice: were both sides to choose, they might never agree.
+    pub(crate) fn offers(&self, pair: Pair) -> bool {
+        self.own.first().is_some_and(|own| own.public == pair.own)
+    }
+
     /// Whether these keys may have sessions.
     pub(crate) fn accepts(&self, entry: &Entry, pair: Pair) -> bool {
         self.own(pair.own).is_some() && entry.config.keys.contains(&pair.remote)

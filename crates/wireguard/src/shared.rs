@@ -21,7 +21,7 @@ use crate::udp::Udp;
 
 /// Places on the wire have 24 bits.
 const INDEX_MASK: u32 = 0x00ff_ffff;
-/// How often a peer that does not use the offered keys is asked again.
+/// How often a peer with a session of another own key than the offered is asked again.
 const OFFER_MS: u64 = 60_000;
 
 pub(crate) struct Shared {
@@ -110,9 +110,8 @@ impl Shared {
         self.routing.store(Arc::clone(&new));
         drop(links);
         for entry in &new.entries {
-            let offered = new.offered(entry);
             let active = entry.peer.active();
-            if active.is_some_and(|active| Some(active.pair) != offered) {
+            if active.is_some_and(|active| !new.offers(active.pair)) {
                 self.nudge(&entry.peer, now);
             }
         }
@@ -136,7 +135,7 @@ impl Shared {
     ) -> Option<Arc<Link>> {
         let offered = routing.offered(entry)?;
         if let Some(active) = entry.peer.active().filter(|active| active.is_live(now_ms)) {
-            if active.pair != offered && entry.peer.since_nudge_ms(now_ms) >= OFFER_MS {
+            if !routing.offers(active.pair) && entry.peer.since_nudge_ms(now_ms) >= OFFER_MS {
                 self.nudge(&entry.peer, now_ms);
             }
             return Some(active);

@@ -235,6 +235,12 @@ fn keys_overlap_and_the_newest_session_is_used() {
     assert_eq!(two.packets, [ip(1, 2, b"late")]);
     assert_eq!(two.link().pair.remote, key(11).public(), "an old session does not come back");
     assert_carries(&mut one, &mut two);
+    // Only the own key is ours to choose.
+    let routing = two.shared.routing.load_full();
+    assert!(
+        routing.offers(two.link().pair)
+            && routing.offered(&routing.entries[0]).unwrap().remote == key(1).public()
+    );
     // Then the old one ends.
     one.apply(&[11], &[(&[2], at_two)]);
     assert!(one.shared.find(old.index).is_none());

@@ -37,6 +37,8 @@ fn host_ping_brings_up_a_session() {
         assert_eq!(one.stats().handshake_ms, None, "nothing is sent before it is needed");
         ping(&one, &two);
         ping(&two, &one);
+        // What was sent is counted after it was sent.
+        eventually("all is counted", || one.stats().sent_packets == 4);
         let (here, there) = (one.stats(), two.stats());
         assert!(here.handshake_ms.is_some() && there.handshake_ms.is_some());
         // A handshake, the keepalive that confirms it, two requests, two answers.

@@ -41,9 +41,10 @@ fn host_peer_behind_address_translation() {
         of_one.endpoint = None;
         of_two.keepalive = seconds(1);
         two.start(&[of_one]);
+        one.start(&[]);
         assert_silent(&two, &one);
         assert!(two.stats().dropped(Reason::NoEndpoint) > 0);
-        one.start(&[of_two]);
+        one.apply(&[of_two]);
         eventually("a handshake that nobody asked for", || two.stats().endpoint.is_some());
         assert_answers(&two, &one);
         let before = two.stats().received_packets;
