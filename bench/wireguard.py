@@ -183,7 +183,7 @@ def measure(tunnel, figures):
     tunnel.up()
     server = None
     try:
-        server = subprocess.Popen(within(HOSTS[1], 'iperf3', '-s', '-B', tunnel.target), stdout=subprocess.DEVNULL)
+        server = subprocess.Popen(within(HOSTS[1], 'iperf3', '-s', '-B', tunnel.target), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for(lambda: ns(HOSTS[0], 'python3', '-c', f'import socket; socket.create_connection(("{tunnel.target}", 5201), 2)') and None, f'{tunnel.name}: no way through')
         time.sleep(0.3)
         figures['round trip'].append(round_trip(tunnel))
@@ -235,7 +235,7 @@ def main():
         rows += [(f'{kind.name}: CPU of the processes', stats(figures[kind.name][f'{flows} flows cpu'], 's/GB', 2)) for kind in kinds if kind.inner]
         rows += [(f'{name}: CPU of the machine', stats(f[f'{flows} flows machine'], 's/GB', 2)) for name, f in figures.items()]
         rows += ratios(figures, median, f'{flows} flows')
-        show(f'{flows} TCP {"flow" if flows == 1 else "flows"} between two hosts', rows)
+        show(f'{flows} TCP flow{"s" * (flows > 1)} between two hosts', rows)
     rows = [(name, stats(f['round trip'], 'us', 1)) for name, f in figures.items()]
     if {'Warren', 'boringtun-cli'} <= figures.keys():
         rows.append(('Warren to boringtun-cli (at most 1.1x)', ratio(median('Warren', 'round trip'), median('boringtun-cli', 'round trip'))))

@@ -149,11 +149,11 @@ fn what_is_merged_cuts_into_the_same_packets() {
 #[test]
 fn limits() {
     // A packet of 64 KiB, then one that no longer fits.
-    let long = format!("a.0.32000 a.3200.32000 a.6400.2000 a.6600.2000");
-    check(&long, "a:32000+32000 a:2000+2000");
+    let long = "a.0.32000 a.3200.32000 a.6400.2000 a.6600.2000";
+    check(long, "a:32000+32000 a:2000+2000");
     let small: Vec<String> = (0..70).map(|n| format!("a.{n}.10")).collect();
-    let full = vec!["10"; PIECES_MAX].join("+");
-    check(&small.join(" "), &format!("a:{full} a:{}", vec!["10"; 70 - PIECES_MAX].join("+")));
+    let full = ["10"; PIECES_MAX].join("+");
+    check(&small.join(" "), &format!("a:{full} a:{}", ["10"; 70 - PIECES_MAX].join("+")));
     // The first stream is no longer open when it goes on.
     let mut many: Vec<String> =
         (b'a'..=b'q').map(|stream| format!("{}.0.10", char::from(stream))).collect();

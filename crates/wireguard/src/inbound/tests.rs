@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use warren_base::clock::RealClock;
+use warren_base::clock::ManualClock;
 
 use super::*;
 use crate::key::PrivateKey;
@@ -16,6 +16,7 @@ use crate::segment::Segments;
 use crate::table::{PeerConfig, Prefix, Table};
 
 struct Side {
+    clock: Arc<ManualClock>,
     shared: Shared,
     opener: Opener,
     received: Received,
@@ -27,9 +28,12 @@ struct Side {
 
 fn side(n: u8) -> Side {
     let udp = Udp::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
-    let shared = Shared::new(Arc::new(RealClock::new()), udp, u32::from(n) << 8).unwrap();
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let timed: Arc<dyn warren_base::clock::Clock> = Arc::clone(&clock) as _;
+    let shared = Shared::new(timed, udp, u32::from(n) << 8).unwrap();
     let opener = Inbound::new().opener;
-    Side { shared, opener, received: Received::new(), seen: Vec::new(), packets: Vec::new() }
+    let received = Received::new();
+    Side { clock, shared, opener, received, seen: Vec::new(), packets: Vec::new() }
 }
 
 fn key(n: u8) -> PrivateKey {
@@ -221,7 +225,8 @@ fn keys_overlap_and_the_newest_session_is_used() {
     let old = one.link();
     let offered = Pair { own: key(11).public(), remote: key(2).public() };
     let new = one.shared.link(&one.peer(), offered).unwrap();
-    std::thread::sleep(Duration::from_millis(2));
+    one.clock.advance(2);
+    two.clock.advance(2);
     let mut out = [0; CONTROL_LEN];
     let len = new.hold(one.shared.now_ms()).initiate(&mut out).unwrap();
     one.shared.udp[0].send(at_two, &out[..len]).unwrap();
@@ -235,6 +240,24 @@ fn keys_overlap_and_the_newest_session_is_used() {
     assert_eq!(two.packets, [ip(1, 2, b"late")]);
     assert_eq!(two.link().pair.remote, key(11).public(), "an old session does not come back");
     assert_carries(&mut one, &mut two);
+    // But where one has lost the new session, as its silence tells, the old one is used again.
+    let late = |one: &Side| {
+        let mut out = [0; 200];
+        let sealed = old.hold(one.shared.now_ms()).seal(&ip(1, 2, b"late"), &mut out);
+        let Sealed::Data(len) = sealed else { panic!("{sealed:?}") };
+        out[..len].to_vec()
+    };
+    two.clock.advance(1000);
+    let message = late(&one);
+    two.feed(at_one, &message, message.len());
+    assert_eq!(two.link().pair.remote, key(11).public());
+    two.clock.advance(1001);
+    let message = late(&one);
+    two.feed(at_one, &message, message.len());
+    assert_eq!(two.link().pair.remote, key(1).public());
+    two.clock.advance(3000);
+    assert_carries(&mut one, &mut two);
+    assert_eq!(two.link().pair.remote, key(11).public());
     // Only the own key is ours to choose.
     let routing = two.shared.routing.load_full();
     assert!(
@@ -337,7 +360,7 @@ fn hostile_bytes() {
     let packets: Vec<Vec<u8>> = (0..8)
         .map(|n: u8| {
             samples::tcp(
-                n % 2 == 0,
+                n.is_multiple_of(2),
                 (1, 2),
                 u32::from(n) * 500,
                 flag::ACK,
@@ -402,6 +425,9 @@ fn hostile_bytes() {
             one.initiate();
             renewed = Instant::now();
         }
+        // Links look at their timers now and then.
+        one.clock.advance(100);
+        two.clock.advance(100);
         // Answers to what looked real enough.
         settle(&mut one, &mut two);
         one.seen.clear();
