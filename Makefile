@@ -5,12 +5,15 @@ WARREN := target/$(TARGET)/dist/warren
 MANAGERS ?= 3
 WORKERS ?= 3
 SEEDS ?= 500
+FUZZ_SECONDS ?= 600
+FUZZ_SEED ?= 1
 FROM ?= 0
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .PHONY: help build demo demo-clean test test-mutants sim testbed soak check deps unit lint deny install bench \
-	bench-create bench-dns bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state bench-log \
-	bench-cluster bench-load bench-writes bench-form bench-failover bench-worker-loss bench-pause bench-edge bench-quorum bench-idle bench-agents bench-soak
+	bench-create bench-dns bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state \
+	bench-log bench-cluster bench-load bench-writes bench-form bench-failover bench-worker-loss bench-pause bench-edge \
+	bench-quorum bench-idle bench-agents bench-soak bench-wireguard fuzz-wireguard
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -46,6 +49,9 @@ sim:            ## simulated clusters with faults, one a seed: SEEDS=20000 FROM=
 
 test-mutants:   ## breaks the program on purpose: the simulator must notice each time
 	crates/sim/mutants/run
+
+fuzz-wireguard: ## hostile bytes to the WireGuard engine, in both directions: FUZZ_SECONDS=600 FUZZ_SEED=1
+	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) cargo nextest run --locked --profile soak -p warren-wireguard --ignore-default-filter -E 'test(hostile_bytes)'
 
 soak: deps      ## tests that take long: load, and faults for minutes
 	cargo build --locked -p warren
@@ -94,6 +100,10 @@ bench-storm: build ## 50 services, side by side with Docker Swarm
 bench-dns:      ## CPU and latency of a name's query, side by side with dnsmasq
 	cargo build --locked --release -q -p warren-net --example bench_dns
 	bench/dns.py
+
+bench-wireguard: ## WireGuard in our process, side by side with boringtun-cli, wireguard-go, VXLAN and plain routes
+	cargo build --locked --release -q -p warren-wireguard --example node
+	bench/wireguard.py
 
 bench-heal: build ## kill -9 of a container to its replacement
 	bench/node.py heal

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Crate, then what of ours it may import.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("warren-model", &[]),
     ("warren-base", &[]),
     ("warren-shim", &[]),
@@ -26,6 +26,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("warren-runtime", &["warren-model", "warren-base", "warren-shim"]),
     ("warren-image", &["warren-model", "warren-base"]),
     ("warren-net", &["warren-model", "warren-base"]),
+    ("warren-wireguard", &["warren-base"]),
     (
         "warren-manager",
         &[

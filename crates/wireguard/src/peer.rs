@@ -1,0 +1,116 @@
+//! One peer while it is in the table: where it is, its links, what was counted.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use arc_swap::ArcSwapOption;
+
+use crate::counters::Counters;
+use crate::link::{Link, Pair};
+
+/// How often an attempt at a handshake that is not asked for by the protocol may be repeated.
+const NUDGE_MS: u64 = 5000;
+
+/// Messages under way when a peer moved to a newer session have arrived within this time.
+const MOVED_MS: u64 = 2000;
+
+#[derive(Default)]
+pub(crate) struct Peer {
+    pub(crate) counters: Counters,
+    endpoint: RwLock<Option<SocketAddr>>,
+    /// The link with the newest session: what is sent goes through it.
+    active: ArcSwapOption<Link>,
+    /// At most one for each pair of keys; made when first needed.
+    links: Mutex<Vec<Arc<Link>>>,
+    /// When anything was last sent to it.
+    sent_ms: AtomicU64,
+    /// When a handshake was last begun without a packet that needs it; 0 before.
+    nudged_ms: AtomicU64,
+}
+
+impl Peer {
+    pub(crate) fn new(endpoint: Option<SocketAddr>) -> Self {
+        Self { endpoint: RwLock::new(endpoint), ..Self::default() }
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
+        *self.endpoint.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_endpoint(&self, endpoint: Option<SocketAddr>) {
+        *self.endpoint.write().unwrap_or_else(PoisonError::into_inner) = endpoint;
+    }
+
+    /// It has proven to be where this came from.
+    pub(crate) fn heard_from(&self, from: SocketAddr) {
+        if self.endpoint() != Some(from) {
+            self.set_endpoint(Some(from));
+        }
+    }
+
+    pub(crate) fn active(&self) -> Option<Arc<Link>> {
+        self.active.load_full()
+    }
+
+    pub(crate) fn is_active(&self, link: &Arc<Link>) -> bool {
+        self.active.load().as_ref().is_some_and(|active| Arc::ptr_eq(active, link))
+    }
+
+    /// Sends through `link`, where it was just heard, from now on, if its session is the newest.
+    /// Or if the newest has been silent: the peer has lost it.
+    pub(crate) fn prefer(&self, link: &Arc<Link>, now_ms: u64) {
+        let is_better = self.active.load().as_ref().is_none_or(|active| {
+            active.established_ms() <= link.established_ms()
+                || now_ms.saturating_sub(active.heard_ms()) > MOVED_MS
+        });
+        if is_better {
+            self.active.store(Some(Arc::clone(link)));
+        }
+    }
+
+    pub(crate) fn links(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn link(&self, pair: Pair) -> Option<Arc<Link>> {
+        self.links().iter().find(|link| link.pair == pair).cloned()
+    }
+
+    /// Ends all sessions but those `keep` allows.
+    pub(crate) fn retain(&self, keep: impl Fn(Pair) -> bool) {
+        let mut links = self.links();
+        links.retain(|link| keep(link.pair));
+        let gone = self.active.load().as_ref().is_some_and(|active| !keep(active.pair));
+        if gone {
+            let newest = links.iter().filter(|link| link.established_ms() > 0);
+            self.active.store(newest.max_by_key(|link| link.established_ms()).cloned());
+        }
+    }
+
+    pub(crate) fn sent(&self, packets: usize, bytes: usize, now_ms: u64) {
+        self.counters.sent(packets, bytes);
+        self.sent_ms.store(now_ms.max(1), Ordering::Relaxed);
+    }
+
+    /// 0 if nothing was sent yet.
+    pub(crate) fn sent_ms(&self) -> u64 {
+        self.sent_ms.load(Ordering::Relaxed)
+    }
+
+    /// Whether a handshake may be begun unasked; at most every 5 s.
+    pub(crate) fn may_nudge(&self, now_ms: u64) -> bool {
+        let last = self.nudged_ms.load(Ordering::Relaxed);
+        let is_due = last == 0 || now_ms >= last + NUDGE_MS;
+        is_due
+            && self
+                .nudged_ms
+                .compare_exchange(last, now_ms.max(1), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    /// How long ago that was.
+    pub(crate) fn since_nudge_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.nudged_ms.load(Ordering::Relaxed))
+    }
+}
