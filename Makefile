@@ -13,7 +13,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 .PHONY: help build demo demo-clean test test-mutants sim testbed soak check deps unit lint deny install bench \
 	bench-create bench-dns bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state \
 	bench-log bench-cluster bench-load bench-writes bench-form bench-failover bench-worker-loss bench-pause bench-edge \
-	bench-quorum bench-idle bench-agents bench-soak bench-wireguard fuzz-wireguard
+	bench-quorum bench-idle bench-agents bench-soak bench-wireguard fuzz-wireguard bench-net
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -87,6 +87,9 @@ bench-log:      ## appends per second with real fsync
 bench-cycle:    ## start+exit+delete of one container, side by side with crun
 	cargo build --release -q -p warren-runtime --example cycle
 	bench/cycle.py
+
+bench-net:      ## a change among 5,000 services, all of them at once, CPU of a request by service address and mesh
+	bench/net.py
 
 bench-create: build ## service create to the first answer, side by side with Docker Swarm
 	bench/swarm.py create

@@ -78,7 +78,7 @@ impl FakeNetwork {
 impl Network for FakeNetwork {
     async fn attach(&self, id: &str, address: Ipv4Addr) -> Result<Sandbox, NetError> {
         lock(&self.state).attached.insert(id.to_owned(), address);
-        Ok(Sandbox { netns: Arc::new(descriptor()?), address })
+        Ok(Sandbox { netns: Arc::new(descriptor()?), address, address6: None })
     }
 
     async fn adopt(&self, id: &str, address: Ipv4Addr, _pid: u32) -> Result<(), NetError> {

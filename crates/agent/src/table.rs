@@ -75,7 +75,7 @@ impl Publisher {
         self.in_flight = true;
         let mut published: Vec<_> = self.wanted.values().flatten().cloned().collect();
         published.sort();
-        Some((self.generation, Table { published }))
+        Some((self.generation, Table { published, ..Table::default() }))
     }
 
     /// The kernel holds `generation`, or does not.

@@ -4,10 +4,11 @@
 //! what it sends. An entry that ends meanwhile is fine.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use crate::netlink::{Messages, Socket, attribute, attributes_in, flag};
+use crate::rules::{Family, header};
 use crate::{Error, Protocol};
 
 // linux/netfilter/nfnetlink_conntrack.h
@@ -26,22 +27,23 @@ const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
-/// `struct nfgenmsg` of family ip.
-const HEADER: [u8; 4] = [2, 0, 0, 0];
+/// `struct nfgenmsg`
+const HEADER_LEN: usize = 4;
 /// Entries deleted by one system call: about 8 KiB.
 const DELETE_BATCH: usize = 100;
 
 /// A connection as its first packet had it, and who answers it after translation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Flow {
-    pub(crate) source: Ipv4Addr,
-    pub(crate) destination: Ipv4Addr,
+    pub(crate) destination: IpAddr,
     pub(crate) destination_port: u16,
     pub(crate) protocol: u8,
-    pub(crate) answered_by: Ipv4Addr,
+    pub(crate) answered_by: IpAddr,
     pub(crate) answered_by_port: u16,
 }
 
@@ -55,17 +57,18 @@ impl Conntrack {
             .map_err(|source| Error::io("open a conntrack netlink socket", source))
     }
 
-    /// Removes the connections that `doomed` chooses; with `to`, only those to that port are looked at.
+    /// Removes the connections of a family that `doomed` chooses; with `to`, only those to that port are looked at.
     pub(crate) fn remove(
         &mut self,
+        family: Family,
         to: Option<(Protocol, u16)>,
         doomed: impl Fn(&Flow) -> bool,
     ) -> Result<usize, Error> {
         let mut keys = Vec::new();
-        let list = list_request(to);
+        let list = list_request(family, to);
         self.0
             .query(&list, |kind, payload| {
-                let attributes = payload.get(HEADER.len()..).unwrap_or_default();
+                let attributes = payload.get(HEADER_LEN..).unwrap_or_default();
                 let flow = if kind == CT_NEW { parse(attributes) } else { None };
                 let wanted = |flow: &Flow| {
                     to.is_none_or(|(protocol, port)| {
@@ -80,7 +83,7 @@ impl Conntrack {
         for keys in keys.chunks(DELETE_BATCH) {
             let mut messages = Messages::default();
             for key in keys {
-                messages.push(CT_DELETE, 0, &HEADER, |a| {
+                messages.push(CT_DELETE, 0, &header(family), |a| {
                     a.bytes(CTA_TUPLE_ORIG | 0x8000, &key.tuple);
                     if let Some(zone) = &key.zone {
                         a.bytes(CTA_ZONE, zone);
@@ -100,18 +103,36 @@ impl Conntrack {
     }
 }
 
+impl Conntrack {
+    /// Who answers translated connections, each with its protocol's number.
+    pub(crate) fn answering(&mut self, family: Family) -> Result<BTreeSet<(u8, IpAddr)>, Error> {
+        let mut answering = BTreeSet::new();
+        let list = list_request(family, None);
+        let each = |kind, payload: &[u8]| {
+            let flow = payload.get(HEADER_LEN..).filter(|_| kind == CT_NEW).and_then(parse);
+            if let Some(flow) = flow.filter(|flow| flow.answered_by != flow.destination) {
+                answering.insert((flow.protocol, flow.answered_by));
+            }
+        };
+        self.0
+            .query(&list, each)
+            .map_err(|source| Error::io("list tracked connections", source))?;
+        Ok(answering)
+    }
+}
+
 /// Addresses that were backends of a published port at some time: only to them are there
 /// translated connections.
 #[derive(Debug, Default)]
-pub(crate) struct Exposed(Mutex<BTreeSet<Ipv4Addr>>);
+pub(crate) struct Exposed(Mutex<BTreeSet<IpAddr>>);
 
 impl Exposed {
-    pub(crate) fn add(&self, addresses: impl IntoIterator<Item = Ipv4Addr>) {
+    pub(crate) fn add(&self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(addresses);
     }
 
     /// Forgets `gone` and returns which of them were exposed.
-    pub(crate) fn take(&self, gone: &BTreeSet<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
+    pub(crate) fn take(&self, gone: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
         let mut exposed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         gone.iter().copied().filter(|address| exposed.remove(address)).collect()
     }
@@ -132,9 +153,9 @@ impl Key {
     }
 }
 
-fn list_request(to: Option<(Protocol, u16)>) -> Messages {
+fn list_request(family: Family, to: Option<(Protocol, u16)>) -> Messages {
     let mut messages = Messages::default();
-    messages.push(CT_GET, flag::DUMP, &HEADER, |a| {
+    messages.push(CT_GET, flag::DUMP, &header(family), |a| {
         let Some((protocol, port)) = to else { return };
         // Kernels before 5.8 ignore the filter, and send all.
         a.nested(CTA_TUPLE_ORIG, |a| {
@@ -158,18 +179,20 @@ fn parse(attributes: &[u8]) -> Option<Flow> {
     let (ip, protocol) =
         (attribute(original, CTA_TUPLE_IP)?, attribute(original, CTA_TUPLE_PROTO)?);
     Some(Flow {
-        source: address(ip, CTA_IP_V4_SRC)?,
-        destination: address(ip, CTA_IP_V4_DST)?,
+        destination: address(ip, [CTA_IP_V4_DST, CTA_IP_V6_DST])?,
         destination_port: port(protocol, CTA_PROTO_DST_PORT)?,
         protocol: *attribute(protocol, CTA_PROTO_NUM)?.first()?,
-        answered_by: address(attribute(reply, CTA_TUPLE_IP)?, CTA_IP_V4_SRC)?,
+        answered_by: address(attribute(reply, CTA_TUPLE_IP)?, [CTA_IP_V4_SRC, CTA_IP_V6_SRC])?,
         answered_by_port: port(attribute(reply, CTA_TUPLE_PROTO)?, CTA_PROTO_SRC_PORT)?,
     })
 }
 
-fn address(attributes: &[u8], kind: u16) -> Option<Ipv4Addr> {
-    let octets: [u8; 4] = attribute(attributes, kind)?.try_into().ok()?;
-    Some(octets.into())
+/// Of whichever family the tuple is.
+fn address(attributes: &[u8], [v4, v6]: [u16; 2]) -> Option<IpAddr> {
+    match attribute(attributes, v4) {
+        Some(octets) => Some(IpAddr::from(<[u8; 4]>::try_from(octets).ok()?)),
+        None => Some(IpAddr::from(<[u8; 16]>::try_from(attribute(attributes, v6)?).ok()?)),
+    }
 }
 
 fn port(attributes: &[u8], kind: u16) -> Option<u16> {

@@ -10,6 +10,7 @@ use crate::firewall::{open_socket, table_exists};
 use crate::link::Links;
 use crate::namespace::in_new_namespace;
 use crate::netlink::{Messages, Socket, attribute, flag, text};
+use crate::rules::Family;
 use crate::sandbox::{Maker, Names};
 
 mod legacy;
@@ -51,7 +52,7 @@ pub struct Blocker {
 /// Looks at the host; `pool` is the container pool that exceptions are to be made for.
 pub fn features(pool: (Ipv4Addr, u8)) -> Features {
     let socket = open_socket().and_then(|mut socket| {
-        table_exists(&mut socket, "warren")?;
+        table_exists(&mut socket, "warren", Family::V4)?;
         Ok(socket)
     });
     let veth = in_new_namespace(|| {

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -17,7 +17,8 @@ use rustix::io::Errno;
 use crate::conntrack::{Conntrack, Exposed, Flow};
 use crate::link::Links;
 use crate::netlink::{Messages, Refused, Socket};
-use crate::rules::{self, GET_TABLE, HEADER, Op, Port, Ports};
+use crate::rules::{self, Family, GET_TABLE, Op, Port, Ports, Rules, Services, header};
+use crate::table::{Backend, Count, Frontend};
 use crate::wire::Reply;
 use crate::{Error, NetConfig, Protocol, Table};
 
@@ -29,9 +30,17 @@ pub(crate) enum Order {
     Clean {
         reply: Reply<()>,
     },
-    /// Somebody may have removed our table.
-    Check,
+    /// Somebody may have removed our table, or has changed it.
+    Check {
+        changed: bool,
+    },
+    Count {
+        reply: Reply<Vec<Count>>,
+    },
 }
+
+/// The tables of the families that have one.
+type Both = [Option<Rules>; 2];
 
 pub(crate) struct Firewall {
     config: NetConfig,
@@ -40,8 +49,8 @@ pub(crate) struct Firewall {
     conntrack: Conntrack,
     links: Links,
     exposed: Arc<Exposed>,
-    /// What the kernel holds; `None` if that is not certain.
-    held: Option<Ports>,
+    /// What the kernel holds of each family; `None` if that is not certain.
+    held: Option<Both>,
     /// Counts changes, to begin with another backend each time.
     round: usize,
 }
@@ -52,7 +61,7 @@ impl Firewall {
     pub(crate) fn open(config: &NetConfig, exposed: Arc<Exposed>) -> Result<Self, Error> {
         let mut socket = open_socket()?;
         let table = rules::table_name(&config.node_key);
-        let exists = table_exists(&mut socket, &table)?;
+        let exists = table_exists(&mut socket, &table, Family::V4)?;
         let mut firewall = Self {
             config: config.clone(),
             table,
@@ -90,8 +99,11 @@ impl Firewall {
                 Some(Order::Clean { reply }) => {
                     let _ = reply.send(self.clean());
                 }
-                Some(Order::Check) => {
-                    if let Err(error) = self.check() {
+                Some(Order::Count { reply }) => {
+                    let _ = reply.send(self.counts());
+                }
+                Some(Order::Check { changed }) => {
+                    if let Err(error) = self.check(changed) {
                         tracing::error!(
                             error = &error as &dyn std::error::Error,
                             "restore the packet filter"
@@ -104,14 +116,18 @@ impl Firewall {
     }
 
     fn apply(&mut self, table: &Table) -> Result<(), Error> {
-        let wanted = rules::ports(table);
+        let of = |family, held: Option<&Rules>| Rules::new(&self.config, table, family, held);
+        let mut wanted = match &self.held {
+            Some([v4, v6]) => [of(Family::V4, v4.as_ref()), of(Family::V6, v6.as_ref())],
+            None => [of(Family::V4, None), of(Family::V6, None)],
+        };
         if self.held.as_ref() == Some(&wanted) {
             return Ok(());
         }
         self.round = self.round.wrapping_add(1);
         let held = self.held.take();
         let changed = match &held {
-            Some(held) => match self.commit(&rules::diff(held, &wanted, self.round)) {
+            Some(held) => match self.commit(&changes(Some(held), &mut wanted, self.round)) {
                 Ok(()) => true,
                 Err(Refusal { operation, source }) => {
                     // Somebody else emptied the rule set, most likely (`nft flush ruleset`).
@@ -122,47 +138,87 @@ impl Firewall {
             None => false,
         };
         if !changed {
-            let ops = rules::install(&self.config, &wanted, self.round);
-            self.commit(&ops).map_err(|refusal| refusal.explain(&self.table))?;
+            self.install(&mut wanted)?;
         }
+        let (before, after) = (published(held.as_ref()), published(Some(&wanted)));
         // Those of ports that did not change were added when they did.
         let differs = |(port, backends): &(&Port, &BTreeSet<SocketAddrV4>)| {
-            held.as_ref().is_none_or(|held| held.get(*port) != Some(*backends))
+            before.is_none_or(|before| before.get(*port) != Some(*backends))
         };
-        let fresh = wanted.iter().filter(differs).flat_map(|(_, backends)| backends);
-        self.exposed.add(fresh.map(|backend| *backend.ip()));
-        self.forget(held.as_ref(), &wanted)?;
+        let none = Ports::new();
+        let after = after.unwrap_or(&none);
+        let fresh = after.iter().filter(differs).flat_map(|(_, backends)| backends);
+        self.exposed.add(fresh.map(|backend| (*backend.ip()).into()));
+        self.forget(before, after)?;
+        self.part(held.as_ref(), &wanted)?;
         self.held = Some(wanted);
         Ok(())
     }
 
-    fn clean(&mut self) -> Result<(), Error> {
-        let held = self.held.take().unwrap_or_default();
-        self.commit(&rules::remove()).map_err(|refusal| refusal.explain(&self.table))?;
-        self.forget(Some(&held), &Ports::new())
+    /// Replaces everything, whatever is there.
+    fn install(&mut self, wanted: &mut Both) -> Result<(), Error> {
+        let mut ops = changes(None, wanted, self.round);
+        for ((family, ops), wanted) in ops.iter_mut().zip(&*wanted) {
+            // An earlier daemon may have had a table that is not wanted any more.
+            if wanted.is_none() && table_exists(&mut self.socket, &self.table, *family)? {
+                *ops = rules::remove();
+            }
+        }
+        self.commit(&ops).map_err(|refusal| refusal.explain(&self.table))?;
+        // What the rules remembered is gone with them; the connections are not.
+        for (family, wanted) in Family::ALL.into_iter().zip(wanted) {
+            if wanted.is_some() {
+                let answering = self.conntrack.answering(family)?;
+                let of = |(number, address): (u8, IpAddr)| {
+                    let known = [Protocol::Tcp, Protocol::Udp];
+                    let protocol = known.into_iter().find(|p| p.number() == number)?;
+                    Some((protocol, address))
+                };
+                let ops = rules::remember_served(answering.into_iter().filter_map(of));
+                self.commit(&[(family, ops)]).map_err(|refusal| refusal.explain(&self.table))?;
+            }
+        }
+        Ok(())
     }
 
-    /// Sets everything again if our table is gone.
-    fn check(&mut self) -> Result<(), Error> {
-        let Some(held) = &self.held else { return Ok(()) };
-        if table_exists(&mut self.socket, &self.table)? {
+    fn clean(&mut self) -> Result<(), Error> {
+        let held = self.held.take();
+        self.install(&mut [None, None])?;
+        self.forget(published(held.as_ref()), &Ports::new())
+    }
+
+    /// Sets everything again if our table is gone, or is not as it was set.
+    fn check(&mut self, changed: bool) -> Result<(), Error> {
+        let Some(mut held) = self.held.clone() else { return Ok(()) };
+        let mut exist = !changed;
+        for (family, held) in Family::ALL.into_iter().zip(&held) {
+            exist =
+                exist && (held.is_none() || table_exists(&mut self.socket, &self.table, family)?);
+        }
+        if exist {
             return Ok(());
         }
         tracing::warn!(
             table = self.table,
-            "the packet filter was emptied by somebody else: setting it again"
+            "the packet filter was changed by somebody else: setting it again"
         );
-        let ops = rules::install(&self.config, held, self.round);
-        self.commit(&ops).map_err(|refusal| refusal.explain(&self.table))
+        self.held = None;
+        self.install(&mut held)?;
+        self.held = Some(held);
+        Ok(())
     }
 
     /// Carries out operations as one transaction.
-    fn commit(&mut self, ops: &[Op]) -> Result<(), Refusal> {
+    fn commit(&mut self, ops: &[(Family, Vec<Op>)]) -> Result<(), Refusal> {
+        if ops.iter().all(|(_, ops)| ops.is_empty()) {
+            return Ok(());
+        }
         let mut batch = rules::encode(&self.table, ops);
         let last = batch.last();
         self.socket.transact_until(&mut batch.messages, last).map_err(|refused| {
             let Refused { index, source } = refused;
-            let operation = batch.operation(index).and_then(|index| ops.get(index));
+            let mut ops = ops.iter().flat_map(|(_, ops)| ops);
+            let operation = batch.operation(index).and_then(|index| ops.nth(index));
             let operation = operation.map_or_else(|| "send a batch".to_owned(), Op::to_string);
             Refusal { operation, source }
         })
@@ -184,13 +240,191 @@ impl Firewall {
         let only = (changed.len() == 1).then_some((Protocol::Udp, *first));
         let local = self.links.addresses()?;
         let pool = self.config.pool;
-        let removed = self.conntrack.remove(only, |flow| {
+        let removed = self.conntrack.remove(Family::V4, only, |flow| {
             let Some(ports) = changed.get(&flow.destination_port) else { return false };
             flow.protocol == Protocol::Udp.number()
                 && ports.iter().any(|port| is_stale(flow, port, wanted, pool, &local))
         })?;
         tracing::debug!(removed, "ended stale datagram flows");
         Ok(())
+    }
+}
+
+/// From what is held to what is wanted, of both families.
+fn changes(held: Option<&Both>, wanted: &mut Both, round: usize) -> Vec<(Family, Vec<Op>)> {
+    let none = [None, None];
+    let held = held.unwrap_or(&none);
+    let change = |(family, (held, wanted)): (Family, (&Option<Rules>, &mut Option<Rules>))| {
+        let ops = match (held, wanted) {
+            (Some(held), Some(wanted)) => rules::diff(held, wanted, round),
+            (None, Some(wanted)) => rules::install(wanted, round),
+            (Some(_), None) => rules::remove(),
+            (None, None) => Vec::new(),
+        };
+        (family, ops)
+    };
+    Family::ALL.into_iter().zip(held.iter().zip(wanted)).map(change).collect()
+}
+
+/// Backends that a service has no more, and what it was reached by.
+struct Parted<'a> {
+    frontends: &'a [Frontend],
+    removed: Vec<IpAddr>,
+}
+
+impl Parted<'_> {
+    fn is_stale(&self, flow: &Flow) -> bool {
+        let reached = |frontend: &Frontend| match *frontend {
+            Frontend::Address(vip) => vip == flow.destination,
+            Frontend::Port { vip, port, .. } => {
+                (vip, port) == (flow.destination, flow.destination_port)
+            }
+            Frontend::Published { bind, port, .. } => {
+                port == flow.destination_port && (bind.is_unspecified() || bind == flow.destination)
+            }
+        };
+        self.removed.contains(&flow.answered_by) && self.frontends.iter().any(reached)
+    }
+}
+
+/// Services that datagrams may have been sent to, each with the backends that it lost.
+fn parted<'a>(held: &'a Rules, wanted: &'a Rules, family: Family) -> Vec<Parted<'a>> {
+    let (old, new) = held.services.list.changes(&wanted.services.list);
+    let takes_datagrams = |frontend: &Frontend| match frontend {
+        Frontend::Address(_) => true,
+        Frontend::Port { protocol, .. } | Frontend::Published { protocol, .. } => {
+            *protocol == Protocol::Udp
+        }
+    };
+    let old = old.into_iter().filter(|s| s.entry.frontends.iter().any(takes_datagrams));
+    old.filter_map(|old| {
+        let now = new.iter().find(|new| new.id == old.id).map(|new| &new.entry.backends);
+        let is_gone = |backend: &&Backend| {
+            family.has(&backend.address)
+                && !now.is_some_and(|now| {
+                    now.iter().any(|b| b.address == backend.address && b.weight > 0)
+                })
+        };
+        let removed: Vec<IpAddr> =
+            old.entry.backends.iter().filter(is_gone).map(|backend| backend.address).collect();
+        (!removed.is_empty()).then_some(Parted { frontends: &old.entry.frontends, removed })
+    })
+    .collect()
+}
+
+/// What is published, of the family that has it.
+fn published(rules: Option<&Both>) -> Option<&Ports> {
+    rules.and_then(|[v4, _]| v4.as_ref()).map(|rules| &rules.ports)
+}
+
+impl Firewall {
+    /// Ends datagram flows to backends that services have no more. Connections go on: what is
+    /// drained still answers.
+    fn part(&mut self, held: Option<&Both>, wanted: &Both) -> Result<(), Error> {
+        let none = [None, None];
+        let held = held.unwrap_or(&none);
+        for (family, (held, wanted)) in Family::ALL.into_iter().zip(held.iter().zip(wanted)) {
+            let Some(wanted) = wanted else { continue };
+            let empty = Services::default();
+            let before = held.as_ref().map_or(&empty, |held| &held.services);
+            let (_, new) = before.list.changes(&wanted.services.list);
+            let backends = new.iter().flat_map(|service| &service.entry.backends);
+            // Detaching them ends their connections.
+            self.exposed.add(backends.filter(|b| b.local).map(|backend| backend.address));
+            let Some(held) = held else { continue };
+            self.bury(held, wanted, family)?;
+            let mut parted = parted(held, wanted, family);
+            for parted in &mut parted {
+                let served = self.served(family, Protocol::Udp, &parted.removed)?;
+                parted.removed = served;
+            }
+            parted.retain(|parted| !parted.removed.is_empty());
+            if parted.is_empty() {
+                continue;
+            }
+            let removed = self.conntrack.remove(family, None, |flow| {
+                flow.protocol == Protocol::Udp.number() && parted.iter().any(|p| p.is_stale(flow))
+            })?;
+            tracing::debug!(removed, "ended datagram flows to backends that are gone");
+        }
+        Ok(())
+    }
+
+    /// How often each clause of a policy decided, of both families.
+    fn counts(&mut self) -> Result<Vec<Count>, Error> {
+        let mut counts: BTreeMap<(Box<str>, usize), (u64, u64)> = BTreeMap::new();
+        let none = [None, None];
+        let held = self.held.as_ref().unwrap_or(&none);
+        for (family, held) in Family::ALL.into_iter().zip(held) {
+            let Some(held) = held else { continue };
+            let mut found: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
+            let request = rules::get_rules(&self.table, family);
+            self.socket
+                .query(&request, |kind, payload| {
+                    if let Some((chain, packets, bytes)) = rules::parse_counter(kind, payload) {
+                        found.entry(chain).or_default().push((packets, bytes));
+                    }
+                })
+                .map_err(|source| Error::io("read counters", source))?;
+            for ((policy, clause), (packets, bytes)) in held.counted(&found) {
+                let count = counts.entry((policy, clause)).or_default();
+                *count = (count.0 + packets, count.1 + bytes);
+            }
+        }
+        let count = |((policy, clause), (packets, bytes))| Count { policy, clause, packets, bytes };
+        Ok(counts.into_iter().map(count).collect())
+    }
+
+    /// Ends the connections to containers that are no more, wherever they were: a client learns
+    /// it at its next packet, and the next holder of the address gets none of them.
+    fn bury(&mut self, held: &Rules, wanted: &Rules, family: Family) -> Result<(), Error> {
+        let vanished = held.isolation.vanished(&wanted.isolation, family);
+        let mut served = BTreeSet::new();
+        let mut ops = Vec::new();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let of_protocol = self.served(family, protocol, &vanished)?;
+            ops.extend(of_protocol.iter().map(|address| rules::forget_served(protocol, *address)));
+            served.extend(of_protocol);
+        }
+        if served.is_empty() {
+            return Ok(());
+        }
+        self.conntrack.remove(family, None, |flow| served.contains(&flow.answered_by))?;
+        // A packet may have made it anew meanwhile: then it is there once more, which is right.
+        if let Err(refusal) = self.commit(&[(family, ops)]) {
+            tracing::debug!(operation = refusal.operation, source = %refusal.source, "forget containers that are gone");
+        }
+        Ok(())
+    }
+
+    /// Those of `addresses` that some connection was translated to. Cheap, where looking through
+    /// the kernel's connections takes milliseconds however few there are.
+    fn served(
+        &mut self,
+        family: Family,
+        protocol: Protocol,
+        addresses: &[IpAddr],
+    ) -> Result<Vec<IpAddr>, Error> {
+        let mut served = Vec::new();
+        for address in addresses {
+            if self.holds(family, rules::served(protocol, *address))? {
+                served.push(*address);
+            }
+        }
+        Ok(served)
+    }
+
+    fn holds(
+        &mut self,
+        family: Family,
+        element: (rules::Set, rules::Element),
+    ) -> Result<bool, Error> {
+        let request = rules::get_element(&self.table, family, element.0, &element.1);
+        let mut found = false;
+        match self.socket.query(&request, |_, _| found = true) {
+            Err(source) if source.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            answer => answer.map(|()| found).map_err(|e| Error::io("look up a set's element", e)),
+        }
     }
 }
 
@@ -221,18 +455,22 @@ fn is_stale(
     pool: (Ipv4Addr, u8),
     local: &[Ipv4Addr],
 ) -> bool {
-    if !port.bind.is_unspecified() && port.bind != flow.destination {
+    let (IpAddr::V4(destination), IpAddr::V4(answered_by)) = (flow.destination, flow.answered_by)
+    else {
+        return false;
+    };
+    if !port.bind.is_unspecified() && port.bind != destination {
         return false;
     }
     let backends = wanted.get(port);
-    let answers = SocketAddrV4::new(flow.answered_by, flow.answered_by_port);
+    let answers = SocketAddrV4::new(answered_by, flow.answered_by_port);
     let is_backend = |backends: &BTreeSet<SocketAddrV4>| backends.contains(&answers);
-    if flow.answered_by == flow.destination {
+    if answered_by == destination {
         // Not translated: begun before there was a backend, or nothing of ours at all.
-        let is_local = flow.destination.is_loopback() || local.contains(&flow.destination);
+        let is_local = destination.is_loopback() || local.contains(&destination);
         return is_local && backends.is_some_and(|backends| !backends.is_empty());
     }
-    crate::in_network(flow.answered_by, pool) && !backends.is_some_and(is_backend)
+    crate::in_network(answered_by, pool) && !backends.is_some_and(is_backend)
 }
 
 pub(crate) fn open_socket() -> Result<Socket, Error> {
@@ -243,9 +481,9 @@ pub(crate) fn open_socket() -> Result<Socket, Error> {
 }
 
 /// Whether the kernel holds table `name`; `Unsupported` if it holds no tables at all.
-pub(crate) fn table_exists(socket: &mut Socket, name: &str) -> Result<bool, Error> {
+pub(crate) fn table_exists(socket: &mut Socket, name: &str, family: Family) -> Result<bool, Error> {
     let mut messages = Messages::default();
-    messages.push(GET_TABLE, 0, &HEADER, |a| {
+    messages.push(GET_TABLE, 0, &header(family), |a| {
         a.text(1, name);
     });
     let mut found = false;
@@ -253,7 +491,12 @@ pub(crate) fn table_exists(socket: &mut Socket, name: &str) -> Result<bool, Erro
     match answer.as_ref().err().and_then(Errno::from_io_error) {
         None => answer.map(|()| found).map_err(|e| Error::io("look up our table", e)),
         Some(Errno::NOENT) => Ok(false),
-        // The subsystem is not there, or does not know the family.
+        // The subsystem is not there, or does not know the family. Nobody needs IPv6 unless it is asked for.
+        Some(Errno::INVAL | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT)
+            if family == Family::V6 =>
+        {
+            Ok(false)
+        }
         Some(Errno::INVAL | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT) => {
             Err(unsupported("nf_tables"))
         }

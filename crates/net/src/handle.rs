@@ -1,7 +1,7 @@
 //! [`Net`]: what the agent holds of a node's network.
 //!
-//! Five threads do the work, each with sockets of its own: attaching, removal,
-//! filling the pool, the packet filter, watching it. They inherit the network namespace of the
+//! Seven threads do the work, each with sockets of its own: attaching, removal, filling
+//! the pool, the packet filter, the routes to other nodes, and one each that watches these two. They inherit the network namespace of the
 //! thread that called [`Net::open`] and end when the `Net` is dropped. Dropping it
 //! leaves containers, links and rules as they are: the next daemon adopts them.
 //!
@@ -22,10 +22,16 @@ use crate::conntrack::Exposed;
 use crate::firewall::{Firewall, Order};
 use crate::link::Links;
 use crate::namespace::{STACK_LEN, write_setting};
+use crate::routes::{Course, Routes};
 use crate::sandbox::{Maker, Names, Pool};
 use crate::watch::Watch;
 use crate::wire::{Board, Errand, Removal, Reply, Wiring, Wish};
-use crate::{Error, NetConfig, Protocol, Sandbox, Table, link_prefix, reserve};
+use crate::{
+    Addresses, Count, Error, NetConfig, Protocol, Sandbox, Table, fnv, link_prefix, reserve,
+};
+
+/// The thread that writes the packet filter: what it does is nobody else's.
+const WRITER: &str = "net-rules";
 
 /// The network of one node.
 pub struct Net {
@@ -33,8 +39,9 @@ pub struct Net {
     wishes: Sender<Wish>,
     errands: Sender<Errand>,
     orders: Sender<Order>,
-    /// Dropping it ends the watch.
-    _watched: OwnedFd,
+    courses: Sender<Course>,
+    /// Dropping them ends the watches.
+    _watched: [OwnedFd; 2],
 }
 
 impl Net {
@@ -44,24 +51,42 @@ impl Net {
         enable_forwarding()?;
         let exposed = Arc::new(Exposed::default());
         let firewall = Firewall::open(&config, Arc::clone(&exposed))?;
-        let (watch, watched) = Watch::open(&config.node_key)?;
+        let routes = Routes::open(&config)?;
+        let (watch, watched) = Watch::rules(&config.node_key, WRITER)?;
         let prefix = link_prefix(&config.node_key);
         let earlier = Links::open()?.list(&prefix)?;
         let names = Arc::new(Names::after(prefix, &earlier));
         let board = Arc::new(Board::new(Pool::new(config.prepared), Arc::clone(&names), exposed));
+        let (route_watch, route_watched) = Watch::routes(&config.node_key, Arc::clone(&board))?;
         let wiring = Wiring::open(Arc::clone(&board), earlier)?;
         let removal = Removal::open(Arc::clone(&board), link_group(&config.node_key))?;
         let maker = Maker::open(names)?;
 
         let wishes = start("net-wire", move |wishes| wiring.run(&wishes))?;
         let errands = start("net-remove", move |errands| removal.run(&errands))?;
-        let orders = start("net-rules", move |orders| firewall.run(&orders))?;
+        let orders = start(WRITER, move |orders| firewall.run(&orders))?;
         let pool = Arc::clone(&board);
         // `Pool::close` ends it: it has nothing to be told.
         let _: Sender<()> = start("net-pool", move |_| pool.pool.fill(maker))?;
         let checks = orders.clone();
-        let _: Sender<()> = start("net-watch", move |_| watch.run(|| checks.send(Order::Check)))?;
-        Ok(Self { board, wishes, errands, orders, _watched: watched })
+        let _: Sender<()> = start("net-watch", move |_| {
+            watch.run(|doubt| checks.send(Order::Check { changed: doubt.rules }).map_err(|_| ()));
+        })?;
+        let courses = start("net-routes", move |courses| routes.run(&courses))?;
+        let (routes, links) = (courses.clone(), wishes.clone());
+        let _: Sender<()> = start("net-watch-links", move |_| {
+            route_watch.run(|doubt| {
+                if doubt.overlay {
+                    routes.send(Course::Check).map_err(|_| ())?;
+                }
+                if doubt.containers {
+                    links.send(Wish::Check).map_err(|_| ())?;
+                }
+                Ok::<(), ()>(())
+            });
+        })?;
+        let watched = [watched, route_watched];
+        Ok(Self { board, wishes, errands, orders, courses, _watched: watched })
     }
 
     /// Waits until the pool is full, or filling it failed. For start-up and measurements: no call needs it.
@@ -71,9 +96,13 @@ impl Net {
         let _ = tokio::task::spawn_blocking(move || board.pool.wait_full()).await;
     }
 
-    /// Wires a prepared namespace to `address` for container `id`; idempotent by id.
-    pub async fn attach(&self, id: &str, address: Ipv4Addr) -> Result<Sandbox, Error> {
-        let id = id.to_owned();
+    /// Wires a prepared namespace to `addresses` for container `id`; idempotent by id.
+    pub async fn attach(
+        &self,
+        id: &str,
+        addresses: impl Into<Addresses>,
+    ) -> Result<Sandbox, Error> {
+        let (id, addresses) = (id.to_owned(), addresses.into());
         // Given back also if the caller stops waiting.
         struct Entered<'a>(&'a Pool);
         impl Drop for Entered<'_> {
@@ -83,15 +112,20 @@ impl Net {
         }
         self.board.pool.enter();
         let _entered = Entered(&self.board.pool);
-        ask(&self.wishes, |reply| Wish::Attach { id, address, reply }).await
+        ask(&self.wishes, |reply| Wish::Attach { id, addresses, reply }).await
     }
 
-    /// After a restart of the daemon: container `id` of process `pid` still holds its namespace and `address`.
+    /// After a restart of the daemon: container `id` of process `pid` still holds its namespace and `addresses`.
     ///
     /// Repairs what is missing of its link, route and address.
-    pub async fn adopt(&self, id: &str, address: Ipv4Addr, pid: u32) -> Result<(), Error> {
-        let id = id.to_owned();
-        ask(&self.wishes, |reply| Wish::Adopt { id, address, pid, reply }).await
+    pub async fn adopt(
+        &self,
+        id: &str,
+        addresses: impl Into<Addresses>,
+        pid: u32,
+    ) -> Result<(), Error> {
+        let (id, addresses) = (id.to_owned(), addresses.into());
+        ask(&self.wishes, |reply| Wish::Adopt { id, addresses, pid, reply }).await
     }
 
     /// Removes the link and route of `id`, and ends its connections. Unknown ids are fine.
@@ -104,7 +138,17 @@ impl Net {
 
     /// Makes the kernel hold exactly `table`. Established connections stay, but for datagram flows to removed backends.
     pub async fn apply(&self, table: Table) -> Result<(), Error> {
-        ask(&self.orders, |reply| Order::Apply { table, reply }).await
+        let overlay = table.overlay.clone();
+        // One peer that cannot be reached must not keep the others' changes back.
+        let routed = ask(&self.courses, |reply| Course::Apply { overlay, reply }).await;
+        ask(&self.orders, |reply| Order::Apply { table, reply }).await?;
+        routed
+    }
+
+    /// How often each clause of a policy decided, and how often containers that share no network
+    /// tried to reach each other.
+    pub async fn counts(&self) -> Result<Vec<Count>, Error> {
+        ask(&self.orders, |reply| Order::Count { reply }).await
     }
 
     /// Reserves a published port by a bound, non-listening socket, in the calling thread's network namespace.
@@ -131,6 +175,7 @@ impl Net {
 
     /// Removes everything of this node from the kernel. `ip_forward` stays: others may have come to need it.
     pub async fn clean(&self) -> Result<(), Error> {
+        ask(&self.courses, |reply| Course::Apply { overlay: None, reply }).await?;
         ask(&self.orders, |reply| Order::Clean { reply }).await?;
         ask(&self.errands, |reply| Errand::Clean { reply }).await
     }
@@ -193,8 +238,7 @@ fn enable_forwarding() -> Result<(), Error> {
     }
 }
 
-/// A link group of this node: FNV-1a of its key, far from the small numbers that people use.
+/// A link group of this node, far from the small numbers that people use.
 fn link_group(node_key: &str) -> u32 {
-    let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-    node_key.bytes().fold(0x811c_9dc5, step) | 0x8000_0000
+    fnv(node_key) | 0x8000_0000
 }

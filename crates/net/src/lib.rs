@@ -8,11 +8,14 @@
 //! (`firewall`, `conntrack`) are driven by raw netlink (`netlink`): no external
 //! program, no C library.
 //!
-//! Not here: networks between nodes, names, service addresses.
+//! Networks between nodes (`overlay`, `routes`) are kernel state alone: a WireGuard device is
+//! made and fed by somebody else.
+//!
+//! Not here: names, how addresses are chosen.
 
 #![deny(missing_docs)]
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::{fmt, io};
@@ -25,14 +28,21 @@ mod handle;
 mod link;
 mod namespace;
 mod netlink;
+mod overlay;
 mod reserve;
+mod routes;
 mod rules;
 mod sandbox;
+mod table;
 mod watch;
 mod wire;
 
 pub use features::{Blocker, Features, features, link_kinds};
 pub use handle::Net;
+pub use table::{
+    Action, Backend, Carrier, Clause, Count, Direction, Frontend, Group, Member, Networks, Overlay,
+    Peers, Policy, PortRange, Service, Subnet, Table,
+};
 
 /// Where a node's names and addresses come from.
 #[derive(Debug, Clone)]
@@ -91,13 +101,6 @@ pub struct PublishedPort {
     pub backends: Vec<SocketAddrV4>,
 }
 
-/// Everything the kernel should hold for this node's services.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Table {
-    /// In any order; of a port named twice the backends are joined.
-    pub published: Vec<PublishedPort>,
-}
-
 /// A container's network namespace, ready to be entered.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
@@ -105,6 +108,32 @@ pub struct Sandbox {
     pub netns: Arc<OwnedFd>,
     /// The container's own address.
     pub address: Ipv4Addr,
+    /// Likewise of IPv6, if it has one.
+    pub address6: Option<Ipv6Addr>,
+}
+
+/// A container's own addresses. One of IPv4 alone is made from that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// From the node's block of the cluster's pool.
+    pub v4: Ipv4Addr,
+    /// From its block of the IPv6 pool.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl From<Ipv4Addr> for Addresses {
+    fn from(v4: Ipv4Addr) -> Self {
+        Self { v4, v6: None }
+    }
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.v6 {
+            Some(v6) => write!(f, "{} and {v6}", self.v4),
+            None => self.v4.fmt(f),
+        }
+    }
 }
 
 /// Why the network could not be made so.
@@ -174,6 +203,28 @@ impl Error {
 /// What names of this node's links start with: room for eight more characters in the kernel's fifteen.
 pub(crate) fn link_prefix(node_key: &str) -> String {
     format!("w{}", node_key.get(..6).unwrap_or(node_key))
+}
+
+/// FNV-1a: numbers that differ where node keys do.
+pub(crate) fn fnv(node_key: &str) -> u32 {
+    let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    node_key.bytes().fold(0x811c_9dc5, step)
+}
+
+/// Without the bits behind the prefix, as the kernel keeps it.
+pub(crate) fn subnet_of((address, len): Subnet) -> Subnet {
+    match address {
+        IpAddr::V4(v4) => {
+            let len = len.min(32);
+            let bits = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
+            (Ipv4Addr::from_bits(v4.to_bits() & bits).into(), len)
+        }
+        IpAddr::V6(v6) => {
+            let len = len.min(128);
+            let bits = u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
+            (Ipv6Addr::from_bits(v6.to_bits() & bits).into(), len)
+        }
+    }
 }
 
 pub(crate) fn in_network(address: Ipv4Addr, (network, len): (Ipv4Addr, u8)) -> bool {

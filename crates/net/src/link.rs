@@ -6,15 +6,18 @@
 //! rtnetlink of our own: an attach is two system calls of four messages; the
 //! general crate would need a runtime task and a round trip for each message.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::Error;
 use crate::netlink::{Messages, Refused, Socket, attribute, attributes_in, flag, text, u32_at};
+use crate::{Addresses, Error};
 
 /// The gateway that every container sees; each host-side link holds it.
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// Likewise of IPv6.
+const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// Every host side has the same address: the links share no segment, and the container's neighbour entry can be made ahead.
 const GATEWAY_MAC: [u8; 6] = [0x02, 0x57, 0xa9, 0xfe, 0x01, 0x01];
 /// What the link is called inside.
@@ -28,7 +31,10 @@ const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
+const RTM_GETNEIGH: u16 = 30;
+const RTA_TABLE: u16 = 15;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -62,6 +68,11 @@ const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NUD_PERMANENT: u16 = 0x80;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const ADDR_GEN_NONE: u8 = 1;
+/// No search for others with the same address: nobody else is on the link.
+const IFA_F_NODAD: u8 = 2;
 
 /// Settings of a host-side link, by `IPV4_DEVCONF_*` number: set with the link, where `/proc` would need a file each.
 const HOST_CONF: [(u16, u32); 5] = [
@@ -82,6 +93,7 @@ pub(crate) struct Link {
     /// Index of the other end of a pair, in its own namespace.
     pub(crate) peer: Option<u32>,
     pub(crate) group: u32,
+    pub(crate) up: bool,
 }
 
 pub(crate) struct Links {
@@ -137,8 +149,9 @@ impl Links {
 
     /// Brings up the host side of a pair, with its settings and the gateway's address.
     pub(crate) fn raise_host(&mut self, link: &Link) -> Result<(), Error> {
+        let has_ipv6 = has_ipv6();
         let mut messages = Messages::default();
-        messages.push(RTM_SETLINK, 0, &ifinfo(link.index, IFF_UP, IFF_UP), |a| {
+        messages.push(RTM_SETLINK, 0, &ifinfo(link.index, 0, 0), |a| {
             a.nested(IFLA_AF_SPEC, |a| {
                 a.nested(u16::from(AF_INET), |a| {
                     a.nested(IFLA_INET_CONF, |a| {
@@ -147,14 +160,18 @@ impl Links {
                         }
                     });
                 });
+                if has_ipv6 {
+                    a.nested(u16::from(AF_INET6), |a| {
+                        a.bytes(IFLA_INET6_ADDR_GEN_MODE, &[ADDR_GEN_NONE]);
+                    });
+                }
             });
         });
-        push_address(&mut messages, link.index, GATEWAY, RT_SCOPE_LINK);
-        self.transact(
-            &mut messages,
-            &["bring up link", "give the gateway address to link"],
-            &link.name,
-        )
+        // Apart: a link that comes up gives itself an address at once.
+        messages.push(RTM_SETLINK, 0, &ifinfo(link.index, IFF_UP, IFF_UP), |_| {});
+        push_address(&mut messages, link.index, GATEWAY.into(), RT_SCOPE_LINK);
+        let labels = ["set up link", "bring up link", "give the gateway address to link"];
+        self.transact(&mut messages, &labels, &link.name)
     }
 
     /// Everything inside a namespace that does not depend on the container's address.
@@ -162,8 +179,8 @@ impl Links {
         let mut messages = Messages::default();
         messages.push(RTM_SETLINK, 0, &ifinfo(LOOPBACK_INDEX, IFF_UP, IFF_UP), |_| {});
         messages.push(RTM_SETLINK, 0, &ifinfo(inside.index, IFF_UP, IFF_UP), |_| {});
-        push_neighbour(&mut messages, inside.index, GATEWAY, GATEWAY_MAC);
-        push_route(&mut messages, inside.index, None, Some(GATEWAY));
+        push_neighbour(&mut messages, inside.index, GATEWAY.into(), GATEWAY_MAC);
+        push_route(&mut messages, inside.index, None, Some(GATEWAY.into()));
         let labels = [
             "bring up lo for",
             "bring up",
@@ -173,29 +190,48 @@ impl Links {
         self.transact(&mut messages, &labels, "a container's eth0")
     }
 
-    /// Gives the inner side its address.
-    pub(crate) fn settle(&mut self, inside: &Link, address: Ipv4Addr) -> Result<(), Error> {
+    /// Gives the inner side its addresses, and the way out of the second family.
+    pub(crate) fn settle(&mut self, inside: &Link, addresses: Addresses) -> Result<(), Error> {
         let mut messages = Messages::default();
-        push_address(&mut messages, inside.index, address, RT_SCOPE_UNIVERSE);
-        self.transact(&mut messages, &["add"], &format!("{address} to a container's eth0"))
+        push_address(&mut messages, inside.index, addresses.v4.into(), RT_SCOPE_UNIVERSE);
+        if let Some(v6) = addresses.v6 {
+            push_address(&mut messages, inside.index, v6.into(), RT_SCOPE_UNIVERSE);
+            push_neighbour(&mut messages, inside.index, GATEWAY6.into(), GATEWAY_MAC);
+            push_route(&mut messages, inside.index, None, Some(GATEWAY6.into()));
+        }
+        let labels = ["add", "add", "set the IPv6 gateway's neighbour of", "set the IPv6 route of"];
+        self.transact(&mut messages, &labels, &format!("{addresses} to a container's eth0"))
     }
 
-    /// Ties the host side to a container: its id as alias, the route, the neighbour.
+    /// Ties the host side to a container: its id as alias, the routes, the neighbours. Of IPv6 the
+    /// link must have been allowed some.
     pub(crate) fn wire(
         &mut self,
         link: &Link,
         id: &str,
-        address: Ipv4Addr,
+        addresses: Addresses,
         mac: [u8; 6],
     ) -> Result<(), Error> {
         let mut messages = Messages::default();
         messages.push(RTM_SETLINK, 0, &ifinfo(link.index, 0, 0), |a| {
             a.bytes(IFLA_IFALIAS, id.as_bytes());
         });
-        push_route(&mut messages, link.index, Some(address), None);
-        push_neighbour(&mut messages, link.index, address, mac);
-        let labels = ["set the alias of link", "set the route to", "set the neighbour of"];
-        self.transact(&mut messages, &labels, &format!("{} ({id}, {address})", link.name))
+        push_route(&mut messages, link.index, Some(addresses.v4.into()), None);
+        push_neighbour(&mut messages, link.index, addresses.v4.into(), mac);
+        if let Some(v6) = addresses.v6 {
+            push_address(&mut messages, link.index, GATEWAY6.into(), RT_SCOPE_LINK);
+            push_route(&mut messages, link.index, Some(v6.into()), None);
+            push_neighbour(&mut messages, link.index, v6.into(), mac);
+        }
+        let labels = [
+            "set the alias of link",
+            "set the route to",
+            "set the neighbour of",
+            "give the IPv6 gateway address to link",
+            "set the IPv6 route to",
+            "set the IPv6 neighbour of",
+        ];
+        self.transact(&mut messages, &labels, &format!("{} ({id}, {addresses})", link.name))
     }
 
     /// The link called `name`.
@@ -276,6 +312,69 @@ impl Links {
         Ok(addresses)
     }
 
+    /// Addresses that a link leads to, by route and by a permanent neighbour, and addresses that it
+    /// has itself; each with the link's index.
+    pub(crate) fn reached(&mut self) -> Result<BTreeSet<(u32, IpAddr)>, Error> {
+        let mut routes = BTreeSet::new();
+        let mut neighbours = BTreeSet::new();
+        let mut own = BTreeSet::new();
+        for family in [AF_INET, AF_INET6] {
+            let mut header = [0; 12];
+            header[0] = family;
+            self.dump(RTM_GETROUTE, &header, "list routes", |kind, payload| {
+                let attributes = payload.get(12..).filter(|_| kind == RTM_NEWROUTE);
+                let number = |kind| attribute(attributes?, kind).and_then(|v| u32_at(v, 0));
+                let to = attributes.and_then(|a| attribute(a, RTA_DST)).and_then(address_of);
+                if number(RTA_TABLE) == Some(u32::from(RT_TABLE_MAIN))
+                    && let (Some(out), Some(to)) = (number(RTA_OIF), to)
+                {
+                    routes.insert((out, to));
+                }
+            })?;
+            self.dump(RTM_GETNEIGH, &header, "list neighbours", |kind, payload| {
+                let attributes = payload.get(12..).filter(|_| kind == RTM_NEWNEIGH);
+                let state = payload.get(8..10).map(|s| u16::from_ne_bytes([s[0], s[1]]));
+                let to = attributes.and_then(|a| attribute(a, NDA_DST)).and_then(address_of);
+                if state.is_some_and(|state| state & NUD_PERMANENT != 0)
+                    && let (Some(index), Some(to)) = (u32_at(payload, 4), to)
+                {
+                    neighbours.insert((index, to));
+                }
+            })?;
+            self.dump(RTM_GETADDR, &header[..8], "list addresses", |kind, payload| {
+                let attributes = payload.get(8..).filter(|_| kind == RTM_NEWADDR);
+                let own_address = attributes
+                    .and_then(|a| attribute(a, IFA_LOCAL).or_else(|| attribute(a, IFA_ADDRESS)))
+                    .and_then(address_of);
+                if let (Some(index), Some(address)) = (u32_at(payload, 4), own_address) {
+                    own.insert((index, address));
+                }
+            })?;
+        }
+        own.extend(routes.intersection(&neighbours).copied());
+        Ok(own)
+    }
+
+    fn dump(
+        &mut self,
+        kind: u16,
+        header: &[u8],
+        action: &str,
+        each: impl FnMut(u16, &[u8]),
+    ) -> Result<(), Error> {
+        let mut messages = Messages::default();
+        messages.push(kind, flag::DUMP, header, |_| {});
+        match self.socket.query(&messages, each) {
+            // The kernel has no IPv6.
+            Err(source)
+                if matches!(source.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) =>
+            {
+                Ok(())
+            }
+            answer => answer.map_err(|source| Error::io(action, source)),
+        }
+    }
+
     fn delete_one(&mut self, index: u32) -> Result<(), Error> {
         let mut messages = Messages::default();
         messages.push(RTM_DELLINK, 0, &ifinfo(index, 0, 0), |_| {});
@@ -323,55 +422,82 @@ fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; 16] {
     bytes
 }
 
-/// A /32, or nothing new if it is there already.
-fn push_address(messages: &mut Messages, index: u32, address: Ipv4Addr, scope: u8) {
+/// Whether the kernel has IPv6 at all.
+fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/sys/net/ipv6").exists()
+}
+
+fn family(address: &IpAddr) -> u8 {
+    if address.is_ipv4() { AF_INET } else { AF_INET6 }
+}
+
+fn len_max(address: &IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn octets(address: &IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn address_of(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        4 => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
+        _ => None,
+    }
+}
+
+/// The address alone, or nothing new if it is there already.
+fn push_address(messages: &mut Messages, index: u32, address: IpAddr, scope: u8) {
+    let flags = if address.is_ipv4() { 0 } else { IFA_F_NODAD };
     // struct ifaddrmsg
-    let mut header = [AF_INET, 32, 0, scope, 0, 0, 0, 0];
+    let mut header = [family(&address), len_max(&address), flags, scope, 0, 0, 0, 0];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     messages.push(RTM_NEWADDR, flag::CREATE | flag::REPLACE, &header, |a| {
-        a.bytes(IFA_LOCAL, &address.octets()).bytes(IFA_ADDRESS, &address.octets());
+        a.bytes(IFA_LOCAL, &octets(&address)).bytes(IFA_ADDRESS, &octets(&address));
     });
 }
 
 /// To one address, or to everything (`None`); through a gateway that need not be on the link.
-fn push_route(
-    messages: &mut Messages,
-    index: u32,
-    to: Option<Ipv4Addr>,
-    gateway: Option<Ipv4Addr>,
-) {
-    let (len, scope) = (to.map_or(0, |_| 32), gateway.map_or(RT_SCOPE_LINK, |_| RT_SCOPE_UNIVERSE));
+fn push_route(messages: &mut Messages, index: u32, to: Option<IpAddr>, gateway: Option<IpAddr>) {
+    let (len, scope) =
+        (to.map_or(0, |to| len_max(&to)), gateway.map_or(RT_SCOPE_LINK, |_| RT_SCOPE_UNIVERSE));
+    let family = to.or(gateway).map_or(AF_INET, |address| family(&address));
     // struct rtmsg
     let mut header =
-        [AF_INET, len, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0];
+        [family, len, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0];
     if gateway.is_some() {
         header[8..12].copy_from_slice(&RTNH_F_ONLINK.to_ne_bytes());
     }
     messages.push(RTM_NEWROUTE, flag::CREATE | flag::REPLACE, &header, |a| {
         if let Some(to) = to {
-            a.bytes(RTA_DST, &to.octets());
+            a.bytes(RTA_DST, &octets(&to));
         }
         a.host32(RTA_OIF, index);
         if let Some(gateway) = gateway {
-            a.bytes(RTA_GATEWAY, &gateway.octets());
+            a.bytes(RTA_GATEWAY, &octets(&gateway));
         }
     });
 }
 
-fn push_neighbour(messages: &mut Messages, index: u32, address: Ipv4Addr, mac: [u8; 6]) {
+fn push_neighbour(messages: &mut Messages, index: u32, address: IpAddr, mac: [u8; 6]) {
     // struct ndmsg
     let mut header = [0; 12];
-    header[0] = AF_INET;
+    header[0] = family(&address);
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
     messages.push(RTM_NEWNEIGH, flag::CREATE | flag::REPLACE, &header, |a| {
-        a.bytes(NDA_DST, &address.octets()).bytes(NDA_LLADDR, &mac);
+        a.bytes(NDA_DST, &octets(&address)).bytes(NDA_LLADDR, &mac);
     });
 }
 
 fn parse_link(kind: u16, payload: &[u8]) -> Option<Link> {
     (kind == RTM_NEWLINK).then_some(())?;
-    let mut link = Link { index: u32_at(payload, 4)?, ..Link::default() };
+    let up = u32_at(payload, 8)? & IFF_UP != 0;
+    let mut link = Link { index: u32_at(payload, 4)?, up, ..Link::default() };
     for (kind, value) in attributes_in(payload.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.name = text(value),

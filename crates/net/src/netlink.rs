@@ -206,6 +206,13 @@ impl Socket {
         Ok(bind(&self.fd, &SocketAddrNetlink::new(0, groups))?)
     }
 
+    /// Makes room for many messages, as far as we may: with less, some are lost, and that is told.
+    pub(crate) fn receive_many(&mut self, len: usize) {
+        if sockopt::set_socket_recv_buffer_size_force(&self.fd, len).is_err() {
+            let _ = sockopt::set_socket_recv_buffer_size(&self.fd, len);
+        }
+    }
+
     /// Hands every message that waits to `each`; `false` if some were lost.
     pub(crate) fn drain(&mut self, mut each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
         let mut buffer = vec![0; DUMP_LEN];

@@ -22,15 +22,18 @@ use crate::namespace::{in_new_namespace, write_setting};
 const NAME_ATTEMPTS: usize = 16;
 
 /// Settings of every sandbox, under `/proc/sys/net`, as Docker sets them or stricter.
-const SANDBOX_SETTINGS: [(&str, &str); 5] = [
+const SANDBOX_SETTINGS: [(&str, &str); 8] = [
     // Containers without root may ping and may listen on low ports: both touch nobody but themselves.
     ("ipv4/ping_group_range", "0 2147483647"),
     ("ipv4/ip_unprivileged_port_start", "0"),
     // There is one gateway: whoever says otherwise lies.
     ("ipv4/conf/all/accept_redirects", "0"),
     ("ipv4/conf/default/accept_redirects", "0"),
-    // Links made from now on have no IPv6; ::1 stays.
-    ("ipv6/conf/default/disable_ipv6", "1"),
+    ("ipv6/conf/all/accept_redirects", "0"),
+    // Links made from now on have the addresses that we give them, and routes from nobody else.
+    ("ipv6/conf/default/addr_gen_mode", "1"),
+    ("ipv6/conf/default/accept_ra", "0"),
+    ("ipv6/conf/default/accept_redirects", "0"),
 ];
 
 /// A namespace and its link, waiting for an address.
@@ -116,7 +119,8 @@ impl Maker {
         let name = self.create_pair(&netns)?;
         let inside = within.find_inside()?;
         within.furnish(&inside)?;
-        // No IPv6 between container and host yet: what has no rules has no address.
+        // No IPv6 between container and host until it has an address: the host's guard is the
+        // family's table.
         write_setting(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
         let host = self.links.find(&name)?;
         self.links.raise_host(&host)?;

@@ -10,18 +10,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use crate::conntrack::{Conntrack, Exposed};
-use crate::link::{Link, Links};
-use crate::namespace::links_of;
+use crate::conntrack::{Conntrack, Exposed, Flow};
+use crate::link::{GATEWAY, Link, Links};
+use crate::namespace::{links_of, write_setting};
+use crate::rules::Family;
 use crate::sandbox::{Maker, Names, Pool, Prepared};
-use crate::{Error, Sandbox};
+use crate::{Addresses, Error, Sandbox};
 
 /// The kernel's limit on an alias (`IFALIASZ` with its terminating zero).
 const ID_LEN_MAX: usize = 255;
@@ -32,6 +33,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 #[derive(Debug, Clone)]
 struct Wired {
     host: Link,
+    /// Of the inner side.
+    mac: [u8; 6],
     sandbox: Sandbox,
 }
 
@@ -48,6 +51,11 @@ impl Board {
         Self { pool, names, exposed, wired: Mutex::default() }
     }
 
+    /// Whether the link with this index is a container's.
+    pub(crate) fn is_wired(&self, index: u32) -> bool {
+        self.wired().values().any(|wired| wired.host.index == index)
+    }
+
     fn wired(&self) -> MutexGuard<'_, BTreeMap<String, Wired>> {
         // Every change is one insertion or removal: a panic elsewhere leaves no half.
         self.wired.lock().unwrap_or_else(PoisonError::into_inner)
@@ -55,8 +63,19 @@ impl Board {
 }
 
 pub(crate) enum Wish {
-    Attach { id: String, address: Ipv4Addr, reply: Reply<Sandbox> },
-    Adopt { id: String, address: Ipv4Addr, pid: u32, reply: Reply<()> },
+    Attach {
+        id: String,
+        addresses: Addresses,
+        reply: Reply<Sandbox>,
+    },
+    Adopt {
+        id: String,
+        addresses: Addresses,
+        pid: u32,
+        reply: Reply<()>,
+    },
+    /// Somebody may have changed containers' links or routes.
+    Check,
 }
 
 pub(crate) struct Wiring {
@@ -82,11 +101,17 @@ impl Wiring {
         while let Ok(wish) = next {
             // A caller that went away does not need the answer.
             match wish {
-                Wish::Attach { id, address, reply } => {
-                    let _ = reply.send(self.attach(&id, address));
+                Wish::Attach { id, addresses, reply } => {
+                    let _ = reply.send(self.attach(&id, addresses));
                 }
-                Wish::Adopt { id, address, pid, reply } => {
-                    let _ = reply.send(self.adopt(&id, address, pid));
+                Wish::Adopt { id, addresses, pid, reply } => {
+                    let _ = reply.send(self.adopt(&id, addresses, pid));
+                }
+                Wish::Check => {
+                    if let Err(error) = self.check() {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::error!(error, "restore containers' links");
+                    }
                 }
             }
             next = wishes.try_recv().or_else(|_| {
@@ -96,21 +121,21 @@ impl Wiring {
         }
     }
 
-    fn attach(&mut self, id: &str, address: Ipv4Addr) -> Result<Sandbox, Error> {
+    fn attach(&mut self, id: &str, addresses: Addresses) -> Result<Sandbox, Error> {
         check_id(id)?;
-        if let Some(sandbox) = self.already(id, address)? {
+        if let Some(sandbox) = self.already(id, addresses)? {
             return Ok(sandbox);
         }
         let prepared = match self.board.pool.take() {
             Some(prepared) => prepared,
             None => self.maker.make()?,
         };
-        self.connect(id, address, prepared)
+        self.connect(id, addresses, prepared)
     }
 
-    fn adopt(&mut self, id: &str, address: Ipv4Addr, pid: u32) -> Result<(), Error> {
+    fn adopt(&mut self, id: &str, addresses: Addresses, pid: u32) -> Result<(), Error> {
         check_id(id)?;
-        if self.already(id, address)?.is_some() {
+        if self.already(id, addresses)?.is_some() {
             return Ok(());
         }
         let path = format!("/proc/{pid}/ns/net");
@@ -141,25 +166,60 @@ impl Wiring {
                 self.maker.join(netns, within)?
             }
         };
-        self.connect(id, address, prepared).map(|_| ())
+        self.connect(id, addresses, prepared).map(|_| ())
+    }
+
+    /// Repairs what somebody else took away of containers' links, routes and neighbours.
+    fn check(&mut self) -> Result<(), Error> {
+        let links = self.links.list(&self.board.names.prefix)?;
+        let links: BTreeMap<u32, Link> = links.into_iter().map(|link| (link.index, link)).collect();
+        let reached = self.links.reached()?;
+        let wired = self.board.wired().clone();
+        for (id, Wired { host, mac, sandbox }) in wired {
+            let addresses = Addresses { v4: sandbox.address, v6: sandbox.address6 };
+            let is_up = links.get(&host.index).map(|link| link.up);
+            let is_whole = addresses_of(&sandbox).all(|a| reached.contains(&(host.index, a)))
+                && reached.contains(&(host.index, GATEWAY.into()));
+            if is_up == Some(true) && is_whole {
+                continue;
+            }
+            // Meanwhile it may have been detached.
+            if !self.board.is_wired(host.index) {
+                continue;
+            }
+            tracing::warn!(
+                container = id,
+                "a container's link was changed by somebody else: setting it again"
+            );
+            if is_up.is_some() {
+                self.links.raise_host(&host)?;
+                self.links.wire(&host, &id, addresses, mac)?;
+                continue;
+            }
+            let within = links_of(&sandbox.netns)?;
+            let prepared = self.maker.join(Arc::clone(&sandbox.netns), within)?;
+            self.connect(&id, addresses, prepared)?;
+        }
+        Ok(())
     }
 
     /// The sandbox that `id` has, if any.
-    fn already(&self, id: &str, address: Ipv4Addr) -> Result<Option<Sandbox>, Error> {
+    fn already(&self, id: &str, addresses: Addresses) -> Result<Option<Sandbox>, Error> {
         let wired = self.board.wired();
         let Some(wired) = wired.get(id) else { return Ok(None) };
-        if wired.sandbox.address == address {
+        let held = Addresses { v4: wired.sandbox.address, v6: wired.sandbox.address6 };
+        if held == addresses {
             return Ok(Some(wired.sandbox.clone()));
         }
-        let text = format!("it is attached with {} already", wired.sandbox.address);
+        let text = format!("it is attached with {held} already");
         let source = io::Error::new(io::ErrorKind::AlreadyExists, text);
-        Err(Error::io(format!("attach container {id} with {address}"), source))
+        Err(Error::io(format!("attach container {id} with {addresses}"), source))
     }
 
     fn connect(
         &mut self,
         id: &str,
-        address: Ipv4Addr,
+        addresses: Addresses,
         prepared: Prepared,
     ) -> Result<Sandbox, Error> {
         let Prepared { netns, host, inside, mut within } = prepared;
@@ -167,8 +227,14 @@ impl Wiring {
             let source = io::Error::other("the kernel did not tell its hardware address");
             return Err(Error::io(format!("wire container {id}"), source));
         };
-        let done =
-            within.settle(&inside, address).and_then(|()| self.links.wire(&host, id, address, mac));
+        // What has no address of a family has no way to the host by it.
+        let allowed = match addresses.v6 {
+            Some(_) => write_setting(&format!("ipv6/conf/{}/disable_ipv6", host.name), "0"),
+            None => Ok(()),
+        };
+        let done = allowed
+            .and_then(|()| within.settle(&inside, addresses))
+            .and_then(|()| self.links.wire(&host, id, addresses, mac));
         self.spent.push(within);
         if let Err(error) = done {
             // Half wired is worse than not: with the link goes everything that hangs on it.
@@ -181,8 +247,8 @@ impl Wiring {
             }
             return Err(error);
         }
-        let sandbox = Sandbox { netns, address };
-        let wired = Wired { host, sandbox: sandbox.clone() };
+        let sandbox = Sandbox { netns, address: addresses.v4, address6: addresses.v6 };
+        let wired = Wired { host, mac, sandbox: sandbox.clone() };
         self.board.wired().insert(id.to_owned(), wired);
         Ok(sandbox)
     }
@@ -251,7 +317,7 @@ impl Removal {
             indices.extend(links.iter().filter(named).map(|link| link.index));
         }
         // First: what still comes is then sent to another backend, and not after a link that is gone.
-        self.forget(&gone.iter().map(|wired| wired.sandbox.address).collect())?;
+        self.forget(&gone.iter().flat_map(|wired| addresses_of(&wired.sandbox)).collect())?;
         self.links.delete(&indices, self.group)
     }
 
@@ -280,7 +346,7 @@ impl Removal {
                         if let Some(removed) =
                             id.filter(|id| !superseded(id)).and_then(|id| wired.remove(&id))
                         {
-                            addresses.insert(removed.sandbox.address);
+                            addresses.extend(addresses_of(&removed.sandbox));
                         }
                     }
                 }
@@ -295,19 +361,26 @@ impl Removal {
         let wired = std::mem::take(&mut *self.board.wired());
         let links = self.links.list(&self.board.names.prefix)?;
         self.links.delete(&links.iter().map(|link| link.index).collect::<Vec<_>>(), self.group)?;
-        self.forget(&wired.values().map(|wired| wired.sandbox.address).collect())
+        self.forget(&wired.values().flat_map(|wired| addresses_of(&wired.sandbox)).collect())
     }
 
     /// Ends the connections to addresses that are no more: their peers learn it at the next
     /// packet, and the next holder of an address gets none of them. Only of addresses that
     /// were published: the kernel takes some 10 ms to walk its table, however empty.
-    fn forget(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+    fn forget(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
         let addresses = self.board.exposed.take(addresses);
-        if addresses.is_empty() {
-            return Ok(());
+        let gone = |flow: &Flow| addresses.contains(&flow.answered_by);
+        for family in Family::ALL {
+            if addresses.iter().any(|address| family.has(address)) {
+                self.conntrack.remove(family, None, gone)?;
+            }
         }
-        self.conntrack.remove(None, |flow| addresses.contains(&flow.answered_by)).map(|_| ())
+        Ok(())
     }
+}
+
+fn addresses_of(sandbox: &Sandbox) -> impl Iterator<Item = IpAddr> {
+    [Some(IpAddr::V4(sandbox.address)), sandbox.address6.map(IpAddr::V6)].into_iter().flatten()
 }
 
 fn answer(result: Result<(), Error>, replies: Vec<Reply<()>>) {

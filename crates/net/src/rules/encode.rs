@@ -3,11 +3,13 @@
 //! Pure. Every message of a batch knows the operation that it came from, so that a
 //! refusal can be told in our words.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use crate::netlink::{Attributes, Messages, flag};
-use crate::rules::expression::{ANONYMOUS, write_verdict};
-use crate::rules::{Element, Hook, Op, Port, Set, Type, Verdict, refusal};
+use crate::netlink::{Attributes, Messages, attribute, attributes_in, flag, text};
+use crate::rules::expression::{
+    ANONYMOUS, BACKEND_TYPE, INTEGER_TYPE, VERDICT_TYPE, concatenated, write_verdict,
+};
+use crate::rules::{Element, Family, Holds, Hook, Op, Part, Port, Set, Value, Verdict, refusal};
 
 const SUBSYSTEM: u16 = 10 << 8;
 const NEW_TABLE: u16 = SUBSYSTEM;
@@ -19,18 +21,30 @@ const NEW_RULE: u16 = SUBSYSTEM | 6;
 const DELETE_RULE: u16 = SUBSYSTEM | 8;
 const NEW_SET: u16 = SUBSYSTEM | 9;
 const NEW_ELEMENTS: u16 = SUBSYSTEM | 12;
+const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
 const DELETE_ELEMENTS: u16 = SUBSYSTEM | 14;
+const GET_RULE: u16 = SUBSYSTEM | 7;
+/// The end of what one transaction changed, to those who watch.
+pub(crate) const NEW_GENERATION: u16 = SUBSYSTEM | 15;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 
-/// `struct nfgenmsg` of family ip.
-pub(crate) const HEADER: [u8; 4] = [2, 0, 0, 0];
+/// `struct nfgenmsg`
+pub(crate) fn header(family: Family) -> [u8; 4] {
+    match family {
+        Family::V4 => [2, 0, 0, 0],
+        Family::V6 => [10, 0, 0, 0],
+    }
+}
 /// Of the batch's frame: the resource is the subsystem.
 const FRAME: [u8; 4] = [0, 0, 0, 10];
 
 const SET_ANONYMOUS: u32 = 0x1;
 const SET_CONSTANT: u32 = 0x2;
 const SET_MAP: u32 = 0x8;
+const SET_DYNAMIC: u32 = 0x20;
+/// Elements that rules may add to one set.
+const DYNAMIC_MAX: u32 = 1 << 20;
 /// Backends of one message: at most 64 KiB in an attribute, 40 bytes an element.
 const BACKENDS_MAX: usize = 1024;
 
@@ -42,7 +56,7 @@ pub(crate) fn table_name(node_key: &str) -> String {
 /// One atomic transaction.
 pub(crate) struct Batch {
     pub(crate) messages: Messages,
-    /// For each message the operation it belongs to; none for the frame.
+    /// For each message the operation it belongs to, counted through; none for the frame.
     operations: Vec<Option<usize>>,
 }
 
@@ -58,12 +72,14 @@ impl Batch {
     }
 }
 
-pub(crate) fn encode(table: &str, ops: &[Op]) -> Batch {
+/// Operations of several families' tables of one name, as one batch.
+pub(crate) fn encode(table: &str, ops: &[(Family, Vec<Op>)]) -> Batch {
     let mut batch = Batch { messages: Messages::default(), operations: Vec::new() };
     batch.messages.push(BATCH_BEGIN, 0, &FRAME, |_| {});
     batch.operations.push(None);
-    for (index, op) in ops.iter().enumerate() {
-        push(&mut batch.messages, table, op);
+    let ops = ops.iter().flat_map(|(family, ops)| ops.iter().map(|op| (*family, op)));
+    for (index, (family, op)) in ops.enumerate() {
+        push(&mut batch.messages, table, family, op);
         batch.operations.resize(batch.messages.len(), Some(index));
     }
     batch.messages.push(BATCH_END, 0, &FRAME, |_| {});
@@ -71,9 +87,9 @@ pub(crate) fn encode(table: &str, ops: &[Op]) -> Batch {
     batch
 }
 
-fn push(messages: &mut Messages, table: &str, op: &Op) {
+fn push(messages: &mut Messages, table: &str, family: Family, op: &Op) {
     let mut message = |kind, flags, body: &dyn Fn(&mut Attributes<'_>)| {
-        messages.push(kind, flags, &HEADER, |a| {
+        messages.push(kind, flags, &header(family), |a| {
             a.text(1, table);
             body(a);
         });
@@ -98,9 +114,9 @@ fn push(messages: &mut Messages, table: &str, op: &Op) {
             a.text(2, name);
         }),
         Op::AddRule { chain, rule } => message(NEW_RULE, flag::CREATE | flag::APPEND, &|a| {
-            a.text(2, chain).nested(4, |a| rule.iter().for_each(|part| part.write(a)));
+            a.text(2, chain).nested(4, |a| rule.iter().for_each(|part| part.write(a, family)));
         }),
-        Op::AddSet(set) => message(NEW_SET, flag::CREATE, &|a| write_set(a, *set)),
+        Op::AddSet(set) => message(NEW_SET, flag::CREATE, &|a| write_set(a, *set, family)),
         Op::AddElements { set, elements } => message(NEW_ELEMENTS, flag::CREATE, &|a| {
             a.text(2, set.name()).nested(3, |a| {
                 elements.iter().for_each(|element| write_element(a, element, Some(*set)));
@@ -116,9 +132,9 @@ fn push(messages: &mut Messages, table: &str, op: &Op) {
             message(NEW_SET, flag::CREATE, &|a| {
                 a.text(2, ANONYMOUS)
                     .net32(3, SET_ANONYMOUS | SET_CONSTANT | SET_MAP)
-                    .net32(4, Type::INTEGER.0)
+                    .net32(4, INTEGER_TYPE)
                     .net32(5, 4)
-                    .net32(6, Type::ADDRESS_PORT.0)
+                    .net32(6, BACKEND_TYPE)
                     .net32(7, 8)
                     .nested(9, |a| {
                         a.net32(1, count);
@@ -145,6 +161,36 @@ fn push(messages: &mut Messages, table: &str, op: &Op) {
     }
 }
 
+/// Asks whether a set has an element.
+pub(crate) fn get_element(table: &str, family: Family, set: Set, element: &Element) -> Messages {
+    let mut messages = Messages::default();
+    messages.push(GET_ELEMENTS, 0, &header(family), |a| {
+        a.text(1, table).text(2, set.name()).nested(3, |a| write_element(a, element, None));
+    });
+    messages
+}
+
+/// Asks for all rules of our table.
+pub(crate) fn get_rules(table: &str, family: Family) -> Messages {
+    let mut messages = Messages::default();
+    messages.push(GET_RULE, flag::DUMP, &header(family), |a| {
+        a.text(1, table);
+    });
+    messages
+}
+
+/// A rule's chain and what its counter has, packets and bytes; `None` of one without.
+pub(crate) fn parse_counter(kind: u16, payload: &[u8]) -> Option<(String, u64, u64)> {
+    let attributes = payload.get(4..).filter(|_| kind == NEW_RULE)?;
+    let chain = attribute(attributes, 2).map(text)?;
+    let counter = attributes_in(attribute(attributes, 4)?).find_map(|(_, expression)| {
+        let is_counter = attribute(expression, 1).map(text).is_some_and(|name| name == "counter");
+        is_counter.then(|| attribute(expression, 2)).flatten()
+    })?;
+    let number = |kind| Some(u64::from_be_bytes(attribute(counter, kind)?.try_into().ok()?));
+    Some((chain, number(2)?, number(1)?))
+}
+
 /// Hook, priority and type of a base chain.
 fn position(hook: Hook) -> (u32, i32, &'static str) {
     const PREROUTING: u32 = 0;
@@ -159,27 +205,49 @@ fn position(hook: Hook) -> (u32, i32, &'static str) {
         Hook::NatOutput => (OUTPUT, -100, "nat"),
         Hook::NatPostrouting => (POSTROUTING, 100, "nat"),
         // Before other firewalls: what is published is not theirs to be silent about.
+        Hook::Tracked => (PREROUTING, -150, "filter"),
+        Hook::Leaving => (POSTROUTING, -150, "filter"),
+        // Behind destination translation. What the host sends is routed again if its mark changes.
+        Hook::Translated => (PREROUTING, -90, "filter"),
+        Hook::TranslatedOutput => (OUTPUT, -90, "route"),
         Hook::Input => (INPUT, -10, "filter"),
         Hook::Forward => (FORWARD, 0, "filter"),
     }
 }
 
-fn write_set(a: &mut Attributes<'_>, set: Set) {
-    let (flags, key, len) = match set {
-        Set::Anywhere | Set::RefusedAnywhere => (SET_MAP, Type::PROTOCOL_PORT, 8),
-        Set::Bound | Set::RefusedBound => (SET_MAP, Type::PROTOCOL_ADDRESS_PORT, 12),
-        Set::Hairpin => (0, Type::ADDRESS_ADDRESS, 8),
+fn write_set(a: &mut Attributes<'_>, set: Set, family: Family) {
+    let kinds = set.key().iter().map(|field| field.kind(family));
+    let len = set.key().iter().map(|field| field.len(family)).sum();
+    let flags = match set.value() {
+        Holds::Nothing if set.is_dynamic() => SET_DYNAMIC,
+        Holds::Nothing => 0,
+        Holds::Verdict | Holds::Data(_) => SET_MAP,
     };
-    a.text(2, set.name()).net32(3, flags).net32(4, key.0).net32(5, len);
-    if flags & SET_MAP != 0 {
-        a.net32(6, Type::VERDICT.0).net32(7, 0);
+    a.text(2, set.name()).net32(3, flags).net32(4, concatenated(kinds)).net32(5, len);
+    match set.value() {
+        Holds::Nothing => {}
+        Holds::Verdict => {
+            a.net32(6, VERDICT_TYPE).net32(7, 0);
+        }
+        Holds::Data(fields) => {
+            let kinds = fields.iter().map(|field| field.kind(family));
+            let len = fields.iter().map(|field| field.len(family)).sum();
+            a.net32(6, concatenated(kinds)).net32(7, len);
+        }
+    }
+    if set.is_dynamic() {
+        a.nested(9, |a| {
+            a.net32(1, DYNAMIC_MAX);
+        });
     }
     // The kernel wants an id of every set of a batch; anonymous ones use the small numbers.
-    a.net32(10, NAMED_IDS + set as u32);
+    a.net32(10, NAMED_IDS + set as u32 + FAMILY_IDS * family as u32);
 }
 
 /// Ids of named sets within a batch start here.
 const NAMED_IDS: u32 = 1 << 31;
+/// Those of the second family start so much later.
+const FAMILY_IDS: u32 = 1 << 16;
 
 /// With its value if it is added to a set, and without if it is deleted.
 fn write_element(list: &mut Attributes<'_>, element: &Element, added_to: Option<Set>) {
@@ -188,7 +256,7 @@ fn write_element(list: &mut Attributes<'_>, element: &Element, added_to: Option<
             let chain = match added_to {
                 Some(Set::Anywhere | Set::Bound) => port.to_string(),
                 Some(Set::RefusedAnywhere | Set::RefusedBound) => refusal(port.protocol).to_owned(),
-                Some(Set::Hairpin) | None => return,
+                _ => return,
             };
             write_verdict(a, &Verdict::Goto(chain));
         }),
@@ -196,7 +264,34 @@ fn write_element(list: &mut Attributes<'_>, element: &Element, added_to: Option<
             let [a, b, c, d] = address.octets();
             write_entry(list, &[a, b, c, d, a, b, c, d], |_| {});
         }
+        Element::Entry { key, value } => write_entry(list, &bytes_of(key), |a| match value {
+            _ if added_to.is_none() => {}
+            Value::Nothing => {}
+            Value::Parts(parts) => {
+                a.bytes(1, &bytes_of(parts));
+            }
+            Value::Verdict(verdict) => write_verdict(a, verdict),
+        }),
     }
+}
+
+/// Each part fills whole registers.
+fn bytes_of(parts: &[Part]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(parts.len() * 16);
+    for part in parts {
+        match part {
+            Part::Address(IpAddr::V4(address)) => bytes.extend(address.octets()),
+            Part::Address(IpAddr::V6(address)) => bytes.extend(address.octets()),
+            Part::Number(number) => bytes.extend(number.to_ne_bytes()),
+            Part::Protocol(protocol) => bytes.extend([protocol.number(), 0, 0, 0]),
+            Part::Mac(mac) => bytes.extend(mac),
+            Part::Port(port) => {
+                let [hi, lo] = port.to_be_bytes();
+                bytes.extend([hi, lo, 0, 0]);
+            }
+        }
+    }
+    bytes
 }
 
 /// Key and value of an element; no value attribute if `value` writes nothing.

@@ -5,17 +5,57 @@
 //! `linux/netfilter/nf_tables.h`.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddrV4};
 
 use crate::Protocol;
-use crate::netlink::Attributes;
-use crate::rules::Set;
+use crate::rules::{Family, Front, Set};
 
-/// Links are matched by exact name if it is a whole one, or by the prefix of ours.
+mod write;
+
+use crate::table::Subnet;
+pub(crate) use write::{ANONYMOUS, write_verdict};
+
+/// Links are matched by the prefix that is given.
 type LinkName = String;
-type Network = (Ipv4Addr, u8);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What of a packet a set is looked up by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Field {
+    Protocol,
+    Source,
+    Destination,
+    DestinationPort,
+    /// Of a link with hardware addresses.
+    SourceMac,
+    /// Not of the packet: numbers of ours.
+    Number,
+}
+
+impl Field {
+    /// Bytes that it has in a key: whole registers, but for what is always alone.
+    pub(crate) fn len(self, family: Family) -> u32 {
+        match (self, family) {
+            (Self::SourceMac, _) => 6,
+            (Self::Source | Self::Destination, Family::V6) => 16,
+            _ => 4,
+        }
+    }
+
+    /// How `nft` shows it.
+    pub(crate) fn kind(self, family: Family) -> u32 {
+        match (self, family) {
+            (Self::Protocol, _) => 12,
+            (Self::DestinationPort, _) => 13,
+            // A mark: what `nft` shows of plain integers has no length.
+            (Self::Number, _) => 19,
+            (Self::SourceMac, _) => 9,
+            (Self::Source | Self::Destination, Family::V4) => 7,
+            (Self::Source | Self::Destination, Family::V6) => 8,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verdict {
     Drop,
     Accept,
@@ -30,11 +70,16 @@ pub(crate) enum Expression {
     FromLinkNot(LinkName),
     ToLink(LinkName),
     ToLinkNot(LinkName),
-    SourceIn(Network),
-    DestinationIn(Network),
-    DestinationNotIn(Network),
-    DestinationIs(Ipv4Addr),
+    SourceIn(Subnet),
+    DestinationIn(Subnet),
+    DestinationNotIn(Subnet),
+    DestinationIs(IpAddr),
+    SourceNotIn(Subnet),
+    DestinationPort(u16),
+    DestinationPorts(u16, u16),
     LocalDestination,
+    /// The source is an address of this host.
+    LocalSource,
     /// The source is not routed by the link that the packet came from.
     NoReturnRoute,
     /// Established or related.
@@ -46,9 +91,14 @@ pub(crate) enum Expression {
     NewState,
     /// Its destination was translated.
     Published,
-    OverTcp,
-    /// Verdict maps decide, sets are a condition.
+    Over(Protocol),
+    /// A TCP packet that opens a connection.
+    Syn,
+    /// The verdict that a map has for the packet.
     LookUp(Set),
+    /// The set has the packet's fields.
+    In(Set),
+    NotIn(Set),
     Verdict(Verdict),
     Destination(SocketAddrV4),
     /// One of the batch's anonymous map, in turn.
@@ -56,8 +106,44 @@ pub(crate) enum Expression {
         map: u32,
         modulus: u32,
     },
-    SourceAs(Ipv4Addr),
+    SourceAs(IpAddr),
     Masquerade,
+    /// Segments no larger than what fits the path.
+    Clamp,
+    /// An ICMP request for an echo.
+    EchoRequest,
+    /// The chain for as many turns as the frontend has.
+    Choose(Front),
+    /// One of the frontend's backends.
+    AtRandom {
+        front: Front,
+        turns: u32,
+    },
+    /// The same for the same client.
+    ByClient {
+        front: Front,
+        turns: u32,
+    },
+    DestinationAs(IpAddr),
+    /// What the client connected to is not in there.
+    OriginallyNotIn(Subnet),
+    /// Source and destination share a network.
+    Together,
+    /// The packet's field is one of a policy's clause's peers.
+    Peer {
+        number: u32,
+        field: Field,
+    },
+    /// Counts what comes by here.
+    Count,
+    /// The connection came by the node whose VXLAN device sent this packet.
+    KeepNode,
+    /// An answer on a connection that came by another node: it goes back by that.
+    BackToNode,
+    MarkAs(u32),
+    /// Adds the packet's fields to a set.
+    Remember(Set),
+
     ResetTcp,
     PortUnreachable,
     HostUnreachable,
@@ -74,20 +160,43 @@ impl fmt::Display for Expression {
             Self::DestinationIn((address, len)) => write!(f, "dst {address}/{len}"),
             Self::DestinationNotIn((address, len)) => write!(f, "dst-not {address}/{len}"),
             Self::DestinationIs(address) => write!(f, "dst {address}"),
+            Self::SourceNotIn((address, len)) => write!(f, "src-not {address}/{len}"),
+            Self::DestinationPort(port) => write!(f, "dport {port}"),
+            Self::DestinationPorts(first, last) => write!(f, "dport {first}-{last}"),
             Self::LocalDestination => f.write_str("dst local"),
+            Self::LocalSource => f.write_str("src local"),
             Self::NoReturnRoute => f.write_str("src unroutable"),
             Self::Known => f.write_str("known"),
             Self::InvalidState => f.write_str("invalid"),
             Self::ToBackend => f.write_str("dst backend"),
             Self::NewState => f.write_str("new"),
             Self::Published => f.write_str("published"),
-            Self::OverTcp => f.write_str("tcp"),
-            Self::LookUp(set) => write!(f, "in {}", set.name()),
+            Self::Over(protocol) => protocol.fmt(f),
+            Self::Syn => f.write_str("syn"),
+            Self::LookUp(set) => write!(f, "as {} has", set.name()),
+            Self::In(set) => write!(f, "in {}", set.name()),
+            Self::NotIn(set) => write!(f, "not in {}", set.name()),
             Self::Verdict(verdict) => write!(f, "{verdict:?}"),
             Self::Destination(backend) => write!(f, "dnat {backend}"),
             Self::NextDestination { map, modulus } => write!(f, "dnat map {map} of {modulus}"),
             Self::SourceAs(address) => write!(f, "snat {address}"),
             Self::Masquerade => f.write_str("masquerade"),
+            Self::Clamp => f.write_str("clamp"),
+            Self::EchoRequest => f.write_str("echo-request"),
+            Self::Choose(front) => write!(f, "choose {}", front.set().name()),
+            Self::AtRandom { front, turns } => {
+                write!(f, "random {turns} of {}", front.set().name())
+            }
+            Self::ByClient { front, turns } => write!(f, "hash {turns} of {}", front.set().name()),
+            Self::DestinationAs(address) => write!(f, "dnat {address}"),
+            Self::OriginallyNotIn((address, len)) => write!(f, "not for {address}/{len}"),
+            Self::Together => f.write_str("together"),
+            Self::Peer { number, field } => write!(f, "{field:?} peer {number}"),
+            Self::Count => f.write_str("count"),
+            Self::KeepNode => f.write_str("keep node"),
+            Self::BackToNode => f.write_str("back to node"),
+            Self::MarkAs(mark) => write!(f, "mark {mark:#x}"),
+            Self::Remember(set) => write!(f, "remember in {}", set.name()),
             Self::ResetTcp => f.write_str("reset"),
             Self::PortUnreachable => f.write_str("port-unreachable"),
             Self::HostUnreachable => f.write_str("host-unreachable"),
@@ -95,277 +204,13 @@ impl fmt::Display for Expression {
     }
 }
 
-/// Data types as the `nft` tool numbers them: the kernel only keeps them for display.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Type(pub(crate) u32);
-
-impl Type {
-    pub(crate) const VERDICT: Self = Self(0xffff_ff00);
-    pub(crate) const INTEGER: Self = Self(4);
-    const ADDRESS: u32 = 7;
-    const PROTOCOL: u32 = 12;
-    const PORT: u32 = 13;
-    pub(crate) const ADDRESS_PORT: Self = Self((Self::ADDRESS << 6) | Self::PORT);
-    pub(crate) const ADDRESS_ADDRESS: Self = Self((Self::ADDRESS << 6) | Self::ADDRESS);
-    pub(crate) const PROTOCOL_PORT: Self = Self((Self::PROTOCOL << 6) | Self::PORT);
-    pub(crate) const PROTOCOL_ADDRESS_PORT: Self =
-        Self((Self::PROTOCOL << 12) | (Self::ADDRESS << 6) | Self::PORT);
+/// Types of parts of keys one after the other, as the `nft` tool numbers them: the kernel only
+/// keeps them for display.
+pub(crate) fn concatenated(kinds: impl IntoIterator<Item = u32>) -> u32 {
+    kinds.into_iter().fold(0, |all, kind| (all << 6) | kind)
 }
 
-/// Registers of four bytes. The sixteen-byte register 1 lies over the first four.
-const VERDICT_REGISTER: u32 = 0;
-const R0: u32 = 8;
-const R1: u32 = 9;
-const R2: u32 = 10;
-/// For link names.
-const WIDE: u32 = 1;
-
-const EXPRESSION_NAME: u16 = 1;
-const EXPRESSION_DATA: u16 = 2;
-const LIST_ELEMENT: u16 = 1;
-const DATA_VALUE: u16 = 1;
-const DATA_VERDICT: u16 = 2;
-const CMP_EQ: u32 = 0;
-const CMP_NEQ: u32 = 1;
-const META_IIFNAME: u32 = 6;
-const META_OIFNAME: u32 = 7;
-const META_L4PROTO: u32 = 16;
-const PAYLOAD_NETWORK: u32 = 1;
-const PAYLOAD_TRANSPORT: u32 = 2;
-const SOURCE_OFFSET: u32 = 12;
-const DESTINATION_OFFSET: u32 = 16;
-const PORT_OFFSET: u32 = 2;
-const CT_STATE: u32 = 0;
-const CT_STATUS: u32 = 2;
-const STATE_INVALID: u32 = 1;
-const STATE_ESTABLISHED_RELATED: u32 = 2 | 4;
-const STATE_NEW: u32 = 8;
-const STATUS_DST_NAT: u32 = 1 << 5;
-const FIB_OIF: u32 = 1;
-const FIB_ADDRTYPE: u32 = 3;
-const FIB_SADDR: u32 = 1;
-const FIB_DADDR: u32 = 2;
-const FIB_IIF: u32 = 8;
-const RTN_LOCAL: u32 = 2;
-const NAT_SNAT: u32 = 0;
-const NAT_DNAT: u32 = 1;
-const NFPROTO_IPV4: u32 = 2;
-const REJECT_UNREACHABLE: u32 = 0;
-const REJECT_RESET: u32 = 1;
-const ICMP_HOST_UNREACHABLE: u8 = 1;
-const ICMP_PORT_UNREACHABLE: u8 = 3;
-
-/// Anonymous sets are called so in a batch, told apart by their id.
-pub(crate) const ANONYMOUS: &str = "__map%d";
-
-impl Expression {
-    /// Writes the kernel's expressions for this part of a rule.
-    pub(crate) fn write(&self, list: &mut Attributes<'_>) {
-        match self {
-            Self::FromLink(name) => link(list, META_IIFNAME, CMP_EQ, name),
-            Self::FromLinkNot(name) => link(list, META_IIFNAME, CMP_NEQ, name),
-            Self::ToLink(name) => link(list, META_OIFNAME, CMP_EQ, name),
-            Self::ToLinkNot(name) => link(list, META_OIFNAME, CMP_NEQ, name),
-            Self::SourceIn(network) => within(list, SOURCE_OFFSET, CMP_EQ, *network),
-            Self::DestinationIn(network) => within(list, DESTINATION_OFFSET, CMP_EQ, *network),
-            Self::DestinationNotIn(network) => within(list, DESTINATION_OFFSET, CMP_NEQ, *network),
-            Self::DestinationIs(address) => {
-                payload(list, R0, PAYLOAD_NETWORK, DESTINATION_OFFSET, 4);
-                compare(list, R0, CMP_EQ, &address.octets());
-            }
-            Self::LocalDestination => {
-                fib(list, FIB_ADDRTYPE, FIB_DADDR);
-                compare(list, R0, CMP_EQ, &RTN_LOCAL.to_ne_bytes());
-            }
-            Self::NoReturnRoute => {
-                fib(list, FIB_OIF, FIB_SADDR | FIB_IIF);
-                compare(list, R0, CMP_EQ, &[0; 4]);
-            }
-            Self::Known => tracked(list, CT_STATE, STATE_ESTABLISHED_RELATED),
-            Self::InvalidState => tracked(list, CT_STATE, STATE_INVALID),
-            Self::ToBackend => {
-                payload(list, R0, PAYLOAD_NETWORK, DESTINATION_OFFSET, 4);
-                payload(list, R1, PAYLOAD_NETWORK, DESTINATION_OFFSET, 4);
-                look_up_registers(list, Set::Hairpin);
-            }
-            Self::NewState => tracked(list, CT_STATE, STATE_NEW),
-            Self::Published => tracked(list, CT_STATUS, STATUS_DST_NAT),
-            Self::OverTcp => {
-                l4_protocol(list);
-                compare(list, R0, CMP_EQ, &[Protocol::Tcp.number()]);
-            }
-            Self::LookUp(set) => look_up(list, *set),
-            Self::Verdict(verdict) => {
-                expression(list, "immediate", |a| {
-                    a.net32(1, VERDICT_REGISTER).nested(2, |a| write_verdict(a, verdict));
-                });
-            }
-            Self::Destination(backend) => {
-                immediate(list, R0, &backend.ip().octets());
-                immediate(list, R1, &backend.port().to_be_bytes());
-                nat(list, NAT_DNAT, R0, Some(R1));
-            }
-            Self::NextDestination { map, modulus } => {
-                expression(list, "numgen", |a| {
-                    // Incremental: in turn. The kernel starts at zero with each new rule.
-                    a.net32(1, R0).net32(2, *modulus).net32(3, 0).net32(4, 0);
-                });
-                expression(list, "lookup", |a| {
-                    a.text(1, ANONYMOUS).net32(2, R0).net32(3, R1).net32(4, *map);
-                });
-                nat(list, NAT_DNAT, R1, Some(R2));
-            }
-            Self::SourceAs(address) => {
-                immediate(list, R0, &address.octets());
-                nat(list, NAT_SNAT, R0, None);
-            }
-            Self::Masquerade => expression(list, "masq", |_| {}),
-            Self::ResetTcp => reject(list, REJECT_RESET, 0),
-            Self::PortUnreachable => reject(list, REJECT_UNREACHABLE, ICMP_PORT_UNREACHABLE),
-            Self::HostUnreachable => reject(list, REJECT_UNREACHABLE, ICMP_HOST_UNREACHABLE),
-        }
-    }
-}
-
-/// As the value of a map's element or of a rule.
-pub(crate) fn write_verdict(data: &mut Attributes<'_>, verdict: &Verdict) {
-    let (code, chain): (i32, Option<&str>) = match verdict {
-        Verdict::Drop => (0, None),
-        Verdict::Accept => (1, None),
-        Verdict::Jump(chain) => (-3, Some(chain)),
-        Verdict::Goto(chain) => (-4, Some(chain)),
-        Verdict::Return => (-5, None),
-    };
-    data.nested(DATA_VERDICT, |a| {
-        a.bytes(1, &code.to_be_bytes());
-        if let Some(chain) = chain {
-            a.text(2, chain);
-        }
-    });
-}
-
-fn expression(list: &mut Attributes<'_>, name: &str, body: impl FnOnce(&mut Attributes<'_>)) {
-    list.nested(LIST_ELEMENT, |a| {
-        a.text(EXPRESSION_NAME, name).nested(EXPRESSION_DATA, body);
-    });
-}
-
-fn compare(list: &mut Attributes<'_>, register: u32, op: u32, value: &[u8]) {
-    expression(list, "cmp", |a| {
-        a.net32(1, register).net32(2, op).nested(3, |a| {
-            a.bytes(DATA_VALUE, value);
-        });
-    });
-}
-
-fn immediate(list: &mut Attributes<'_>, register: u32, value: &[u8]) {
-    expression(list, "immediate", |a| {
-        a.net32(1, register).nested(2, |a| {
-            a.bytes(DATA_VALUE, value);
-        });
-    });
-}
-
-/// Compares as many bytes as `name` has: a prefix. `lo` alone is meant whole, with its zero.
-fn link(list: &mut Attributes<'_>, key: u32, op: u32, name: &str) {
-    expression(list, "meta", |a| {
-        a.net32(2, key).net32(1, WIDE);
-    });
-    let mut value = name.as_bytes().to_vec();
-    if name == "lo" {
-        value.push(0);
-    }
-    compare(list, WIDE, op, &value);
-}
-
-fn payload(list: &mut Attributes<'_>, register: u32, base: u32, offset: u32, len: u32) {
-    expression(list, "payload", |a| {
-        a.net32(1, register).net32(2, base).net32(3, offset).net32(4, len);
-    });
-}
-
-fn mask(list: &mut Attributes<'_>, mask: [u8; 4]) {
-    expression(list, "bitwise", |a| {
-        a.net32(1, R0).net32(2, R0).net32(3, 4);
-        a.nested(4, |a| {
-            a.bytes(DATA_VALUE, &mask);
-        });
-        a.nested(5, |a| {
-            a.bytes(DATA_VALUE, &[0; 4]);
-        });
-    });
-}
-
-fn within(list: &mut Attributes<'_>, offset: u32, op: u32, (address, len): Network) {
-    let bits = u32::MAX.checked_shl(32 - u32::from(len.min(32))).unwrap_or(0);
-    payload(list, R0, PAYLOAD_NETWORK, offset, 4);
-    mask(list, bits.to_be_bytes());
-    compare(list, R0, op, &(address.to_bits() & bits).to_be_bytes());
-}
-
-/// True if any of `bits` is set.
-fn tracked(list: &mut Attributes<'_>, key: u32, bits: u32) {
-    expression(list, "ct", |a| {
-        a.net32(1, R0).net32(2, key);
-    });
-    mask(list, bits.to_ne_bytes());
-    compare(list, R0, CMP_NEQ, &[0; 4]);
-}
-
-fn fib(list: &mut Attributes<'_>, result: u32, flags: u32) {
-    expression(list, "fib", |a| {
-        a.net32(1, R0).net32(2, result).net32(3, flags);
-    });
-}
-
-fn l4_protocol(list: &mut Attributes<'_>) {
-    expression(list, "meta", |a| {
-        a.net32(2, META_L4PROTO).net32(1, R0);
-    });
-}
-
-fn look_up(list: &mut Attributes<'_>, set: Set) {
-    match set {
-        Set::Anywhere | Set::RefusedAnywhere => {
-            l4_protocol(list);
-            payload(list, R1, PAYLOAD_TRANSPORT, PORT_OFFSET, 2);
-        }
-        Set::Bound | Set::RefusedBound => {
-            l4_protocol(list);
-            payload(list, R1, PAYLOAD_NETWORK, DESTINATION_OFFSET, 4);
-            payload(list, R2, PAYLOAD_TRANSPORT, PORT_OFFSET, 2);
-        }
-        Set::Hairpin => {
-            payload(list, R0, PAYLOAD_NETWORK, SOURCE_OFFSET, 4);
-            payload(list, R1, PAYLOAD_NETWORK, DESTINATION_OFFSET, 4);
-        }
-    }
-    look_up_registers(list, set);
-}
-
-fn look_up_registers(list: &mut Attributes<'_>, set: Set) {
-    expression(list, "lookup", |a| {
-        a.text(1, set.name()).net32(2, R0);
-        match set {
-            Set::Anywhere | Set::Bound | Set::RefusedAnywhere | Set::RefusedBound => {
-                a.net32(3, VERDICT_REGISTER);
-            }
-            Set::Hairpin => {}
-        }
-    });
-}
-
-fn nat(list: &mut Attributes<'_>, kind: u32, address: u32, port: Option<u32>) {
-    expression(list, "nat", |a| {
-        a.net32(1, kind).net32(2, NFPROTO_IPV4).net32(3, address).net32(4, address);
-        if let Some(port) = port {
-            a.net32(5, port).net32(6, port);
-        }
-    });
-}
-
-fn reject(list: &mut Attributes<'_>, kind: u32, code: u8) {
-    expression(list, "reject", |a| {
-        a.net32(1, kind).bytes(2, &[code]);
-    });
-}
+pub(crate) const VERDICT_TYPE: u32 = 0xffff_ff00;
+pub(crate) const INTEGER_TYPE: u32 = 4;
+/// An IPv4 address and a port.
+pub(crate) const BACKEND_TYPE: u32 = (7 << 6) | 13;

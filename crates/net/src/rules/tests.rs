@@ -3,7 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use super::{Ports, diff, encode, install, ports};
+use super::encode::{self, encode};
+use super::{Family, Op, Rules, diff, install};
+mod isolation;
+mod services;
+
 use crate::netlink::{attribute, attributes_in, messages_in, text};
 use crate::{NetConfig, Protocol, PublishedPort, Table};
 
@@ -22,16 +26,24 @@ fn table(notation: &str) -> Table {
                 .collect(),
         }
     });
-    Table { published: published.collect() }
+    Table { published: published.collect(), ..Table::default() }
 }
 
-fn parse(notation: &str) -> Ports {
-    ports(&table(notation))
+fn rules(table: &Table) -> Rules {
+    Rules::new(&config(), table, Family::V4, None).unwrap()
+}
+
+fn parse(notation: &str) -> Rules {
+    rules(&table(notation))
+}
+
+fn batch(ops: &[Op]) -> encode::Batch {
+    encode("warren-abcdefgh", &[(Family::V4, ops.to_vec())])
 }
 
 #[track_caller]
 fn check(held: &str, wanted: &str, expected: &[&str]) {
-    let ops = diff(&parse(held), &parse(wanted), 0);
+    let ops = diff(&parse(held), &mut parse(wanted), 0);
     let ops: Vec<String> = ops.iter().map(ToString::to_string).collect();
     assert_eq!(ops, expected);
 }
@@ -148,8 +160,8 @@ fn many_addresses_are_compared_as_few_are() {
         range.map(|last| format!("{last}:80")).collect::<Vec<_>>().join(",")
     };
     let held = parse(&format!("tcp/80={} tcp/81={}", backends(0..200), backends(0..100)));
-    let wanted = parse(&format!("tcp/80=250:80 tcp/81={}", backends(0..100)));
-    let removed: Vec<String> = diff(&held, &wanted, 0)
+    let mut wanted = parse(&format!("tcp/80=250:80 tcp/81={}", backends(0..100)));
+    let removed: Vec<String> = diff(&held, &mut wanted, 0)
         .iter()
         .map(ToString::to_string)
         .filter(|op| op.starts_with("delete from hairpin"))
@@ -160,8 +172,7 @@ fn many_addresses_are_compared_as_few_are() {
 
 #[test]
 fn each_round_begins_with_another_backend() {
-    let wanted = parse("tcp/80=1:80,2:80,3:80");
-    let first = |round| diff(&Ports::new(), &wanted, round)[2].to_string();
+    let first = |round| diff(&parse(""), &mut parse("tcp/80=1:80,2:80,3:80"), round)[2].to_string();
     assert_eq!(first(0), "add map 1: 10.0.0.1:80 10.0.0.2:80 10.0.0.3:80");
     assert_eq!(first(1), "add map 1: 10.0.0.2:80 10.0.0.3:80 10.0.0.1:80");
     assert_eq!(first(3), first(0));
@@ -211,10 +222,10 @@ fn decode(bytes: &[u8]) -> Vec<String> {
 fn a_change_is_one_framed_batch() {
     let ops = diff(
         &parse("tcp/80=1:80 udp/127.0.0.1/53=1:53"),
-        &parse("tcp/80=1:80,2:80 tcp/258=1:80"),
+        &mut parse("tcp/80=1:80,2:80 tcp/258=1:80"),
         0,
     );
-    let batch = encode("warren-abcdefgh", &ops);
+    let batch = batch(&ops);
     let number = |n: u32| format!("{:?}", n.to_ne_bytes());
     assert_eq!(
         decode(batch.messages.as_bytes()),
@@ -242,7 +253,7 @@ fn a_change_is_one_framed_batch() {
 
 #[test]
 fn installing_replaces_the_table_first() {
-    let batch = encode("warren-abcdefgh", &install(&config(), &parse("tcp/80=1:80"), 0));
+    let batch = batch(&install(&mut parse("tcp/80=1:80"), 0));
     let lines = decode(batch.messages.as_bytes());
     assert_eq!(lines[1..4], ["newtable ", "deltable ", "newtable "]);
     let chains: BTreeSet<&str> =
@@ -251,13 +262,19 @@ fn installing_replaces_the_table_first() {
         "forward",
         "guard",
         "input",
+        "isolate",
+        "leaving",
         "output",
         "ports",
         "postrouting",
         "prerouting",
         "refuse-tcp",
         "refuse-udp",
+        "services",
         "tcp-80",
+        "tracked",
+        "untranslated",
+        "untranslated-output",
     ];
     assert_eq!(chains, BTreeSet::from(expected));
     // A jump to a chain comes after the chain.
@@ -280,7 +297,7 @@ fn thousands_of_ports_and_backends_fit_their_attributes() {
     table.published[0].backends = (0..4000)
         .map(|offset| std::net::SocketAddrV4::new(Ipv4Addr::from_bits(0x0a00_0000 + offset), 80))
         .collect();
-    let batch = encode("warren-abcdefgh", &install(&config(), &ports(&table), 7));
+    let batch = batch(&install(&mut rules(&table), 7));
     let lines = decode(batch.messages.as_bytes());
     let elements = |name: &str| {
         let lines = lines.iter().filter(|line| line.starts_with(name));

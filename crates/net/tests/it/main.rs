@@ -7,7 +7,13 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod cluster;
+mod drift;
+mod isolation;
 mod lifecycle;
+mod mesh;
+mod overlay;
 mod ports;
 mod reserve;
+mod services;
 mod world;

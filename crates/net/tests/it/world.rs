@@ -2,14 +2,18 @@
 
 use std::future::Future;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket,
+};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::net::Shutdown;
+use rustix::net::{
+    AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sendto, socket_with,
+};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use warren_net::{Net, NetConfig, Protocol, PublishedPort, Sandbox, Table};
 
@@ -72,12 +76,12 @@ pub(crate) fn on_host<F: Future<Output = ()>>(test: impl FnOnce(World) -> F + Se
 }
 
 #[allow(unsafe_code)]
-fn enter_new_namespace() {
+pub(crate) fn enter_new_namespace() {
     // SAFETY: only CLONE_FILES would be unsafe: it parts this thread's descriptors from the others'.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
 }
 
-fn own_namespace() -> OwnedFd {
+pub(crate) fn own_namespace() -> OwnedFd {
     std::fs::File::open("/proc/thread-self/ns/net").unwrap().into()
 }
 
@@ -130,7 +134,7 @@ pub(crate) fn table(ports: &[(Protocol, Ipv4Addr, u16, &[&Container])]) -> Table
         port: *port,
         backends: containers.iter().map(|c| SocketAddrV4::new(c.address(), 80)).collect(),
     });
-    Table { published: published.collect() }
+    Table { published: published.collect(), ..Table::default() }
 }
 
 pub(crate) struct Container {
@@ -188,13 +192,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn tcp(name: &str, address: Ipv4Addr, port: u16) -> Self {
-        let listener = TcpListener::bind((address, port)).unwrap();
+    pub(crate) fn tcp(name: &str, address: impl Into<IpAddr>, port: u16) -> Self {
+        let listener = TcpListener::bind((address.into(), port)).unwrap();
         Self::start(Listening::Tcp(listener), name)
     }
 
-    pub(crate) fn udp(name: &str, address: Ipv4Addr, port: u16) -> Self {
-        let socket = UdpSocket::bind((address, port)).unwrap();
+    pub(crate) fn udp(name: &str, address: impl Into<IpAddr>, port: u16) -> Self {
+        let socket = UdpSocket::bind((address.into(), port)).unwrap();
         Self::start(Listening::Udp(socket), name)
     }
 
@@ -248,11 +252,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// From the calling thread's namespace.
-    pub(crate) fn open(to: Ipv4Addr, port: u16) -> io::Result<Self> {
-        Self::open_within(to, port, PATIENCE)
+    pub(crate) fn open(to: impl Into<IpAddr>, port: u16) -> io::Result<Self> {
+        Self::open_within(to.into(), port, PATIENCE)
     }
 
-    fn open_within(to: Ipv4Addr, port: u16, patience: Duration) -> io::Result<Self> {
+    fn open_within(to: IpAddr, port: u16, patience: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&SocketAddr::from((to, port)), patience)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut connection = Self { stream, greeting: String::new() };
@@ -285,11 +289,35 @@ pub(crate) fn tcp(to: Ipv4Addr, port: u16) -> String {
 
 /// As `tcp`, where no answer is expected.
 pub(crate) fn tcp_briefly(to: Ipv4Addr, port: u16) -> String {
-    outcome(Connection::open_within(to, port, SILENCE).map(|connection| connection.greeting))
+    outcome(Connection::open_within(to.into(), port, SILENCE).map(|connection| connection.greeting))
 }
 
 pub(crate) fn udp(to: Ipv4Addr, port: u16) -> String {
     outcome(UdpClient::open(to, port).and_then(|client| client.ask()))
+}
+
+/// As `tcp`, to an address of either family.
+pub(crate) fn tcp_to(to: IpAddr, port: u16) -> String {
+    outcome(Connection::open(to, port).map(|connection| connection.greeting))
+}
+
+/// As `tcp_briefly`, to an address of either family.
+pub(crate) fn tcp_to_briefly(to: IpAddr, port: u16) -> String {
+    outcome(Connection::open_within(to, port, SILENCE).map(|connection| connection.greeting))
+}
+
+/// As `udp`, to an address of either family.
+pub(crate) fn udp_to(to: IpAddr, port: u16) -> String {
+    outcome(UdpClient::open(to, port).and_then(|client| client.ask()))
+}
+
+/// As `udp_to`, where no answer is expected.
+pub(crate) fn udp_to_briefly(to: IpAddr, port: u16) -> String {
+    let ask = |client: UdpClient| {
+        client.0.set_read_timeout(Some(SILENCE))?;
+        client.ask()
+    };
+    outcome(UdpClient::open(to, port).and_then(ask))
 }
 
 fn outcome(result: io::Result<String>) -> String {
@@ -303,12 +331,30 @@ fn outcome(result: io::Result<String>) -> String {
     }
 }
 
+/// Whether an echo request is answered.
+pub(crate) fn pings(to: IpAddr) -> bool {
+    let (family, protocol, kind) = match to {
+        IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP, 8),
+        IpAddr::V6(_) => (AddressFamily::INET6, ipproto::ICMPV6, 128),
+    };
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::DGRAM, flags, Some(protocol)).unwrap();
+    // The kernel fills in its checksum and number.
+    let sent =
+        sendto(&socket, &[kind, 0, 0, 0, 0, 0, 0, 1], SendFlags::empty(), &SocketAddr::new(to, 0));
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(SILENCE)).unwrap();
+    sent.is_ok() && socket.recv(&mut [0; 64]).is_ok()
+}
+
 /// A client that keeps its port, as chatty ones do.
 pub(crate) struct UdpClient(UdpSocket);
 
 impl UdpClient {
-    pub(crate) fn open(to: Ipv4Addr, port: u16) -> io::Result<Self> {
-        let socket = UdpSocket::bind((ANY, 0))?;
+    pub(crate) fn open(to: impl Into<IpAddr>, port: u16) -> io::Result<Self> {
+        let to = to.into();
+        let any = if to.is_ipv4() { ANY.into() } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+        let socket = UdpSocket::bind((any, 0))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect((to, port))?;
         Ok(Self(socket))

@@ -1,0 +1,259 @@
+//! What a node's kernel should hold, as its caller says it.
+//!
+//! Plain data. The whole [`Table`] is given each time; what differs is found inside.
+//!
+//! Not here: how it is carried out (`overlay`, `rules`).
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use crate::{Protocol, PublishedPort};
+
+/// A network address and the length of its prefix in bits.
+pub type Subnet = (IpAddr, u8);
+
+/// Everything the kernel should hold for this node's services.
+///
+/// What is large is shared: two tables are compared by pointer first, so a change
+/// among thousands of services costs what that one service costs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    /// In any order; of a port named twice the backends are joined.
+    pub published: Vec<PublishedPort>,
+    /// How other nodes are reached; `None` on a node that is alone.
+    pub overlay: Option<Arc<Overlay>>,
+    /// Services' addresses and ports that every node answers, each key once. In any order, but
+    /// in the same order each time: what stands where it stood is compared by pointer alone.
+    pub services: Vec<Arc<Service>>,
+    /// Who may reach whom; `None` if every container may reach every other.
+    pub networks: Option<Networks>,
+}
+
+/// Which containers are on which networks. What shares no network is parted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Networks {
+    /// All containers of the cluster, each in one group. Ordered as [`Table::services`] is.
+    pub groups: Vec<Arc<Group>>,
+    /// Networks without a way out. A container that is on no other reaches its own networks and
+    /// the node's DNS.
+    pub internal: BTreeSet<u32>,
+    /// What is parted within networks. Ordered as [`Table::services`] is.
+    pub policies: Vec<Arc<Policy>>,
+}
+
+/// Containers that are on the same networks, for example those of one service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Names it in the table.
+    pub key: Box<str>,
+    /// Of both families.
+    pub addresses: Vec<IpAddr>,
+    /// Their numbers in the cluster.
+    pub networks: BTreeSet<u32>,
+}
+
+/// What may be sent by some containers, or to them. Networks come first: a policy opens nothing.
+///
+/// Judged when a connection begins, by the container that is reached, not by the service's
+/// address; one each direction for a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Names it in the table.
+    pub key: Box<str>,
+    /// Containers that it is about.
+    pub subjects: Vec<IpAddr>,
+    /// What they send, or what is sent to them.
+    pub direction: Direction,
+    /// The first that matches decides. At most [`Policy::CLAUSES_MAX`], later ones are ignored.
+    pub clauses: Vec<Clause>,
+    /// What is decided if none matches.
+    pub otherwise: Action,
+}
+
+impl Policy {
+    /// Numbers of clauses have eight bits in the kernel's sets.
+    pub const CLAUSES_MAX: usize = 255;
+}
+
+/// From where a policy's subjects are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// To the subjects.
+    In,
+    /// From the subjects, to containers and to the world.
+    Out,
+}
+
+/// A decision of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Let pass.
+    Allow,
+    /// Drop.
+    Deny,
+}
+
+/// One line of a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clause {
+    /// What is done.
+    pub action: Action,
+    /// The other end.
+    pub peers: Peers,
+    /// To which ports; all of them, of every protocol, if there are none.
+    pub ports: Vec<PortRange>,
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peers {
+    /// Everybody.
+    Any,
+    /// These containers.
+    Containers(Vec<IpAddr>),
+    /// Whoever has an address in these networks.
+    Subnets(Vec<Subnet>),
+}
+
+/// Ports of one protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortRange {
+    /// Tcp or udp.
+    pub protocol: Protocol,
+    /// The first of them.
+    pub first: u16,
+    /// The last of them.
+    pub last: u16,
+}
+
+/// How often a clause decided, since the policy was set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Count {
+    /// The policy's key; empty for what was dropped because no network is shared.
+    pub policy: Box<str>,
+    /// Position of the clause; that of [`Policy::otherwise`] is their number.
+    pub clause: usize,
+    /// Packets that began a connection.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// One service, as clients reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Names it in the table, for example by its id and network.
+    pub key: Box<str>,
+    /// What clients connect to.
+    pub frontends: Vec<Frontend>,
+    /// Ready containers of both families, on any node; none means that connections are refused.
+    pub backends: Vec<Backend>,
+    /// The same client address reaches the same backend, by whatever node it comes, for as long
+    /// as that is there.
+    pub affinity: bool,
+    /// Only backends of this node, if there are any.
+    pub prefer_local: bool,
+}
+
+/// Something to connect to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Frontend {
+    /// Every TCP and UDP port of a service's address, each to the same port of a container.
+    Address(IpAddr),
+    /// One port of a service's address.
+    Port {
+        /// The service's address.
+        vip: IpAddr,
+        /// Tcp or udp.
+        protocol: Protocol,
+        /// What clients connect to.
+        port: u16,
+        /// Where the containers listen.
+        target: u16,
+    },
+    /// A port of the nodes themselves, on every node.
+    Published {
+        /// `0.0.0.0` or `::` is every local address of the family.
+        bind: IpAddr,
+        /// Tcp or udp.
+        protocol: Protocol,
+        /// What clients connect to.
+        port: u16,
+        /// Where the containers listen.
+        target: u16,
+    },
+}
+
+/// A container that answers for a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backend {
+    /// The container's own address.
+    pub address: IpAddr,
+    /// Its share of new connections relative to the others'; zero is none.
+    pub weight: u16,
+    /// Whether it is on this node.
+    pub local: bool,
+}
+
+/// How packets travel between nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Carrier {
+    /// Routes by the other node's own address: nodes share a segment, nothing is encrypted.
+    Plain,
+    /// One VXLAN device (RFC 7348) with static entries: nothing is encrypted.
+    Vxlan,
+    /// A device that somebody else makes and feeds: WireGuard.
+    Device,
+}
+
+/// The nodes of a cluster and their blocks of container addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// How containers' packets travel.
+    pub carrier: Carrier,
+    /// Name of the carrier's device if that is [`Carrier::Device`]; it may come and go.
+    pub device: Option<String>,
+    /// VXLAN network identifier, 24 bits, one a cluster.
+    pub vni: u32,
+    /// UDP port of the VXLAN device, which every carrier has: it brings clients' packets to
+    /// published ports' containers elsewhere.
+    pub port: u16,
+    /// This node.
+    pub own: Member,
+    /// All others.
+    pub peers: Vec<Member>,
+    /// Where services' addresses are from. Like the pools of containers' addresses, they lead
+    /// nowhere unless something says so: packets for them never leave by the default route.
+    pub vips: Vec<Subnet>,
+    /// IPv6 addresses of containers; the IPv4 ones are [`crate::NetConfig::pool`].
+    pub pool6: Option<(Ipv6Addr, u8)>,
+}
+
+/// One node of the overlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Unique in the cluster, at most [`Member::NUMBER_MAX`]; its hardware address and its mark derive from it.
+    pub number: u16,
+    /// Where other nodes reach it.
+    pub underlay: IpAddr,
+    /// Its VXLAN device's port: differs between nodes that share an address.
+    pub port: u16,
+    /// Its own address on the overlay, the first of its first block.
+    pub inner: Ipv4Addr,
+    /// Likewise of IPv6.
+    pub inner6: Option<Ipv6Addr>,
+    /// Addresses of its containers, of both families.
+    pub blocks: Vec<Subnet>,
+}
+
+impl Member {
+    /// Fifteen bits of a packet's mark name a node; all of them set mean something else.
+    pub const NUMBER_MAX: u16 = 0x7ffe;
+
+    /// The hardware address of its VXLAN device: locally administered, ours by the second byte.
+    pub fn mac(&self) -> [u8; 6] {
+        let [hi, lo] = self.number.to_be_bytes();
+        [0x02, 0x57, 0x4e, 0x00, hi, lo]
+    }
+}

@@ -1,0 +1,222 @@
+//! Services' addresses: who answers, who is chosen, what is refused.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use warren_net::Protocol::{Tcp, Udp};
+use warren_net::{Carrier, Frontend, Protocol, Service, Table};
+
+use crate::cluster::{Cluster, on_cluster, service, vip, vip6};
+use crate::world::{Connection, UdpClient, pings, run, tcp_to, udp_to, within};
+
+fn port(vip: IpAddr, protocol: Protocol, port: u16, target: u16) -> Frontend {
+    Frontend::Port { vip, protocol, port, target }
+}
+
+async fn apply(cluster: &Cluster, services: impl Fn(u8) -> Vec<Arc<Service>>) {
+    let table = |from| Table { services: services(from), ..Table::default() };
+    cluster.apply(Carrier::Vxlan, table).await;
+}
+
+#[test]
+fn host_service_answers_on_every_node() {
+    on_cluster(2, |cluster| async move {
+        let [one, two] = cluster.nodes.as_slice() else { unreachable!() };
+        let (here, there) = (one.pod("here", 2).await, two.pod("there", 2).await);
+        let client = one.pod("client", 3).await;
+        let _servers = (here.serve("here", 8080), there.serve("there", 8080));
+        let frontends: Vec<Frontend> = [vip(1), vip6(1)]
+            .into_iter()
+            .flat_map(|vip| [port(vip, Tcp, 80, 8080), port(vip, Udp, 80, 8080)])
+            .chain([Frontend::Address(vip(2)), Frontend::Address(vip6(2))])
+            .collect();
+        apply(&cluster, |from| vec![service("web", &frontends, &[&here, &there], from)]).await;
+        for (to, at, client_address) in [
+            (vip(1), 80, client.v4()),
+            (vip6(1), 80, client.v6()),
+            (vip(2), 8080, client.v4()),
+            (vip6(2), 8080, client.v6()),
+        ] {
+            for ask in [tcp_to, udp_to] {
+                let mut seen = BTreeMap::new();
+                for _ in 0..40 {
+                    *seen.entry(within(client.netns(), || ask(to, at))).or_insert(0) += 1;
+                }
+                let expected = ["here", "there"].map(|name| format!("{name} {client_address}"));
+                assert!(seen.keys().eq(&expected), "{to} {at}: {seen:?}");
+                assert!(seen.values().all(|count| *count >= 5), "{to} {at}: {seen:?}");
+            }
+        }
+        // The host itself, and a container that is its own backend.
+        let mut own = BTreeMap::new();
+        for _ in 0..40 {
+            let answer = within(here.netns(), || tcp_to(vip(1), 80));
+            *own.entry(answer.split(' ').next().unwrap().to_owned()).or_insert(0) += 1;
+            assert!(within(&one.netns, || tcp_to(vip(1), 80)).contains(" 1"));
+            let answer = within(here.netns(), || tcp_to(vip6(1), 80));
+            assert!(answer.contains("here ") || answer.contains("there "), "{answer}");
+        }
+        assert!(own.len() == 2, "{own:?}");
+    });
+}
+
+#[test]
+fn host_service_refuses_and_answers_pings() {
+    on_cluster(1, |cluster| async move {
+        let node = &cluster.nodes[0];
+        let (web, client) = (node.pod("web", 2).await, node.pod("client", 3).await);
+        let _servers = web.serve("web", 80);
+        let of = |backends: bool| {
+            let pods: &[_] = if backends { &[&web] } else { &[] };
+            let frontends = [vip(1), vip6(1)]
+                .into_iter()
+                .flat_map(|vip| [port(vip, Tcp, 80, 80), port(vip, Udp, 80, 80)])
+                .collect::<Vec<_>>();
+            let all = [Frontend::Address(vip(2)), Frontend::Address(vip6(2))];
+            vec![service("web", &frontends, pods, 1), service("all", &all, pods, 1)]
+        };
+        let ask =
+            |to: IpAddr, port| within(client.netns(), || [tcp_to(to, port), udp_to(to, port)]);
+        let refused = ["refused".to_owned(), "refused".to_owned()];
+        for backends in [true, false, true] {
+            apply(&cluster, |_| of(backends)).await;
+            for to in [vip(1), vip6(1), vip(2), vip6(2)] {
+                assert_eq!(ask(to, 80) == refused, !backends, "{to}");
+                assert_eq!(ask(to, 81), refused, "{to}");
+            }
+            for to in [vip(1), vip(2), vip6(1), vip6(2)] {
+                assert!(within(client.netns(), || pings(to)), "{to}");
+            }
+            // The host's own clients do not wait either.
+            assert_eq!(within(&node.netns, || tcp_to(vip(1), 81)), "refused");
+        }
+        // From outside nobody gets in by it, with a route or without.
+        within(&cluster.outside, || run("ip route add 10.64.0.0/16 via 192.0.2.1"));
+        assert_eq!(within(&cluster.outside, || tcp_to(vip(1), 80)), "refused");
+        // An address that no service has.
+        let answer = within(client.netns(), || tcp_to(vip(9), 80));
+        assert!(answer.starts_with("No route to host"), "{answer}");
+        apply(&cluster, |_| Vec::new()).await;
+        let answer = within(client.netns(), || tcp_to(vip(1), 80));
+        assert!(answer.starts_with("No route to host"), "{answer}");
+    });
+}
+
+#[test]
+fn host_service_changes_keep_connections() {
+    on_cluster(2, |cluster| async move {
+        let [one, two] = cluster.nodes.as_slice() else { unreachable!() };
+        let (first, second) = (one.pod("first", 2).await, two.pod("second", 2).await);
+        let client = one.pod("client", 3).await;
+        let _servers = (first.serve("first", 80), second.serve("second", 80));
+        let frontends = [Frontend::Address(vip(1)), Frontend::Address(vip6(1))];
+        let with = |pods: Vec<&crate::cluster::Pod>| {
+            let services = [1, 2].map(|from| service("web", &frontends, &pods, from));
+            move |from: u8| vec![Arc::clone(&services[usize::from(from) - 1])]
+        };
+        apply(&cluster, with(vec![&first])).await;
+        let open = |to| within(client.netns(), || Connection::open(to, 80)).unwrap();
+        let mut connections = [open(vip(1)), open(vip6(1))];
+        let flows =
+            [vip(1), vip6(1)].map(|to| within(client.netns(), || UdpClient::open(to, 80)).unwrap());
+        let expect = |name: &str| {
+            for flow in &flows {
+                let answer = flow.outcome();
+                assert!(answer.starts_with(name), "{answer}, not {name}");
+            }
+        };
+        expect("first");
+        // A flow stays while its backend does, and goes when it goes; a connection stays.
+        apply(&cluster, with(vec![&first, &second])).await;
+        expect("first");
+        apply(&cluster, with(vec![&second])).await;
+        expect("second");
+        apply(&cluster, with(vec![])).await;
+        expect("refused");
+        apply(&cluster, with(vec![&first])).await;
+        expect("first");
+        for connection in &mut connections {
+            assert!(connection.echoes());
+        }
+        // With its container it ends.
+        one.net.detach("first").await.unwrap();
+        for connection in &mut connections {
+            assert!(!connection.echoes());
+        }
+    });
+}
+
+#[test]
+fn host_service_affinity_and_preference() {
+    on_cluster(2, |cluster| async move {
+        let [one, two] = cluster.nodes.as_slice() else { unreachable!() };
+        let mut pods = Vec::new();
+        for last in 10..14 {
+            pods.push(one.pod(&format!("a{last}"), last).await);
+            pods.push(two.pod(&format!("b{last}"), last).await);
+        }
+        let mut servers = Vec::new();
+        for pod in &pods {
+            servers.push(pod.serve(&pod.v4().to_string(), 80));
+        }
+        let all: Vec<_> = pods.iter().collect();
+        let sticky = |from, all: &[&crate::cluster::Pod]| {
+            let frontends = [Frontend::Address(vip(1)), Frontend::Address(vip6(1))];
+            let mut service = (*service("sticky", &frontends, all, from)).clone();
+            service.affinity = true;
+            let mut near = service.clone();
+            near.key = "near".into();
+            near.frontends = vec![Frontend::Address(vip(2))];
+            (near.affinity, near.prefer_local) = (false, true);
+            vec![Arc::new(service), Arc::new(near)]
+        };
+        apply(&cluster, |from| sticky(from, &all)).await;
+        let of = |pod: &crate::cluster::Pod, to| {
+            let answers: Vec<String> = (0..8)
+                .map(|_| within(pod.netns(), || tcp_to(to, 80)))
+                .map(|answer| answer.split(' ').next().unwrap().to_owned())
+                .collect();
+            assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+            answers[0].clone()
+        };
+        let before: Vec<String> = pods.iter().map(|pod| of(pod, vip(1))).collect();
+        let _six: Vec<String> = pods.iter().map(|pod| of(pod, vip6(1))).collect();
+        assert!(before.iter().any(|answer| *answer != before[0]), "{before:?}");
+        // A backend goes: only its clients move.
+        let gone = before[0].clone();
+        let rest: Vec<_> = all.iter().copied().filter(|pod| pod.v4().to_string() != gone).collect();
+        apply(&cluster, |from| sticky(from, &rest)).await;
+        for (pod, before) in pods.iter().zip(&before) {
+            let after = of(pod, vip(1));
+            assert!(after == *before || *before == gone, "{after}, before {before}");
+        }
+        // Each node has its own.
+        for (node, client) in [(1, &pods[0]), (2, &pods[1])] {
+            for _ in 0..10 {
+                let answer = within(client.netns(), || tcp_to(vip(2), 80));
+                assert!(answer.starts_with(&format!("10.128.{node}.")), "{answer}");
+            }
+        }
+    });
+}
+
+#[test]
+fn host_service_of_two_with_one_address() {
+    on_cluster(1, |cluster| async move {
+        let node = &cluster.nodes[0];
+        let (a, b) = (node.pod("a", 2).await, node.pod("b", 3).await);
+        let _servers = (a.serve("a", 80), b.serve("b", 80));
+        let of = |key: &str, pod| service(key, &[port(vip(1), Tcp, 80, 80)], &[pod], 1);
+        let ask = || within(b.netns(), || tcp_to(vip(1), 80));
+        // One after the other, at once, and with the loser's going: the winner is not hurt.
+        apply(&cluster, |_| vec![of("a", &a)]).await;
+        apply(&cluster, |_| vec![of("a", &a), of("b", &b)]).await;
+        assert!(ask().starts_with("a "));
+        apply(&cluster, |_| vec![of("a", &a)]).await;
+        assert!(ask().starts_with("a "));
+        apply(&cluster, |_| vec![of("a", &a), of("b", &b)]).await;
+        apply(&cluster, |_| vec![of("b", &b)]).await;
+        assert!(ask().starts_with("b "));
+    });
+}
