@@ -15,9 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use warren_model::node_table::TableChange;
 use warren_model::service::{OnDisconnect, PortSpec, TaskTemplate};
 use warren_model::task::{Desired, TaskStatus};
-use warren_model::{Cluster, ServiceId, TaskId};
+use warren_model::{Cluster, NodeTable, ServiceId, TaskId};
 
 use crate::membership::MembershipView;
 use crate::task::{Policy, Wanted};
@@ -70,8 +71,29 @@ pub struct Assignment {
     pub membership: Option<MembershipView>,
     /// Absent: as before.
     pub settings: Option<Box<Cluster>>,
+    /// Absent: as before.
+    pub table: Option<TablePart>,
     /// What was left out because it makes no sense to this version.
     pub problems: Vec<String>,
+}
+
+/// A part of what changed of the network.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TablePart {
+    pub change: TableChange,
+    /// Another part follows: nothing is to be made of it before that.
+    pub more: bool,
+}
+
+impl Assignment {
+    /// Whether it says nothing of tasks, services and settings.
+    pub fn is_table_alone(&self) -> bool {
+        let nothing = self.tasks.is_empty()
+            && self.services.is_empty()
+            && self.removed_tasks.is_empty()
+            && self.removed_services.is_empty();
+        nothing && !self.complete && self.membership.is_none() && self.settings.is_none()
+    }
 }
 
 /// Why a message was not taken.
@@ -111,6 +133,10 @@ pub struct Set {
     pub services: BTreeMap<ServiceId, AssignedService>,
     pub membership: Option<MembershipView>,
     pub settings: Option<Box<Cluster>>,
+    /// What this node must know of the network.
+    pub table: Arc<NodeTable>,
+    /// The next one, of which not all parts have come.
+    pub next_table: Option<NodeTable>,
     pub kept: Kept,
 }
 
@@ -169,6 +195,12 @@ impl Set {
         self.revision = revision;
         self.membership = message.membership.or_else(|| self.membership.take());
         self.settings = message.settings.or_else(|| self.settings.take());
+        if message.complete {
+            self.next_table = None;
+        }
+        if let Some(part) = message.table {
+            self.take_table(part);
+        }
         for task in message.tasks {
             self.kept.tasks.remove(&task.id);
             self.tasks.insert(task.id, task);
@@ -189,6 +221,17 @@ impl Set {
         }
         self.drop_unused();
         Ok(Taken { new_epoch })
+    }
+
+    fn take_table(&mut self, part: TablePart) {
+        let before = self.next_table.take();
+        let mut table = before.unwrap_or_else(|| NodeTable::clone(&self.table));
+        table.apply(part.change);
+        if part.more {
+            self.next_table = Some(table);
+        } else if *self.table != table {
+            self.table = Arc::new(table);
+        }
     }
 
     fn keep(

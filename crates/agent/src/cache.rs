@@ -48,6 +48,9 @@ const SET_SOON_MS: u64 = 20;
 const SET_MS: u64 = 200;
 /// Statuses change far more often, and lose less: at worst a container is started once more.
 const STATUS_MS: u64 = 1_000;
+/// The network changes with every task of every node, and a table of five thousand services has a
+/// megabyte; managers that go away take a few seconds of it with them.
+const TABLE_MS: u64 = 5_000;
 /// A disk that refuses is asked again, ever more seldom.
 const RETRY_MAX_MS: u64 = 10_000;
 
@@ -270,6 +273,8 @@ impl Cache {
 /// What differs from what is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Changed {
+    /// What this node knows of the network alone.
+    Table,
     Statuses,
     Set,
 }
@@ -287,6 +292,7 @@ impl Pace {
     pub(crate) fn changed(&mut self, what: Changed, now_ms: u64) {
         let since = self.begun_ms.map_or(SET_MS, |begun| now_ms.saturating_sub(begun));
         let wait = match what {
+            Changed::Table => TABLE_MS,
             Changed::Statuses => STATUS_MS,
             Changed::Set => SET_MS.saturating_sub(since).max(SET_SOON_MS),
         };

@@ -17,8 +17,10 @@ use warren_image::{
     Error as ImageError, Image, ImageConfig, ImportOptions, Listed, Loaded, Progress, Reference,
     Removed,
 };
+use warren_model::NodeTable;
 use warren_net::{Error as NetError, Protocol, Sandbox, Table};
 
+use crate::net_table::NetTable;
 use crate::seams::{Archive, Images, Network};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -113,6 +115,36 @@ impl Network for FakeNetwork {
 
     async fn sweep(&self, keep: &[String]) -> Result<(), NetError> {
         lock(&self.state).attached.retain(|id, _| keep.contains(id));
+        Ok(())
+    }
+}
+
+/// Keeps the table that it was given, or refuses it.
+#[derive(Debug, Default)]
+pub struct FakeNetTable {
+    held: watch::Sender<Arc<NodeTable>>,
+    refusal: Mutex<Option<String>>,
+}
+
+impl FakeNetTable {
+    /// The last table, and a way to wait for the next.
+    pub fn held(&self) -> watch::Receiver<Arc<NodeTable>> {
+        self.held.subscribe()
+    }
+
+    /// From now on tables are refused, or taken again.
+    pub fn refuse(&self, why: Option<&str>) {
+        *lock(&self.refusal) = why.map(str::to_owned);
+    }
+}
+
+#[async_trait]
+impl NetTable for FakeNetTable {
+    async fn hold(&self, table: Arc<NodeTable>) -> Result<(), NetError> {
+        if let Some(why) = &*lock(&self.refusal) {
+            return Err(NetError::Unsupported(why.clone()));
+        }
+        self.held.send_replace(table);
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! session ──assignment──▶ core (pure: assignments, reconcile, task, published, report)
 //!    ▲                      │ effects
-//!    └──reports── worker ◀──┘──▶ runtime · net · images
+//!    └──reports── worker ◀──┘──▶ runtime · net · images · net table
 //! ```
 //!
 //! Containers belong to nobody's process: they run on while the agent is away,
@@ -26,6 +26,7 @@ pub mod fake;
 mod lease;
 mod membership;
 mod metrics;
+mod net_table;
 mod ports;
 pub mod published;
 mod pulse;
@@ -63,6 +64,7 @@ pub use crate::disk::{Disk, disk};
 pub use crate::lease::Contact;
 pub use crate::membership::MembershipView;
 pub use crate::metrics::Metrics;
+pub use crate::net_table::{HeldTable, NetTable};
 pub use crate::route::{LocalManager, MANAGERS_MAX, ManagerAddress};
 pub use crate::seams::{Archive, Images, Network};
 pub use crate::session::{Connect, ConnectError};
@@ -87,6 +89,8 @@ pub struct Options {
     pub runtime: Arc<dyn Runtime>,
     pub images: Arc<dyn Images>,
     pub network: Arc<dyn Network>,
+    /// Takes what this node must know of the network.
+    pub net_table: Arc<dyn NetTable>,
     /// Holds `logs/<task id>` and `agent/assignments`.
     pub data_dir: PathBuf,
     /// Seals what is kept on disk.
@@ -151,6 +155,9 @@ impl Agent {
         let cache = Cache::new(&tools.data_dir, tools.node, options.key, Arc::clone(&options.rng));
         let core = recall(&tools, &cache, Core::new(ours)).await;
         let (told, membership) = watch::channel(core.set().membership.clone());
+        let (tables, handed) = watch::channel(Arc::default());
+        let (clock, stopping) = (Arc::clone(&tools.clock), tools.stopping.clone());
+        tasks.spawn("net table", net_table::run(options.net_table, handed, clock, stopping));
         let (report_gap, gaps) = mpsc::channel(GAPS_MAX);
         let (gone, removed) = watch::channel(false);
         let worker = Worker {
@@ -160,6 +167,7 @@ impl Agent {
             connect: Arc::clone(&options.connect),
             gaps: report_gap,
             membership: told,
+            tables,
             cache,
             strangers,
             images,

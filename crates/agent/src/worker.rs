@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use warren_base::clock::Clock;
 use warren_base::tasks::Tasks;
 use warren_model::quantity::Time;
-use warren_model::{NodeId, TaskId};
+use warren_model::{NodeId, NodeTable, TaskId};
 use warren_proto::v1;
 use warren_runtime::Runtime;
 
@@ -149,6 +149,7 @@ pub(crate) struct Worker {
     /// What came and could not be taken, for the session.
     pub(crate) gaps: mpsc::Sender<Gap>,
     pub(crate) membership: watch::Sender<Option<MembershipView>>,
+    pub(crate) tables: watch::Sender<Arc<NodeTable>>,
     pub(crate) cache: Cache,
     /// Containers in nobody's name: removed with the first complete set.
     pub(crate) strangers: Vec<String>,
@@ -172,6 +173,8 @@ impl Worker {
     /// Runs until it is told to stop.
     pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
         self.note_changes(self.tools.clock.monotonic_ms());
+        // Containers that run already go by what was kept until managers say otherwise.
+        self.handle(Input::Wake);
         loop {
             let now_ms = self.tools.clock.monotonic_ms();
             let report_at = self.core.report_due_at().filter(|_| self.state.reports.is_some());
@@ -335,6 +338,7 @@ impl Worker {
                     let _ = self.gaps.try_send(gap);
                 }
                 Command::Membership(view) => self.joined(*view),
+                Command::Table(table) => drop(self.tables.send_replace(table)),
                 Command::Note(text) => tracing::warn!("{text}"),
             }
         }

@@ -14,6 +14,7 @@ mod info;
 mod leave;
 mod list;
 mod lock;
+mod networks;
 pub(crate) mod nodes;
 mod number;
 mod operators;

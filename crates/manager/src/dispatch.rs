@@ -1,7 +1,7 @@
 //! The post room: what each node must hold goes out, what each node saw comes in.
 //!
 //! One session per agent ([`session`]); what it carries is decided in
-//! [`assign`] and [`membership`]; [`post`] wakes the sessions that a change
+//! [`assign`], [`membership`] and [`table`]; [`post`] wakes the sessions that a change
 //! concerns; [`status`] brings reports to the store, many at a time.
 //!
 //! Not here: byte streams of people (`stream`), though the agent's side of one
@@ -14,6 +14,7 @@ pub(crate) mod post;
 mod session;
 pub(crate) mod sessions;
 pub(crate) mod status;
+pub mod table;
 
 use std::sync::Arc;
 

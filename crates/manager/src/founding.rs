@@ -4,8 +4,10 @@
 //! Pure: whoever founds a cluster brings keys and times.
 
 use warren_model::cluster::{Authority, Cluster, JoinToken, Subnet};
+use warren_model::network::NetworkSpec;
 use warren_model::node::{Description, Node};
-use warren_model::{ClusterId, NodeId, Time};
+use warren_model::overlap::Pool;
+use warren_model::{ClusterId, NetworkId, NodeId, Time};
 use warren_state::change::{Mutation, Transaction};
 
 /// What a cluster is founded with.
@@ -26,6 +28,38 @@ pub struct Founding {
     pub worker_secret: [u8; 16],
     pub manager_secret: [u8; 16],
     pub now: Time,
+    /// Of the network of services that name none.
+    pub network: NetworkId,
+    pub pools: Pools,
+}
+
+/// Where a cluster's addresses are from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pools {
+    /// Of containers.
+    pub containers: Subnet,
+    /// Of services.
+    pub vips: Subnet,
+}
+
+impl Pools {
+    pub fn of(cluster: &Cluster) -> Self {
+        Self { containers: cluster.pool, vips: cluster.vip_pool }
+    }
+
+    /// As they are called where they overlap something.
+    pub fn named(&self) -> [Pool; 2] {
+        [
+            Pool { what: "container pool", range: self.containers },
+            Pool { what: "pool of virtual IPs", range: self.vips },
+        ]
+    }
+}
+
+impl Default for Pools {
+    fn default() -> Self {
+        Self { containers: Cluster::POOL, vips: Cluster::VIP_POOL }
+    }
 }
 
 /// The transaction. The node has the first block of the pool and, given by the state, the first
@@ -33,6 +67,8 @@ pub struct Founding {
 pub fn founding(with: Founding) -> Transaction {
     let token = |secret| Some(JoinToken { secret, expires: None });
     let cluster = Cluster {
+        pool: with.pools.containers,
+        vip_pool: with.pools.vips,
         ca: Some(with.authority),
         worker_token: token(with.worker_secret),
         manager_token: token(with.manager_secret),
@@ -49,10 +85,11 @@ pub fn founding(with: Founding) -> Transaction {
         joined: with.now,
         ..Node::new(with.node, with.description)
     };
-    Transaction {
-        mutations: vec![Mutation::SetCluster(cluster), Mutation::CreateNode(node)],
-        ..Transaction::default()
+    let mut mutations = vec![Mutation::SetCluster(cluster), Mutation::CreateNode(node)];
+    if let Ok(spec) = NetworkSpec::of_default() {
+        mutations.push(Mutation::CreateNetwork { id: with.network, spec });
     }
+    Transaction { mutations, ..Transaction::default() }
 }
 
 #[cfg(test)]
@@ -76,6 +113,8 @@ mod tests {
             worker_secret: [5; 16],
             manager_secret: [6; 16],
             now: Time(1000),
+            network: NetworkId::from_bytes([7; 10]),
+            pools: Pools { containers: "10.1.0.0/16".parse().unwrap(), ..Pools::default() },
         });
         let mut state = State::default();
         crate::testing::apply(&mut state, transaction.mutations);
@@ -86,5 +125,8 @@ mod tests {
         assert_eq!(cluster.worker_token.as_ref().unwrap().secret, [5; 16]);
         assert_eq!(cluster.manager_token.as_ref().unwrap().secret, [6; 16]);
         assert!(cluster.ca.is_some());
+        assert_eq!(node.blocks[0].to_string(), "10.1.0.0/24");
+        assert_eq!(cluster.vip_pool, Cluster::VIP_POOL);
+        assert_eq!(state.resolve_network("default").unwrap().id, NetworkId::from_bytes([7; 10]));
     }
 }

@@ -20,6 +20,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 use warren_model::cluster::JoinToken as Kept;
 use warren_model::node::Description;
+use warren_model::overlap::{HostRoute, overlap};
 use warren_model::{Cluster, Node, NodeId};
 use warren_proto::v1;
 use warren_state::State;
@@ -34,10 +35,14 @@ use crate::api::{RACES_MAX, call, propose};
 use crate::core::Core;
 use crate::describe;
 use crate::dispatch::membership;
+use crate::founding::Pools;
 use crate::metrics::count;
 use crate::quorum;
 use crate::refusal::Refusal;
 use limit::Limiter;
+
+/// Of one machine; who has more sends no more than that.
+const ROUTES_MAX: usize = 4096;
 
 /// Shows how clocks differ, and refuses tokens that come too often.
 #[derive(Default)]
@@ -135,6 +140,7 @@ async fn join(
     check_token(core, who, cluster, &token)?;
     let warning = clock::check(wire.time, core.now().0)
         .map_err(|text| refused("clock", Refusal::not_now(text).hint(clock::HINT)))?;
+    check_routes(cluster, &wire.routes)?;
     let applicant = applicant(&token, wire)?;
     let joined = admit(core, &applicant).await?;
     let mut answer = Response::new(joined);
@@ -189,6 +195,21 @@ fn check_token(
         Err(error @ TokenRefusal::Unknown) => deny("bad_token", error.to_string()),
         Err(error @ TokenRefusal::Expired { .. }) => deny("expired_token", error.to_string()),
     }
+}
+
+/// Whether the cluster's addresses are apart from what the machine reaches otherwise.
+fn check_routes(cluster: &Cluster, routes: &[v1::HostRoute]) -> Result<(), Refused> {
+    let count = routes.len();
+    if count > ROUTES_MAX {
+        let text = format!("routes: {count} of them, at most {ROUTES_MAX} are allowed");
+        return Err(Refusal::bad_input(text).into());
+    }
+    let routes = routes.iter().cloned().map(HostRoute::try_from);
+    let routes = routes.collect::<Result<Vec<_>, _>>().map_err(Refusal::from)?;
+    let Some(found) = overlap(&Pools::of(cluster).named(), &routes) else { return Ok(()) };
+    let hint = "give that network another range, or make the cluster with other pools: \
+                warren cluster init --pool CIDR --vip-pool CIDR";
+    Err(refused("overlap", Refusal::not_now(found.to_string()).hint(hint)))
 }
 
 fn applicant(token: &JoinToken, wire: v1::JoinRequest) -> Result<Applicant, Refusal> {

@@ -123,7 +123,7 @@ async fn propose(core: &Core, view: &State, transaction: Transaction) -> Next {
             return Next::Look;
         }
         // Someone wrote first. Look again, never patch a plan.
-        Err(ProposeError::Rejected(Rejection::Stale { .. })) => {
+        Err(ProposeError::Rejected(Rejection::Stale { .. } | Rejection::AddressTaken { .. })) => {
             count(&core.metrics.proposals, "result", "stale");
             tokio::task::yield_now().await;
             return Next::Look;

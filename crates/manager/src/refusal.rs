@@ -151,6 +151,21 @@ impl Refusal {
             }
             taken @ Rejection::PortTaken { .. } => Self::taken(taken.to_string())
                 .hint("publish another port, or remove the service that has it"),
+            taken @ Rejection::NetworkTaken { .. } => Self::taken(taken.to_string())
+                .hint("choose another name, or use the one that is there"),
+            missing @ Rejection::NoNetwork { .. } => Self::not_found(missing.to_string())
+                .hint("warren network ls shows them; warren network create makes one"),
+            Rejection::NetworkInUse { ref name, .. } => {
+                let hint = format!(
+                    "remove these services, or take them off it: \
+                     warren service update --network-rm {name} SERVICE"
+                );
+                Self::not_now(rejection.to_string()).hint(hint)
+            }
+            taken @ Rejection::AddressTaken { .. } => Self::taken(taken.to_string()).hint(
+                "leave the choice to the cluster, or see who has which: \
+                       warren network inspect NETWORK",
+            ),
             Rejection::NotFound { key } => {
                 Self::not_found(format!("{} does not exist", name_of(view, key)))
             }
@@ -220,6 +235,9 @@ fn name_of(view: &State, key: Key) -> String {
             .map_or_else(|| format!("service {id}"), |s| format!("service {}", s.spec.name)),
         Key::Task(id) => format!("task {id}"),
         Key::Operator(name) => format!("operator {name}"),
+        Key::Network(id) => view
+            .network(id)
+            .map_or_else(|| format!("network {id}"), |n| format!("network {}", n.spec.name)),
     }
 }
 
@@ -282,6 +300,12 @@ mod tests {
             Rejection::PortTaken { port: "80:80".into(), holder: "web".parse().unwrap() },
             "AlreadyExists: port 80:80 is published by service web \
              (publish another port, or remove the service that has it)",
+        );
+        let name = "back".parse().unwrap();
+        check(
+            Rejection::NetworkInUse { name, users: "web, api".into() },
+            "FailedPrecondition: network back is in use by web, api (remove these services, or take \
+             them off it: warren service update --network-rm back SERVICE)",
         );
         check(Rejection::NotFound { key }, "NotFound: service 0000000000000000 does not exist ()");
         check(Rejection::Invalid("no".into()), "FailedPrecondition: no ()");

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 
 use zeroize::Zeroize;
 
@@ -19,6 +20,8 @@ pub struct Cluster {
     pub pool: Subnet,
     /// Prefix length of a node's block.
     pub block_prefix: u8,
+    /// Virtual IPs of services; apart from the addresses of containers.
+    pub vip_pool: Subnet,
     /// Absent in a cluster that never listened to others.
     pub ca: Option<Authority>,
     /// Lets workers join.
@@ -46,13 +49,18 @@ impl Cluster {
     pub const CERTIFICATE_LIFETIME_MAX_MS: u64 = 3650 * 86_400_000;
     /// Of the manager that founds a cluster.
     pub const FIRST_NUMBER: u64 = 1;
+    /// 16,384 nodes of 253 containers, in the part of 10.0.0.0/8 that is used least.
+    pub const POOL: Subnet = Subnet { address: Ipv4Addr::new(10, 128, 0, 0), prefix: 10 };
+    /// 262,142 virtual IPs, right behind the containers.
+    pub const VIP_POOL: Subnet = Subnet { address: Ipv4Addr::new(10, 192, 0, 0), prefix: 14 };
 
     pub fn new(id: ClusterId) -> Self {
         Self {
             id,
             history_limit: 5,
-            pool: Subnet { address: Ipv4Addr::new(10, 128, 0, 0), prefix: 10 },
+            pool: Self::POOL,
             block_prefix: 24,
+            vip_pool: Self::VIP_POOL,
             ca: None,
             worker_token: None,
             manager_token: None,
@@ -141,6 +149,36 @@ impl Subnet {
         let first = u64::from(u32::from(self.address));
         (first..first + self.size()).contains(&u64::from(u32::from(address)))
     }
+
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.contains(other.address) || other.contains(self.address)
+    }
+}
+
+/// Why a text is no subnet.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubnetError {
+    #[error("{text:?} is not a subnet; write e.g. {example}")]
+    Shape { text: String, example: &'static str },
+    #[error("{text:?} has bits after its prefix; {meant} has none")]
+    HostBits { text: String, meant: String },
+}
+
+impl FromStr for Subnet {
+    type Err = SubnetError;
+
+    fn from_str(text: &str) -> Result<Self, SubnetError> {
+        let shape = || SubnetError::Shape { text: text.into(), example: "10.20.0.0/16" };
+        let (address, prefix) = text.split_once('/').ok_or_else(shape)?;
+        let address: Ipv4Addr = address.parse().map_err(|_| shape())?;
+        let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32).ok_or_else(shape)?;
+        let bits = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+        let first = Self { address: Ipv4Addr::from_bits(address.to_bits() & bits), prefix };
+        if first.address == address {
+            return Ok(first);
+        }
+        Err(SubnetError::HostBits { text: text.into(), meant: first.to_string() })
+    }
 }
 
 impl fmt::Display for Subnet {
@@ -152,6 +190,30 @@ impl fmt::Display for Subnet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pools_are_apart() {
+        assert!(!Cluster::POOL.overlaps(&Cluster::VIP_POOL));
+        assert_eq!(Cluster::VIP_POOL.size(), 1 << 18);
+    }
+
+    #[test]
+    fn subnets_as_text() {
+        let parse = |text: &str| match text.parse::<Subnet>() {
+            Ok(subnet) => subnet.to_string(),
+            Err(error) => error.to_string(),
+        };
+        for good in ["10.0.0.0/8", "0.0.0.0/0", "1.2.3.4/32"] {
+            assert_eq!(parse(good), good);
+        }
+        assert_eq!(
+            parse("10.1.2.3/16"),
+            "\"10.1.2.3/16\" has bits after its prefix; 10.1.0.0/16 has none"
+        );
+        for bad in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "fd00::/8", "10.0.0.0/-1"] {
+            assert!(parse(bad).ends_with("is not a subnet; write e.g. 10.20.0.0/16"), "{bad}");
+        }
+    }
 
     #[test]
     fn secrets_are_not_printed() {

@@ -23,11 +23,12 @@ pub enum Kind {
     Service,
     Task,
     Operator,
+    Network,
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] =
-        [Self::Cluster, Self::Node, Self::Service, Self::Task, Self::Operator];
+    pub const ALL: [Self; 6] =
+        [Self::Cluster, Self::Node, Self::Service, Self::Task, Self::Operator, Self::Network];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -36,6 +37,7 @@ impl Kind {
             Self::Service => "service",
             Self::Task => "task",
             Self::Operator => "operator",
+            Self::Network => "network",
         }
     }
 }

@@ -98,6 +98,8 @@ ids! {
     ClusterId
     /// One node, from joining to leaving.
     NodeId
+    /// One network, whatever it is called.
+    NetworkId
     /// One service, whatever it is called.
     ServiceId
     /// One task: a slot of a service at a revision on a node. Restarts in place keep it.

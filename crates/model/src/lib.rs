@@ -1,4 +1,4 @@
-//! What things are: services, tasks, nodes, operators, the cluster; their
+//! What things are: services, tasks, nodes, networks, operators, the cluster; their
 //! names, ids, quantities and rules.
 //!
 //! Pure data and validation. No I/O, no clock, no randomness: whoever makes an
@@ -8,9 +8,13 @@ pub mod audit;
 pub mod cluster;
 pub mod event;
 pub mod id;
+pub mod ipv6;
 pub mod name;
+pub mod network;
 pub mod node;
+pub mod node_table;
 pub mod operator;
+pub mod overlap;
 pub mod quantity;
 mod secret;
 pub mod service;
@@ -19,9 +23,11 @@ pub mod task;
 pub use audit::AuditRecord;
 pub use cluster::Cluster;
 pub use event::Event;
-pub use id::{ClusterId, NodeId, ServiceId, TaskId};
-pub use name::ServiceName;
+pub use id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+pub use name::{Alias, NetworkName, ServiceName};
+pub use network::Network;
 pub use node::Node;
+pub use node_table::NodeTable;
 pub use operator::{Operator, OperatorName};
 pub use quantity::Time;
 pub use secret::Secret;

@@ -1,14 +1,17 @@
-//! Names that people give: DNS labels, so that a service's name resolves.
+//! Names that people give: DNS labels, so that what they name resolves.
 
 use std::fmt;
 use std::str::FromStr;
+
+/// RFC 1035 section 2.3.4.
+const LABEL_MAX: usize = 63;
 
 /// Why a text cannot be a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("a name cannot be empty")]
     Empty,
-    #[error("name {name:?} has {len} characters, at most {max} are allowed", max = ServiceName::LEN_MAX)]
+    #[error("name {name:?} has {len} characters, at most {LABEL_MAX} are allowed")]
     TooLong { name: String, len: usize },
     #[error(
         "name {name:?} has {found:?} at position {at}; allowed are a-z, 0-9, '-' and '_', first and last a letter or digit"
@@ -16,46 +19,67 @@ pub enum NameError {
     Character { name: String, found: char, at: usize },
 }
 
-/// A DNS label naming a service, e.g. `web`. Underscores are allowed inside
-/// because Compose stacks use them (`shop_web`).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServiceName(Box<str>);
-
-impl ServiceName {
-    /// RFC 1035 section 2.3.4.
-    pub const LEN_MAX: usize = 63;
-
-    pub fn as_str(&self) -> &str {
-        &self.0
+fn check(text: &str) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
     }
+    let len = text.chars().count();
+    if len > LABEL_MAX {
+        return Err(NameError::TooLong { name: text.into(), len });
+    }
+    for (at, found) in text.chars().enumerate() {
+        let edge = at == 0 || at + 1 == len;
+        let plain = found.is_ascii_lowercase() || found.is_ascii_digit();
+        if !(plain || !edge && (found == '-' || found == '_')) {
+            return Err(NameError::Character { name: text.into(), found, at: at + 1 });
+        }
+    }
+    Ok(())
 }
 
-impl FromStr for ServiceName {
-    type Err = NameError;
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Box<str>);
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        if text.is_empty() {
-            return Err(NameError::Empty);
-        }
-        let len = text.chars().count();
-        if len > Self::LEN_MAX {
-            return Err(NameError::TooLong { name: text.into(), len });
-        }
-        for (at, found) in text.chars().enumerate() {
-            let edge = at == 0 || at + 1 == len;
-            let plain = found.is_ascii_lowercase() || found.is_ascii_digit();
-            if !(plain || !edge && (found == '-' || found == '_')) {
-                return Err(NameError::Character { name: text.into(), found, at: at + 1 });
+        impl $name {
+            pub const LEN_MAX: usize = LABEL_MAX;
+
+            pub fn as_str(&self) -> &str {
+                &self.0
             }
         }
-        Ok(Self(text.into()))
-    }
+
+        impl FromStr for $name {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                check(text).map(|()| Self(text.into()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    )*};
 }
 
-impl fmt::Display for ServiceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
+names! {
+    /// A DNS label naming a service, e.g. `web`. Underscores are allowed inside
+    /// because Compose stacks use them (`shop_web`).
+    ServiceName
+    /// A label naming a network, e.g. `shop_default`.
+    NetworkName
+    /// Another name of a service on one network.
+    Alias
+}
+
+impl NetworkName {
+    /// Of the network that services are on which name none.
+    pub const DEFAULT: &str = "default";
 }
 
 #[cfg(test)]

@@ -86,6 +86,8 @@ pub struct Description {
     pub disk_free_bytes: u64,
     /// What its kernel can do: `overlayfs`, `nf_tables`, `cgroup-v2`, …
     pub features: Vec<String>,
+    /// Public key of its end of the overlay (X25519, as WireGuard's); zeros: it has none.
+    pub overlay_key: [u8; 32],
 }
 
 /// Whether the planner may use a node; set by people.

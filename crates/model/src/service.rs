@@ -1,5 +1,6 @@
 //! What a person wants of a service, and the rules it must obey.
 
+mod endpoint;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -11,6 +12,7 @@ use std::net::Ipv4Addr;
 use crate::id::ServiceId;
 use crate::name::ServiceName;
 use crate::quantity::format_duration_ms;
+pub use crate::service::endpoint::{Affinity, Attachment, Endpoint, EndpointMode};
 pub use crate::service::words::{CAPABILITIES, is_capability, is_user, parse_signal};
 
 /// A service as the state holds it.
@@ -37,6 +39,9 @@ pub struct ServiceSpec {
     pub update: UpdatePolicy,
     pub task: TaskTemplate,
     pub on_disconnect: OnDisconnect,
+    /// Networks that it is on; none: on the default one. See [`ServiceSpec::attachments`].
+    pub networks: Vec<Attachment>,
+    pub endpoint: Endpoint,
 }
 
 /// What becomes of a task whose node is out of reach.
@@ -311,6 +316,8 @@ impl ServiceSpec {
             update: UpdatePolicy::default(),
             task,
             on_disconnect: OnDisconnect::default(),
+            networks: Vec::new(),
+            endpoint: Endpoint::default(),
         }
     }
 
@@ -332,6 +339,7 @@ impl ServiceSpec {
         self.check_ports()?;
         self.task.validate()?;
         self.on_disconnect.validate()?;
+        self.check_networks()?;
         let text = self.text_len();
         if text > Self::TEXT_MAX {
             return Err(wrong(
@@ -367,7 +375,8 @@ impl ServiceSpec {
         let labels =
             self.labels.iter().chain(&task.container_labels).map(|(k, v)| k.len() + v.len());
         let texts = task.env.iter().chain(&task.command).chain(task.entrypoint.iter().flatten());
-        labels.sum::<usize>() + texts.map(String::len).sum::<usize>() + task.image.len()
+        let names = self.networks.iter().map(Attachment::text_len).sum::<usize>();
+        labels.sum::<usize>() + texts.map(String::len).sum::<usize>() + task.image.len() + names
     }
 }
 
@@ -481,7 +490,10 @@ impl TaskTemplate {
     }
 }
 
-fn check_labels(field: &str, labels: &BTreeMap<String, String>) -> Result<(), SpecError> {
+pub(crate) fn check_labels(
+    field: &str,
+    labels: &BTreeMap<String, String>,
+) -> Result<(), SpecError> {
     if labels.len() > ServiceSpec::LABELS_MAX {
         return Err(wrong(
             field,

@@ -1,14 +1,17 @@
 //! The plan while it is being made.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use warren_model::Time;
 use warren_model::cluster::Cluster;
 use warren_model::id::TaskId;
+use warren_model::network::VipHolder;
 use warren_state::State;
 use warren_state::change::{Expect, Key, Mutation, Transaction};
 
 use crate::nodes::Nodes;
+use crate::vips;
 use crate::{IdSource, MUTATIONS_MAX, Plan};
 
 pub(crate) struct Draft<'a> {
@@ -19,11 +22,14 @@ pub(crate) struct Draft<'a> {
     /// As the leader's clock says: what beats are compared with.
     pub(crate) clock: Time,
     pub(crate) nodes: Nodes<'a>,
+    /// Virtual IPs; looked up when the first is asked for.
+    vips: Option<vips::Pool>,
     ids: &'a mut dyn IdSource,
     mutations: Vec<Mutation>,
     expects: BTreeMap<Key, u64>,
     wake_at: Option<Time>,
     more: bool,
+    again: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -40,11 +46,13 @@ impl<'a> Draft<'a> {
             now: clock.max(state.time()),
             clock,
             nodes: Nodes::new(state),
+            vips: None,
             ids,
             mutations: Vec::new(),
             expects: BTreeMap::new(),
             wake_at: None,
             more: false,
+            again: false,
         }
     }
 
@@ -84,8 +92,24 @@ impl<'a> Draft<'a> {
         self.wake_at = earlier(self.wake_at, at);
     }
 
+    /// Asks to be called again once this plan is applied.
+    pub(crate) fn look_again(&mut self) {
+        self.again = true;
+    }
+
+    pub(crate) fn id(&mut self) -> [u8; 10] {
+        self.ids.id()
+    }
+
     pub(crate) fn task_id(&mut self) -> TaskId {
-        TaskId::from_bytes(self.ids.id())
+        TaskId::from_bytes(self.id())
+    }
+
+    /// A virtual IP that is free.
+    pub(crate) fn take_vip(&mut self, holder: VipHolder) -> Option<Ipv4Addr> {
+        let (state, cluster, now) = (self.state, self.cluster, self.now);
+        let pool = self.vips.get_or_insert_with(|| vips::Pool::new(state, now));
+        pool.take(state, cluster, holder)
     }
 
     pub(crate) fn finish(self) -> Plan {
@@ -99,7 +123,7 @@ impl<'a> Draft<'a> {
                 principal: None,
             },
             wake_at: self.wake_at,
-            more: self.more,
+            more: self.more || self.again,
         }
     }
 }

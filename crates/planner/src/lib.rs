@@ -5,10 +5,11 @@
 //! again when the state changes, when a node is heard that was silent, or at
 //! `wake_at`; there is no other timer, and beats as such wake nobody.
 //!
-//! Stages, in order: liveness of nodes, then for each service: orchestrate
-//! (slots wanted), roll out (which slots get the new template now), replace
-//! (failed, lost), place (a node and an address), reap (history). A new task is
-//! created with its place, so a new service costs one plan.
+//! Stages, in order: liveness of nodes, the default network, then for each
+//! service: virtual IPs, orchestrate (slots wanted), roll out (which slots get
+//! the new template now), replace (failed, lost), place (a node and an address),
+//! reap (history). A new task is created with its place, so a new service costs
+//! one plan.
 //!
 //! Invariants (tested on random clusters):
 //! - a pass right after applying a pass changes nothing;
@@ -32,6 +33,7 @@ mod replace;
 mod rollout;
 mod service;
 mod slot;
+mod vips;
 
 use std::collections::BTreeMap;
 
@@ -139,6 +141,7 @@ pub fn plan(
     let Some(cluster) = state.cluster() else { return Plan::default() };
     let mut draft = Draft::new(state, cluster, ids, now);
     liveness::judge(&mut draft, beats);
+    vips::make_default(&mut draft);
     index.follow(state, draft.nodes.silent());
     // Services see nodes as they are about to be; what they conclude holds once that is applied.
     let calm = draft.is_empty();

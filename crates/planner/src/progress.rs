@@ -9,11 +9,11 @@ use warren_state::State;
 
 use crate::nodes::Nodes;
 use crate::place::explain;
-use crate::rollout;
 use crate::slot::{
     Slot, Wanted, has_host_ports, is_failed, is_live, is_lost, is_outdated, is_stop_first,
     slots_of, wanted, wanted_keys,
 };
+use crate::{rollout, vips};
 
 /// Whether a service is as it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +81,10 @@ pub fn progress(state: &State, service: ServiceId) -> Convergence {
     };
     let superfluous = slots.iter().filter(superfluous).count();
     if done == keys.len() && superfluous == 0 {
-        return Convergence::Converged;
+        return match vips::missing(state, service) {
+            None => Convergence::Converged,
+            Some(message) => Convergence::Waiting { message },
+        };
     }
     let begun = slots.iter().filter(|slot| is_wanted(slot, service, &nodes));
     let missing = keys.len().saturating_sub(begun.count());

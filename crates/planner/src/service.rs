@@ -8,7 +8,7 @@ use warren_state::change::{Key as ObjectKey, Mutation};
 
 use crate::draft::{Draft, earlier};
 use crate::slot::{Slot, insert_by_age, is_live, is_lost, is_outdated, slots_of};
-use crate::{orchestrate, place, reap, replace, rollout};
+use crate::{orchestrate, place, reap, replace, rollout, vips};
 
 /// What a pass over a service leaves to say.
 pub(crate) struct Verdict {
@@ -50,6 +50,7 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
     if service.removing {
         reap::remove_service(&mut pass);
     } else {
+        vips::assign(&mut pass);
         orchestrate::fill(&mut pass);
         let progress = rollout::advance(&mut pass);
         replace::replace(&mut pass, progress);
@@ -98,7 +99,7 @@ fn is_quiet(draft: &Draft<'_>, service: &Service) -> bool {
             Desired::Remove => return false,
         }
     }
-    !service.removing && wanted == 1 && slot == replicas
+    !service.removing && wanted == 1 && slot == replicas && vips::is_settled(draft.state, service)
 }
 
 impl<'a> Pass<'_, 'a> {

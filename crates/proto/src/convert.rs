@@ -11,16 +11,19 @@
 
 mod cluster;
 mod event;
+mod network;
 mod operator;
 mod service;
+mod table;
 mod task;
 #[cfg(test)]
 mod tests;
 
 use std::net::Ipv4Addr;
 
+pub use table::table_change;
 use warren_model::OperatorName;
-use warren_model::id::{ClusterId, NodeId, ServiceId, TaskId};
+use warren_model::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
 
 /// What is wrong with a message: `spec.ports[0].target: 70000 is more than 65535`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,6 +87,14 @@ pub fn service_id(field: &str, bytes: &[u8]) -> Result<ServiceId, Error> {
 /// When there are not ten bytes.
 pub fn task_id(field: &str, bytes: &[u8]) -> Result<TaskId, Error> {
     id_bytes(field, bytes).map(TaskId::from_bytes)
+}
+
+/// The id of a network in `field`.
+///
+/// # Errors
+/// When there are not ten bytes.
+pub fn network_id(field: &str, bytes: &[u8]) -> Result<NetworkId, Error> {
+    id_bytes(field, bytes).map(NetworkId::from_bytes)
 }
 
 /// A SHA-256 in `field`.

@@ -6,7 +6,9 @@
 mod convert;
 mod secretive;
 
-pub use convert::{Error, cluster_id, hash, node_id, operator_name, service_id, task_id};
+pub use convert::{
+    Error, cluster_id, hash, network_id, node_id, operator_name, service_id, table_change, task_id,
+};
 
 #[allow(clippy::all, unused_qualifications, unreachable_pub, missing_docs)]
 #[rustfmt::skip] // the freshness check compares with what the generator writes

@@ -18,7 +18,7 @@ use warren_agent::{Cached, MembershipView};
 use warren_base::rng::{Rng, SeededRng};
 use warren_model::quantity::Time;
 use warren_model::task::TaskExit;
-use warren_model::{ServiceId, TaskId};
+use warren_model::{NodeTable, ServiceId, TaskId};
 use warren_net::Table;
 
 use crate::queue::Queue;
@@ -65,6 +65,8 @@ pub(crate) struct Machine {
     pub(crate) containers: BTreeMap<(TaskId, u32), Container>,
     /// What the kernel publishes.
     pub(crate) table: Table,
+    /// What the data plane knows of the network; it outlives the daemon.
+    pub(crate) net: Arc<NodeTable>,
     rng: Arc<SeededRng>,
     queue: Queue<Due>,
     life: u64,
@@ -80,6 +82,7 @@ impl Machine {
             core: Core::default(),
             containers: BTreeMap::new(),
             table: Table::default(),
+            net: Arc::default(),
             rng,
             queue: Queue::new(),
             life: 0,
@@ -148,6 +151,7 @@ impl Machine {
         self.kill();
         self.containers.clear();
         self.table = Table::default();
+        self.net = Arc::default();
     }
 
     /// One of the running containers dies; whether there was one.
@@ -199,6 +203,7 @@ impl Machine {
             Command::SweepLogs { .. } | Command::Note(_) => {}
             Command::Reconnect(gap) => self.needs.push(Need::Reconnect(gap)),
             Command::Membership(view) => self.needs.push(Need::Membership(view)),
+            Command::Table(table) => self.net = table,
         }
     }
 

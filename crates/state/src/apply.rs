@@ -31,6 +31,7 @@ impl State {
         self.time = self.time.max(time);
         self.requests.expire(self.time);
         self.expire_tombstones();
+        self.expire_quarantine();
         transactions.iter().map(|transaction| self.apply_one(transaction, events)).collect()
     }
 

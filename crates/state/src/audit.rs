@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use imbl::Vector;
 use warren_model::cluster::Cluster;
+use warren_model::network::NetworkSpec;
 use warren_model::node::Node;
 use warren_model::service::{Mode, ServiceSpec, TaskTemplate};
 use warren_model::{AuditRecord, NodeId, Time};
@@ -132,6 +133,13 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
         Mutation::RemoveOperator { name } => {
             note("operator.remove", name.to_string(), String::new())
         }
+        Mutation::CreateNetwork { id: _, spec } => {
+            note("network.create", spec.name.to_string(), network(spec))
+        }
+        Mutation::RemoveNetwork { id } => {
+            let name = state.network(*id).map(|network| network.spec.name.to_string());
+            note("network.remove", name.unwrap_or_default(), String::new())
+        }
         Mutation::CreateService { id: _, spec } => {
             let detail = format!("image={} {}", spec.task.image, mode(spec.mode));
             note("service.create", spec.name.to_string(), detail)
@@ -147,6 +155,8 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
         | Mutation::GrantBlock { .. }
         | Mutation::SetCertificate { .. }
         | Mutation::DropService { .. }
+        | Mutation::GrantVip { .. }
+        | Mutation::ReleaseVip { .. }
         | Mutation::CreateTask(_)
         | Mutation::PlaceTask { .. }
         | Mutation::SetDesired { .. }
@@ -154,6 +164,22 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
         | Mutation::ReportTask { .. }
         | Mutation::DropTask { .. } => None,
     }
+}
+
+/// What differs from a network with everything as by default.
+fn network(spec: &NetworkSpec) -> String {
+    let NetworkSpec { name: _, labels: _, internal, attachable, encrypted, subnet, subnet_v6 } =
+        spec;
+    let word = |said: bool, word: &str| (said, word.to_owned());
+    let subnet_text = subnet.map_or_else(String::new, |subnet| format!("subnet={subnet}"));
+    let v6_text = subnet_v6.map_or_else(String::new, |subnet| format!("subnet={subnet}"));
+    joined([
+        word(*internal, "internal"),
+        word(*attachable, "attachable"),
+        word(!*encrypted, "encrypted=false"),
+        (subnet.is_some(), subnet_text),
+        (subnet_v6.is_some(), v6_text),
+    ])
 }
 
 fn roles(manager: bool, worker: bool) -> String {
@@ -182,6 +208,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         history_limit,
         pool,
         block_prefix,
+        vip_pool,
         ca,
         worker_token,
         manager_token,
@@ -195,6 +222,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         (*history_limit != before.history_limit, format!("history_limit={history_limit}")),
         (*pool != before.pool, format!("pool={pool}")),
         (*block_prefix != before.block_prefix, format!("block_prefix={block_prefix}")),
+        (*vip_pool != before.vip_pool, format!("vip_pool={vip_pool}")),
         (*ca != before.ca, "authority".to_owned()),
         (*worker_token != before.worker_token, "worker_token".to_owned()),
         (*manager_token != before.manager_token, "manager_token".to_owned()),
@@ -212,13 +240,25 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
 }
 
 fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
-    let ServiceSpec { name: _, labels, mode: wanted, ports, update, task, on_disconnect } = after;
+    let ServiceSpec {
+        name: _,
+        labels,
+        mode: wanted,
+        ports,
+        update,
+        task,
+        on_disconnect,
+        networks,
+        endpoint,
+    } = after;
     let words = [
         (*wanted != before.mode, mode(*wanted)),
         (*labels != before.labels, "labels".to_owned()),
         (*ports != before.ports, "ports".to_owned()),
         (*update != before.update, "update".to_owned()),
         (*on_disconnect != before.on_disconnect, format!("on_disconnect={on_disconnect}")),
+        (*networks != before.networks, "networks".to_owned()),
+        (*endpoint != before.endpoint, "endpoint".to_owned()),
     ];
     let words = joined(words);
     let template = template_changes(&before.task, task);

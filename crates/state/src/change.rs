@@ -1,14 +1,16 @@
 //! What the state accepts: transactions of typed mutations, and what becomes of them.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use warren_model::cluster::Cluster;
-use warren_model::id::{NodeId, ServiceId, TaskId};
+use warren_model::id::{NetworkId, NodeId, ServiceId, TaskId};
+use warren_model::network::{NetworkSpec, VipHolder};
 use warren_model::node::{Availability, Description, Forgotten, Node, NodeStatus};
 use warren_model::operator::{Operator, OperatorName};
 use warren_model::service::ServiceSpec;
 use warren_model::task::{Desired, Task, TaskStatus};
-use warren_model::{ServiceName, Time, cluster::Subnet};
+use warren_model::{NetworkName, ServiceName, Time, cluster::Subnet};
 
 /// One change, applied whole or not at all with the rest of its transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +78,25 @@ pub enum Mutation {
         epoch: u64,
         revision_at_least: u64,
     },
+    CreateNetwork {
+        id: NetworkId,
+        spec: NetworkSpec,
+    },
+    /// Not while a service is on it, and never the default one. What is left of its virtual IPs
+    /// goes into quarantine.
+    RemoveNetwork {
+        id: NetworkId,
+    },
+    /// A service on the network, or one of its slots, gets a virtual IP; one that it had before
+    /// goes into quarantine. Addresses that a service's spec asks for are granted with the spec.
+    GrantVip {
+        holder: VipHolder,
+        address: Ipv4Addr,
+    },
+    /// Nobody has it any more, nor gets it for a while.
+    ReleaseVip {
+        address: Ipv4Addr,
+    },
     CreateService {
         id: ServiceId,
         spec: ServiceSpec,
@@ -97,7 +118,7 @@ pub enum Mutation {
     PlaceTask {
         id: TaskId,
         node: NodeId,
-        address: Option<std::net::Ipv4Addr>,
+        address: Option<Ipv4Addr>,
     },
     /// Only downwards.
     SetDesired {
@@ -129,6 +150,7 @@ pub enum Key {
     Service(ServiceId),
     Task(TaskId),
     Operator(OperatorName),
+    Network(NetworkId),
 }
 
 impl std::fmt::Display for Key {
@@ -139,6 +161,7 @@ impl std::fmt::Display for Key {
             Self::Service(id) => write!(f, "service {id}"),
             Self::Task(id) => write!(f, "task {id}"),
             Self::Operator(name) => write!(f, "operator {name}"),
+            Self::Network(id) => write!(f, "network {id}"),
         }
     }
 }
@@ -197,6 +220,14 @@ pub enum Rejection {
     NameTaken { name: ServiceName, holder: ServiceId },
     #[error("port {port} is published by service {holder}")]
     PortTaken { port: String, holder: ServiceName },
+    #[error("network {name} exists already")]
+    NetworkTaken { name: NetworkName },
+    #[error("there is no network {name}")]
+    NoNetwork { name: NetworkName },
+    #[error("network {name} is in use by {users}")]
+    NetworkInUse { name: NetworkName, users: String },
+    #[error("virtual IP {address} {why}")]
+    AddressTaken { address: Ipv4Addr, why: String },
     #[error("{key} does not exist")]
     NotFound { key: Key },
     #[error("{key} exists already")]

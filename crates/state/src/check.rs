@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use warren_model::NetworkName;
+use warren_model::network::Vip;
 use warren_model::task::TaskState;
 
 use crate::State;
@@ -24,6 +26,7 @@ impl State {
         self.check_nodes(&mut wrong);
         self.check_members(&mut wrong);
         self.check_operators(&mut wrong);
+        self.check_networks(&mut wrong);
         wrong
     }
 
@@ -40,6 +43,9 @@ impl State {
             ("ports", self.ports == fresh.ports),
             ("activity", activity && self.topology <= self.revision),
             ("tombstones", self.ends == fresh.ends),
+            ("network names", self.network_names == fresh.network_names),
+            ("users of networks", self.users == fresh.users),
+            ("virtual IPs", self.holders == fresh.holders && self.quarantine == fresh.quarantine),
             ("requests", self.requests.is_consistent()),
         ];
         let differing = same.into_iter().filter(|(_, same)| !same);
@@ -142,6 +148,46 @@ impl State {
             }
             if tombstone.keep_until <= self.time() {
                 wrong.push(format!("tombstone of {} has outlived its time", tombstone.node));
+            }
+        }
+    }
+
+    fn check_networks(&self, wrong: &mut Vec<String>) {
+        for service in self.services() {
+            for attachment in &service.spec.networks {
+                let name = &attachment.network;
+                if self.network_named(name).is_none() && name.as_str() != NetworkName::DEFAULT {
+                    wrong.push(format!("{} is on {name}, which is gone", service.spec.name));
+                }
+            }
+        }
+        let pool = self.cluster().map(|cluster| cluster.vip_pool);
+        for vip in self.vips() {
+            let (address, holder) = (vip.address, vip.holder);
+            if !pool.is_some_and(|pool| Vip::is_usable(pool, address)) {
+                wrong.push(format!("virtual IP {address} is not of the pool"));
+            }
+            let there = self.service(holder.service).is_some();
+            match vip.quarantined_until() {
+                None if !there || self.network(holder.network).is_none() => {
+                    wrong.push(format!("virtual IP {address} is held by {holder:?}, who is gone"));
+                }
+                Some(until) if until <= self.time() => {
+                    wrong.push(format!("virtual IP {address} has outlived its quarantine"));
+                }
+                None | Some(_) => {}
+            }
+            let own = self.network(holder.network).and_then(|network| network.spec.subnet);
+            let of_another = self.networks().find(|network| {
+                network.spec.subnet.is_some_and(|subnet| subnet.contains(address))
+                    && network.id != holder.network
+            });
+            if let Some(other) = of_another {
+                let name = &other.spec.name;
+                wrong.push(format!("virtual IP {address} is of the subnet of {name}"));
+            }
+            if vip.released.is_none() && own.is_some_and(|subnet| !subnet.contains(address)) {
+                wrong.push(format!("virtual IP {address} is not of its network's subnet"));
             }
         }
     }

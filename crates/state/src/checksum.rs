@@ -9,13 +9,16 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
+use warren_model::ipv6::Subnet6;
+use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
     Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
 };
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::service::{
-    Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition,
-    RestartPolicy, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePolicy,
+    Affinity, Attachment, Endpoint, EndpointMode, Limits, LogOptions, Mode, OnDisconnect, PortSpec,
+    Protocol, PublishMode, RestartCondition, RestartPolicy, Service, ServiceSpec, TaskTemplate,
+    UpdateOrder, UpdatePolicy,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskStatus};
 use warren_model::{AuditRecord, Time};
@@ -132,6 +135,8 @@ impl State {
         self.tombstones().for_each(|tombstone| add_tombstone(&mut digest, tombstone));
         self.operators().for_each(|operator| add_operator(&mut digest, operator));
         self.audit().for_each(|record| add_record(&mut digest, record));
+        self.networks().for_each(|network| add_network(&mut digest, network));
+        self.vips().for_each(|vip| add_vip(&mut digest, vip));
         digest.0
     }
 }
@@ -142,6 +147,7 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
         history_limit,
         pool,
         block_prefix,
+        vip_pool,
         ca,
         worker_token,
         manager_token,
@@ -174,6 +180,8 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
         digest.word(u64::from(*keep));
         digest.text(recipient);
     });
+    let vip_pool = Some(*vip_pool).filter(|pool| *pool != Cluster::VIP_POOL);
+    digest.added(24, vip_pool, Digest::subnet);
 }
 
 fn add_token(digest: &mut Digest, token: &JoinToken) {
@@ -212,6 +220,7 @@ fn add_node(digest: &mut Digest, node: &Node) {
         disk_bytes,
         disk_free_bytes,
         features,
+        overlay_key,
     } = description;
     digest.bytes(id.as_bytes());
     for text in [hostname, address, version, architecture, kernel] {
@@ -255,6 +264,7 @@ fn add_node(digest: &mut Digest, node: &Node) {
         digest.word(all.len() as u64);
         all.iter().for_each(|feature| digest.text(feature));
     });
+    digest.added(25, hash(overlay_key), |digest, key| digest.bytes(&key));
 }
 
 fn add_tombstone(digest: &mut Digest, tombstone: &Tombstone) {
@@ -291,7 +301,8 @@ fn add_record(digest: &mut Digest, record: &AuditRecord) {
 
 fn add_service(digest: &mut Digest, service: &Service) {
     let Service { id, spec, template, removing, created, updated, revision } = service;
-    let ServiceSpec { name, labels, mode, ports, update, task, on_disconnect } = spec;
+    let ServiceSpec { name, labels, mode, ports, update, task, on_disconnect, networks, endpoint } =
+        spec;
     digest.bytes(id.as_bytes());
     digest.text(name.as_str());
     digest.labels(labels);
@@ -319,6 +330,56 @@ fn add_service(digest: &mut Digest, service: &Service) {
         OnDisconnect::StopAfter { ms } => digest.bytes(&(ms << 2 | 2).to_le_bytes()),
         OnDisconnect::ReplaceAfter { ms } => digest.bytes(&(ms << 2 | 3).to_le_bytes()),
     });
+    digest.added(22, Some(networks).filter(|all| !all.is_empty()), |digest, all| {
+        digest.word(all.len() as u64);
+        all.iter().for_each(|attachment| add_attachment(digest, attachment));
+    });
+    let endpoint = Some(*endpoint).filter(|endpoint| *endpoint != Endpoint::default());
+    digest.added(23, endpoint, |digest, endpoint| {
+        let Endpoint { mode, affinity, prefer_local, slot_addresses } = endpoint;
+        digest.word(match mode {
+            EndpointMode::Vip => 1,
+            EndpointMode::Dnsrr => 2,
+        });
+        digest.word(match affinity {
+            Affinity::None => 1,
+            Affinity::ClientAddress => 2,
+        });
+        digest.word(u64::from(prefer_local) << 1 | u64::from(slot_addresses));
+    });
+}
+
+fn add_attachment(digest: &mut Digest, attachment: &Attachment) {
+    let Attachment { network, aliases, address } = attachment;
+    digest.text(network.as_str());
+    digest.word(aliases.len() as u64);
+    aliases.iter().for_each(|alias| digest.text(alias.as_str()));
+    digest.option(*address, Digest::address);
+}
+
+fn add_network(digest: &mut Digest, network: &Network) {
+    let Network { id, spec, created, revision } = network;
+    let NetworkSpec { name, labels, internal, attachable, encrypted, subnet, subnet_v6 } = spec;
+    digest.bytes(id.as_bytes());
+    digest.text(name.as_str());
+    digest.labels(labels);
+    digest.word(u64::from(*internal) << 2 | u64::from(*attachable) << 1 | u64::from(*encrypted));
+    digest.option(*subnet, Digest::subnet);
+    digest.option(subnet_v6.as_ref(), |digest, Subnet6 { address, prefix }| {
+        digest.bytes(&address.octets());
+        digest.word(u64::from(*prefix));
+    });
+    digest.word(created.0);
+    digest.word(*revision);
+}
+
+fn add_vip(digest: &mut Digest, vip: &Vip) {
+    let Vip { address, holder: VipHolder { service, network, slot }, released } = vip;
+    digest.address(*address);
+    digest.bytes(service.as_bytes());
+    digest.bytes(network.as_bytes());
+    digest.word(u64::from(*slot));
+    digest.option(released.map(|time| time.0), Digest::word);
 }
 
 fn add_port(digest: &mut Digest, port: &PortSpec) {

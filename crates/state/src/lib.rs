@@ -14,6 +14,7 @@ pub mod change;
 mod check;
 mod checksum;
 mod mutate;
+mod networks;
 mod requests;
 mod snapshot;
 mod table;
@@ -26,12 +27,13 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use warren_model::cluster::Cluster;
-use warren_model::id::{NodeId, ServiceId, TaskId};
+use warren_model::id::{NetworkId, NodeId, ServiceId, TaskId};
+use warren_model::network::{Network, Vip, VipHolder};
 use warren_model::node::{Node, Tombstone};
 use warren_model::operator::{Operator, OperatorName};
 use warren_model::service::{Protocol, Service, TaskTemplate};
 use warren_model::task::Task;
-use warren_model::{AuditRecord, ServiceName, Time};
+use warren_model::{AuditRecord, NetworkName, ServiceName, Time};
 
 use crate::audit::Audit;
 use crate::change::Key;
@@ -39,7 +41,7 @@ use crate::requests::Requests;
 pub use crate::snapshot::{Head, ImportError, Object};
 use crate::table::{NodeRow, ServiceRow};
 
-/// Everything the cluster has agreed on. `Clone` copies some fifteen pointers.
+/// Everything the cluster has agreed on. `Clone` copies some twenty pointers.
 #[derive(Clone, Default)]
 pub struct State {
     revision: u64,
@@ -52,6 +54,8 @@ pub struct State {
     tasks: OrdMap<TaskId, Arc<Task>>,
     tombstones: OrdMap<NodeId, Arc<Tombstone>>,
     operators: OrdMap<OperatorName, Arc<Operator>>,
+    networks: OrdMap<NetworkId, Arc<Network>>,
+    vips: OrdMap<Ipv4Addr, Vip>,
     requests: Requests,
     audit: Audit,
 
@@ -60,6 +64,13 @@ pub struct State {
     ports: OrdSet<(Protocol, u16, ServiceId)>,
     /// Tombstones by their end.
     ends: OrdSet<(Time, NodeId)>,
+    network_names: OrdMap<NetworkName, NetworkId>,
+    /// Services by the networks that they are on.
+    users: OrdSet<(NetworkName, ServiceId)>,
+    /// Virtual IPs that somebody has.
+    holders: OrdMap<VipHolder, Ipv4Addr>,
+    /// The others, by the end of their quarantine.
+    quarantine: OrdSet<(Time, Ipv4Addr)>,
 }
 
 impl State {
@@ -247,6 +258,7 @@ impl State {
             Key::Service(id) => self.service(id).map_or(0, |service| service.revision),
             Key::Task(id) => self.task(id).map_or(0, |task| task.revision),
             Key::Operator(name) => self.operator(name).map_or(0, |operator| operator.revision),
+            Key::Network(id) => self.network(id).map_or(0, |network| network.revision),
         }
     }
 }
@@ -259,6 +271,7 @@ impl std::fmt::Debug for State {
             .field("nodes", &self.nodes.len())
             .field("services", &self.services.len())
             .field("tasks", &self.tasks.len())
+            .field("networks", &self.networks.len())
             .finish_non_exhaustive()
     }
 }

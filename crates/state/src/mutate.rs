@@ -1,6 +1,7 @@
 //! What each mutation does, and when it is refused.
 
 mod cluster;
+mod networks;
 mod nodes;
 mod operators;
 
@@ -55,6 +56,10 @@ impl Step<'_> {
             }
             Mutation::PutOperator(operator) => self.put_operator(operator),
             Mutation::RemoveOperator { name } => self.remove_operator(*name),
+            Mutation::CreateNetwork { id, spec } => self.create_network(*id, spec),
+            Mutation::RemoveNetwork { id } => self.remove_network(*id),
+            Mutation::GrantVip { holder, address } => self.grant_vip(*holder, *address),
+            Mutation::ReleaseVip { address } => self.release_vip(*address),
             Mutation::CreateService { id, spec } => self.create_service(*id, spec),
             Mutation::UpdateService { id, spec } => self.update_service(*id, spec),
             Mutation::RemoveService { id } => self.remove_service(*id),
@@ -81,6 +86,7 @@ impl Step<'_> {
             return Err(Rejection::NameTaken { name: spec.name.clone(), holder: *holder });
         }
         self.check_ports(id, spec)?;
+        self.check_attachments(spec)?;
         let time = self.state.time;
         let service = Service {
             id,
@@ -93,7 +99,7 @@ impl Step<'_> {
         };
         self.state.set_service(self.journal, id, Some(service));
         self.emit_service(Action::Create, id, spec, String::new());
-        Ok(())
+        self.grant_asked(id, spec)
     }
 
     fn update_service(&mut self, id: ServiceId, spec: &ServiceSpec) -> Result<(), Rejection> {
@@ -119,10 +125,11 @@ impl Step<'_> {
             ..before.clone()
         };
         self.check_ports(id, spec)?;
+        self.check_attachments(spec)?;
         self.state.set_service(self.journal, id, Some(service));
         let message = if renewed { format!("template {template}") } else { String::new() };
         self.emit_service(Action::Update, id, spec, message);
-        Ok(())
+        self.grant_asked(id, spec)
     }
 
     fn remove_service(&mut self, id: ServiceId) -> Result<(), Rejection> {
@@ -149,6 +156,7 @@ impl Step<'_> {
             return invalid(format!("service {name} still has tasks"));
         }
         let spec = before.spec.clone();
+        self.release_all(id);
         self.state.set_service(self.journal, id, None);
         self.emit_service(Action::Remove, id, &spec, String::new());
         Ok(())

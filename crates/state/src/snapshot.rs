@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use warren_model::cluster::Cluster;
 use warren_model::id::ServiceId;
+use warren_model::network::{Network, Vip};
 use warren_model::node::{Node, Tombstone};
 use warren_model::operator::Operator;
 use warren_model::service::{Service, TaskTemplate};
@@ -50,6 +51,9 @@ pub enum Object {
     },
     /// What somebody did.
     Audit(Arc<AuditRecord>),
+    Network(Network),
+    /// A virtual IP that somebody has, or had lately.
+    Vip(Vip),
 }
 
 /// Why objects do not make a state.
@@ -71,7 +75,7 @@ impl State {
     }
 
     /// Every object, kind by kind: nodes, services, templates, tasks, requests, tombstones,
-    /// operators, records.
+    /// operators, records, networks, virtual IPs.
     /// [`State::import`] takes them in this order.
     pub fn export(&self) -> impl Iterator<Item = Object> {
         let nodes = self.nodes().cloned().map(Object::Node);
@@ -91,7 +95,10 @@ impl State {
         let operators = self.operators().cloned().map(Object::Operator);
         let audit = self.audit.iter().cloned().map(Object::Audit);
         let running = nodes.chain(services).chain(templates).chain(tasks);
-        running.chain(requests).chain(tombstones).chain(operators).chain(audit)
+        let networks = self.networks().cloned().map(Object::Network);
+        let vips = self.vips().copied().map(Object::Vip);
+        let people = tombstones.chain(operators).chain(audit);
+        running.chain(requests).chain(people).chain(networks).chain(vips)
     }
 
     pub(crate) fn templates(&self) -> impl Iterator<Item = (ServiceId, u32, &TemplateRow)> {
@@ -110,6 +117,8 @@ impl State {
             + self.tombstones.len()
             + self.operators.len()
             + self.audit.len()
+            + self.networks.len()
+            + self.vips.len()
     }
 }
 
@@ -175,7 +184,44 @@ impl State {
                 self.check_revision(record.revision, name)?;
                 self.audit.push(record);
             }
+            Object::Network(network) => self.import_network(network)?,
+            Object::Vip(vip) => self.import_vip(vip)?,
         }
+        Ok(())
+    }
+
+    fn import_network(&mut self, network: Network) -> Result<(), ImportError> {
+        let id = network.id;
+        let name = || format!("network {id}");
+        self.check_revision(network.revision, name)?;
+        not_twice(self.network(id).is_some(), name)?;
+        if let Some(holder) = self.network_named(&network.spec.name) {
+            let (clash, holder) = (format!("name {}", network.spec.name), holder.id.to_string());
+            return Err(ImportError::Clash { object: name(), clash, holder });
+        }
+        self.put_network(id, Some(Arc::new(network)));
+        Ok(())
+    }
+
+    fn import_vip(&mut self, vip: Vip) -> Result<(), ImportError> {
+        let name = || format!("virtual IP {}", vip.address);
+        not_twice(self.vip(vip.address).is_some(), name)?;
+        if vip.released.is_none() {
+            let holder = vip.holder;
+            let missing = match (self.service(holder.service), self.network(holder.network)) {
+                (None, _) => Some(format!("service {}", holder.service)),
+                (_, None) => Some(format!("network {}", holder.network)),
+                (Some(_), Some(_)) => None,
+            };
+            if let Some(missing) = missing {
+                return Err(ImportError::Dangling { object: name(), missing });
+            }
+            if let Some(other) = self.vip_of(holder) {
+                let (clash, holder) = ("its holder".to_owned(), format!("virtual IP {other}"));
+                return Err(ImportError::Clash { object: name(), clash, holder });
+            }
+        }
+        self.put_vip(vip.address, Some(vip));
         Ok(())
     }
 

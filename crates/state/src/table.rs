@@ -4,11 +4,13 @@
 //! row as it was in a [`Journal`]. Undoing a transaction is putting the old rows
 //! back in reverse order, so a rejected transaction leaves no trace.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use warren_model::cluster::Cluster;
-use warren_model::id::{NodeId, ServiceId, TaskId};
+use warren_model::id::{NetworkId, NodeId, ServiceId, TaskId};
+use warren_model::network::{Network, Vip};
 use warren_model::node::{Node, Tombstone};
 use warren_model::operator::{Operator, OperatorName};
 use warren_model::service::{Service, TaskTemplate};
@@ -57,6 +59,8 @@ enum Before {
     Task(TaskId, Option<Arc<Task>>),
     Tombstone(NodeId, Option<Arc<Tombstone>>),
     Operator(OperatorName, Option<Arc<Operator>>),
+    Network(NetworkId, Option<Arc<Network>>),
+    Vip(Ipv4Addr, Option<Vip>),
 }
 
 /// What a transaction wrote so far, and what has to be looked at when it ends.
@@ -118,6 +122,32 @@ impl State {
     ) {
         let before = self.put_operator(name, operator.map(Arc::new));
         journal.before.push(Before::Operator(name, before));
+    }
+
+    pub(crate) fn set_network(
+        &mut self,
+        journal: &mut Journal,
+        id: NetworkId,
+        network: Option<Network>,
+    ) {
+        let before = self.put_network(id, network.map(Arc::new));
+        journal.before.push(Before::Network(id, before));
+    }
+
+    pub(crate) fn set_vip(&mut self, journal: &mut Journal, vip: Vip) {
+        // What others are told of a service changes with its addresses.
+        journal.services.push(vip.holder.service);
+        let before = self.put_vip(vip.address, Some(vip));
+        journal.before.push(Before::Vip(vip.address, before));
+    }
+
+    /// Forgets virtual IPs whose quarantine is over.
+    pub(crate) fn expire_quarantine(&mut self) {
+        while let Some((end, address)) = self.quarantine.get_min().copied()
+            && end <= self.time
+        {
+            self.put_vip(address, None);
+        }
     }
 
     pub(crate) fn set_service(
@@ -182,7 +212,9 @@ impl State {
             Before::Service(..)
             | Before::Task(..)
             | Before::Tombstone(..)
-            | Before::Operator(..) => false,
+            | Before::Operator(..)
+            | Before::Network(..)
+            | Before::Vip(..) => false,
         };
         if journal.before.iter().any(topology) {
             self.topology = revision;
@@ -208,6 +240,10 @@ impl State {
                 Before::Task(id, task) => drop(self.put_task(id, task, &mut unreferred)),
                 Before::Tombstone(id, tombstone) => drop(self.put_tombstone(id, tombstone)),
                 Before::Operator(name, operator) => drop(self.put_operator(name, operator)),
+                Before::Network(id, network) => drop(self.put_network(id, network)),
+                Before::Vip(address, vip) => {
+                    self.put_vip(address, vip);
+                }
             }
         }
         self.drop_unreferred(unreferred);
@@ -254,12 +290,62 @@ impl State {
         }
     }
 
+    pub(crate) fn put_network(
+        &mut self,
+        id: NetworkId,
+        network: Option<Arc<Network>>,
+    ) -> Option<Arc<Network>> {
+        let name = network.as_ref().map(|network| network.spec.name.clone());
+        let before = match network {
+            None => self.networks.remove(&id),
+            Some(network) => self.networks.insert(id, network),
+        };
+        if let Some(before) = &before {
+            self.network_names.remove(&before.spec.name);
+        }
+        if let Some(name) = name {
+            self.network_names.insert(name, id);
+        }
+        before
+    }
+
+    pub(crate) fn put_vip(&mut self, address: Ipv4Addr, vip: Option<Vip>) -> Option<Vip> {
+        let before = match vip {
+            None => self.vips.remove(&address),
+            Some(vip) => self.vips.insert(address, vip),
+        };
+        if let Some(before) = &before {
+            match before.quarantined_until() {
+                None => {
+                    self.holders.remove(&before.holder);
+                }
+                Some(until) => {
+                    self.quarantine.remove(&(until, address));
+                }
+            }
+        }
+        if let Some(vip) = &vip {
+            match vip.quarantined_until() {
+                None => {
+                    self.holders.insert(vip.holder, address);
+                }
+                Some(until) => {
+                    self.quarantine.insert((until, address));
+                }
+            }
+        }
+        before
+    }
+
     /// Replaces a whole row; its templates gain the current one if they lack it.
     pub(crate) fn put_service(&mut self, id: ServiceId, row: Option<ServiceRow>) {
         if let Some(before) = self.services.get(&id) {
             self.names.remove(&before.service.spec.name);
             for port in &before.service.spec.ports {
                 self.ports.remove(&(port.protocol, port.published, id));
+            }
+            for attachment in before.service.spec.attachments() {
+                self.users.remove(&(attachment.network.clone(), id));
             }
         }
         let Some(mut row) = row else {
@@ -270,6 +356,9 @@ impl State {
         self.names.insert(service.spec.name.clone(), id);
         for port in &service.spec.ports {
             self.ports.insert((port.protocol, port.published, id));
+        }
+        for attachment in service.spec.attachments() {
+            self.users.insert((attachment.network.clone(), id));
         }
         if !row.templates.contains_key(&service.template) {
             let template = Arc::new(service.spec.task.clone());

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use warren_model::cluster::Cluster;
+use warren_model::network::NetworkSpec;
 use warren_model::node::Description;
-use warren_model::service::ServiceSpec;
+use warren_model::service::{Attachment, ServiceSpec};
 
 use crate::change::{Mutation, Rejection, Transaction};
 
@@ -67,6 +68,7 @@ fn texts(mutation: &Mutation) -> usize {
         Mutation::CreateService { id: _, spec } | Mutation::UpdateService { id: _, spec } => {
             of_spec(spec)
         }
+        Mutation::CreateNetwork { id: _, spec } => of_network(spec),
         Mutation::CreateTask(task) => task.status.error.as_ref().map_or(0, |error| error.len()),
         Mutation::ExplainTask { id: _, error } => error.len(),
         Mutation::ReportTask { id: _, node: _, status } => {
@@ -82,6 +84,9 @@ fn texts(mutation: &Mutation) -> usize {
         | Mutation::RemoveOperator { .. }
         | Mutation::RemoveService { .. }
         | Mutation::DropService { .. }
+        | Mutation::RemoveNetwork { .. }
+        | Mutation::GrantVip { .. }
+        | Mutation::ReleaseVip { .. }
         | Mutation::PlaceTask { .. }
         | Mutation::SetDesired { .. }
         | Mutation::DropTask { .. } => 0,
@@ -120,7 +125,17 @@ fn of_spec(spec: &ServiceSpec) -> usize {
         + of_labels(&spec.labels)
         + of_labels(&task.container_labels)
         + spec.ports.len() * 16
+        + spec.networks.iter().map(of_attachment).sum::<usize>()
         + spec.name.as_str().len()
+}
+
+fn of_attachment(attachment: &Attachment) -> usize {
+    attachment.text_len() + attachment.aliases.len() * 2 + 8
+}
+
+fn of_network(spec: &NetworkSpec) -> usize {
+    // A subnet of each family.
+    spec.name.as_str().len() + of_labels(&spec.labels) + 32
 }
 
 fn of_labels(labels: &BTreeMap<String, String>) -> usize {

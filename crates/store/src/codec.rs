@@ -17,7 +17,9 @@ use prost::Message;
 use warren_model::Time;
 use warren_model::cluster::Cluster;
 use warren_model::service::TaskTemplate;
-use warren_proto::{Error as FieldError, hash, node_id, operator_name, service_id, task_id, v1};
+use warren_proto::{
+    Error as FieldError, hash, network_id, node_id, operator_name, service_id, task_id, v1,
+};
 use warren_state::change::{Expect, Key, Mutation, Request, Transaction};
 use warren_state::{Head, Object};
 
@@ -102,6 +104,7 @@ pub(crate) fn expect(from: &Expect) -> v1::Expect {
         Key::Service(id) => Kind::Service(id.as_bytes().to_vec()),
         Key::Task(id) => Kind::Task(id.as_bytes().to_vec()),
         Key::Operator(name) => Kind::Operator(name.as_str().to_owned()),
+        Key::Network(id) => Kind::Network(id.as_bytes().to_vec()),
     };
     v1::Expect { key: Some(v1::Key { kind: Some(kind) }), revision: from.revision }
 }
@@ -116,6 +119,7 @@ pub(crate) fn expect_from(wire: v1::Expect) -> Result<Expect, CodecError> {
         Kind::Service(id) => Key::Service(service_id("service", &id).map_err(wrong)?),
         Kind::Task(id) => Key::Task(task_id("task", &id).map_err(wrong)?),
         Kind::Operator(name) => Key::Operator(operator_name("operator", &name).map_err(wrong)?),
+        Kind::Network(id) => Key::Network(network_id("network", &id).map_err(wrong)?),
     };
     Ok(Expect { key, revision: wire.revision })
 }
@@ -175,6 +179,16 @@ fn mutation(from: &Mutation) -> v1::Mutation {
         Mutation::Restored { epoch, revision_at_least } => {
             Kind::Restored(wire::Restored { epoch: *epoch, revision_at_least: *revision_at_least })
         }
+        Mutation::CreateNetwork { id, spec } => Kind::CreateNetwork(wire::CreateNetwork {
+            id: id.as_bytes().to_vec(),
+            spec: Some(spec.into()),
+        }),
+        Mutation::RemoveNetwork { id } => Kind::RemoveNetwork(id.as_bytes().to_vec()),
+        Mutation::GrantVip { holder, address } => Kind::GrantVip(wire::GrantVip {
+            holder: Some((*holder).into()),
+            address: (*address).into(),
+        }),
+        Mutation::ReleaseVip { address } => Kind::ReleaseVip((*address).into()),
         Mutation::CreateService { id, spec } => Kind::CreateService(wire::PutService {
             id: id.as_bytes().to_vec(),
             spec: Some(spec.into()),
@@ -228,6 +242,7 @@ fn choice<W: TryFrom<i32>, M: TryFrom<W, Error = FieldError>>(
 fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
     use v1::mutation::Kind;
     let node = |id: &[u8]| node_id("node", id).map_err(field("mutation"));
+    let network = |id: &[u8]| network_id("network", id).map_err(field("mutation"));
     let service = |id: &[u8]| service_id("service", id).map_err(field("mutation"));
     let task = |id: &[u8]| task_id("task", id).map_err(field("mutation"));
     Ok(match wire.kind.ok_or_else(|| absent("mutation"))? {
@@ -275,6 +290,14 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
         Kind::Restored(m) => {
             Mutation::Restored { epoch: m.epoch, revision_at_least: m.revision_at_least }
         }
+        Kind::CreateNetwork(m) => {
+            Mutation::CreateNetwork { id: network(&m.id)?, spec: part("network", m.spec)? }
+        }
+        Kind::RemoveNetwork(id) => Mutation::RemoveNetwork { id: network(&id)? },
+        Kind::GrantVip(m) => {
+            Mutation::GrantVip { holder: part("holder", m.holder)?, address: m.address.into() }
+        }
+        Kind::ReleaseVip(address) => Mutation::ReleaseVip { address: address.into() },
         Kind::CreateService(m) => {
             Mutation::CreateService { id: service(&m.id)?, spec: part("service", m.spec)? }
         }
@@ -334,6 +357,8 @@ pub(crate) fn object(from: &Object) -> v1::SnapshotObject {
         Object::Tombstone(tombstone) => Kind::Tombstone(tombstone.into()),
         Object::Operator(operator) => Kind::Operator(operator.into()),
         Object::Audit(record) => Kind::Audit(record.as_ref().into()),
+        Object::Network(network) => Kind::Network(network.into()),
+        Object::Vip(vip) => Kind::Vip(vip.into()),
         Object::Request { request: asked, revision, time } => Kind::Request(v1::AnsweredRequest {
             request: Some(request(asked)),
             revision: *revision,
@@ -357,6 +382,8 @@ pub(crate) fn object_from(wire: v1::SnapshotObject) -> Result<Object, CodecError
         Kind::Tombstone(tombstone) => Object::Tombstone(part("tombstone", Some(tombstone))?),
         Kind::Operator(operator) => Object::Operator(part("operator", Some(operator))?),
         Kind::Audit(record) => Object::Audit(Arc::new(part("audit record", Some(record))?)),
+        Kind::Network(network) => Object::Network(part("network", Some(network))?),
+        Kind::Vip(vip) => Object::Vip(part("virtual IP", Some(vip))?),
         Kind::Request(answered) => Object::Request {
             request: request_from(answered.request.ok_or_else(|| absent("request"))?)?,
             revision: answered.revision,

@@ -185,6 +185,8 @@ fn object_name(mutation: &Mutation) -> &'static str {
         | Mutation::RemoveNode { .. }
         | Mutation::GrantBlock { .. } => "bytes of a node",
         Mutation::PutOperator(_) | Mutation::RemoveOperator { .. } => "bytes of an operator",
+        Mutation::CreateNetwork { .. } | Mutation::RemoveNetwork { .. } => "bytes of a network",
+        Mutation::GrantVip { .. } | Mutation::ReleaseVip { .. } => "bytes of a virtual IP",
         Mutation::CreateService { .. }
         | Mutation::UpdateService { .. }
         | Mutation::RemoveService { .. }

@@ -1,5 +1,7 @@
 //! Why a proposal failed, as it travels from the leader to the manager that forwarded it.
 
+use std::net::Ipv4Addr;
+
 use prost::Message;
 use warren_model::id::ServiceId;
 use warren_proto::v1;
@@ -69,6 +71,21 @@ fn rejection(from: &Rejection) -> WireRejection {
         Rejection::PortTaken { port, holder } => {
             WireRejection { kind: 3, text: port.clone(), holder: holder.to_string(), ..empty }
         }
+        Rejection::NetworkTaken { name } => {
+            WireRejection { kind: 9, text: name.to_string(), ..empty }
+        }
+        Rejection::NoNetwork { name } => {
+            WireRejection { kind: 10, text: name.to_string(), ..empty }
+        }
+        Rejection::NetworkInUse { name, users } => {
+            WireRejection { kind: 11, text: name.to_string(), holder: users.clone(), ..empty }
+        }
+        Rejection::AddressTaken { address, why } => WireRejection {
+            kind: 12,
+            number: u64::from(address.to_bits()),
+            text: why.clone(),
+            ..empty
+        },
         Rejection::NotFound { key } => {
             WireRejection { kind: 4, expect: wire_key(*key, 0), ..empty }
         }
@@ -84,6 +101,7 @@ fn rejection(from: &Rejection) -> WireRejection {
 fn rejection_from(wire: WireRejection) -> Result<Rejection, CodecError> {
     let key = |wire: Option<v1::Expect>| expect_from(wire.ok_or_else(|| absent("key"))?);
     let name = |text: &str| text.parse().map_err(|_| absent("name"));
+    let network = |text: &str| text.parse().map_err(|_| absent("network"));
     Ok(match wire.kind {
         1 => {
             let Expect { key, revision: expected } = key(wire.expect)?;
@@ -99,6 +117,13 @@ fn rejection_from(wire: WireRejection) -> Result<Rejection, CodecError> {
         6 => Rejection::RequestReused,
         7 => Rejection::TooMany { mutations: usize::try_from(wire.number).unwrap_or(usize::MAX) },
         8 => Rejection::Invalid(wire.text),
+        9 => Rejection::NetworkTaken { name: network(&wire.text)? },
+        10 => Rejection::NoNetwork { name: network(&wire.text)? },
+        11 => Rejection::NetworkInUse { name: network(&wire.text)?, users: wire.holder },
+        12 => {
+            let bits = u32::try_from(wire.number).map_err(|_| absent("address"))?;
+            Rejection::AddressTaken { address: Ipv4Addr::from_bits(bits), why: wire.text }
+        }
         _ => return Err(absent("rejection")),
     })
 }
@@ -179,6 +204,10 @@ mod tests {
             Rejection::RequestReused,
             Rejection::TooMany { mutations: 3000 },
             Rejection::Invalid("no".to_owned()),
+            Rejection::NetworkTaken { name: "back".parse().unwrap() },
+            Rejection::NoNetwork { name: "back".parse().unwrap() },
+            Rejection::NetworkInUse { name: "back".parse().unwrap(), users: "web".to_owned() },
+            Rejection::AddressTaken { address: [10, 9, 0, 2].into(), why: "is taken".to_owned() },
         ];
         for rejection in rejections {
             check(Err(rejection.into()));

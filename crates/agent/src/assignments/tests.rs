@@ -1,7 +1,9 @@
 //! Sets of assignments: complete ones, changes, what is refused.
 
 use proptest::prelude::*;
+use warren_model::node_table::TableService;
 use warren_model::quantity::Time;
+use warren_model::service::Endpoint;
 use warren_model::task::TaskState;
 
 use super::*;
@@ -155,6 +157,79 @@ fn nonsense_costs_itself_alone() {
     assert_eq!(parsed.services[0].1.on_disconnect, OnDisconnect::default());
     assert_eq!(parsed.membership, None);
     assert_eq!(parsed.problems.len(), 4, "{:?}", parsed.problems);
+}
+
+/// A part of a table with services of these letters.
+fn part(complete: bool, letters: &str, gone: &str, more: bool) -> Option<TablePart> {
+    let id = |letter: char| ServiceId::from_bytes([u8::try_from(letter).unwrap(); 10]);
+    let service = |letter: char| {
+        let service = TableService {
+            name: letter.to_string().parse().unwrap(),
+            on: vec![],
+            endpoint: Endpoint::default(),
+            ports: vec![],
+            tasks: vec![],
+        };
+        (id(letter), Arc::new(service))
+    };
+    let change = TableChange {
+        complete,
+        services: letters.chars().map(service).collect(),
+        removed_services: gone.chars().map(id).collect(),
+        ..TableChange::default()
+    };
+    Some(TablePart { change, more })
+}
+
+/// The table's services after each message, `…` while parts are missing.
+#[track_caller]
+fn check_tables(messages: Vec<(&str, Option<TablePart>)>, expected: &[&str]) {
+    let mut set = Set::default();
+    let mut seen = Vec::new();
+    for (text, table) in messages {
+        // A message that is not taken changes nothing here either.
+        let _ = set.apply(Assignment { table, ..message(text) });
+        let names = set.table.services.values().map(|service| service.name.as_str());
+        let more = if set.next_table.is_some() { "…" } else { "" };
+        seen.push(format!("{}{more}", names.collect::<String>()));
+    }
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn tables_are_whole_or_as_before() {
+    check_tables(
+        vec![
+            ("c1.5", part(true, "ab", "", true)),
+            ("i5-5", part(false, "c", "", true)),
+            ("i5-5", part(false, "d", "", false)),
+            ("i5-6", part(false, "e", "a", false)),
+            ("i6-7", None),
+            ("i7-8", part(false, "f", "", true)),
+            // The session broke; the next begins anew.
+            ("c1.9", part(true, "g", "", true)),
+            ("i9-9", part(false, "h", "", false)),
+            // Of a manager that is behind, and one that does not follow.
+            ("c1.2", part(true, "x", "", false)),
+            ("i4-12", part(true, "y", "", false)),
+            // One of before there were tables.
+            ("c1.10", None),
+        ],
+        &["…", "…", "abcd", "bcde", "bcde", "bcde…", "bcde…", "gh", "gh", "gh", "gh"],
+    );
+}
+
+#[test]
+fn a_table_that_is_the_same_is_the_same_one() {
+    let mut set = Set::default();
+    set.apply(Assignment { table: part(true, "ab", "", false), ..message("c1.5") }).unwrap();
+    let before = Arc::clone(&set.table);
+    set.apply(Assignment { table: part(true, "ab", "", false), ..message("c1.6") }).unwrap();
+    assert!(Arc::ptr_eq(&before, &set.table));
+    let alone = Assignment { table: part(false, "c", "", false), ..Assignment::default() };
+    assert!(alone.is_table_alone() && !message("i5-6 a").is_table_alone());
+    let (wire, kept) = set.to_wire();
+    assert_eq!(Set::from_wire(wire, kept), (set, vec![]));
 }
 
 proptest! {

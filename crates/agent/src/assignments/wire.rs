@@ -7,10 +7,10 @@ use std::sync::Arc;
 use warren_model::quantity::Time;
 use warren_model::service::{OnDisconnect, PortSpec, TaskTemplate};
 use warren_model::task::{Desired, TaskState, TaskStatus};
-use warren_model::{Cluster, ServiceId, TaskId};
+use warren_model::{Cluster, NodeTable, ServiceId, TaskId};
 use warren_proto::{Error, v1};
 
-use super::{AssignedService, AssignedTask, Assignment, Kept, Set};
+use super::{AssignedService, AssignedTask, Assignment, Kept, Set, TablePart};
 use crate::membership::MembershipView;
 
 impl From<v1::Assignment> for Assignment {
@@ -35,6 +35,12 @@ impl From<v1::Assignment> for Assignment {
         out.membership = membership.and_then(|told| told.map_err(&mut fine).ok());
         let settings = message.cluster.map(Cluster::try_from);
         out.settings = settings.and_then(|told| told.map_err(&mut fine).map(Box::new).ok());
+        let more = message.network.as_ref().is_some_and(|network| network.more);
+        let update = message.network.map(warren_proto::table_change);
+        out.table = update.map(|(change, wrong)| {
+            out.problems.extend(wrong.iter().map(ToString::to_string));
+            TablePart { change, more }
+        });
         for service in message.services {
             match parse_service(service, &mut out.problems) {
                 Ok(service) => out.services.push(service),
@@ -142,6 +148,7 @@ fn complete(
         removed_services: vec![],
         cluster: None,
         membership: None,
+        network: None,
     }
 }
 
@@ -151,6 +158,7 @@ impl Set {
         let set = v1::Assignment {
             cluster: self.settings.as_deref().map(v1::Cluster::settings_only),
             membership: self.membership.as_ref().map(Into::into),
+            network: Some((&self.table.whole()).into()),
             ..complete(self.revision, &self.tasks, &self.services)
         };
         (set, complete(self.revision, &self.kept.tasks, &self.kept.services))
@@ -161,6 +169,8 @@ impl Set {
         let (set, kept) = (Assignment::from(set), Assignment::from(kept));
         let mut problems = set.problems;
         problems.extend(kept.problems);
+        let mut table = NodeTable::default();
+        table.apply(set.table.map(|part| part.change).unwrap_or_default());
         let tasks = |tasks: Vec<AssignedTask>| tasks.into_iter().map(|task| (task.id, task));
         let out = Self {
             revision: set.revision,
@@ -168,6 +178,8 @@ impl Set {
             services: set.services.into_iter().collect(),
             membership: set.membership,
             settings: set.settings,
+            table: Arc::new(table),
+            next_table: None,
             kept: Kept {
                 tasks: tasks(kept.tasks).collect(),
                 services: kept.services.into_iter().collect(),

@@ -4,13 +4,14 @@ use std::os::unix::fs::PermissionsExt;
 
 use warren_base::rng::SeededRng;
 use warren_model::cluster::{Cluster, JoinToken};
+use warren_model::node_table::Peer;
 use warren_model::quantity::Time;
 use warren_model::service::TaskTemplate;
 use warren_model::task::{Desired, TaskState, TaskStatus};
-use warren_model::{ClusterId, Secret, ServiceId, TaskId};
+use warren_model::{ClusterId, NodeTable, Secret, ServiceId, TaskId};
 
 use super::*;
-use crate::assignments::{AssignedService, AssignedTask, Assignment};
+use crate::assignments::{AssignedService, AssignedTask, Assignment, TablePart};
 use crate::membership::MembershipView;
 
 const SECRET: &str = "correct horse battery staple";
@@ -54,6 +55,7 @@ fn cached() -> Cached {
         services: vec![(service, service_of_it)],
         membership: Some(membership.clone()),
         settings: Some(Box::new(settings)),
+        table: Some(TablePart { change: table().whole(), more: false }),
         ..Assignment::default()
     };
     set.apply(first).unwrap();
@@ -63,6 +65,20 @@ fn cached() -> Cached {
     assert_eq!(set.kept.tasks.len(), 1);
     let contact = Contact { heard_ms: Some(0), alone_ms: Some(99) };
     Cached { set, kept_left_ms: 1234, contact }
+}
+
+fn table() -> NodeTable {
+    let peer = Peer {
+        number: 1,
+        underlay: "192.0.2.77".into(),
+        blocks: vec!["10.128.0.0/24".parse().unwrap()],
+        overlay_key: [7; 32],
+    };
+    NodeTable {
+        cluster: Some(ClusterId::from_bytes([5; 10])),
+        peers: [(NodeId::from_bytes([4; 10]), Arc::new(peer))].into(),
+        ..NodeTable::default()
+    }
 }
 
 #[test]
@@ -81,6 +97,7 @@ fn what_is_written_is_read_and_hidden() {
     let bytes = std::fs::read(&path).unwrap();
     let holds = |needle: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
     assert!(holds(MAGIC) && !holds(SECRET.as_bytes()) && !holds(b"web") && !holds(b"2377"));
+    assert!(*read.set.table == table() && !holds(b"192.0.2.77"));
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
     cache.remove().unwrap();
@@ -149,7 +166,7 @@ fn no_two_files_share_a_key() {
     assert_ne!(one[one.len() - 40..], two[two.len() - 40..]);
 }
 
-/// `s@MS` set changed, `t@MS` statuses changed, `begin`, `ok@MS`, `no@MS`; prints when due.
+/// `s@MS` set changed, `t@MS` statuses changed, `n@MS` the network's table changed, `begin`, `ok@MS`, `no@MS`; prints when due.
 #[track_caller]
 fn check(words: &str, expected: &str) {
     let mut pace = Pace::default();
@@ -160,6 +177,7 @@ fn check(words: &str, expected: &str) {
         match what {
             "s" => pace.changed(Changed::Set, at),
             "t" => pace.changed(Changed::Statuses, at),
+            "n" => pace.changed(Changed::Table, at),
             "begin" => pace.begin(at),
             "ok" => pace.done(true, at),
             _ => pace.done(false, at),
@@ -174,6 +192,8 @@ fn writes_are_few_and_one_at_a_time() {
     check("s@0 s@10 t@15 begin@20 s@50 ok@60 begin@220 ok@230 s@500", "20 20 20 - - 220 - - 520");
     check("t@0 t@900 s@950", "1000 1000 970");
     check("t@0 s@10", "1000 30");
+    check("n@0 n@4900 t@4900 n@4950", "5000 5000 5000 5000");
+    check("n@0 t@1000 s@1010", "5000 2000 1030");
 }
 
 #[test]

@@ -2,11 +2,12 @@
 //! what stops, and for how long.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use warren_model::TaskId;
 use warren_model::node::ForgottenChoice;
 use warren_model::quantity::format_duration_ms;
 use warren_model::service::OnDisconnect;
+use warren_model::{NodeTable, TaskId};
 
 use super::{Cached, Changed, Command, Core, Event, Held, Now};
 
@@ -27,6 +28,9 @@ impl Core {
             self.alone_at_ms = Some(now.mono_ms.saturating_add(ALONE_MS));
         }
         self.set = cached.set;
+        if *self.set.table != NodeTable::default() {
+            self.commands.push(Command::Table(Arc::clone(&self.set.table)));
+        }
         if !self.set.kept.tasks.is_empty() && self.choice() != Some(ForgottenChoice::Keep) {
             let left = cached.kept_left_ms.min(KEPT_MS);
             self.kept_until_ms = Some(now.mono_ms.saturating_add(left));

@@ -14,6 +14,8 @@ use crate::task::{Effect, Policy};
 impl Core {
     pub(super) fn assigned(&mut self, message: Assignment, now: Now) {
         let complete = message.complete;
+        let of_table = message.is_table_alone();
+        let table_before = Arc::clone(&self.set.table);
         let ports_before: BTreeMap<ServiceId, Vec<PortSpec>> =
             self.set.services.iter().map(|(id, held)| (*id, held.ports.clone())).collect();
         let told_before = self.set.membership.clone();
@@ -30,7 +32,11 @@ impl Core {
         self.live = true;
         self.alone_at_ms = None;
         self.table_stale = true;
-        self.changed = Some(Changed::Set);
+        let what = if of_table { Changed::Table } else { Changed::Set };
+        self.changed = self.changed.max(Some(what));
+        if !Arc::ptr_eq(&self.set.table, &table_before) {
+            self.commands.push(Command::Table(Arc::clone(&self.set.table)));
+        }
         if taken.new_epoch {
             self.keep(now);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use warren_model::service::TaskTemplate;
 use warren_model::task::{TaskExit, TaskStatus};
-use warren_model::{ServiceId, TaskId};
+use warren_model::{NodeTable, ServiceId, TaskId};
 use warren_net::Table;
 
 use crate::assignments::{Assignment, Gap};
@@ -97,6 +97,8 @@ pub enum Command {
     Reconnect(Gap),
     /// What this node knows of the cluster is another than before.
     Membership(Box<MembershipView>),
+    /// What this node must know of the network is another than before.
+    Table(Arc<NodeTable>),
     /// For people who read logs.
     Note(String),
 }

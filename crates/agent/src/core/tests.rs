@@ -97,7 +97,7 @@ impl World {
                     Command::Discard { task, .. } => self.discarded.push(letter(task)),
                     Command::Reconnect(_) => self.gaps += 1,
                     Command::Note(text) => self.notes.push(text),
-                    Command::SweepLogs { .. } | Command::Membership(_) => {}
+                    Command::SweepLogs { .. } | Command::Membership(_) | Command::Table(_) => {}
                 }
             }
         }
@@ -460,4 +460,52 @@ fn only_what_changed_is_to_be_kept() {
     world.feed(Input::Done { task: id('a'), attempt: 1, event, claimed: None });
     assert_eq!(world.core.take_changed(), Some(Changed::Statuses));
     assert_eq!(world.core.cached(world.now()).set.tasks[&id('a')].known.attempt, 2);
+}
+
+/// What the data plane is handed.
+fn tables(commands: &[Command]) -> String {
+    let count = |command: &Command| match command {
+        Command::Table(table) => Some(table.networks.len().to_string()),
+        _ => None,
+    };
+    commands.iter().filter_map(count).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_networks_table_is_handed_on_when_it_changed() {
+    use crate::assignments::TablePart;
+    use crate::cache::Changed;
+    use warren_model::NetworkId;
+    use warren_model::node_table::{TableChange, TableNetwork};
+
+    let now = |mono_ms| Now { wall: Time(mono_ms), mono_ms };
+    let part = |n: u8, complete, more| {
+        let network = TableNetwork {
+            name: "back".parse().unwrap(),
+            internal: false,
+            attachable: false,
+            encrypted: true,
+            subnet_v6: None,
+        };
+        let networks = vec![(NetworkId::from_bytes([n; 10]), Arc::new(network))];
+        let change = TableChange { complete, networks, ..TableChange::default() };
+        Some(TablePart { change, more })
+    };
+    let mut core = Core::default();
+    let first = Assignment { table: part(1, true, true), ..set(1, 5, "", KEEP) };
+    assert_eq!(tables(&core.handle(Input::Assigned(first), now(0))), "");
+    assert_eq!(core.take_changed(), Some(Changed::Set));
+    let follow = |applies_to, revision, table| {
+        Input::Assigned(Assignment { applies_to, revision, table, ..Assignment::default() })
+    };
+    assert_eq!(tables(&core.handle(follow(5, 5, part(2, false, false)), now(1))), "2");
+    assert_eq!(core.take_changed(), Some(Changed::Table), "it is written seldom");
+    // The same again, and nothing at all.
+    assert_eq!(tables(&core.handle(follow(5, 6, part(2, false, false)), now(2))), "");
+    assert_eq!(tables(&core.handle(follow(6, 7, None), now(3))), "");
+    // What was kept is handed on at once, before any manager's word.
+    let cached = core.cached(now(4));
+    let mut next = Core::default().with_cached(cached, now(5));
+    assert_eq!(tables(&next.handle(Input::Wake, now(5))), "2");
+    assert_eq!(tables(&next.handle(Input::Wake, now(6))), "");
 }

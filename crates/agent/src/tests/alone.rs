@@ -185,3 +185,40 @@ async fn a_restored_manager_stops_nothing_it_does_not_know() {
     assert_eq!(bench.runtime.running(), [attempt(1, 1)]);
     drop(session);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_known_of_the_network_is_there_at_once_without_managers() {
+    let peer = |number| warren_proto::v1::NetUpdate {
+        complete: true,
+        peers: vec![warren_proto::v1::NetPeer {
+            node: vec![9; 10],
+            number,
+            ..warren_proto::v1::NetPeer::default()
+        }],
+        ..warren_proto::v1::NetUpdate::default()
+    };
+    let mut bench = Bench::new().await;
+    let session = bench.session().await;
+    let wish = Wish::new().at(1, 1).task(1, RUN);
+    let mut held = bench.net_table.held();
+    let first = warren_proto::v1::Assignment { network: Some(peer(7)), ..wish.complete() };
+    session.send(first).await;
+    patiently(held.changed()).await.unwrap();
+    let numbers = |table: &warren_model::NodeTable| -> Vec<u32> {
+        table.peers.values().map(|peer| peer.number).collect()
+    };
+    assert_eq!(numbers(&held.borrow_and_update()), [7]);
+    bench.clock_at(6_000).await;
+    bench.kill();
+    bench.manager.feels(Mood::Unreachable);
+    drop(session);
+
+    // Another process, another data plane, no manager.
+    bench.net_table = std::sync::Arc::default();
+    let mut held = bench.net_table.held();
+    let before = bench.mono();
+    bench.start().await;
+    patiently(held.changed()).await.unwrap();
+    assert_eq!(numbers(&held.borrow()), [7]);
+    assert!(bench.mono() - before < 100, "it waits for nobody");
+}

@@ -89,6 +89,7 @@ impl Host {
             runtime: native,
             images: Arc::new(self.store.clone()),
             network: Arc::new(Net::open(config).await.unwrap()),
+            net_table: Arc::new(crate::HeldTable::default()),
             data_dir: self.dir.path().join("data"),
             key: Arc::new(KeyFile::in_memory([3; 32])),
             pool: POOL,

@@ -27,7 +27,7 @@ use warren_model::{NodeId, ServiceId, TaskId, TaskTemplate, Time};
 use warren_proto::v1;
 use warren_trust::KeyFile;
 
-use crate::fake::{FakeImages, FakeNetwork};
+use crate::fake::{FakeImages, FakeNetTable, FakeNetwork};
 use crate::{Agent, LocalManager, ManagerAddress, Options};
 use manager::{Manager, Managers, Session};
 use runtime::Pretend;
@@ -72,6 +72,7 @@ struct Bench {
     runtime: Arc<Pretend>,
     images: Arc<FakeImages>,
     network: Arc<FakeNetwork>,
+    net_table: Arc<FakeNetTable>,
     clock: Arc<QuietClock>,
     dir: tempfile::TempDir,
     agent: Option<Agent>,
@@ -96,6 +97,7 @@ impl Bench {
             runtime: Arc::new(Pretend::new(clock.clone())),
             images,
             network: Arc::new(FakeNetwork::default()),
+            net_table: Arc::default(),
             clock,
             dir: tempfile::tempdir().unwrap(),
             agent: None,
@@ -119,6 +121,7 @@ impl Bench {
             runtime: self.runtime.clone(),
             images: self.images.clone(),
             network: self.network.clone(),
+            net_table: self.net_table.clone(),
             data_dir: self.dir.path().to_owned(),
             key: Arc::new(KeyFile::in_memory([3; 32])),
             pool: (Ipv4Addr::new(10, 128, 0, 0), 10),
@@ -310,6 +313,7 @@ impl Wish {
             removed_services: vec![],
             cluster: None,
             membership: self.membership.clone(),
+            network: None,
         }
     }
 }

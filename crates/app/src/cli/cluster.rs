@@ -3,6 +3,7 @@
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use warren_model::ipv6::Subnet6;
 use warren_model::quantity::format_duration_ms;
 use warren_proto::v1;
 use zeroize::Zeroizing;
@@ -125,12 +126,13 @@ pub(crate) async fn settings(
             "recipient": policy.recipient,
         })
     });
-    let pool = state.pool.unwrap_or_default();
     let mut object = json!({
         "id": cluster_id(&state.id),
         "history_limit": state.history_limit,
-        "pool": format!("{}/{}", std::net::Ipv4Addr::from(pool.address), pool.prefix),
+        "pool": subnet(state.pool.unwrap_or_default()),
         "block_prefix": state.block_prefix,
+        "vip_pool": state.vip_pool.map(subnet),
+        "prefix_v6": state.prefix_v6.and_then(prefix_v6),
         "certificate_lifetime_ms": state.certificate_lifetime_ms,
         "epoch": state.epoch,
         "locked": state.locked,
@@ -143,6 +145,14 @@ pub(crate) async fn settings(
         for_people(&mut object);
     }
     context.printer.object(&object, &args.format)
+}
+
+fn subnet(subnet: v1::Subnet) -> String {
+    format!("{}/{}", std::net::Ipv4Addr::from(subnet.address), subnet.prefix)
+}
+
+fn prefix_v6(subnet: v1::Subnet6) -> Option<String> {
+    Subnet6::try_from(subnet).ok().map(|subnet| subnet.to_string())
 }
 
 /// Times in words instead of milliseconds.

@@ -5,9 +5,10 @@
 //! may repeat themselves.
 
 use clap::Args;
-use warren_model::ServiceSpec;
-use warren_model::service::Mode;
+use warren_model::service::{Attachment, Mode};
+use warren_model::{NetworkName, ServiceSpec};
 
+use super::attach;
 use super::env;
 use super::failure::{Failure, nearest};
 use super::ports::{self, Publish, Unpublish};
@@ -48,6 +49,12 @@ pub(crate) struct EditFlags {
     /// Remove a label of its containers
     #[arg(long, value_name = "KEY")]
     pub(crate) container_label_rm: Vec<String>,
+    /// Put it on a network, or on one differently: NAME[,alias=A][,ip=ADDRESS]
+    #[arg(long, visible_alias = "network-add", value_name = "NETWORK", value_parser = attach::parse)]
+    pub(crate) network: Vec<Attachment>,
+    /// Take it off a network
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) network_rm: Vec<String>,
     /// Host name of its containers
     #[arg(long, value_name = "HOST", allow_hyphen_values = true)]
     pub(crate) hostname: Option<String>,
@@ -114,6 +121,7 @@ impl EditFlags {
             labels.extend(add.iter().cloned());
         }
         self.apply_ports(&mut spec, &mut remarks);
+        self.apply_networks(&mut spec, &mut remarks);
         self.common.apply(&mut spec);
         spec.validate().map_err(|e| flag_error(&e))?;
         Ok((spec, remarks))
@@ -140,6 +148,40 @@ impl EditFlags {
             }
         }
         Ok(())
+    }
+
+    fn apply_networks(&self, spec: &mut ServiceSpec, remarks: &mut Vec<String>) {
+        if self.network.is_empty() && self.network_rm.is_empty() {
+            return;
+        }
+        // One that named none is on the default network until it says otherwise.
+        spec.networks = spec.attachments().to_vec();
+        for name in &self.network_rm {
+            let before = spec.networks.len();
+            spec.networks.retain(|on| on.network.as_str() != name);
+            if spec.networks.len() == before {
+                let known = spec.networks.iter().map(|on| on.network.as_str());
+                remarks.push(absent("--network-rm", name, "network", known));
+            }
+        }
+        for given in &self.network {
+            match spec.networks.iter_mut().find(|on| on.network == given.network) {
+                Some(known) => known.clone_from(given),
+                None => spec.networks.push(given.clone()),
+            }
+        }
+        if spec.networks.is_empty() {
+            let default = NetworkName::DEFAULT;
+            remarks.push(format!("--network-rm: no network is left: it is on {default} now"));
+        }
+        // As one says it who names none.
+        let plain = |on: &Attachment| *on == Attachment::new(on.network.clone());
+        if let [only] = &spec.networks[..]
+            && only.network.as_str() == NetworkName::DEFAULT
+            && plain(only)
+        {
+            spec.networks.clear();
+        }
     }
 
     fn apply_ports(&self, spec: &mut ServiceSpec, remarks: &mut Vec<String>) {

@@ -2,6 +2,8 @@
 //!
 //! Words are those of the flags, in snake_case.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use serde_json::{Value, json};
 use warren_model::ServiceSpec;
 use warren_model::quantity::format_duration_ms;
@@ -28,8 +30,23 @@ pub(crate) fn whole(message: &v1::Service) -> Result<Value, Failure> {
         "desired": message.desired,
         "completed": message.completed,
         "update_state": message.update_state,
+        "addresses": addresses(message),
         "spec": spec_json(&service.spec),
     }))
+}
+
+/// Virtual IPs; `slot` is null for the service's own.
+fn addresses(message: &v1::Service) -> Vec<Value> {
+    let row = |at: &v1::ServiceAddress| {
+        let v6 = <[u8; 16]>::try_from(at.address_v6.as_slice()).ok();
+        json!({
+            "network": at.network,
+            "slot": Some(at.slot).filter(|slot| *slot > 0),
+            "address": Ipv4Addr::from(at.address).to_string(),
+            "address_v6": v6.map(|bytes| Ipv6Addr::from(bytes).to_string()),
+        })
+    };
+    message.addresses.iter().map(row).collect()
 }
 
 fn spec_json(spec: &ServiceSpec) -> Value {
@@ -53,6 +70,17 @@ fn spec_json(spec: &ServiceSpec) -> Value {
             })
         })
         .collect();
+    let networks: Vec<Value> = spec
+        .attachments()
+        .iter()
+        .map(|on| {
+            json!({
+                "name": on.network.to_string(),
+                "aliases": on.aliases.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "ip": on.address.map(|address| address.to_string()),
+            })
+        })
+        .collect();
     let mut value = template_json(&spec.task);
     let more = json!({
         "name": spec.name.to_string(),
@@ -61,6 +89,13 @@ fn spec_json(spec: &ServiceSpec) -> Value {
         "replicas": replicas,
         "on_disconnect": spec.on_disconnect.to_string(),
         "ports": ports,
+        "networks": networks,
+        "endpoint": {
+            "mode": spec.endpoint.mode.as_str(),
+            "affinity": spec.endpoint.affinity.as_str(),
+            "prefer_local": spec.endpoint.prefer_local,
+            "slot_addresses": spec.endpoint.slot_addresses,
+        },
         "update": {
             "parallelism": spec.update.parallelism,
             "delay": format_duration_ms(spec.update.delay_ms),

@@ -3,6 +3,7 @@
 //! Commands talk to a node over its socket and know the wire and the model,
 //! nothing else. Verbs that run a node are handed to the caller as [`Role`].
 
+mod attach;
 mod backup;
 mod client;
 mod cluster;
@@ -21,6 +22,7 @@ mod listing;
 mod logs;
 mod members;
 mod moment;
+mod network;
 mod node;
 mod operator;
 mod ports;
@@ -101,6 +103,9 @@ enum Verb {
     Events(node::EventsArgs),
     /// Show who changed what
     Audit(operator::AuditArgs),
+    /// Networks: which services reach each other, and by which names
+    #[command(subcommand, arg_required_else_help = true)]
+    Network(network::NetworkVerb),
     /// People and programs that may call from afar
     #[command(subcommand, arg_required_else_help = true)]
     Operator(operator::OperatorVerb),
@@ -257,6 +262,7 @@ pub(crate) async fn run(
         Verb::Cluster(ClusterVerb::Key(verb)) => cluster::key(&mut context, &verb).await,
         Verb::Audit(args) => operator::audit(&mut context, &args).await,
         Verb::Operator(verb) => operator::run(&mut context, verb).await,
+        Verb::Network(verb) => network::run(&mut context, verb).await,
         Verb::Node(NodeVerb::Ls(args)) => node::ls(&mut context, &args).await,
         Verb::Node(NodeVerb::Inspect(args)) => members::inspect(&mut context, &args).await,
         Verb::Node(NodeVerb::Update(args)) => members::update(&mut context, args).await,

@@ -9,10 +9,12 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use warren_model::quantity::{parse_cores_milli, parse_duration_ms, parse_size};
 use warren_model::service::{
-    Limits, LogOptions, Mode, OnDisconnect, RestartCondition, RestartPolicy, SpecError, UpdateOrder,
+    Attachment, Limits, LogOptions, Mode, OnDisconnect, RestartCondition, RestartPolicy, SpecError,
+    UpdateOrder,
 };
 use warren_model::{ServiceName, ServiceSpec, TaskTemplate};
 
+use super::attach::{self, EndpointFlags};
 use super::env;
 use super::failure::{Failure, nearest};
 use super::ports::{self, Publish};
@@ -65,6 +67,9 @@ pub(crate) struct CreateFlags {
     /// Label of its containers
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     container_label: Vec<(String, String)>,
+    /// Put it on a network: NAME[,alias=A][,ip=ADDRESS]; repeat for more [default: default]
+    #[arg(long, value_name = "NETWORK", value_parser = attach::parse)]
+    network: Vec<Attachment>,
     /// Host name of its containers
     #[arg(long, value_name = "HOST", allow_hyphen_values = true)]
     hostname: Option<String>,
@@ -136,6 +141,8 @@ pub(crate) struct CommonFlags {
     /// is started elsewhere [default: replace-after=3s]
     #[arg(long, value_name = "POLICY", value_parser = on_disconnect)]
     pub(crate) on_disconnect: Option<OnDisconnect>,
+    #[command(flatten)]
+    pub(crate) endpoint: EndpointFlags,
     /// Rotation of logs: max-size=10MiB, max-file=3
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = log_option)]
     pub(crate) log_opt: Vec<LogOption>,
@@ -233,6 +240,7 @@ impl CommonFlags {
             }
         }
         spec.on_disconnect = self.on_disconnect.unwrap_or(spec.on_disconnect);
+        self.endpoint.apply(spec);
         let update = &mut spec.update;
         update.parallelism = self.update_parallelism.unwrap_or(update.parallelism);
         update.delay_ms = self.update_delay.unwrap_or(update.delay_ms);
@@ -300,6 +308,7 @@ impl CreateFlags {
             labels: labels("--label", self.label)?,
             mode,
             ports: self.publish.into_iter().flat_map(|Publish(ports)| ports).collect(),
+            networks: self.network,
             ..ServiceSpec::new(self.name, task)
         };
         self.common.apply(&mut spec);
@@ -308,7 +317,10 @@ impl CreateFlags {
     }
 }
 
-fn labels(flag: &str, given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Failure> {
+pub(crate) fn labels(
+    flag: &str,
+    given: Vec<(String, String)>,
+) -> Result<BTreeMap<String, String>, Failure> {
     let mut labels = BTreeMap::new();
     for (key, value) in given {
         if labels.insert(key.clone(), value).is_some() {

@@ -9,7 +9,8 @@ use super::failure::{Exit, Failure};
 use super::printer::Printer;
 
 /// Words of other tools that fingers know, and what they are here.
-const ELSEWHERE: [(&str, &str); 3] = [
+const ELSEWHERE: [(&str, &str); 4] = [
+    ("--driver", "networks have no driver here: the cluster's overlay carries all of them"),
     ("--name", "the name comes first: warren service create NAME --image REF"),
     ("--with-registry-auth", "credentials stay on the node: warren registry login HOST"),
     ("--password", "arguments can be read by every user: use --password-stdin"),

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use warren_base::clock::Clock;
 use warren_base::rng::Rng;
-use warren_manager::{Founding, founding};
+use warren_manager::{Founding, Pools, founding};
 use warren_model::node::Description;
-use warren_model::{Cluster, Time, cluster};
+use warren_model::{Cluster, NetworkId, Time, cluster};
 use warren_state::change::{Mutation, Transaction};
 use warren_store::Store;
 use warren_trust::{Authority, Credentials, Issued, JoinToken, KeyFile, NodeKey, Subject};
@@ -62,6 +62,7 @@ impl Founder {
         issued: &Issued,
         identity: &Identity,
         description: Description,
+        pools: Pools,
         clock: &dyn Clock,
         rng: &dyn Rng,
     ) -> Transaction {
@@ -77,6 +78,8 @@ impl Founder {
             worker_secret: *JoinToken::new_secret(rng),
             manager_secret: *JoinToken::new_secret(rng),
             now: Time(clock.now_ms()),
+            network: NetworkId::from_bytes(rng.id_bytes()),
+            pools,
         })
     }
 

@@ -65,6 +65,7 @@ pub(crate) async fn join(
         description: Some(v1::NodeDescription::from(&description)),
         manager_only: settings.manager_only,
         time: clock.now_ms(),
+        routes: super::routes::read().iter().map(Into::into).collect(),
     };
     let answer = ask_all(settings, &request, &clock, &say).await?;
     finish(&answer, node, &key, &key_file, files, settings.token.role, told)

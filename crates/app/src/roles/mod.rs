@@ -18,6 +18,7 @@ mod metrics;
 mod node;
 mod offline;
 mod renew;
+mod routes;
 mod start;
 mod streams;
 mod wire;
@@ -29,6 +30,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::Instrument;
 use warren_base::telemetry;
+use warren_manager::Pools;
 
 use crate::cli::Role;
 use crate::cli::failure::Failure;
@@ -46,7 +48,7 @@ const BLOCKING_THREADS_MAX: usize = 32;
 
 /// How a node begins.
 pub(crate) enum Begin {
-    Init { worker: bool },
+    Init { worker: bool, pools: Pools },
     Join(JoinSettings),
     Run,
 }
@@ -68,7 +70,7 @@ pub(crate) fn run(role: Role, printer: &mut Printer) -> Result<(), Failure> {
         }
     };
     let begin = match &role {
-        Role::Init(_, flags) => Begin::Init { worker: !flags.manager_only },
+        Role::Init(_, flags) => Begin::Init { worker: !flags.manager_only, pools: flags.pools()? },
         Role::Join(_, flags) => {
             let settings = flags.resolve(&environment, detach::token)?;
             // It must not be seen in lists of processes for as long as the node runs.
@@ -108,8 +110,11 @@ pub(crate) fn run(role: Role, printer: &mut Printer) -> Result<(), Failure> {
 /// What can be told before anything is made: a refused start leaves nothing behind.
 fn fit(begin: &Begin, settings: &NodeSettings) -> Result<(), Failure> {
     daemon::check(settings)?;
-    if matches!(begin, Begin::Run) {
-        start::check(begin, &settings.data_dir)?;
+    match begin {
+        Begin::Run => start::check(begin, &settings.data_dir)?,
+        Begin::Init { pools, .. } => routes::check(*pools, &routes::read())?,
+        // Only a manager knows what the cluster has.
+        Begin::Join(_) => {}
     }
     let mut features = warren_runtime::native::features().into_iter();
     match features.find(|feature| feature.required && !feature.ok) {

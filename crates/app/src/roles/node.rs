@@ -203,6 +203,8 @@ impl Node {
             data_dir: shared.settings.data_dir.clone(),
             key: Arc::clone(&shared.key),
             pool: (pool.address, pool.prefix),
+            // Whoever makes names and rules of it follows it from here.
+            net_table: Arc::new(warren_agent::HeldTable::default()),
             clock: Arc::clone(&shared.clock),
             rng: Arc::clone(&shared.rng),
             connect: Arc::new(Lines(Arc::clone(&shared))),

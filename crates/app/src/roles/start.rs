@@ -17,7 +17,7 @@ use warren_agent::LocalManager;
 use warren_base::clock::{Clock, RealClock};
 use warren_base::rng::{Rng, SystemRng};
 use warren_base::telemetry;
-use warren_manager::{SetLogLevel, StopNode};
+use warren_manager::{Pools, SetLogLevel, StopNode};
 use warren_model::{Cluster, Time};
 use warren_store::Store;
 use warren_trust::node_files::CertificateFileError;
@@ -155,7 +155,7 @@ pub(super) async fn start(
     let ground = Ground { settings, files, clock, rng, stop_node, socket };
     let fresh = !matches!(begin, Begin::Run);
     let (shared, managing) = match begin {
-        Begin::Init { worker } => ground.found(worker).await?,
+        Begin::Init { worker, pools } => ground.found(worker, pools).await?,
         Begin::Join(asked) => {
             let identity = ground.join(&asked).await?;
             ground.find(identity, report).await?
@@ -184,7 +184,11 @@ pub(super) async fn start(
 
 impl Ground<'_> {
     /// A new cluster with this node as its first manager.
-    async fn found(self, worker: bool) -> Result<(Arc<Shared>, Option<Managing>), Failure> {
+    async fn found(
+        self,
+        worker: bool,
+        pools: Pools,
+    ) -> Result<(Arc<Shared>, Option<Managing>), Failure> {
         let told = self.settings.told.clone();
         let identity = Identity { told, ..Identity::random(self.rng.as_ref(), worker) };
         let listening = listener::bind(self.settings.listen)?;
@@ -200,6 +204,7 @@ impl Ground<'_> {
             &issued,
             &identity,
             machine::describe(&shared.advertise, &shared.settings.data_dir),
+            pools,
             shared.clock.as_ref(),
             shared.rng.as_ref(),
         );
@@ -357,11 +362,12 @@ mod tests {
     #[test]
     fn nodes_are_made_once_and_run_after() {
         let dir = tempfile::tempdir().unwrap();
+        let init = || Begin::Init { worker: true, pools: Pools::default() };
         let ask = |begin| check(&begin, dir.path()).map_err(|failure| failure.exit);
         assert_eq!(ask(Begin::Run), Err(Exit::NotFound));
-        assert_eq!(ask(Begin::Init { worker: true }), Ok(()));
+        assert_eq!(ask(init()), Ok(()));
         Identity::random(&SeededRng::new(1), true).write(dir.path()).unwrap();
-        assert_eq!(ask(Begin::Init { worker: true }), Err(Exit::Conflict));
+        assert_eq!(ask(init()), Err(Exit::Conflict));
         assert_eq!(ask(Begin::Run), Ok(()));
     }
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use warren_manager::Pools;
+use warren_model::cluster::Subnet;
 use warren_trust::{JoinRole, JoinToken};
 use zeroize::Zeroizing;
 
@@ -18,6 +20,51 @@ pub(crate) struct InitFlags {
     /// Run no containers on this node
     #[arg(long)]
     pub(crate) manager_only: bool,
+    /// Addresses of containers: a range that no machine of the cluster reaches otherwise
+    /// [default: 10.128.0.0/10]
+    #[arg(long, value_name = "CIDR")]
+    pool: Option<Subnet>,
+    /// Virtual IPs of services, apart from those [default: 10.192.0.0/14]
+    #[arg(long, value_name = "CIDR")]
+    vip_pool: Option<Subnet>,
+}
+
+/// With a longer prefix there would be blocks for 16 nodes at most.
+const POOL_PREFIX_MAX: u8 = 20;
+/// With a longer prefix there would be less than 254 virtual IPs.
+const VIP_POOL_PREFIX_MAX: u8 = 24;
+/// A shorter prefix is more than all private addresses there are.
+const PREFIX_MIN: u8 = 8;
+
+impl InitFlags {
+    /// Where the new cluster's addresses are from.
+    ///
+    /// # Errors
+    /// Naming the flag, and what is wrong with its value.
+    pub(crate) fn pools(&self) -> Result<Pools, Failure> {
+        let default = Pools::default();
+        let pools = Pools {
+            containers: self.pool.unwrap_or(default.containers),
+            vips: self.vip_pool.unwrap_or(default.vips),
+        };
+        let limits = [
+            ("--pool", pools.containers, POOL_PREFIX_MAX),
+            ("--vip-pool", pools.vips, VIP_POOL_PREFIX_MAX),
+        ];
+        for (flag, range, max) in limits {
+            if !(PREFIX_MIN..=max).contains(&range.prefix) {
+                let text = format!("{flag}: {range} is not between /{PREFIX_MIN} and /{max}");
+                return Err(Failure::input(text));
+            }
+        }
+        if pools.containers.overlaps(&pools.vips) {
+            let Pools { containers, vips } = pools;
+            let text = format!("--pool: {containers} overlaps {vips}, which virtual IPs are from");
+            let flag = if self.vip_pool.is_some() { "--pool" } else { "--vip-pool" };
+            return Err(Failure::input(text).hint(format!("choose another range with {flag}")));
+        }
+        Ok(pools)
+    }
 }
 
 /// Flags of `node run`.
@@ -149,5 +196,37 @@ impl JoinFlags {
                 .hint("`warren cluster token manager` shows one for managers"));
         }
         Ok(JoinSettings { token, addresses, manager_only: self.manager_only })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools() {
+        let check = |pool: Option<&str>, vips: Option<&str>| {
+            let subnet = |text: Option<&str>| text.map(|text| text.parse().unwrap());
+            let flags =
+                InitFlags { pool: subnet(pool), vip_pool: subnet(vips), ..InitFlags::default() };
+            match flags.pools() {
+                Ok(pools) => format!("{} {}", pools.containers, pools.vips),
+                Err(failure) => failure.message,
+            }
+        };
+        assert_eq!(check(None, None), "10.128.0.0/10 10.192.0.0/14");
+        assert_eq!(check(Some("10.64.0.0/12"), None), "10.64.0.0/12 10.192.0.0/14");
+        assert_eq!(
+            check(Some("10.64.0.0/21"), None),
+            "--pool: 10.64.0.0/21 is not between /8 and /20"
+        );
+        assert_eq!(
+            check(None, Some("10.64.0.0/25")),
+            "--vip-pool: 10.64.0.0/25 is not between /8 and /24"
+        );
+        assert_eq!(
+            check(Some("10.0.0.0/8"), None),
+            "--pool: 10.0.0.0/8 overlaps 10.192.0.0/14, which virtual IPs are from"
+        );
     }
 }

@@ -67,6 +67,8 @@ pub(super) fn get(view: &State) -> Result<v1::ClusterState, Refusal> {
         nodes_by_older_authority: u32::try_from(older).unwrap_or(u32::MAX),
         backup: cluster.backup.as_ref().map(Into::into),
         revision: view.revision(),
+        vip_pool: Some((&cluster.vip_pool).into()),
+        prefix_v6: Some((&warren_model::ipv6::cluster_prefix(cluster.id)).into()),
     })
 }
 

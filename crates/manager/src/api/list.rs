@@ -9,8 +9,8 @@ use warren_model::{NodeId, ServiceId, TaskId};
 use warren_proto::v1;
 use warren_state::State;
 
-use crate::api::resolve;
 use crate::api::services::find;
+use crate::api::{networks, resolve};
 use crate::core::Core;
 use crate::quorum::{self, Group};
 use crate::reach::Answers;
@@ -47,7 +47,8 @@ fn row(view: &State, service: &Service) -> v1::Service {
     let (running, desired) = warren_planner::task_counts(view, service.id);
     let update_state = update_state(view, service).to_owned();
     let completed = warren_planner::completed_count(view, service.id);
-    v1::Service { running, desired, completed, update_state, ..service.into() }
+    let addresses = networks::addresses(view, service);
+    v1::Service { running, desired, completed, update_state, addresses, ..service.into() }
 }
 
 fn update_state(view: &State, service: &Service) -> &'static str {

@@ -34,14 +34,15 @@ macro_rules! without {
 numbered! {
     CreateServiceRequest UpdateServiceRequest RemoveServicesRequest UpdateNodeRequest
     RemoveNodeRequest UpdateClusterRequest GetJoinTokenRequest RotateAuthorityRequest
-    SetLockRequest CreateOperatorRequest RemoveOperatorRequest
+    SetLockRequest CreateOperatorRequest RemoveOperatorRequest CreateNetworkRequest
+    RemoveNetworksRequest
 }
 
 without! {
     GetInfoRequest ListServicesRequest ListTasksRequest ListNodesRequest WatchRequest
     WaitServiceRequest StopNodeRequest LeaveClusterRequest GetClusterRequest
     RotateDataKeyRequest UnlockRequest BackupRequest ListOperatorsRequest ListAuditRequest
-    SetLogLevelRequest JoinRequest RenewRequest
+    SetLogLevelRequest JoinRequest RenewRequest ListNetworksRequest
 }
 
 impl<T> Numbered for Streaming<T> {}

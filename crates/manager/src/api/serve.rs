@@ -6,8 +6,8 @@ use warren_proto::v1;
 
 use super::table::Rpc;
 use super::{
-    Control, audit, backup, call, cluster, info, leave, list, lock, nodes, operators, read,
-    services, token, wait, watch,
+    Control, audit, backup, call, cluster, info, leave, list, lock, networks, nodes, operators,
+    read, services, token, wait, watch,
 };
 use crate::stream;
 
@@ -269,6 +269,37 @@ impl v1::control_server::Control for Control {
     ) -> Answer<v1::SetLogLevelResponse> {
         call(&self.core, Rpc::SetLogLevel, request, |core, who, wire| async move {
             Ok(Response::new(info::set_log_level(&core, &who, &wire.filter)?))
+        })
+        .await
+    }
+
+    async fn create_network(
+        &self,
+        request: Request<v1::CreateNetworkRequest>,
+    ) -> Answer<v1::Changed> {
+        call(&self.core, Rpc::CreateNetwork, request, |core, who, wire| async move {
+            Ok(Response::new(networks::create(&core, &who, wire).await?))
+        })
+        .await
+    }
+
+    async fn remove_networks(
+        &self,
+        request: Request<v1::RemoveNetworksRequest>,
+    ) -> Answer<v1::Changed> {
+        call(&self.core, Rpc::RemoveNetworks, request, |core, who, wire| async move {
+            Ok(Response::new(networks::remove(&core, &who, wire).await?))
+        })
+        .await
+    }
+
+    async fn list_networks(
+        &self,
+        request: Request<v1::ListNetworksRequest>,
+    ) -> Answer<v1::ListNetworksResponse> {
+        call(&self.core, Rpc::ListNetworks, request, |core, _, wire| async move {
+            let view = read(&core, wire.min_revision, wire.linearizable).await?;
+            Ok(Response::new(networks::list(&core, &view, &wire)?))
         })
         .await
     }

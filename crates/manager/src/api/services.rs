@@ -8,6 +8,7 @@ use warren_state::change::{Expect, Key, Mutation, Outcome, Transaction};
 
 use crate::api::authorize::Who;
 use crate::api::check::check_on_node;
+use crate::api::networks::resolve;
 use crate::api::propose;
 use crate::api::request::{Content, rehearse, repeated, request};
 use crate::core::Core;
@@ -18,8 +19,11 @@ pub(super) async fn create(
     who: &Who,
     wire: v1::CreateServiceRequest,
 ) -> Result<v1::Changed, Refusal> {
-    let spec = parse(wire.spec)?;
+    let mut spec = parse(wire.spec)?;
     let content = Content::new("create").with_spec(&spec);
+    resolve(&core.store.view(), &mut spec);
+    // Two names of one network may have been given.
+    spec.validate()?;
     let id = ServiceId::from_bytes(core.rng.id_bytes());
     let transaction = Transaction {
         request: request(&who.principal, &wire.request_id, &content)?,
@@ -42,7 +46,7 @@ pub(super) async fn update(
     who: &Who,
     wire: v1::UpdateServiceRequest,
 ) -> Result<v1::Changed, Refusal> {
-    let spec = parse(wire.spec)?;
+    let mut spec = parse(wire.spec)?;
     let view = core.store.view();
     let before = find(&view, &wire.service)?;
     if before.spec.name != spec.name {
@@ -55,6 +59,8 @@ pub(super) async fn update(
         .with(id.as_bytes())
         .with(&wire.revision.to_le_bytes())
         .with_spec(&spec);
+    resolve(&view, &mut spec);
+    spec.validate()?;
     let expects = match wire.revision {
         0 => Vec::new(),
         revision => vec![Expect { key: Key::Service(id), revision }],

@@ -52,6 +52,9 @@ pub(crate) enum Rpc {
     ListOperators,
     ListAudit,
     SetLogLevel,
+    CreateNetwork,
+    RemoveNetworks,
+    ListNetworks,
     Join,
     Renew,
     Session,
@@ -88,6 +91,9 @@ impl Rpc {
             Self::ListOperators => "ListOperators",
             Self::ListAudit => "ListAudit",
             Self::SetLogLevel => "SetLogLevel",
+            Self::CreateNetwork => "CreateNetwork",
+            Self::RemoveNetworks => "RemoveNetworks",
+            Self::ListNetworks => "ListNetworks",
             Self::Join => "Join",
             Self::Renew => "Renew",
             Self::Session => "Session",
@@ -105,12 +111,17 @@ pub(crate) fn may(role: Role, rpc: Rpc) -> bool {
         Rpc::ListServices
         | Rpc::ListTasks
         | Rpc::ListNodes
+        | Rpc::ListNetworks
         | Rpc::Watch
         | Rpc::WaitService
         | Rpc::GetCluster => &[Local, Admin, Deploy, Read],
         // What is in a stream is asked once more: `may_stream`. A manager passes on those of others.
         Rpc::Stream => &[Local, Admin, Deploy, Read, Manager],
-        Rpc::CreateService | Rpc::UpdateService | Rpc::RemoveServices => &[Local, Admin, Deploy],
+        Rpc::CreateService
+        | Rpc::UpdateService
+        | Rpc::RemoveServices
+        | Rpc::CreateNetwork
+        | Rpc::RemoveNetworks => &[Local, Admin, Deploy],
         Rpc::StopNode
         | Rpc::UpdateNode
         | Rpc::RemoveNode
@@ -185,8 +196,9 @@ mod tests {
             RemoveNode LA        LeaveCluster Lmw      GetCluster LADR      UpdateCluster LA
             GetJoinToken LA      RotateAuthority LA    RotateDataKey LAm    SetLock LA
             Unlock L             Backup LA             CreateOperator LA    RemoveOperator LA
-            ListOperators LA     ListAudit LA          SetLogLevel LA       Join ADRmwn
-            Renew mw             Session mw            Tunnel mw";
+            ListOperators LA     ListAudit LA          SetLogLevel LA       CreateNetwork LAD
+            RemoveNetworks LAD   ListNetworks LADR     Join ADRmwn          Renew mw
+            Session mw           Tunnel mw";
         let all = [
             Rpc::GetInfo,
             Rpc::CreateService,
@@ -215,6 +227,9 @@ mod tests {
             Rpc::ListOperators,
             Rpc::ListAudit,
             Rpc::SetLogLevel,
+            Rpc::CreateNetwork,
+            Rpc::RemoveNetworks,
+            Rpc::ListNetworks,
             Rpc::Join,
             Rpc::Renew,
             Rpc::Session,

@@ -4,7 +4,7 @@
 //! (their logs are there) and those to be removed (someone has to do it), until
 //! the planner drops them; of each service of these tasks the ports and the
 //! templates in use; the cluster's settings, without its secrets; and what it
-//! must know of its own place (`membership`).
+//! must know of its own place (`membership`) and of the network (`table`).
 //!
 //! Status is not part of the comparison: the node wrote it. It is sent along
 //! for agents that lost their memory.
@@ -20,6 +20,7 @@ use warren_proto::v1;
 use warren_state::State;
 
 use crate::dispatch::membership;
+use crate::dispatch::table::{self, Concerned};
 
 /// Everything `node` must hold.
 pub fn complete(view: &State, node: NodeId) -> v1::Assignment {
@@ -34,6 +35,7 @@ pub fn complete(view: &State, node: NodeId) -> v1::Assignment {
         removed_services: Vec::new(),
         cluster: view.cluster().map(v1::Cluster::settings_only),
         membership: membership::of(view, node),
+        network: Some((&table::complete(view, node).whole()).into()),
     }
 }
 
@@ -48,12 +50,14 @@ pub fn incremental(
     let (services, removed_services) = changed_services(old, new, node);
     let cluster = changed_settings(old, new);
     let membership = membership::changed(old, new, node);
+    let network = table::changes(old, new, node);
     let nothing = tasks.is_empty()
         && removed_tasks.is_empty()
         && services.is_empty()
         && removed_services.is_empty()
         && cluster.is_none()
-        && membership.is_none();
+        && membership.is_none()
+        && network.is_none();
     (!nothing).then(|| v1::Assignment {
         complete: false,
         applies_to,
@@ -64,6 +68,7 @@ pub fn incremental(
         removed_services,
         cluster,
         membership,
+        network: network.as_ref().map(Into::into),
     })
 }
 
@@ -87,18 +92,21 @@ pub(crate) enum Touched {
 pub(crate) fn touched(old: &State, new: &State, events: Option<&[Event]>) -> Touched {
     let Some(events) = events else { return Touched::Everyone };
     let mut nodes = BTreeSet::new();
-    let mut node_moved = false;
+    let mut services = BTreeSet::new();
+    let mut moved = BTreeSet::new();
     for event in events {
         match event.kind {
             Kind::Cluster => return Touched::Everyone,
-            Kind::Operator => {}
+            // Of a network is told who has tasks on it.
+            Kind::Operator | Kind::Network => {}
             Kind::Node => {
                 let Ok(id) = event.id.parse::<NodeId>() else { return Touched::Everyone };
                 nodes.insert(id);
-                node_moved = true;
+                moved.insert(id);
             }
             Kind::Service => {
                 let Ok(id) = event.id.parse::<ServiceId>() else { return Touched::Everyone };
+                services.insert(id);
                 if told(old, id) != told(new, id) {
                     nodes.extend(new.tasks_of(id).filter_map(|task| task.node));
                 }
@@ -106,6 +114,7 @@ pub(crate) fn touched(old: &State, new: &State, events: Option<&[Event]>) -> Tou
             Kind::Task => {
                 let Ok(id) = event.id.parse::<TaskId>() else { return Touched::Everyone };
                 let (before, after) = (old.task(id), new.task(id));
+                services.extend(after.or(before).map(|task| task.service));
                 if before.map(face) != after.map(face) {
                     nodes.extend(before.and_then(|task| task.node));
                     nodes.extend(after.and_then(|task| task.node));
@@ -113,10 +122,16 @@ pub(crate) fn touched(old: &State, new: &State, events: Option<&[Event]>) -> Tou
             }
         }
     }
-    if node_moved && membership::common(old) != membership::common(new) {
+    if !moved.is_empty() && membership::common(old) != membership::common(new) {
         return Touched::Everyone;
     }
-    Touched::Nodes(nodes)
+    match table::concerned(old, new, services, &moved) {
+        Concerned::Everyone => Touched::Everyone,
+        Concerned::Nodes(concerned) => {
+            nodes.extend(concerned);
+            Touched::Nodes(nodes)
+        }
+    }
 }
 
 /// What a node is told of a service, templates aside.
@@ -198,6 +213,21 @@ fn service(view: &State, id: ServiceId, used: &BTreeSet<u32>) -> Option<v1::Assi
         templates: used.iter().filter_map(template).collect(),
         on_disconnect: Some(service.spec.on_disconnect.into()),
     })
+}
+
+/// An assignment in messages that are not too large, each of which follows the one before.
+pub(crate) fn parts(mut assignment: v1::Assignment) -> Vec<v1::Assignment> {
+    let revision = assignment.revision;
+    let Some(network) = assignment.network.take() else { return vec![assignment] };
+    let mut updates = table::parts(network).into_iter();
+    assignment.network = updates.next();
+    let rest = updates.map(|network| v1::Assignment {
+        applies_to: revision,
+        revision,
+        network: Some(network),
+        ..v1::Assignment::default()
+    });
+    std::iter::once(assignment).chain(rest).collect()
 }
 
 #[cfg(test)]

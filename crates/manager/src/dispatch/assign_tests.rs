@@ -8,7 +8,7 @@ use super::*;
 use crate::testing::{apply, node_id, spec, task_id, world};
 
 /// `+1:running` a task, `-2` one that is gone, `web[1]` a service with its templates, `-svc` one
-/// that is gone, `cluster`.
+/// that is gone, `cluster`, `mesh` for published ports.
 fn show(assignment: &v1::Assignment) -> String {
     let number = |id: &[u8]| id[9].to_string();
     let task = |task: &v1::AssignedTask| {
@@ -26,6 +26,9 @@ fn show(assignment: &v1::Assignment) -> String {
     words.extend(assignment.services.iter().map(service));
     words.extend(assignment.removed_services.iter().map(|_| "-svc".to_owned()));
     words.extend(assignment.cluster.as_ref().map(|_| "cluster".to_owned()));
+    // There is no network here but the mesh; `table` has tests of its own.
+    let network = assignment.network.as_ref().filter(|network| !network.services.is_empty());
+    words.extend(network.map(|_| "mesh".to_owned()));
     words.join(" ")
 }
 
@@ -106,7 +109,8 @@ fn services_change_with_ports_alone() {
         mode: PublishMode::Ingress,
     }];
     let update = |spec| vec![Mutation::UpdateService { id: web(), spec }];
-    check(two, update(ports), "web[1] 8080 | . | a");
+    // Any node answers that port.
+    check(two, update(ports), "web[1] 8080 mesh | mesh | all");
     check(two, update(spec("web", 5)), ". | . | ");
     let mut image = spec("web", 1);
     image.task.image = "other".into();

@@ -247,9 +247,11 @@ async fn write(core: &Core, node: NodeId, line: &Line, outbox: &Outbox) -> &'sta
     loop {
         if let Some(assignment) = next.take() {
             applies_to = assignment.revision;
-            let kind = Some(Told::Assignment(assignment));
-            if outbox.send(Ok(v1::ManagerMessage { kind })).await.is_err() {
-                return "the node is gone";
+            for part in assign::parts(assignment) {
+                let kind = Some(Told::Assignment(part));
+                if outbox.send(Ok(v1::ManagerMessage { kind })).await.is_err() {
+                    return "the node is gone";
+                }
             }
         }
         tokio::select! {

@@ -7,6 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 use warren_manager::STREAM_ID_KEY;
+use warren_model::NodeTable;
 use warren_proto::v1;
 use warren_proto::v1::agent_message::{Hello, Kind, Report};
 use warren_proto::v1::dispatch_client::DispatchClient;
@@ -24,6 +25,8 @@ pub(crate) struct Agent {
     pub(crate) services: BTreeMap<Vec<u8>, v1::AssignedService>,
     pub(crate) revision: u64,
     pub(crate) membership: v1::Membership,
+    /// What it must know of the network.
+    pub(crate) table: NodeTable,
 }
 
 pub(crate) fn hello(letter: char) -> v1::AgentMessage {
@@ -69,6 +72,7 @@ impl Agent {
             services: BTreeMap::new(),
             revision: 0,
             membership: v1::Membership::default(),
+            table: NodeTable::default(),
         };
         let first = agent.assignment().await;
         assert!(first.complete);
@@ -116,6 +120,11 @@ impl Agent {
         self.revision = assignment.revision;
         if let Some(membership) = &assignment.membership {
             self.membership = membership.clone();
+        }
+        if let Some(update) = assignment.network.clone() {
+            let (change, wrong) = warren_proto::table_change(update);
+            assert_eq!(wrong, []);
+            self.table.apply(change);
         }
         for id in &assignment.removed_tasks {
             assert!(self.tasks.remove(id).is_some());

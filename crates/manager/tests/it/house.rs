@@ -15,8 +15,9 @@ use warren_base::clock::{Clock, RealClock};
 use warren_base::rng::SystemRng;
 use warren_manager::{CONNECTION_WINDOW_BYTES, Caller, Manager, Options, STREAM_WINDOW_BYTES};
 use warren_model::cluster::Cluster;
+use warren_model::network::NetworkSpec;
 use warren_model::node::{Description, Node, NodeStatus};
-use warren_model::{ClusterId, NodeId, Time};
+use warren_model::{ClusterId, NetworkId, NodeId, Time};
 use warren_proto::v1;
 use warren_proto::v1::control_client::ControlClient;
 use warren_proto::v1::control_server::ControlServer;
@@ -116,7 +117,11 @@ impl House {
         let store = open_store(folder.path(), Arc::clone(&clock)).await;
         let authority = Authority::generate(CLUSTER, Time(clock.now_ms())).unwrap();
         let cluster = Cluster { ca: Some(authority.to_state()), ..Cluster::new(CLUSTER) };
-        let mut mutations = vec![Mutation::SetCluster(cluster)];
+        let default = NetworkSpec::of_default().unwrap();
+        let mut mutations = vec![
+            Mutation::SetCluster(cluster),
+            Mutation::CreateNetwork { id: NetworkId::from_bytes([7; 10]), spec: default },
+        ];
         mutations.extend(nodes.chars().map(|letter| Mutation::CreateNode(member(letter))));
         store.propose(Transaction { mutations, ..Transaction::default() }).await.unwrap();
         let (manager, stops) = start(&store, clock);

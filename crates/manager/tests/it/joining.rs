@@ -40,6 +40,7 @@ impl Machine {
             }),
             manager_only: false,
             time: now_ms(),
+            routes: Vec::new(),
         }
     }
 
@@ -250,4 +251,33 @@ async fn renewal_keeps_the_key() {
     let mut other = house.join_as(remote(Some(peer('a')))).await;
     let refused = soon(other.renew(renew(&machine.key))).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_machine_that_reaches_the_clusters_addresses_otherwise_is_refused() {
+    let house = House::open("a").await;
+    let token = worker_token(&house).await;
+    let machine = Machine::new(50);
+    let route = |destination: &str, link: &str| {
+        let destination: Subnet = destination.parse().unwrap();
+        v1::HostRoute { destination: Some((&destination).into()), link: link.into() }
+    };
+    let with = |routes| v1::JoinRequest { routes, ..machine.request(&token) };
+    for (range, pool) in [
+        ("10.130.0.0/16", "container pool 10.128.0.0/10"),
+        ("10.193.0.0/16", "pool of virtual IPs 10.192.0.0/14"),
+    ] {
+        let routes = vec![route("0.0.0.0/0", "eth0"), route(range, "eth1")];
+        let refused = join(&house, with(routes)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        let text = format!("the {pool} overlaps {range}, which this machine reaches through eth1");
+        assert_eq!(refused.message(), text);
+        assert!(hint(&refused).contains("--pool CIDR --vip-pool CIDR"), "{}", hint(&refused));
+    }
+    assert!(house.store.view().node(machine.id).is_none(), "it is no member");
+    let many = vec![route("192.168.0.0/24", "eth0"); 5000];
+    let refused = join(&house, with(many)).await.unwrap_err();
+    assert_eq!(refused.message(), "routes: 5000 of them, at most 4096 are allowed");
+    let fine = vec![route("0.0.0.0/0", "eth0"), route("192.168.0.0/16", "eth0")];
+    join(&house, with(fine)).await.unwrap();
 }

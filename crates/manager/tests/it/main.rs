@@ -8,6 +8,7 @@ mod agent;
 mod cluster;
 mod house;
 mod joining;
+mod networks;
 mod nodes;
 
 mod services;

@@ -159,6 +159,8 @@ impl Town {
             worker_secret: [1; 16],
             manager_secret: [2; 16],
             now,
+            network: warren_model::NetworkId::from_bytes([7; 10]),
+            pools: warren_manager::Pools::default(),
         });
         store.propose(transaction).await.unwrap();
         town.open(Card { node: node_id('a'), number: Some(1), peer }, store).await;
@@ -207,6 +209,7 @@ impl Town {
             description: Some((&describe(letter)).into()),
             manager_only: false,
             time: self.clock.now_ms(),
+            routes: Vec::new(),
         };
         let mut client = JoinClient::new(channel(theirs).await);
         let joined = soon(client.join(request)).await.unwrap().into_inner();

@@ -79,3 +79,59 @@ fn signals_and_capabilities() {
     assert_eq!(parse_signal("RTMIN+99"), None);
     assert!(is_capability("cap_net_admin") && is_capability("ALL") && !is_capability("NET"));
 }
+
+fn on(network: &str, address: Option<[u8; 4]>) -> Attachment {
+    Attachment { address: address.map(Into::into), ..Attachment::new(network.parse().unwrap()) }
+}
+
+#[test]
+fn a_service_is_on_the_default_network_unless_it_says_others() {
+    let mut spec = spec();
+    let names = |spec: &ServiceSpec| {
+        let names = spec.attachments().iter().map(|on| on.network.to_string());
+        names.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(&spec), "default");
+    spec.networks = vec![on("back", None), on("front", None)];
+    assert_eq!(names(&spec), "back front");
+}
+
+#[test]
+fn networks() {
+    let address = Some([10, 192, 0, 9]);
+    check(|s| s.networks = vec![on("back", None), on("front", address)], "ok");
+    check(
+        |s| s.networks = vec![on("back", None), on("back", None)],
+        "network: \"back\" is named twice",
+    );
+    check(
+        |s| s.networks = (0..33).map(|n| on(&format!("n{n}"), None)).collect(),
+        "network: \"33\" is more than 32",
+    );
+    check(
+        |s| {
+            let aliases = (0..33).map(|n| format!("a{n}").parse().unwrap()).collect();
+            s.networks = vec![Attachment { aliases, ..on("back", None) }];
+        },
+        "network: \"back\" has 33 aliases, at most 32 are allowed",
+    );
+    let dnsrr = Endpoint { mode: EndpointMode::Dnsrr, ..Endpoint::default() };
+    check(
+        |s| (s.networks, s.endpoint) = (vec![on("back", address)], dnsrr),
+        "network: \"10.192.0.9\" cannot be had without a virtual IP: the endpoint mode is dnsrr",
+    );
+    let slots = Endpoint { slot_addresses: true, ..dnsrr };
+    check(|s| (s.networks, s.endpoint) = (vec![on("back", address)], slots), "ok");
+    check(
+        |s| (s.networks, s.endpoint) = (vec![on("back", Some([255; 4]))], slots),
+        "network: \"255.255.255.255\" leaves no room for the slots",
+    );
+    check(
+        |s| (s.mode, s.endpoint) = (Mode::Global, slots),
+        "slot_addresses: \"true\" cannot be had by a global service: its tasks have no slots",
+    );
+    check(
+        |s| (s.mode, s.endpoint) = (Mode::Replicated { replicas: 1001 }, slots),
+        "replicas: \"1001\" is more than the 1000 whose slots can have addresses",
+    );
+}

@@ -7,4 +7,5 @@ mod disconnect;
 mod props;
 mod rollouts;
 mod tables;
+mod vips;
 mod world;

@@ -453,8 +453,8 @@ fn plans_are_cut_and_go_on() {
             break;
         }
     }
-    // Ten blocks of 253 addresses besides.
-    assert_eq!(sizes.iter().sum::<usize>(), 2510);
+    // Ten blocks of 253 addresses besides, and the service's own.
+    assert_eq!(sizes.iter().sum::<usize>(), 2511);
     assert_eq!(sizes.len(), 3);
     assert_eq!(world.state.tasks().filter(|task| task.address.is_some()).count(), 2500);
     world.run("remove web");
@@ -470,7 +470,7 @@ fn plans_name_what_they_rely_on() {
     let mut world = World::new();
     world.run("nodes a b");
     world.run("service web n=1");
-    world.run("service api n=0");
+    world.run("service api n=0 dnsrr");
     let plan = world.look();
     let keys: Vec<Key> = plan.transaction.expects.iter().map(|expect| expect.key).collect();
     assert_eq!(keys, [Key::Node(node_id("a")), Key::Service(service_id("web"))]);

@@ -8,10 +8,11 @@
 //! wait 5s            the clock goes on
 //! start [web.1]      all (or that slot's) wanted tasks get to run
 //! obey               what is not wanted ends and is cleaned up
+//! network back [CIDR]            of services with `on=back`, who may be `dnsrr` or have `slots`
 //! fail|reject|complete|boot web.1    the newest wanted task of the slot changes so
 //! ```
-//! and two with an answer, written `plan => …`: `plan` makes and applies one plan,
-//! `progress web`, `counts web`. A plan is written as:
+//! and some with an answer, written `plan => …`: `plan` makes and applies one plan,
+//! `progress web`, `counts web`, `vips web` (`NETWORK[.SLOT] ADDRESS`). A plan is written as:
 //! `+web.1@a` created on a (`+web.1` nowhere), `-web.1` shut down, `x web.1` removed,
 //! `drop web.1`, `place web.1@a`, `why web.1: text`, `a is down`, `drop-service web`,
 //! and `wake 5s`. Tasks of another template than the first are `web.1/2`.
@@ -20,11 +21,12 @@ use std::collections::BTreeSet;
 
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
-use warren_model::id::{ClusterId, NodeId, ServiceId};
+use warren_model::id::{ClusterId, NetworkId, NodeId, ServiceId};
+use warren_model::network::NetworkSpec;
 use warren_model::node::{Availability, Description, Node, NodeStatus};
 use warren_model::service::{
-    Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition, ServiceSpec,
-    TaskTemplate, UpdateOrder,
+    Attachment, EndpointMode, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
+    RestartCondition, ServiceSpec, TaskTemplate, UpdateOrder,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_planner::{
@@ -86,6 +88,15 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
     match key {
         "n" => spec.mode = Mode::Replicated { replicas: value.parse().unwrap() },
         "global" => spec.mode = Mode::Global,
+        "on" => spec.networks.push(Attachment::new(value.parse().unwrap())),
+        "off" => spec.networks.retain(|on| on.network.as_str() != value),
+        "ip" => {
+            let last = spec.networks.last_mut();
+            last.unwrap().address = Some(value.parse().unwrap());
+        }
+        "dnsrr" => spec.endpoint.mode = EndpointMode::Dnsrr,
+        "vip" => spec.endpoint.mode = EndpointMode::Vip,
+        "slots" => spec.endpoint.slot_addresses = true,
         "image" => spec.task.image = value.into(),
         "par" => spec.update.parallelism = value.parse().unwrap(),
         "delay" => spec.update.delay_ms = duration(value),
@@ -128,6 +139,7 @@ impl World {
             ids: Ids::default(),
         };
         world.cluster(|cluster| cluster.history_limit = 2);
+        world.network("default", None);
         world
     }
 
@@ -138,6 +150,24 @@ impl World {
         };
         change(&mut cluster);
         self.write(Mutation::SetCluster(cluster));
+    }
+
+    pub(crate) fn network(&mut self, name: &str, subnet: Option<Subnet>) {
+        let id = NetworkId::from_bytes(bytes(name));
+        let spec = NetworkSpec { subnet, ..NetworkSpec::new(name.parse().unwrap()) };
+        self.write(Mutation::CreateNetwork { id, spec });
+    }
+
+    /// What a service has, in order.
+    fn vips(&self, name: &str) -> String {
+        let all = self.state.vips_of(service_id(name)).map(|(holder, address)| {
+            let network = &self.state.network(holder.network).unwrap().spec.name;
+            match holder.slot {
+                0 => format!("{network} {address}"),
+                slot => format!("{network}.{slot} {address}"),
+            }
+        });
+        all.collect::<Vec<_>>().join(", ")
     }
 
     pub(crate) fn add_node(&mut self, name: &str, blocks: Vec<Subnet>) {
@@ -265,7 +295,12 @@ impl World {
     fn write_plan(&self, before: &State, plan: &Plan) -> String {
         // What is dropped has its name in the state before, what is new in the one after.
         let named = |id| before.task(id).map_or("?".to_owned(), |task| name(before, task));
-        let words = plan.transaction.mutations.iter().map(|mutation| match mutation {
+        let of_vips = |mutation: &&Mutation| {
+            matches!(mutation, Mutation::GrantVip { .. } | Mutation::ReleaseVip { .. })
+        };
+        // Of those `vips` tells.
+        let mutations = plan.transaction.mutations.iter().filter(|mutation| !of_vips(mutation));
+        let words = mutations.map(|mutation| match mutation {
             Mutation::CreateTask(task) => match task.node {
                 Some(node) => format!("+{}@{}", name(&self.state, task), self.host(node)),
                 None => format!("+{}", name(&self.state, task)),
@@ -286,6 +321,7 @@ impl World {
                 NodeStatus::Down => format!("{} is down", self.host(*id)),
             },
             Mutation::GrantBlock { id, block } => format!("grant {} {block}", self.host(*id)),
+            Mutation::CreateNetwork { spec, .. } => format!("network {}", spec.name),
             other => panic!("planned {other:?}"),
         });
         let mut words: Vec<String> = words.collect();
@@ -347,6 +383,9 @@ impl World {
                     completed => format!("{running}/{desired}, {completed} completed"),
                 };
             }
+            ["vips", name] => return self.vips(name),
+            ["network", name] => self.network(name, None),
+            ["network", name, subnet] => self.network(name, Some(subnet.parse().unwrap())),
             ["nodes", ref names @ ..] => {
                 for name in names {
                     let n = u8::try_from(self.state.nodes().len()).unwrap();

@@ -106,8 +106,14 @@ impl From<&Cluster> for v1::Cluster {
                 .map_or_else(Vec::new, |key| key.expose().to_vec()),
             next_number: cluster.next_number,
             backup: cluster.backup.as_ref().map(Into::into),
+            vip_pool: vip_pool(cluster),
         }
     }
+}
+
+/// The default is left out: an older reader knows no other.
+fn vip_pool(cluster: &Cluster) -> Option<v1::Subnet> {
+    Some(&cluster.vip_pool).filter(|pool| **pool != Cluster::VIP_POOL).map(Into::into)
 }
 
 impl v1::Cluster {
@@ -126,6 +132,7 @@ impl v1::Cluster {
             unlock_key: Vec::new(),
             next_number: 0,
             backup: None,
+            vip_pool: vip_pool(cluster),
         }
     }
 }
@@ -152,6 +159,7 @@ impl TryFrom<v1::Cluster> for Cluster {
             unlock_key: (!wire.unlock_key.is_empty()).then(|| Secret::new(wire.unlock_key)),
             next_number: wire.next_number.max(Self::FIRST_NUMBER),
             backup: part_if_any("backup", wire.backup)?,
+            vip_pool: part_if_any("vip_pool", wire.vip_pool)?.unwrap_or(Self::VIP_POOL),
         })
     }
 }
@@ -171,6 +179,7 @@ impl From<&Description> for v1::NodeDescription {
             disk_bytes: d.disk_bytes,
             disk_free_bytes: d.disk_free_bytes,
             features: d.features,
+            overlay_key: bytes_unless_zeros(&d.overlay_key),
         }
     }
 }
@@ -191,6 +200,7 @@ impl TryFrom<v1::NodeDescription> for Description {
             disk_bytes: wire.disk_bytes,
             disk_free_bytes: wire.disk_free_bytes,
             features: wire.features,
+            overlay_key: hash_or_zeros("overlay_key", &wire.overlay_key)?,
         })
     }
 }

@@ -2,8 +2,8 @@
 
 use warren_model::Time;
 use warren_model::service::{
-    Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition,
-    RestartPolicy, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePolicy,
+    Endpoint, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
+    RestartCondition, RestartPolicy, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePolicy,
 };
 
 use super::{
@@ -225,6 +225,8 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             // The default is left out: an older reader knows no other.
             on_disconnect: (spec.on_disconnect != OnDisconnect::default())
                 .then(|| spec.on_disconnect.into()),
+            networks: spec.networks.iter().map(Into::into).collect(),
+            endpoint: (spec.endpoint != Endpoint::default()).then(|| spec.endpoint.into()),
         }
     }
 }
@@ -241,6 +243,8 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             update: part_or_default("update", wire.update)?,
             task: part("task", wire.task)?,
             on_disconnect: part_or_default("on_disconnect", wire.on_disconnect)?,
+            networks: each("networks", wire.networks)?,
+            endpoint: part_or_default("endpoint", wire.endpoint)?,
         })
     }
 }
@@ -260,6 +264,7 @@ impl From<&Service> for v1::Service {
             desired: 0,
             update_state: String::new(),
             completed: 0,
+            addresses: Vec::new(),
         }
     }
 }

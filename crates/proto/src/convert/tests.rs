@@ -4,16 +4,20 @@ use proptest::prelude::*;
 use prost::Message;
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
 use warren_model::event::{Action, Event, Kind};
+use warren_model::ipv6::Subnet6;
+use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
     Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
 };
 use warren_model::operator::{Operator, OperatorRole};
+use warren_model::overlap::HostRoute;
 use warren_model::service::{
-    Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition,
-    RestartPolicy, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePolicy,
+    Affinity, Attachment, Endpoint, EndpointMode, Limits, LogOptions, Mode, OnDisconnect, PortSpec,
+    Protocol, PublishMode, RestartCondition, RestartPolicy, Service, ServiceSpec, TaskTemplate,
+    UpdateOrder, UpdatePolicy,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
-use warren_model::{AuditRecord, ClusterId, NodeId, Secret, ServiceId, TaskId, Time};
+use warren_model::{AuditRecord, ClusterId, NetworkId, NodeId, Secret, ServiceId, TaskId, Time};
 
 use super::Error;
 use crate::v1;
@@ -125,8 +129,9 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
         any::<u64>().prop_map(|ms| OnDisconnect::ReplaceAfter { ms }),
     ];
     let name = "[a-z][a-z0-9_]{0,8}[a-z0-9]";
-    (name, labels(), mode, ports(), update, template(), on_disconnect).prop_map(
-        |(name, labels, mode, ports, update, task, on_disconnect)| ServiceSpec {
+    let found = (prop::collection::vec(attachment(), 0..4), endpoint());
+    (name, labels(), mode, ports(), update, template(), on_disconnect, found).prop_map(
+        |(name, labels, mode, ports, update, task, on_disconnect, found)| ServiceSpec {
             name: name.parse().unwrap(),
             labels,
             mode,
@@ -134,8 +139,29 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
             update,
             task,
             on_disconnect,
+            networks: found.0,
+            endpoint: found.1,
         },
     )
+}
+
+fn attachment() -> impl Strategy<Value = Attachment> {
+    let name = "[a-z][a-z0-9_]{0,8}[a-z0-9]";
+    let aliases = prop::collection::btree_set(name.prop_map(|name| name.parse().unwrap()), 0..3);
+    (name, aliases, any::<Option<u32>>()).prop_map(|(name, aliases, address)| Attachment {
+        network: name.parse().unwrap(),
+        aliases,
+        address: address.map(Into::into),
+    })
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    any::<(bool, bool, bool, bool)>().prop_map(|(dnsrr, sticky, prefer_local, slots)| Endpoint {
+        mode: if dnsrr { EndpointMode::Dnsrr } else { EndpointMode::Vip },
+        affinity: if sticky { Affinity::ClientAddress } else { Affinity::None },
+        prefer_local,
+        slot_addresses: slots,
+    })
 }
 
 fn cluster() -> impl Strategy<Value = Cluster> {
@@ -162,7 +188,9 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         prop::option::of(backup),
     );
     let numbers = (any::<u32>(), 1..u64::MAX, any::<u64>(), 1..u64::MAX);
-    (any::<[u8; 10]>(), subnet(), secrets, numbers).prop_map(|(id, pool, secrets, numbers)| {
+    let pools = (subnet(), prop_oneof![Just(Cluster::VIP_POOL), subnet()]);
+    (any::<[u8; 10]>(), pools, secrets, numbers).prop_map(|(id, pools, secrets, numbers)| {
+        let (pool, vip_pool) = pools;
         let (ca, worker_token, manager_token, unlock_key, backup) = secrets;
         let (history_limit, certificate_lifetime_ms, epoch, next_number) = numbers;
         Cluster {
@@ -170,6 +198,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             history_limit,
             pool,
             block_prefix: pool.prefix,
+            vip_pool,
             ca,
             worker_token,
             manager_token,
@@ -237,6 +266,41 @@ proptest! {
     }
 
     #[test]
+    fn networks_survive(
+        ids: ([u8; 10], [u8; 10]),
+        labels in labels(),
+        flags: (bool, bool, bool),
+        subnets in (prop::option::of(subnet()), any::<Option<(u128, u8)>>()),
+        numbers: (u64, u64, u32, u32, Option<u64>),
+    ) {
+        let (internal, attachable, encrypted) = flags;
+        let (created, revision, slot, address, released) = numbers;
+        let v6 = |(address, prefix): (u128, u8)| {
+            Subnet6 { address: address.into(), prefix: prefix % 129 }
+        };
+        let spec = NetworkSpec {
+            labels,
+            internal,
+            attachable,
+            encrypted,
+            subnet: subnets.0,
+            subnet_v6: subnets.1.map(v6),
+            ..NetworkSpec::new("shop_default".parse().unwrap())
+        };
+        let network = NetworkId::from_bytes(ids.0);
+        round_trip::<_, v1::NetworkSpec>(&spec);
+        let created = Time(created);
+        round_trip::<_, v1::Network>(&Network { id: network, spec, created, revision });
+        let destination = Subnet { address: address.into(), prefix: 24 };
+        round_trip::<_, v1::HostRoute>(&HostRoute { destination, link: "eth1".into() });
+        round_trip::<_, v1::Vip>(&Vip {
+            address: address.into(),
+            holder: VipHolder { service: ServiceId::from_bytes(ids.1), network, slot },
+            released: released.map(Time),
+        });
+    }
+
+    #[test]
     fn clusters_survive(cluster in cluster()) {
         round_trip::<_, v1::Cluster>(&cluster);
         let settings = Cluster::try_from(v1::Cluster::settings_only(&cluster)).unwrap();
@@ -244,6 +308,7 @@ proptest! {
             history_limit: cluster.history_limit,
             pool: cluster.pool,
             block_prefix: cluster.block_prefix,
+            vip_pool: cluster.vip_pool,
             certificate_lifetime_ms: cluster.certificate_lifetime_ms,
             epoch: cluster.epoch,
             ..Cluster::new(cluster.id)
@@ -277,6 +342,7 @@ proptest! {
                 disk_bytes: disk.0,
                 disk_free_bytes: disk.1,
                 features,
+                overlay_key: membership.3,
             },
             manager: numbers.3,
             worker: numbers.4,

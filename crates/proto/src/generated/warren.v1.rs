@@ -6,6 +6,14 @@ pub struct Subnet {
     #[prost(uint32, tag = "2")]
     pub prefix: u32,
 }
+/// 16 bytes of an IPv6 address.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Subnet6 {
+    #[prost(bytes = "vec", tag = "1")]
+    pub address: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub prefix: u32,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct Cluster {
@@ -37,6 +45,9 @@ pub struct Cluster {
     pub next_number: u64,
     #[prost(message, optional, tag = "12")]
     pub backup: ::core::option::Option<BackupPolicy>,
+    /// Virtual IPs of services; absent: the default.
+    #[prost(message, optional, tag = "13")]
+    pub vip_pool: ::core::option::Option<Subnet>,
 }
 /// The cluster's certificate authority. The first certificate issues; the others are trusted too.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -97,6 +108,9 @@ pub struct NodeDescription {
     /// What the kernel can do, e.g. overlayfs, nf_tables, wireguard, cgroup-v2.
     #[prost(string, repeated, tag = "11")]
     pub features: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Public key of its end of the overlay, 32 bytes; empty: it has none.
+    #[prost(bytes = "vec", tag = "12")]
+    pub overlay_key: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Node {
@@ -197,6 +211,109 @@ pub struct AuditRecord {
     pub object: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
     pub detail: ::prost::alloc::string::String,
+}
+/// Who may reach whom, and by which names.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetworkSpec {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(map = "string, string", tag = "2")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(bool, tag = "3")]
+    pub internal: bool,
+    #[prost(bool, tag = "4")]
+    pub attachable: bool,
+    /// What goes from node to node is not encrypted.
+    #[prost(bool, tag = "5")]
+    pub plain: bool,
+    #[prost(message, optional, tag = "6")]
+    pub subnet: ::core::option::Option<Subnet>,
+    #[prost(message, optional, tag = "7")]
+    pub subnet_v6: ::core::option::Option<Subnet6>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Network {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "2")]
+    pub spec: ::core::option::Option<NetworkSpec>,
+    #[prost(uint64, tag = "3")]
+    pub created: u64,
+    #[prost(uint64, tag = "4")]
+    pub revision: u64,
+    /// Of the answer to a listing only.
+    #[prost(message, repeated, tag = "5")]
+    pub users: ::prost::alloc::vec::Vec<NetworkUser>,
+}
+/// A service on a network, as a listing shows it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetworkUser {
+    #[prost(bytes = "vec", tag = "1")]
+    pub service: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "3")]
+    pub address: ::core::option::Option<u32>,
+    #[prost(bytes = "vec", tag = "4")]
+    pub address_v6: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, repeated, tag = "5")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "6")]
+    pub slots: ::prost::alloc::vec::Vec<SlotAddress>,
+    #[prost(enumeration = "EndpointMode", tag = "7")]
+    pub mode: i32,
+    /// Addresses of its tasks that have not ended.
+    #[prost(uint32, repeated, tag = "8")]
+    pub tasks: ::prost::alloc::vec::Vec<u32>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SlotAddress {
+    #[prost(uint32, tag = "1")]
+    pub slot: u32,
+    #[prost(uint32, tag = "2")]
+    pub address: u32,
+}
+/// Who has a virtual IP: a service (slot 0) or one of its slots, on a network.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VipHolder {
+    #[prost(bytes = "vec", tag = "1")]
+    pub service: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub network: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "3")]
+    pub slot: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Vip {
+    #[prost(uint32, tag = "1")]
+    pub address: u32,
+    #[prost(message, optional, tag = "2")]
+    pub holder: ::core::option::Option<VipHolder>,
+    #[prost(uint64, optional, tag = "3")]
+    pub released: ::core::option::Option<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Endpoint {
+    #[prost(enumeration = "EndpointMode", tag = "1")]
+    pub mode: i32,
+    #[prost(enumeration = "Affinity", tag = "2")]
+    pub affinity: i32,
+    #[prost(bool, tag = "3")]
+    pub prefer_local: bool,
+    #[prost(bool, tag = "4")]
+    pub slot_addresses: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Attachment {
+    #[prost(string, tag = "1")]
+    pub network: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint32, optional, tag = "3")]
+    pub address: ::core::option::Option<u32>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Mode {
@@ -333,6 +450,12 @@ pub struct ServiceSpec {
     pub task: ::core::option::Option<TaskTemplate>,
     #[prost(message, optional, tag = "7")]
     pub on_disconnect: ::core::option::Option<OnDisconnect>,
+    /// None: on the default network.
+    #[prost(message, repeated, tag = "8")]
+    pub networks: ::prost::alloc::vec::Vec<Attachment>,
+    /// Absent: a virtual IP, nothing else.
+    #[prost(message, optional, tag = "9")]
+    pub endpoint: ::core::option::Option<Endpoint>,
 }
 /// What becomes of a task whose node is out of reach. Absent: replaced after 3 s.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -381,6 +504,20 @@ pub struct Service {
     /// Of the answer to a listing only: slots whose task has done its work.
     #[prost(uint32, tag = "11")]
     pub completed: u32,
+    /// Of the answer to a listing only: what it has on each of its networks.
+    #[prost(message, repeated, tag = "12")]
+    pub addresses: ::prost::alloc::vec::Vec<ServiceAddress>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServiceAddress {
+    #[prost(string, tag = "1")]
+    pub network: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub slot: u32,
+    #[prost(uint32, tag = "3")]
+    pub address: u32,
+    #[prost(bytes = "vec", tag = "4")]
+    pub address_v6: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskExit {
@@ -460,7 +597,7 @@ pub struct Event {
 pub struct Mutation {
     #[prost(
         oneof = "mutation::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28"
     )]
     pub kind: ::core::option::Option<mutation::Kind>,
 }
@@ -572,6 +709,20 @@ pub mod mutation {
         #[prost(bool, tag = "3")]
         pub force: bool,
     }
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct CreateNetwork {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(message, optional, tag = "2")]
+        pub spec: ::core::option::Option<super::NetworkSpec>,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct GrantVip {
+        #[prost(message, optional, tag = "1")]
+        pub holder: ::core::option::Option<super::VipHolder>,
+        #[prost(uint32, tag = "2")]
+        pub address: u32,
+    }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct SetForgotten {
         #[prost(bytes = "vec", tag = "1")]
@@ -637,11 +788,19 @@ pub mod mutation {
         Restored(Restored),
         #[prost(message, tag = "24")]
         SetForgotten(SetForgotten),
+        #[prost(message, tag = "25")]
+        CreateNetwork(CreateNetwork),
+        #[prost(bytes, tag = "26")]
+        RemoveNetwork(::prost::alloc::vec::Vec<u8>),
+        #[prost(message, tag = "27")]
+        GrantVip(GrantVip),
+        #[prost(uint32, tag = "28")]
+        ReleaseVip(u32),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Key {
-    #[prost(oneof = "key::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "key::Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: ::core::option::Option<key::Kind>,
 }
 /// Nested message and enum types in `Key`.
@@ -658,6 +817,8 @@ pub mod key {
         Task(::prost::alloc::vec::Vec<u8>),
         #[prost(string, tag = "5")]
         Operator(::prost::alloc::string::String),
+        #[prost(bytes, tag = "6")]
+        Network(::prost::alloc::vec::Vec<u8>),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -730,7 +891,7 @@ pub struct SnapshotHead {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SnapshotObject {
-    #[prost(oneof = "snapshot_object::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "snapshot_object::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: ::core::option::Option<snapshot_object::Kind>,
 }
 /// Nested message and enum types in `SnapshotObject`.
@@ -753,6 +914,10 @@ pub mod snapshot_object {
         Operator(super::Operator),
         #[prost(message, tag = "8")]
         Audit(super::AuditRecord),
+        #[prost(message, tag = "9")]
+        Network(super::Network),
+        #[prost(message, tag = "10")]
+        Vip(super::Vip),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1010,6 +1175,11 @@ pub struct ClusterState {
     pub backup: ::core::option::Option<BackupPolicy>,
     #[prost(uint64, tag = "11")]
     pub revision: u64,
+    #[prost(message, optional, tag = "12")]
+    pub vip_pool: ::core::option::Option<Subnet>,
+    /// Of all its containers and services.
+    #[prost(message, optional, tag = "13")]
+    pub prefix_v6: ::core::option::Option<Subnet6>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateClusterRequest {
@@ -1148,6 +1318,42 @@ pub struct ListAuditResponse {
     #[prost(message, repeated, tag = "1")]
     pub records: ::prost::alloc::vec::Vec<AuditRecord>,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateNetworkRequest {
+    #[prost(message, optional, tag = "1")]
+    pub spec: ::core::option::Option<NetworkSpec>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+/// Names, ids, or beginnings of ids.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveNetworksRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+/// Empty names: all. With `users`, who is on them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListNetworksRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "2")]
+    pub min_revision: u64,
+    #[prost(bool, tag = "3")]
+    pub linearizable: bool,
+    #[prost(bool, tag = "4")]
+    pub users: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListNetworksResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub networks: ::prost::alloc::vec::Vec<Network>,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    #[prost(uint64, tag = "3")]
+    pub stale_ms: u64,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetLogLevelRequest {
     #[prost(string, tag = "1")]
@@ -1176,6 +1382,17 @@ pub struct JoinRequest {
     /// Of the node's clock, ms since the epoch.
     #[prost(uint64, tag = "6")]
     pub time: u64,
+    /// What this machine reaches otherwise than by its default route: the cluster's pools must be
+    /// apart from it.
+    #[prost(message, repeated, tag = "7")]
+    pub routes: ::prost::alloc::vec::Vec<HostRoute>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HostRoute {
+    #[prost(message, optional, tag = "1")]
+    pub destination: ::core::option::Option<Subnet>,
+    #[prost(string, tag = "2")]
+    pub link: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Joined {
@@ -1575,6 +1792,102 @@ pub struct Assignment {
     /// About the node itself; absent in what changed: as before.
     #[prost(message, optional, tag = "9")]
     pub membership: ::core::option::Option<Membership>,
+    /// What it must know of the network; absent: as before.
+    #[prost(message, optional, tag = "10")]
+    pub network: ::core::option::Option<NetUpdate>,
+}
+/// Whole objects that changed, and those that are gone. Complete: nothing of before is left.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetUpdate {
+    #[prost(bool, tag = "1")]
+    pub complete: bool,
+    /// Another part follows; the table is good once all have come.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+    #[prost(bytes = "vec", tag = "3")]
+    pub cluster: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, repeated, tag = "4")]
+    pub peers: ::prost::alloc::vec::Vec<NetPeer>,
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub removed_peers: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(message, repeated, tag = "6")]
+    pub networks: ::prost::alloc::vec::Vec<NetNetwork>,
+    #[prost(bytes = "vec", repeated, tag = "7")]
+    pub removed_networks: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(message, repeated, tag = "8")]
+    pub services: ::prost::alloc::vec::Vec<NetService>,
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub removed_services: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetPeer {
+    #[prost(bytes = "vec", tag = "1")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub number: u32,
+    #[prost(string, tag = "3")]
+    pub underlay: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "4")]
+    pub blocks: ::prost::alloc::vec::Vec<Subnet>,
+    #[prost(bytes = "vec", tag = "5")]
+    pub overlay_key: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NetNetwork {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub internal: bool,
+    #[prost(bool, tag = "4")]
+    pub attachable: bool,
+    #[prost(bool, tag = "5")]
+    pub plain: bool,
+    #[prost(message, optional, tag = "6")]
+    pub subnet_v6: ::core::option::Option<Subnet6>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetService {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Networks that tasks of the node are on, too.
+    #[prost(message, repeated, tag = "3")]
+    pub on: ::prost::alloc::vec::Vec<NetAttachment>,
+    #[prost(message, optional, tag = "4")]
+    pub endpoint: ::core::option::Option<Endpoint>,
+    #[prost(message, repeated, tag = "5")]
+    pub ports: ::prost::alloc::vec::Vec<PortSpec>,
+    #[prost(message, repeated, tag = "6")]
+    pub tasks: ::prost::alloc::vec::Vec<NetTask>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetAttachment {
+    #[prost(bytes = "vec", tag = "1")]
+    pub network: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, repeated, tag = "2")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint32, optional, tag = "3")]
+    pub address: ::core::option::Option<u32>,
+    #[prost(message, repeated, tag = "4")]
+    pub slots: ::prost::alloc::vec::Vec<SlotAddress>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NetTask {
+    #[prost(bytes = "vec", tag = "1")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub slot: u32,
+    #[prost(uint32, tag = "3")]
+    pub address: u32,
+    #[prost(bytes = "vec", tag = "4")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "5")]
+    pub weight: u32,
+    #[prost(bool, tag = "6")]
+    pub ready: bool,
 }
 /// What a node must know of the cluster and of its own place in it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1800,6 +2113,64 @@ impl OperatorRole {
             "OPERATOR_ROLE_ADMIN" => Some(Self::Admin),
             "OPERATOR_ROLE_DEPLOY" => Some(Self::Deploy),
             "OPERATOR_ROLE_READ" => Some(Self::Read),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum EndpointMode {
+    Unspecified = 0,
+    Vip = 1,
+    Dnsrr = 2,
+}
+impl EndpointMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ENDPOINT_MODE_UNSPECIFIED",
+            Self::Vip => "ENDPOINT_MODE_VIP",
+            Self::Dnsrr => "ENDPOINT_MODE_DNSRR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ENDPOINT_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "ENDPOINT_MODE_VIP" => Some(Self::Vip),
+            "ENDPOINT_MODE_DNSRR" => Some(Self::Dnsrr),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Affinity {
+    Unspecified = 0,
+    None = 1,
+    ClientAddress = 2,
+}
+impl Affinity {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AFFINITY_UNSPECIFIED",
+            Self::None => "AFFINITY_NONE",
+            Self::ClientAddress => "AFFINITY_CLIENT_ADDRESS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AFFINITY_UNSPECIFIED" => Some(Self::Unspecified),
+            "AFFINITY_NONE" => Some(Self::None),
+            "AFFINITY_CLIENT_ADDRESS" => Some(Self::ClientAddress),
             _ => None,
         }
     }
@@ -2705,6 +3076,72 @@ pub mod control_client {
                 .insert(GrpcMethod::new("warren.v1.Control", "SetLogLevel"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn create_network(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateNetworkRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/CreateNetwork",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "CreateNetwork"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn remove_networks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveNetworksRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/RemoveNetworks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "RemoveNetworks"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_networks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListNetworksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListNetworksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/ListNetworks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "ListNetworks"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2894,6 +3331,21 @@ pub mod control_server {
             request: tonic::Request<super::SetLogLevelRequest>,
         ) -> std::result::Result<
             tonic::Response<super::SetLogLevelResponse>,
+            tonic::Status,
+        >;
+        async fn create_network(
+            &self,
+            request: tonic::Request<super::CreateNetworkRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status>;
+        async fn remove_networks(
+            &self,
+            request: tonic::Request<super::RemoveNetworksRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status>;
+        async fn list_networks(
+            &self,
+            request: tonic::Request<super::ListNetworksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListNetworksResponse>,
             tonic::Status,
         >;
     }
@@ -4162,6 +4614,141 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SetLogLevelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/CreateNetwork" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateNetworkSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::CreateNetworkRequest>
+                    for CreateNetworkSvc<T> {
+                        type Response = super::Changed;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateNetworkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::create_network(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateNetworkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/RemoveNetworks" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveNetworksSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::RemoveNetworksRequest>
+                    for RemoveNetworksSvc<T> {
+                        type Response = super::Changed;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveNetworksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::remove_networks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveNetworksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/ListNetworks" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListNetworksSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::ListNetworksRequest>
+                    for ListNetworksSvc<T> {
+                        type Response = super::ListNetworksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListNetworksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::list_networks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListNetworksSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

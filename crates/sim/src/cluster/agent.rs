@@ -33,6 +33,7 @@ const RETRY_MS: u64 = 100;
 /// A burst of assignments is one write; statuses change more often.
 const KEEP_SET_MS: u64 = 200;
 const KEEP_STATUS_MS: u64 = 1_000;
+const KEEP_TABLE_MS: u64 = 5_000;
 
 /// One life of an agent.
 struct Agent {
@@ -159,6 +160,7 @@ impl Agent {
             None => None,
             Some(Changed::Set) => Some(KEEP_SET_MS),
             Some(Changed::Statuses) => Some(KEEP_STATUS_MS),
+            Some(Changed::Table) => Some(KEEP_TABLE_MS),
         };
         if let Some(wait) = wait {
             let due = self.now_ms() + wait;

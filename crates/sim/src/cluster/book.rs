@@ -3,9 +3,12 @@
 //! Pure: looks come in, the first thing that does not hold comes out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
 
+use warren_model::network::{Vip, VipHolder};
 use warren_model::node::NodeStatus;
-use warren_model::{NodeId, ServiceId, TaskId, Time};
+use warren_model::{NodeId, NodeTable, ServiceId, TaskId, Time};
 use warren_planner::SUSPICION_MS;
 use warren_state::State;
 
@@ -62,6 +65,12 @@ pub(crate) struct Book {
     /// Revision of a service when it got a token.
     tokens: BTreeMap<(String, String), u64>,
     copies: BTreeMap<Place, Vec<Copy>>,
+    /// Who had a virtual IP last, and when somebody was last seen with it.
+    vips: BTreeMap<Ipv4Addr, (VipHolder, Option<Time>)>,
+    /// Of which service a task is and at which address, for all that ever were.
+    tasks: BTreeMap<TaskId, (ServiceId, Option<Ipv4Addr>)>,
+    /// Table that a host's data plane was last seen with.
+    tables: BTreeMap<Place, Arc<NodeTable>>,
     pub(crate) acks: Vec<Ack>,
     /// Copies of one slot on two nodes are wanted: somebody drains nodes.
     pub(crate) drains: bool,
@@ -79,6 +88,8 @@ impl Book {
             }
             self.checksums.insert(key, sum);
             self.look_at_tokens(view)?;
+            self.look_at_vips(view)?;
+            self.tasks.extend(view.tasks().map(|task| (task.id, (task.service, task.address))));
             self.look_at_shared(view)?;
             let lie = view.tasks().find(|task| task.status.error.as_deref() == Some(LIE));
             if let Some(task) = lie {
@@ -105,6 +116,73 @@ impl Book {
                     "write {token} of {} was applied at revision {first} and again at {}",
                     service.spec.name, service.revision
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A virtual IP means one thing at a time, and after that nothing for a while.
+    fn look_at_vips(&mut self, view: &State) -> Held {
+        // Replicas lag behind each other: only what is newest goes on from what was seen.
+        if view.revision() < self.newest {
+            return Ok(());
+        }
+        for vip in view.vips() {
+            let known = self.vips.get(&vip.address).copied();
+            if let Some((before, released)) = known.filter(|(before, _)| *before != vip.holder) {
+                let address = vip.address;
+                let Some(released) = released else {
+                    return Err(format!("{address} went from {before:?} to {:?}", vip.holder));
+                };
+                let rested = view.time().since_ms(released);
+                if rested < Vip::QUARANTINE_MS {
+                    return Err(format!("{address} rested for {rested} ms after {before:?}"));
+                }
+            }
+            self.vips.insert(vip.address, (vip.holder, vip.released));
+        }
+        Ok(())
+    }
+
+    /// What a host's data plane goes by: nothing of networks that it is not on, and no task as
+    /// another service's, or at another's address.
+    pub(crate) fn knows(&mut self, place: Place, table: &Arc<NodeTable>) -> Held {
+        if self.tables.get(&place).is_some_and(|known| Arc::ptr_eq(known, table)) {
+            return Ok(());
+        }
+        self.tables.insert(place, Arc::clone(table));
+        let mut vips = BTreeMap::new();
+        for (id, service) in &table.services {
+            let name = &service.name;
+            let foreign = service.on.iter().find(|on| !table.networks.contains_key(&on.network));
+            if let Some(on) = foreign {
+                let network = on.network;
+                return Err(format!("host {place} knows {name} on {network}, which it is not on"));
+            }
+            if service.on.is_empty() && service.mesh_ports().next().is_none() {
+                return Err(format!("host {place} knows {name}, which is none of its business"));
+            }
+            if service.on.is_empty() && service.tasks.iter().any(|task| !task.ready) {
+                return Err(format!("host {place} knows more than the backends of {name}"));
+            }
+            for on in &service.on {
+                let slots = on.slots.iter().map(|(_, address)| *address);
+                for address in on.vip.into_iter().chain(slots) {
+                    if let Some(other) = vips.insert(address, (*id, on.network)) {
+                        return Err(format!("host {place}: {address} is of {other:?} and {name}"));
+                    }
+                }
+            }
+            for task in &service.tasks {
+                match self.tasks.get(&task.task) {
+                    Some((of, at)) if of == id && *at == Some(task.address) => {}
+                    known => {
+                        let (task, address) = (task.task, task.address);
+                        return Err(format!(
+                            "host {place} knows {task} at {address} of {name}, it is {known:?}"
+                        ));
+                    }
+                }
             }
         }
         Ok(())

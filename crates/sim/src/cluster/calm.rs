@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use warren_base::clock::Clock;
 use warren_base::rng::Rng;
-use warren_model::TaskId;
 use warren_model::node::NodeStatus;
-use warren_model::service::Mode;
-use warren_model::task::{Desired, TaskState};
+use warren_model::service::{EndpointMode, Mode, PublishMode, Service};
+use warren_model::task::{Desired, Task, TaskState};
+use warren_model::{NodeId, NodeTable, TaskId};
 use warren_planner::{Beats, Convergence, IdSource, Index, Seen};
 use warren_state::State;
 
@@ -49,6 +49,7 @@ pub(crate) fn settled(world: &World) -> Held {
     nodes(world, &view)?;
     services(&view)?;
     machines(world, &view)?;
+    tables(world, &view)?;
     plan(world, &leader, &view)?;
     acknowledged(world, &view)
 }
@@ -151,6 +152,63 @@ fn machines(world: &World, view: &State) -> Held {
         }
         if task.desired != Desired::Running && runs.is_some() {
             return Err(format!("{} runs and is not wanted", task.id));
+        }
+    }
+    Ok(())
+}
+
+/// What each host goes by is what managers would tell it if it began anew, and that is what
+/// somebody finds who looks for it without any cleverness.
+fn tables(world: &World, view: &State) -> Held {
+    for host in world.hosts().into_iter().filter(|host| !host.is_lost()) {
+        let known = Arc::clone(&held(&host.machine).net);
+        if *known != warren_manager::dispatch::table::complete(view, host.node) {
+            return Err(format!("{} goes by another table than managers have for it", host.name));
+        }
+        plainly(view, host.node, &known).map_err(|why| format!("{}: {why}", host.name))?;
+    }
+    Ok(())
+}
+
+fn plainly(view: &State, node: NodeId, known: &NodeTable) -> Held {
+    let networks = |service: &Service| -> BTreeSet<String> {
+        service.spec.attachments().iter().map(|on| on.network.to_string()).collect()
+    };
+    let live = |task: &&Task| !task.status.state.is_terminal();
+    let here = view.tasks().filter(live).filter(|task| task.node == Some(node));
+    let here: BTreeSet<String> =
+        here.filter_map(|task| view.service(task.service)).flat_map(networks).collect();
+    let told: BTreeSet<String> = known.networks.values().map(|n| n.name.to_string()).collect();
+    if here != told {
+        return Err(format!("is on {here:?}, knows {told:?}"));
+    }
+    for service in view.services() {
+        let name = &service.spec.name;
+        let common = !networks(service).is_disjoint(&here);
+        let mesh = service.spec.ports.iter().any(|port| port.mode == PublishMode::Ingress);
+        let Some(told) = known.services.get(&service.id) else {
+            if common || mesh {
+                return Err(format!("does not know {name}"));
+            }
+            continue;
+        };
+        if told.on.is_empty() == common {
+            return Err(format!("knows {name} on {:?}", told.on));
+        }
+        let running = view.tasks_of(service.id).filter(|task| {
+            task.status.state == TaskState::Running && task.desired == Desired::Running
+        });
+        let running: BTreeSet<TaskId> = running.map(|task| task.id).collect();
+        let backends: BTreeSet<TaskId> = told.backends().map(|task| task.task).collect();
+        if running != backends {
+            return Err(format!("{name} runs as {running:?}, its backends are {backends:?}"));
+        }
+        if told
+            .on
+            .iter()
+            .any(|on| on.vip.is_none() != (service.spec.endpoint.mode == EndpointMode::Dnsrr))
+        {
+            return Err(format!("{name} has no virtual IP, or one too many: {:?}", told.on));
         }
     }
     Ok(())

@@ -40,10 +40,11 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, RngSeed, UnhandledPanic};
 use tokio::task::JoinSet;
 use warren_base::rng::Rng;
-use warren_model::ServiceId;
 use warren_model::cluster::Cluster;
+use warren_model::network::NetworkSpec;
 use warren_model::node::Node;
 use warren_model::service::{Mode, OnDisconnect, ServiceSpec, TaskTemplate};
+use warren_model::{NetworkId, ServiceId};
 use warren_state::change::{Mutation, Transaction};
 
 use crate::Failure;
@@ -201,6 +202,11 @@ pub(crate) fn founding(world: &World) -> Transaction {
             key_hash: host.key_hash(),
             ..Node::new(host.node, host.description())
         }));
+    }
+    // The default one is left to the planner.
+    for name in plan::NETWORKS.iter().filter_map(|name| name.parse().ok()) {
+        let id = NetworkId::from_bytes(world.rng.id_bytes());
+        mutations.push(Mutation::CreateNetwork { id, spec: NetworkSpec::new(name) });
     }
     if let Some(spec) = shared() {
         let id = ServiceId::from_bytes(world.rng.id_bytes());

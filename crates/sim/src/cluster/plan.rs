@@ -12,6 +12,9 @@ pub(crate) const SHARED: &str = "shared";
 /// What a node says of a task that is not its own.
 pub(crate) const LIE: &str = "a lie";
 
+/// Networks that services are on, beside the default one.
+pub(crate) const NETWORKS: [&str; 3] = ["red", "green", "blue"];
+
 /// Services that nobody touches: their slots never have two copies at once.
 const SENTINELS: [[u8; 10]; 2] = [[0xee; 10], [0xed; 10]];
 

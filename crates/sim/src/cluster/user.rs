@@ -1,6 +1,7 @@
 //! People who create, change, scale and remove services through any manager,
 //! ask again until they are answered, and read what they wrote.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,15 +10,15 @@ use tonic::{Code, Status};
 use warren_base::rng::{Rng, SeededRng};
 use warren_model::ServiceSpec;
 use warren_model::service::{
-    Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartPolicy, TaskTemplate, UpdateOrder,
-    UpdatePolicy,
+    Attachment, Endpoint, EndpointMode, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
+    RestartPolicy, TaskTemplate, UpdateOrder, UpdatePolicy,
 };
 use warren_proto::v1;
 
 use super::book::{Ack, Held};
 use super::call::{self, Ask};
 use super::host::Host;
-use super::plan::{SHARED, TOKEN};
+use super::plan::{NETWORKS, SHARED, TOKEN};
 use super::world::{World, held};
 use crate::machine::pick;
 
@@ -105,7 +106,10 @@ impl User {
 
     async fn change(&mut self, at: usize, token: String) -> Held {
         let mut spec = self.own[at].spec.clone();
-        match self.rng.below(8) {
+        match self.rng.below(11) {
+            8 => spec.networks = self.networks(),
+            9 => spec.endpoint.mode = self.endpoint_mode(),
+            10 => spec.endpoint.slot_addresses ^= true,
             0..=3 => {
                 let replicas = u32::try_from(self.rng.below(6)).unwrap_or(1);
                 spec.mode = Mode::Replicated { replicas };
@@ -272,6 +276,18 @@ impl User {
         }]
     }
 
+    fn networks(&self) -> Vec<Attachment> {
+        let mut names: BTreeSet<&str> = BTreeSet::new();
+        for _ in 0..self.rng.below(3) {
+            names.extend(pick(&self.rng, NETWORKS.len()).map(|at| NETWORKS[at]));
+        }
+        names.into_iter().filter_map(|name| name.parse().ok()).map(Attachment::new).collect()
+    }
+
+    fn endpoint_mode(&self) -> EndpointMode {
+        if self.rng.below(3) == 0 { EndpointMode::Dnsrr } else { EndpointMode::Vip }
+    }
+
     fn new_spec(&self, token: &str) -> Option<ServiceSpec> {
         let name = format!("s{token}").parse().ok()?;
         let order =
@@ -296,6 +312,8 @@ impl User {
                 1 => OnDisconnect::StopAfter { ms: 2_000 + self.rng.below(4_000) },
                 _ => OnDisconnect::default(),
             },
+            networks: self.networks(),
+            endpoint: Endpoint { mode: self.endpoint_mode(), ..Endpoint::default() },
             ..ServiceSpec::new(name, template)
         })
     }

@@ -144,6 +144,7 @@ impl World {
     pub(crate) fn machine_moved(&self, host: &Host) {
         let machine = held(&host.machine);
         self.hold(held(&self.book).runs(host.place, &machine));
+        self.hold(held(&self.book).knows(host.place, &machine.net));
     }
 
     /// Where the managers are that the cluster begins with.

@@ -34,6 +34,7 @@ impl World {
     pub(super) fn check_calm(&mut self) -> Held {
         self.check_services()?;
         self.check_machine()?;
+        self.check_network()?;
         self.check_plan()?;
         self.check_ledger()
     }
@@ -71,6 +72,14 @@ impl World {
             return Err(format!("a crash loop holds {tasks} tasks, at most {most} are kept"));
         }
         Ok(())
+    }
+
+    fn check_network(&self) -> Held {
+        if *self.machine.net == warren_manager::dispatch::table::complete(&self.state, self.node_id)
+        {
+            return Ok(());
+        }
+        Err("the node goes by another table than its manager has for it".to_owned())
     }
 
     fn check_machine(&self) -> Held {

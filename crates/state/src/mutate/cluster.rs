@@ -2,6 +2,7 @@
 
 use warren_model::cluster::{Authority, BackupPolicy, Cluster};
 use warren_model::event::{Action, Kind};
+use warren_model::network::NetworkSpec;
 
 use super::{Step, invalid};
 use crate::change::Rejection;
@@ -22,6 +23,10 @@ impl Step<'_> {
             cluster.epoch = cluster.epoch.max(before.epoch);
             if **before == cluster {
                 return Ok(());
+            }
+            if before.vip_pool != cluster.vip_pool && !self.state.vips.is_empty() {
+                let pool = before.vip_pool;
+                return invalid(format!("virtual IPs of the pool {pool} are in use"));
             }
         }
         check(&cluster)?;
@@ -56,6 +61,14 @@ fn check(cluster: &Cluster) -> Result<(), Rejection> {
         return invalid(format!(
             "block prefix {block_prefix} is not between that of the pool {pool} and 30"
         ));
+    }
+    if cluster.vip_pool.prefix > NetworkSpec::SUBNET_PREFIX_MAX {
+        let (pool, max) = (cluster.vip_pool, NetworkSpec::SUBNET_PREFIX_MAX);
+        return invalid(format!("pool {pool} has no virtual IP: at most /{max}"));
+    }
+    if cluster.pool.overlaps(&cluster.vip_pool) {
+        let Cluster { pool, vip_pool, .. } = cluster;
+        return invalid(format!("pool {pool} overlaps the pool {vip_pool} of virtual IPs"));
     }
     let lifetimes = Cluster::CERTIFICATE_LIFETIME_MIN_MS..=Cluster::CERTIFICATE_LIFETIME_MAX_MS;
     if !lifetimes.contains(&cluster.certificate_lifetime_ms) {

@@ -5,6 +5,7 @@
 
 mod audit;
 mod members;
+mod networks;
 mod props;
 mod rules;
 mod script;

@@ -6,17 +6,19 @@ use proptest::prelude::*;
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::id::ClusterId;
+use warren_model::network::{NetworkSpec, Vip, VipHolder};
 use warren_model::node::{Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus};
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_state::change::{Expect, Key, Mutation, Outcome, Request, Transaction};
 use warren_state::{Object, State};
 
-use crate::script::{node, service, spec, task};
+use crate::script::{network, node, service, spec, task};
 
 // Few objects, so that random transactions meet.
 const NODES: [&str; 3] = ["a", "b", "c"];
 const SERVICES: [&str; 3] = ["web", "api", "db"];
+const NETWORKS: [&str; 3] = ["default", "back", "front"];
 const TASKS: [&str; 6] = ["1", "2", "3", "4", "5", "6"];
 
 fn any_task_state() -> impl Strategy<Value = TaskState> {
@@ -120,18 +122,45 @@ fn any_operator() -> impl Strategy<Value = Mutation> {
 
 fn any_service() -> impl Strategy<Value = Mutation> {
     let which = 0..SERVICES.len();
-    let spec = |(at, port, image): (usize, u16, u8)| {
+    let spec = |(at, port, image, on, endpoint): (usize, u16, u8, String, usize)| {
         let (port, image) = (port.to_string(), format!("image={image}"));
         let name = SERVICES[at];
-        (service(name), spec(name, &[&port, &image]))
+        let endpoint = ["replicas=2", "dnsrr", "slots"][endpoint];
+        (service(name), spec(name, &[&port, &image, &on, endpoint]))
     };
-    let specs = (which.clone(), 80..84u16, 0..3u8).prop_map(spec);
+    let on = (0..NETWORKS.len(), 0..6u8, any::<bool>()).prop_map(|(at, last, asked)| {
+        let address = if asked { format!(":10.192.0.{last}") } else { String::new() };
+        format!("on={}{address}", NETWORKS[at])
+    });
+    let specs = (which.clone(), 80..84u16, 0..3u8, on, 0..3usize).prop_map(spec);
     let id = which.prop_map(|at| service(SERVICES[at]));
     prop_oneof![
         3 => specs.clone().prop_map(|(id, spec)| Mutation::CreateService { id, spec }),
         2 => specs.prop_map(|(id, spec)| Mutation::UpdateService { id, spec }),
         1 => id.clone().prop_map(|id| Mutation::RemoveService { id }),
         1 => id.prop_map(|id| Mutation::DropService { id }),
+    ]
+}
+
+fn any_network() -> impl Strategy<Value = Mutation> {
+    let which = (0..NETWORKS.len()).prop_map(|at| network(NETWORKS[at]));
+    let create = (0..NETWORKS.len(), any::<bool>()).prop_map(|(at, own)| {
+        let name = NETWORKS[at];
+        let subnet = own.then(|| "10.192.0.0/29".parse().unwrap());
+        let spec = NetworkSpec { subnet, ..NetworkSpec::new(name.parse().unwrap()) };
+        Mutation::CreateNetwork { id: network(name), spec }
+    });
+    let address = (0..12u8).prop_map(|last| Ipv4Addr::new(10, 192, 0, last));
+    prop_oneof![
+        2 => create,
+        1 => which.clone().prop_map(|id| Mutation::RemoveNetwork { id }),
+        4 => (which, 0..SERVICES.len(), 0..3u32, address.clone()).prop_map(
+            |(network, at, slot, address)| Mutation::GrantVip {
+                holder: VipHolder { service: service(SERVICES[at]), network, slot },
+                address,
+            }
+        ),
+        2 => address.prop_map(|address| Mutation::ReleaseVip { address }),
     ]
 }
 
@@ -173,8 +202,13 @@ fn any_task() -> impl Strategy<Value = Mutation> {
 }
 
 fn any_transaction() -> impl Strategy<Value = Transaction> {
-    let mutation =
-        prop_oneof![3 => any_node(), 3 => any_service(), 6 => any_task(), 1 => any_operator()];
+    let mutation = prop_oneof![
+        3 => any_node(),
+        3 => any_service(),
+        6 => any_task(),
+        1 => any_operator(),
+        3 => any_network(),
+    ];
     let request = (0..4u128, 0..2u64).prop_map(|(id, hash)| Request {
         principal: "socket:0".into(),
         id,
@@ -202,7 +236,11 @@ fn any_entries() -> impl Strategy<Value = Vec<(Time, Vec<Transaction>)>> {
     let world = Transaction {
         mutations: vec![
             Mutation::SetCluster(Cluster::new(ClusterId::from_bytes([1; 10]))),
-            Mutation::CreateService { id: service("web"), spec: spec("web", &["80"]) },
+            Mutation::CreateNetwork {
+                id: network("back"),
+                spec: NetworkSpec::new("back".parse().unwrap()),
+            },
+            Mutation::CreateService { id: service("web"), spec: spec("web", &["80", "on=back"]) },
             Mutation::CreateNode(Node {
                 manager: true,
                 status: NodeStatus::Ready,
@@ -233,6 +271,15 @@ proptest! {
             prop_assert_eq!(outcomes.len(), transactions.len());
             prop_assert_eq!(state.check(), Vec::<String>::new());
             prop_assert_eq!(state.time(), before.time().max(*time));
+            // What a virtual IP meant it means no other thing for a while.
+            for vip in before.vips() {
+                let until = match vip.released {
+                    Some(released) => released.plus_ms(Vip::QUARANTINE_MS),
+                    None => state.time().plus_ms(1),
+                };
+                let kept = state.vip(vip.address).is_some_and(|now| now.holder == vip.holder);
+                prop_assert!(kept || state.time() >= until, "{vip:?}");
+            }
             // Numbers are never given twice, not even to the same node.
             for node in state.nodes().filter(|node| node.manager) {
                 let known = before.cluster().map_or(0, |cluster| cluster.next_number);
@@ -258,8 +305,10 @@ proptest! {
                 prop_assert!(events.is_empty());
                 // But for what time alone ends.
                 let tables = |state: &State| {
-                    let lasting = |object: &Object| {
-                        !matches!(object, Object::Request { .. } | Object::Tombstone(_))
+                    let lasting = |object: &Object| match object {
+                        Object::Request { .. } | Object::Tombstone(_) => false,
+                        Object::Vip(vip) => vip.released.is_none(),
+                        _ => true,
                     };
                     state.export().filter(lasting).collect::<Vec<_>>()
                 };

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! cluster | node a [10.128.0.0/24] | describe a HOST | down a | ready a | drain a | grant a CIDR
-//! service web [PORT…] | update web [PORT…] [image=I] | remove web | drop-service web
+//! service web [PORT…] | update web [PORT…] [image=I] [on=back[:ADDRESS]] [dnsrr] [slots] | remove web | drop-service web
 //! task 1 web.2 [t3] [@a .5] | place 1 @a .5 | desired 1 shutdown | explain 1 TEXT
+//! network back [internal] [subnet=CIDR] [v6=CIDR] | rm-network back
+//! vip web[.SLOT] back ADDRESS | release ADDRESS
 //! report 1 @a running#2 [error=E] [since=T] | drop 1
 //! ```
 //! A line may begin with `req=ID:HASH` and with `expect KEY=REVISION` parts. Ids are
@@ -13,10 +15,13 @@ use std::net::Ipv4Addr;
 
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
-use warren_model::id::{ClusterId, NodeId, ServiceId, TaskId};
+use warren_model::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+use warren_model::network::{NetworkSpec, VipHolder};
 use warren_model::node::{Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus};
 use warren_model::operator::Operator;
-use warren_model::service::{Mode, PortSpec, Protocol, PublishMode, ServiceSpec, TaskTemplate};
+use warren_model::service::{
+    Attachment, EndpointMode, Mode, PortSpec, Protocol, PublishMode, ServiceSpec, TaskTemplate,
+};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 use warren_state::State;
 use warren_state::change::{Expect, Key, Mutation, Outcome, Request, Transaction};
@@ -39,6 +44,10 @@ pub(crate) fn task(word: &str) -> TaskId {
     TaskId::from_bytes(bytes(word))
 }
 
+pub(crate) fn network(word: &str) -> NetworkId {
+    NetworkId::from_bytes(bytes(word))
+}
+
 pub(crate) fn subnet(word: &str) -> Subnet {
     let (address, prefix) = word.split_once('/').unwrap();
     Subnet { address: address.parse().unwrap(), prefix: prefix.parse().unwrap() }
@@ -52,12 +61,41 @@ pub(crate) fn spec(name: &str, words: &[&str]) -> ServiceSpec {
     for word in words {
         match word.split_once('=') {
             Some(("image", image)) => spec.task.image = image.into(),
+            Some(("on", place)) => spec.networks.push(attachment(place)),
             Some(("replicas", n)) => spec.mode = Mode::Replicated { replicas: n.parse().unwrap() },
             Some(other) => panic!("unknown option {other:?}"),
+            None if *word == "dnsrr" => spec.endpoint.mode = EndpointMode::Dnsrr,
+            None if *word == "slots" => spec.endpoint.slot_addresses = true,
             None => spec.ports.push(port(word)),
         }
     }
     spec
+}
+
+/// `back`, `back:10.192.0.9`.
+fn attachment(place: &str) -> Attachment {
+    let (network, address) = place.split_once(':').unwrap_or((place, ""));
+    let address = (!address.is_empty()).then(|| address.parse().unwrap());
+    Attachment { address, ..Attachment::new(network.parse().unwrap()) }
+}
+
+fn network_spec(name: &str, words: &[&str]) -> NetworkSpec {
+    let mut spec = NetworkSpec::new(name.parse().unwrap());
+    for word in words {
+        match word.split_once('=') {
+            None if *word == "internal" => spec.internal = true,
+            Some(("subnet", subnet)) => spec.subnet = Some(subnet.parse().unwrap()),
+            Some(("v6", subnet)) => spec.subnet_v6 = Some(subnet.parse().unwrap()),
+            other => panic!("unknown option {other:?}"),
+        }
+    }
+    spec
+}
+
+/// `web`, `web.2`.
+fn holder(name: &str, on: &str) -> VipHolder {
+    let (name, slot) = name.split_once('.').unwrap_or((name, "0"));
+    VipHolder { service: service(name), network: network(on), slot: slot.parse().unwrap() }
 }
 
 /// `8080`, `127.0.0.1:8080`, `53/udp`.
@@ -197,6 +235,14 @@ fn mutation(state: &State, text: &str) -> Mutation {
             Mutation::SetAvailability { id: node(id), availability: Availability::Drain }
         }
         ("grant", [id, block]) => Mutation::GrantBlock { id: node(id), block: subnet(block) },
+        ("network", [name, rest @ ..]) => {
+            Mutation::CreateNetwork { id: network(name), spec: network_spec(name, rest) }
+        }
+        ("rm-network", [name]) => Mutation::RemoveNetwork { id: network(name) },
+        ("vip", [name, on, address]) => {
+            Mutation::GrantVip { holder: holder(name, on), address: address.parse().unwrap() }
+        }
+        ("release", [address]) => Mutation::ReleaseVip { address: address.parse().unwrap() },
         ("service", [name, rest @ ..]) => {
             Mutation::CreateService { id: service(name), spec: spec(name, rest) }
         }

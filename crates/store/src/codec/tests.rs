@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use warren_model::cluster::{Authority, JoinToken};
 use warren_model::id::ClusterId;
+use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
     Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
 };
 use warren_model::operator::{Operator, OperatorRole};
-use warren_model::service::{OnDisconnect, ServiceSpec};
+use warren_model::service::{Attachment, Endpoint, EndpointMode, OnDisconnect, ServiceSpec};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
-use warren_model::{AuditRecord, NodeId, Secret, ServiceId, TaskId};
+use warren_model::{AuditRecord, NetworkId, NodeId, Secret, ServiceId, TaskId};
 
 use super::*;
 
@@ -58,6 +59,7 @@ fn cluster() -> Cluster {
         epoch: 2,
         unlock_key: Some(Secret::new(vec![9; 32])),
         next_number: 8,
+        vip_pool: "10.9.0.0/16".parse().unwrap(),
         ..Cluster::new(ClusterId::from_bytes([1; 10]))
     }
 }
@@ -65,7 +67,30 @@ fn cluster() -> Cluster {
 fn spec() -> ServiceSpec {
     let template = TaskTemplate { image: "nginx".into(), ..TaskTemplate::default() };
     let on_disconnect = OnDisconnect::StopAfter { ms: 5_000 };
-    ServiceSpec { on_disconnect, ..ServiceSpec::new("web".parse().unwrap(), template) }
+    let attachment = Attachment {
+        aliases: ["www".parse().unwrap()].into(),
+        address: Some([10, 9, 0, 9].into()),
+        ..Attachment::new("back".parse().unwrap())
+    };
+    let endpoint = Endpoint { mode: EndpointMode::Dnsrr, ..Endpoint::default() };
+    let spec = ServiceSpec::new("web".parse().unwrap(), template);
+    ServiceSpec { on_disconnect, networks: vec![attachment], endpoint, ..spec }
+}
+
+fn network() -> Network {
+    let spec = NetworkSpec {
+        internal: true,
+        encrypted: false,
+        subnet: Some("10.9.1.0/24".parse().unwrap()),
+        subnet_v6: Some("fd00:1:2:3::/64".parse().unwrap()),
+        ..NetworkSpec::new("back".parse().unwrap())
+    };
+    Network { id: NetworkId::from_bytes([7; 10]), spec, created: TIME, revision: 2 }
+}
+
+fn vip() -> Vip {
+    let holder = VipHolder { service: task().service, network: network().id, slot: 2 };
+    Vip { address: [10, 9, 0, 2].into(), holder, released: Some(TIME) }
 }
 
 fn task() -> Task {
@@ -106,6 +131,10 @@ fn mutations() -> Vec<Mutation> {
         Mutation::PutOperator(operator()),
         Mutation::RemoveOperator { name: operator().name },
         Mutation::Restored { epoch: 3, revision_at_least: 900 },
+        Mutation::CreateNetwork { id: network().id, spec: network().spec },
+        Mutation::RemoveNetwork { id: network().id },
+        Mutation::GrantVip { holder: vip().holder, address: vip().address },
+        Mutation::ReleaseVip { address: vip().address },
         Mutation::CreateService { id: service, spec: spec() },
         Mutation::UpdateService { id: service, spec: spec() },
         Mutation::RemoveService { id: service },
@@ -137,6 +166,7 @@ fn every_mutation_survives() {
         Key::Service(task().service),
         Key::Task(task().id),
         Key::Operator(operator().name),
+        Key::Network(network().id),
     ];
     survives(&Transaction {
         request: Some(Request { principal: "socket:0".into(), id: 1 << 100, hash: 2 }),
@@ -159,6 +189,9 @@ fn every_object_survives() {
         },
         Object::Tombstone(Tombstone { node: node(3), key_hash: [1; 32], keep_until: TIME }),
         Object::Operator(operator()),
+        Object::Network(network()),
+        Object::Vip(vip()),
+        Object::Vip(Vip { released: None, ..vip() }),
         Object::Audit(Arc::new(AuditRecord {
             revision: 3,
             time: TIME,

@@ -76,7 +76,9 @@ async fn settings_and_locks() {
             locked: false
             nodes by older authority: 0
             pool: 10.128.0.0/10
+            prefix v6: fd01:101:101::/48
             revision: 7
+            vip pool: 10.192.0.0/14
             asked GetClusterRequest
         "#]],
     )

@@ -337,6 +337,7 @@ async fn help() {
           wait        Wait until something is as it should be
           events      Show what happens in the cluster
           audit       Show who changed what
+          network     Networks: which services reach each other, and by which names
           operator    People and programs that may call from afar
           context     Clusters that are called from afar
           doctor      Look for what is wrong with this machine and its node
@@ -363,38 +364,43 @@ async fn help() {
           [CMD]...  Command and its arguments, instead of the image's
 
         Options:
-          -d, --detach                         Do not wait until the service has converged
-              --no-check                       Do not check image, command, user and ports on a node before accepting
-              --image <REF>                    Image to run, e.g. nginx:1.27
-              --replicas <N>                   Number of replicas [default: 1]
-              --mode <MODE>                    replicated, or one on every node [default: replicated] [possible values: replicated, global]
-          -p, --publish <PORT>                 Publish a port: [IP:]PUBLISHED:TARGET[/udp] or published=,target=,protocol=,mode=ingress|host,host_ip=
-          -e, --env <KEY=VALUE>                Set a variable; KEY alone takes the caller's value
-              --env-file <FILE>                Read variables from a file
-              --label <KEY=VALUE>              Label of the service
-              --container-label <KEY=VALUE>    Label of its containers
-              --hostname <HOST>                Host name of its containers
-              --cap-add <CAP>                  Add a capability
-              --cap-drop <CAP>                 Drop a capability
-              --read-only                      Root file system cannot be written to
-          -u, --user <USER>                    User: name, uid, user:group or uid:gid
-          -w, --workdir <DIR>                  Working directory
-              --entrypoint <COMMAND>           Entrypoint instead of the image's, split like a shell does
-              --limit-cpu <CORES>              Processor time, e.g. 0.5 or 2 cores
-              --limit-memory <SIZE>            Memory, e.g. 128MiB
-              --limit-pids <N>                 Processes and threads
-              --stop-signal <SIGNAL>           Signal that asks a container to end
-              --stop-grace-period <DURATION>   Time from that signal to SIGKILL, e.g. 10s
-              --restart-condition <CONDITION>  When a container that ended is started again [default: any] [possible values: none, on-failure, any]
-              --restart-delay <DURATION>       Pause before a restart; doubles while it keeps failing [default: 100ms]
-              --restart-max-attempts <N>       Restarts within the window before the replica counts as failed; 0 is no limit
-              --restart-window <DURATION>      Running this long forgets earlier failures [default: 10s]
-              --update-parallelism <N>         Replicas replaced at a time; 0 is all [default: 1]
-              --update-delay <DURATION>        Pause between batches
-              --update-order <ORDER>           Whether the new one starts before the old one stops [default: start-first] [possible values: start-first, stop-first]
-              --on-disconnect <POLICY>         When the node is out of reach: keep; stop-after=D: the node stops it; replace-after=D: it is started elsewhere [default: replace-after=3s]
-              --log-opt <KEY=VALUE>            Rotation of logs: max-size=10MiB, max-file=3
-          -h, --help                           Print help
+          -d, --detach                          Do not wait until the service has converged
+              --no-check                        Do not check image, command, user and ports on a node before accepting
+              --image <REF>                     Image to run, e.g. nginx:1.27
+              --replicas <N>                    Number of replicas [default: 1]
+              --mode <MODE>                     replicated, or one on every node [default: replicated] [possible values: replicated, global]
+          -p, --publish <PORT>                  Publish a port: [IP:]PUBLISHED:TARGET[/udp] or published=,target=,protocol=,mode=ingress|host,host_ip=
+          -e, --env <KEY=VALUE>                 Set a variable; KEY alone takes the caller's value
+              --env-file <FILE>                 Read variables from a file
+              --label <KEY=VALUE>               Label of the service
+              --container-label <KEY=VALUE>     Label of its containers
+              --network <NETWORK>               Put it on a network: NAME[,alias=A][,ip=ADDRESS]; repeat for more [default: default]
+              --hostname <HOST>                 Host name of its containers
+              --cap-add <CAP>                   Add a capability
+              --cap-drop <CAP>                  Drop a capability
+              --read-only                       Root file system cannot be written to
+          -u, --user <USER>                     User: name, uid, user:group or uid:gid
+          -w, --workdir <DIR>                   Working directory
+              --entrypoint <COMMAND>            Entrypoint instead of the image's, split like a shell does
+              --limit-cpu <CORES>               Processor time, e.g. 0.5 or 2 cores
+              --limit-memory <SIZE>             Memory, e.g. 128MiB
+              --limit-pids <N>                  Processes and threads
+              --stop-signal <SIGNAL>            Signal that asks a container to end
+              --stop-grace-period <DURATION>    Time from that signal to SIGKILL, e.g. 10s
+              --restart-condition <CONDITION>   When a container that ended is started again [default: any] [possible values: none, on-failure, any]
+              --restart-delay <DURATION>        Pause before a restart; doubles while it keeps failing [default: 100ms]
+              --restart-max-attempts <N>        Restarts within the window before the replica counts as failed; 0 is no limit
+              --restart-window <DURATION>       Running this long forgets earlier failures [default: 10s]
+              --update-parallelism <N>          Replicas replaced at a time; 0 is all [default: 1]
+              --update-delay <DURATION>         Pause between batches
+              --update-order <ORDER>            Whether the new one starts before the old one stops [default: start-first] [possible values: start-first, stop-first]
+              --on-disconnect <POLICY>          When the node is out of reach: keep; stop-after=D: the node stops it; replace-after=D: it is started elsewhere [default: replace-after=3s]
+              --endpoint-mode <MODE>            What its name stands for: a virtual IP, or the addresses of its replicas [default: vip] [possible values: vip, dnsrr]
+              --endpoint-affinity <AFFINITY>    client-ip: the same client meets the same replica [default: none] [possible values: none, client-ip]
+              --endpoint-prefer-local[=<BOOL>]  Replicas on the caller's own node come first [possible values: true, false]
+              --slot-addresses[=<BOOL>]         Each slot has an address of its own, whichever task is in it [possible values: true, false]
+              --log-opt <KEY=VALUE>             Rotation of logs: max-size=10MiB, max-file=3
+          -h, --help                            Print help
 
         Where:
               --config <FILE>   Configuration file [env: WARREN_CONFIG] [default: /etc/warren/warren.toml]

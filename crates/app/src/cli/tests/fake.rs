@@ -428,4 +428,37 @@ impl Control for Answering {
         let chunk = |data: &[u8]| v1::BackupChunk { data: data.to_vec() };
         Ok(all(vec![chunk(b"sealed "), chunk(b"bytes")]))
     }
+
+    async fn create_network(
+        &self,
+        request: Request<v1::CreateNetworkRequest>,
+    ) -> Result<Response<v1::Changed>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        Ok(Response::new(v1::Changed { ids: vec![vec![7; 10]], revision: 8 }))
+    }
+
+    async fn remove_networks(
+        &self,
+        request: Request<v1::RemoveNetworksRequest>,
+    ) -> Result<Response<v1::Changed>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        Ok(Response::new(v1::Changed { ids: vec![vec![7; 10]], revision: 8 }))
+    }
+
+    async fn list_networks(
+        &self,
+        request: Request<v1::ListNetworksRequest>,
+    ) -> Result<Response<v1::ListNetworksResponse>, Status> {
+        self.gate()?;
+        let stale_ms = self.world().stale_ms;
+        let mut networks = vec![super::samples::network()];
+        if !request.into_inner().users {
+            networks[0].users.clear();
+        }
+        Ok(Response::new(v1::ListNetworksResponse { networks, revision: 7, stale_ms }))
+    }
 }

@@ -42,6 +42,8 @@ pub(crate) fn web() -> v1::Service {
             ..v1::TaskTemplate::default()
         }),
         on_disconnect: None,
+        networks: vec![],
+        endpoint: None,
     };
     v1::Service {
         id: vec![3; 10],
@@ -55,6 +57,12 @@ pub(crate) fn web() -> v1::Service {
         desired: 3,
         update_state: "none".into(),
         completed: 0,
+        addresses: vec![v1::ServiceAddress {
+            network: "default".into(),
+            slot: 0,
+            address: 0x0ac0_0002,
+            address_v6: [&[0xfd, 1, 1, 1, 1, 1, 0, 1][..], &[0; 4], &[10, 192, 0, 2]].concat(),
+        }],
     }
 }
 
@@ -136,6 +144,11 @@ pub(crate) fn settings() -> v1::ClusterState {
         history_limit: 5,
         pool: Some(v1::Subnet { address: 0x0a80_0000, prefix: 10 }),
         block_prefix: 24,
+        vip_pool: Some(v1::Subnet { address: 0x0ac0_0000, prefix: 14 }),
+        prefix_v6: Some(v1::Subnet6 {
+            address: [&[0xfd, 1, 1, 1, 1, 1][..], &[0; 10]].concat(),
+            prefix: 48,
+        }),
         certificate_lifetime_ms: 7_776_000_000,
         authority: vec![0xab; 32],
         revision: 7,
@@ -172,4 +185,29 @@ pub(crate) fn audit() -> v1::ListAuditResponse {
         detail: "replicas=3".into(),
     };
     v1::ListAuditResponse { records: vec![record] }
+}
+
+pub(crate) fn network() -> v1::Network {
+    let web = v1::NetworkUser {
+        service: vec![3; 10],
+        name: "web".into(),
+        address: Some(0x0ac0_0102),
+        address_v6: [&[0xfd, 1, 1, 1, 1, 1, 0, 1][..], &[0; 4], &[10, 192, 1, 2]].concat(),
+        aliases: vec!["www".into()],
+        slots: vec![v1::SlotAddress { slot: 1, address: 0x0ac0_0103 }],
+        mode: v1::EndpointMode::Vip.into(),
+        tasks: vec![0x0a80_0002],
+    };
+    v1::Network {
+        id: vec![7; 10],
+        spec: Some(v1::NetworkSpec {
+            name: "back".into(),
+            internal: true,
+            subnet: Some(v1::Subnet { address: 0x0ac0_0100, prefix: 24 }),
+            ..v1::NetworkSpec::default()
+        }),
+        created: NOW,
+        revision: 4,
+        users: vec![web],
+    }
 }

@@ -294,6 +294,14 @@ async fn inspect() {
             --- out
             [
               {
+                "addresses": [
+                  {
+                    "address": "10.192.0.2",
+                    "address_v6": "fd01:101:101:1::ac0:2",
+                    "network": "default",
+                    "slot": null
+                  }
+                ],
                 "completed": 0,
                 "created_at": "2027-01-15T08:00:00.000Z",
                 "desired": 3,
@@ -307,6 +315,12 @@ async fn inspect() {
                   "cap_drop": [],
                   "command": [],
                   "container_labels": {},
+                  "endpoint": {
+                    "affinity": "none",
+                    "mode": "vip",
+                    "prefer_local": false,
+                    "slot_addresses": false
+                  },
                   "entrypoint": null,
                   "env": [
                     "LOG=info"
@@ -328,6 +342,13 @@ async fn inspect() {
                   },
                   "mode": "replicated",
                   "name": "web",
+                  "networks": [
+                    {
+                      "aliases": [],
+                      "ip": null,
+                      "name": "default"
+                    }
+                  ],
                   "on_disconnect": "replace-after 3s",
                   "ports": [
                     {

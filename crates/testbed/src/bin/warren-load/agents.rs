@@ -131,6 +131,7 @@ impl Agent {
             description: Some(description.clone()),
             manager_only: false,
             time: clock.now_ms(),
+            routes: Vec::new(),
         };
         let config = warren_trust::join_config(token.fingerprint, Arc::clone(&clock), &[GRPC])?;
         let mut trouble = None;

@@ -1,0 +1,299 @@
+//! `warren network create|ls|inspect|rm`.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use clap::{ArgAction, Args, Subcommand};
+use serde::Serialize;
+use serde_json::{Value, json};
+use warren_model::cluster::Subnet;
+use warren_model::ipv6::Subnet6;
+use warren_model::network::NetworkSpec;
+use warren_model::{Network, NetworkName, Time};
+use warren_proto::v1;
+
+use super::client::request_id;
+use super::context::Context;
+use super::failure::Failure;
+use super::listing::{ListFlags, ReadFlags, Record, View};
+use super::rows::service_id;
+use super::spec::{flag_error, label, labels};
+use super::template::Format;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkVerb {
+    /// Make a network
+    Create(CreateArgs),
+    /// List networks
+    #[command(visible_alias = "list")]
+    Ls(LsArgs),
+    /// Show everything about networks: who is on them, under which names and addresses
+    Inspect(InspectArgs),
+    /// Remove networks that no service is on
+    #[command(visible_alias = "remove")]
+    Rm(RmArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Name: a-z, 0-9, '-' and '_', at most 63
+    #[arg(value_name = "NAME")]
+    name: NetworkName,
+    /// Nothing on it reaches what is outside of the cluster
+    #[arg(long)]
+    internal: bool,
+    /// Containers that are no service's may join it
+    #[arg(long)]
+    attachable: bool,
+    /// Whether what goes from node to node is encrypted [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    encrypted: Option<bool>,
+    /// Part of the cluster's pool that its virtual IPs are from; once for IPv4, once for IPv6
+    #[arg(long, value_name = "CIDR", value_parser = range, action = ArgAction::Append)]
+    subnet: Vec<Range>,
+    /// Label of the network
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+}
+
+/// A subnet of either family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Range {
+    V4(Subnet),
+    V6(Subnet6),
+}
+
+fn range(text: &str) -> Result<Range, String> {
+    match text.contains(':') {
+        true => text.parse().map(Range::V6).map_err(|e| format!("{e}")),
+        false => text.parse().map(Range::V4).map_err(|e| format!("{e}")),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    #[command(flatten)]
+    read: ReadFlags,
+    #[command(flatten)]
+    list: ListFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Names, ids or beginnings of ids
+    #[arg(value_name = "NETWORK", required = true)]
+    networks: Vec<String>,
+    /// json, yaml or a template such as '{{.Subnet}}'
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// Names, ids or beginnings of ids
+    #[arg(value_name = "NETWORK", required = true)]
+    networks: Vec<String>,
+}
+
+pub(crate) async fn run(context: &mut Context<'_>, verb: NetworkVerb) -> Result<(), Failure> {
+    match verb {
+        NetworkVerb::Create(args) => create(context, args).await,
+        NetworkVerb::Ls(args) => ls(context, &args).await,
+        NetworkVerb::Inspect(args) => inspect(context, args).await,
+        NetworkVerb::Rm(args) => rm(context, args).await,
+    }
+}
+
+impl CreateArgs {
+    fn spec(self) -> Result<NetworkSpec, Failure> {
+        let mut spec = NetworkSpec {
+            labels: labels("--label", self.label)?,
+            internal: self.internal,
+            attachable: self.attachable,
+            encrypted: self.encrypted.unwrap_or(true),
+            ..NetworkSpec::new(self.name)
+        };
+        for range in self.subnet {
+            let (twice, text) = match range {
+                Range::V4(range) => (spec.subnet.replace(range).is_some(), range.to_string()),
+                Range::V6(range) => (spec.subnet_v6.replace(range).is_some(), range.to_string()),
+            };
+            if twice {
+                let text = format!("--subnet: {text} is a second one of its family");
+                return Err(Failure::input(text));
+            }
+        }
+        spec.validate().map_err(|e| flag_error(&e))?;
+        Ok(spec)
+    }
+}
+
+async fn create(context: &mut Context<'_>, args: CreateArgs) -> Result<(), Failure> {
+    let spec = args.spec()?;
+    let request = v1::CreateNetworkRequest { spec: Some((&spec).into()), request_id: request_id() };
+    let changed = context
+        .client
+        .call(async |mut control| control.create_network(request.clone()).await)
+        .await?;
+    changed.ids.iter().try_for_each(|id| context.printer.line(service_id(id)))
+}
+
+async fn list(
+    context: &mut Context<'_>,
+    networks: Vec<String>,
+    users: bool,
+    read: ReadFlags,
+) -> Result<Vec<v1::Network>, Failure> {
+    let linearizable = read.linearizable;
+    let request = v1::ListNetworksRequest { networks, min_revision: 0, linearizable, users };
+    let answer = context
+        .client
+        .call(async |mut control| control.list_networks(request.clone()).await)
+        .await?;
+    context.stale(answer.stale_ms);
+    Ok(answer.networks)
+}
+
+async fn ls(context: &mut Context<'_>, args: &LsArgs) -> Result<(), Failure> {
+    let networks = list(context, Vec::new(), true, args.read).await?;
+    let rows = networks.into_iter().map(NetworkRow::try_from);
+    let mut rows: Vec<NetworkRow> = rows.collect::<Result<_, _>>()?;
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    let view = context.view();
+    context.printer.list(&rows, &args.list, view)
+}
+
+async fn inspect(context: &mut Context<'_>, args: InspectArgs) -> Result<(), Failure> {
+    let networks = list(context, args.networks, true, ReadFlags::default()).await?;
+    let objects: Vec<Value> = networks.into_iter().map(whole).collect::<Result<_, _>>()?;
+    match &args.format {
+        Format::Template(_) => {
+            objects.iter().try_for_each(|o| context.printer.object(o, &args.format))
+        }
+        Format::Table => {
+            Err(Failure::input("--format: inspect has no table")
+                .hint("write json, yaml or a template"))
+        }
+        Format::Json | Format::Yaml => context.printer.object(&Value::Array(objects), &args.format),
+    }
+}
+
+async fn rm(context: &mut Context<'_>, args: RmArgs) -> Result<(), Failure> {
+    let request =
+        v1::RemoveNetworksRequest { networks: args.networks.clone(), request_id: request_id() };
+    context.client.call(async |mut control| control.remove_networks(request.clone()).await).await?;
+    args.networks.iter().try_for_each(|name| context.printer.line(name))
+}
+
+fn understood(message: &v1::Network) -> Result<Network, Failure> {
+    Network::try_from(message.clone())
+        .map_err(|e| Failure::failed(format!("read the answer about a network: {e}")))
+}
+
+/// A network as `inspect` shows it.
+fn whole(message: v1::Network) -> Result<Value, Failure> {
+    let Network { id, spec, created, revision } = understood(&message)?;
+    let services: Vec<Value> = message.users.into_iter().map(user).collect();
+    Ok(json!({
+        "id": id.to_string(),
+        "name": spec.name.to_string(),
+        "labels": spec.labels,
+        "internal": spec.internal,
+        "attachable": spec.attachable,
+        "encrypted": spec.encrypted,
+        "subnet": spec.subnet.map(|subnet| subnet.to_string()),
+        "subnet_v6": spec.subnet_v6.map(|subnet| subnet.to_string()),
+        "created_at": created.to_string(),
+        "revision": revision,
+        "services": services,
+    }))
+}
+
+fn user(user: v1::NetworkUser) -> Value {
+    let v4 = |address: u32| Ipv4Addr::from(address).to_string();
+    let v6 = <[u8; 16]>::try_from(user.address_v6).ok().map(Ipv6Addr::from);
+    let slots = user.slots.into_iter().map(|slot| (slot.slot.to_string(), v4(slot.address).into()));
+    json!({
+        "id": service_id(&user.service),
+        "name": user.name,
+        "endpoint_mode": match v1::EndpointMode::try_from(user.mode) {
+            Ok(v1::EndpointMode::Dnsrr) => "dnsrr",
+            Ok(v1::EndpointMode::Vip | v1::EndpointMode::Unspecified) | Err(_) => "vip",
+        },
+        "address": user.address.map(v4),
+        "address_v6": v6.map(|address| address.to_string()),
+        "aliases": user.aliases,
+        "slot_addresses": slots.collect::<serde_json::Map<String, Value>>(),
+        "tasks": user.tasks.into_iter().map(v4).collect::<Vec<_>>(),
+    })
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct NetworkRow {
+    id: String,
+    name: String,
+    internal: bool,
+    attachable: bool,
+    encrypted: bool,
+    subnet: Option<String>,
+    subnet_v6: Option<String>,
+    /// How many are on it.
+    services: usize,
+    created_at: String,
+    #[serde(skip)]
+    created_ms: u64,
+}
+
+impl TryFrom<v1::Network> for NetworkRow {
+    type Error = Failure;
+
+    fn try_from(message: v1::Network) -> Result<Self, Failure> {
+        let Network { id, spec, created, revision: _ } = understood(&message)?;
+        let Time(created_ms) = created;
+        Ok(Self {
+            id: id.to_string(),
+            name: spec.name.to_string(),
+            internal: spec.internal,
+            attachable: spec.attachable,
+            encrypted: spec.encrypted,
+            subnet: spec.subnet.map(|subnet| subnet.to_string()),
+            subnet_v6: spec.subnet_v6.map(|subnet| subnet.to_string()),
+            services: message.users.len(),
+            created_at: created.to_string(),
+            created_ms,
+        })
+    }
+}
+
+impl Record for NetworkRow {
+    const COLUMNS: &'static [&'static str] =
+        &["ID", "NAME", "INTERNAL", "ENCRYPTED", "SUBNET", "SERVICES", "CREATED"];
+    const KEYS: &'static [&'static str] = &[
+        "id",
+        "name",
+        "internal",
+        "attachable",
+        "encrypted",
+        "subnet",
+        "subnet_v6",
+        "services",
+        "created_at",
+    ];
+
+    fn cells(&self, view: View) -> Vec<String> {
+        let yes = |said: bool| if said { "yes" } else { "no" }.to_owned();
+        let subnets = [&self.subnet, &self.subnet_v6].into_iter().flatten().cloned();
+        vec![
+            self.id.clone(),
+            self.name.clone(),
+            yes(self.internal),
+            yes(self.encrypted),
+            subnets.collect::<Vec<_>>().join(", "),
+            self.services.to_string(),
+            view.ago(Time(self.created_ms)),
+        ]
+    }
+
+    fn key(&self) -> &str {
+        &self.id
+    }
+}

@@ -1,0 +1,307 @@
+//! What a node must know of the network: who its peers are, which services
+//! there are for its containers, under which names and addresses, and which of
+//! their tasks take connections.
+//!
+//! Made by managers for one node, of what concerns it alone: networks that its
+//! own tasks are on, and of other services what the routing mesh needs. Names,
+//! addresses, rules and routes of a node follow from it and from nothing else,
+//! so the last one is good for as long as managers are away.
+//!
+//! Pure. Parts are shared: a copy of a table costs a pointer each, and who
+//! compares two of them may begin with the pointers.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use crate::cluster::Subnet;
+use crate::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+use crate::ipv6::{self, Subnet6};
+use crate::name::{Alias, NetworkName, ServiceName};
+use crate::service::{Endpoint, PortSpec, PublishMode};
+
+/// Everything that one node knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeTable {
+    /// IPv6 addresses follow from it; absent in a table that nobody has filled yet.
+    pub cluster: Option<ClusterId>,
+    /// All nodes, this one included.
+    pub peers: BTreeMap<NodeId, Arc<Peer>>,
+    /// Those that tasks of this node are on.
+    pub networks: BTreeMap<NetworkId, Arc<TableNetwork>>,
+    pub services: BTreeMap<ServiceId, Arc<TableService>>,
+}
+
+/// A node as others reach its containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Small, from 1, no two nodes alike: for marks and numbers of routing tables. 0 while it has
+    /// no block.
+    pub number: u32,
+    /// The host's own address or name, without a port.
+    pub underlay: String,
+    /// Of its containers' addresses.
+    pub blocks: Vec<Subnet>,
+    /// Its end of the overlay (X25519); zeros: it has none.
+    pub overlay_key: [u8; 32],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableNetwork {
+    pub name: NetworkName,
+    pub internal: bool,
+    pub attachable: bool,
+    pub encrypted: bool,
+    /// IPv6 virtual IPs on it are of this subnet instead of the common one.
+    pub subnet_v6: Option<Subnet6>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableService {
+    pub name: ServiceName,
+    /// On networks of this node. None: known for its published ports alone, and nobody here may
+    /// find it by its name.
+    pub on: Vec<TableAttachment>,
+    pub endpoint: Endpoint,
+    /// All of them on a common network, else those of the routing mesh.
+    pub ports: Vec<PortSpec>,
+    /// On a common network all that have not ended, else those that take connections; by slot.
+    pub tasks: Vec<TableTask>,
+}
+
+/// A service on a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableAttachment {
+    pub network: NetworkId,
+    pub aliases: Vec<Alias>,
+    /// Its virtual IP there; none in endpoint mode `dnsrr`, or not yet.
+    pub vip: Option<Ipv4Addr>,
+    /// Addresses of its slots, by slot.
+    pub slots: Vec<(u32, Ipv4Addr)>,
+}
+
+/// A task at its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableTask {
+    pub task: TaskId,
+    pub slot: u32,
+    pub address: Ipv4Addr,
+    pub node: NodeId,
+    /// Its share of what arrives, against the weights of the others.
+    pub weight: u16,
+    /// It takes new connections: it runs, is wanted, and its node is heard of.
+    pub ready: bool,
+}
+
+impl TableTask {
+    /// Of a task like all others.
+    pub const WEIGHT: u16 = 100;
+}
+
+impl TableService {
+    /// Tasks that take new connections.
+    pub fn backends(&self) -> impl Iterator<Item = &TableTask> {
+        self.tasks.iter().filter(|task| task.ready)
+    }
+
+    pub fn attachment(&self, network: NetworkId) -> Option<&TableAttachment> {
+        self.on.iter().find(|on| on.network == network)
+    }
+
+    /// Ports that any node answers.
+    pub fn mesh_ports(&self) -> impl Iterator<Item = &PortSpec> {
+        self.ports.iter().filter(|port| port.mode == PublishMode::Ingress)
+    }
+}
+
+impl NodeTable {
+    /// Services on a network of this node.
+    pub fn users(&self, network: NetworkId) -> impl Iterator<Item = (&ServiceId, &TableService)> {
+        let services = self.services.iter().map(|(id, service)| (id, &**service));
+        services.filter(move |(_, service)| service.attachment(network).is_some())
+    }
+
+    /// Addresses of all containers on a network of this node, wherever they run.
+    pub fn members(&self, network: NetworkId) -> impl Iterator<Item = &TableTask> {
+        self.users(network).flat_map(|(_, service)| &service.tasks)
+    }
+
+    /// The IPv6 address of a container beside its IPv4 one.
+    pub fn container_v6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        self.cluster.map(|cluster| ipv6::of_container(cluster, address))
+    }
+
+    /// The IPv6 virtual IP beside an IPv4 one on a network of this node.
+    pub fn vip_v6(&self, network: NetworkId, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        let own = self.networks.get(&network)?.subnet_v6;
+        self.cluster.map(|cluster| ipv6::of_vip(cluster, own, address))
+    }
+
+    /// What makes `self` of `before`; `None` if nothing does.
+    pub fn since(&self, before: &Self) -> Option<TableChange> {
+        let (peers, removed_peers) = changed(&before.peers, &self.peers);
+        let (networks, removed_networks) = changed(&before.networks, &self.networks);
+        let (services, removed_services) = changed(&before.services, &self.services);
+        let change = TableChange {
+            complete: false,
+            cluster: self.cluster.filter(|_| self.cluster != before.cluster),
+            peers,
+            removed_peers,
+            networks,
+            removed_networks,
+            services,
+            removed_services,
+        };
+        (!change.is_empty()).then_some(change)
+    }
+
+    /// A change that makes this table of any.
+    pub fn whole(&self) -> TableChange {
+        let change = self.since(&Self::default()).unwrap_or_default();
+        TableChange { complete: true, ..change }
+    }
+
+    pub fn apply(&mut self, change: TableChange) {
+        if change.complete {
+            *self = Self::default();
+        }
+        self.cluster = change.cluster.or(self.cluster);
+        put(&mut self.peers, change.peers, &change.removed_peers);
+        put(&mut self.networks, change.networks, &change.removed_networks);
+        put(&mut self.services, change.services, &change.removed_services);
+    }
+}
+
+/// What changed of a table: whole objects, and those that are gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TableChange {
+    /// Whatever was there before is not any more.
+    pub complete: bool,
+    pub cluster: Option<ClusterId>,
+    pub peers: Vec<(NodeId, Arc<Peer>)>,
+    pub removed_peers: Vec<NodeId>,
+    pub networks: Vec<(NetworkId, Arc<TableNetwork>)>,
+    pub removed_networks: Vec<NetworkId>,
+    pub services: Vec<(ServiceId, Arc<TableService>)>,
+    pub removed_services: Vec<ServiceId>,
+}
+
+impl TableChange {
+    /// Whether it changes nothing in any table.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+type Changed<K, V> = (Vec<(K, Arc<V>)>, Vec<K>);
+
+fn changed<K: Ord + Copy, V: PartialEq>(
+    before: &BTreeMap<K, Arc<V>>,
+    after: &BTreeMap<K, Arc<V>>,
+) -> Changed<K, V> {
+    let same = |old: &Arc<V>, new: &Arc<V>| Arc::ptr_eq(old, new) || old == new;
+    let news = after.iter().filter(|(id, new)| !before.get(id).is_some_and(|old| same(old, new)));
+    let news = news.map(|(id, new)| (*id, Arc::clone(new))).collect();
+    let gone = before.keys().filter(|id| !after.contains_key(id)).copied().collect();
+    (news, gone)
+}
+
+fn put<K: Ord, V>(table: &mut BTreeMap<K, Arc<V>>, news: Vec<(K, Arc<V>)>, gone: &[K]) {
+    table.extend(news);
+    for id in gone {
+        table.remove(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u8) -> [u8; 10] {
+        [n; 10]
+    }
+
+    /// `web+1/2`: service `web` with tasks at .1, ready, and at .2, not ready.
+    fn table(text: &str) -> NodeTable {
+        let mut table =
+            NodeTable { cluster: Some(ClusterId::from_bytes(id(1))), ..NodeTable::default() };
+        let network = NetworkId::from_bytes(id(9));
+        for word in text.split_whitespace() {
+            let (name, tasks) = word.split_once('+').unwrap();
+            let (ready, rest) = tasks.split_once('/').unwrap_or((tasks, ""));
+            let task = |at: &str, ready: bool| {
+                let n: u8 = at.parse().unwrap();
+                TableTask {
+                    task: TaskId::from_bytes(id(n)),
+                    slot: n.into(),
+                    address: [10, 128, 0, n].into(),
+                    node: NodeId::from_bytes(id(3)),
+                    weight: TableTask::WEIGHT,
+                    ready,
+                }
+            };
+            let ready = ready.split(',').filter(|at| !at.is_empty()).map(|at| task(at, true));
+            let rest = rest.split(',').filter(|at| !at.is_empty()).map(|at| task(at, false));
+            let on = TableAttachment { network, aliases: vec![], vip: None, slots: vec![] };
+            let service = TableService {
+                name: name.parse().unwrap(),
+                on: if name.starts_with('x') { vec![] } else { vec![on] },
+                endpoint: Endpoint::default(),
+                ports: vec![],
+                tasks: ready.chain(rest).collect(),
+            };
+            let service_id = ServiceId::from_bytes(id(name.as_bytes()[0]));
+            table.services.insert(service_id, Arc::new(service));
+        }
+        let spec = TableNetwork {
+            name: "back".parse().unwrap(),
+            internal: false,
+            attachable: false,
+            encrypted: true,
+            subnet_v6: None,
+        };
+        table.networks.insert(network, Arc::new(spec));
+        table
+    }
+
+    #[track_caller]
+    fn check(before: &str, after: &str, changed: &str, gone: usize) {
+        let (before, after) = (table(before), table(after));
+        let change = after.since(&before);
+        let names = change.iter().flat_map(|change| &change.services);
+        let names: Vec<&str> = names.map(|(_, service)| service.name.as_str()).collect();
+        assert_eq!(names.join(" "), changed);
+        assert_eq!(change.as_ref().map_or(0, |change| change.removed_services.len()), gone);
+        let mut applied = before.clone();
+        if let Some(change) = change {
+            applied.apply(change);
+        }
+        assert_eq!(applied, after);
+        applied.apply(before.whole());
+        assert_eq!(applied, before);
+    }
+
+    #[test]
+    fn changes_are_whole_services() {
+        check("web+1/2", "web+1/2", "", 0);
+        check("", "web+1", "web", 0);
+        check("web+1/2 api+3", "web+1,2 api+3", "web", 0);
+        check("web+1 api+3", "api+3", "", 1);
+        check("web+1", "api+1 db+2", "api db", 1);
+    }
+
+    #[test]
+    fn members_are_all_on_the_network_and_backends_those_that_are_ready() {
+        let table = table("web+1/2 xport+7 api+3");
+        let network = NetworkId::from_bytes(id(9));
+        let last = |task: &TableTask| task.address.octets()[3];
+        let members: Vec<u8> = table.members(network).map(last).collect();
+        assert_eq!(members, [3, 1, 2]);
+        let web = table.users(network).find(|(_, service)| service.name.as_str() == "web");
+        let backends: Vec<u8> = web.unwrap().1.backends().map(last).collect();
+        assert_eq!(backends, [1]);
+        let v6 = table.vip_v6(network, [10, 192, 0, 1].into()).unwrap();
+        assert_eq!(v6.to_string(), "fd01:101:101:1::ac0:1");
+        assert_eq!(table.vip_v6(NetworkId::MIN, [10, 192, 0, 1].into()), None);
+    }
+}
