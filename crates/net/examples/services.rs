@@ -34,10 +34,12 @@ async fn run(count: u32) -> Result<(), Box<dyn Error>> {
         prepared: 0,
     };
     let mut table = table(count);
-    let mut resyncs = Vec::new();
+    let (mut resyncs, mut earlier) = (Vec::new(), Vec::new());
     for _ in 0..RESYNCS {
         let net = Net::open(config.clone()).await?;
         resyncs.push(measured(net.apply(table.clone())).await?);
+        // Its threads go on: what they used would go out of the account with them.
+        earlier.push(net);
     }
     let net = Net::open(config).await?;
     net.apply(table.clone()).await?;
