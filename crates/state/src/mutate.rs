@@ -359,16 +359,18 @@ fn invalid<T>(why: impl Into<String>) -> Result<T, Rejection> {
 }
 
 /// Attempts only go up; within one, states only go forward. What has ended stays so, but is
-/// cleaned up in time.
+/// cleaned up in time. An agent whose machine lost power may not know its last attempts any more
+/// and counts them anew: then the time tells what came later.
 fn is_news(before: &TaskStatus, after: &TaskStatus) -> bool {
-    if after.attempt < before.attempt || after.state == TaskState::Pending {
+    let anew = after.attempt < before.attempt && after.since > before.since;
+    if (after.attempt < before.attempt && !anew) || after.state == TaskState::Pending {
         return false;
     }
     if before.state.is_terminal() {
         let same = after.state == before.state && after.attempt == before.attempt;
         return same || after.state == TaskState::Removed;
     }
-    after.attempt > before.attempt || after.state >= before.state
+    anew || after.attempt > before.attempt || after.state >= before.state
 }
 
 fn with_status(task: &Task, status: TaskStatus) -> (Task, String) {

@@ -1,7 +1,7 @@
 //! Messages of RFC 1035 as bytes: queries are read, answers written, answers of others walked.
 //!
 //! Pure, and without allocations where it matters: at 5,000 queries a second what is left is
-//! system calls (docs/adr/005). Every reader takes any bytes; offsets only go forward and
+//! system calls (docs/adr/006). Every reader takes any bytes; offsets only go forward and
 //! compression pointers are not followed, so no message makes a loop.
 //!
 //! Not here: what is answered.
