@@ -130,7 +130,7 @@ impl Core {
     pub fn handle(&mut self, input: Input, now: Now) -> Vec<Command> {
         self.lease.begin(now.mono_ms);
         match input {
-            Input::Assigned(message) => self.assigned(message, now),
+            Input::Assigned(message) => self.assigned(*message, now),
             Input::Opened => self.current = false,
             Input::Heard { sent_ms } => self.heard(sent_ms, now),
             Input::Removed => self.removed(now),

@@ -150,7 +150,7 @@ impl Pool {
         let range = own.map_or(cluster.vip_pool, |(subnet, _)| *subnet);
         let start = self.next.get(&range.address).copied();
         let address =
-            self.search(state, range, start.unwrap_or(range.address.to_bits()), holder)?;
+            self.search(state, range, start.unwrap_or_else(|| range.address.to_bits()), holder)?;
         self.next.insert(range.address, address.to_bits().saturating_add(1));
         Some(address)
     }

@@ -53,7 +53,7 @@ enum Happening {
     /// An assignment arrives at the agent.
     Assigned {
         life: u64,
-        assignment: Assignment,
+        assignment: Box<Assignment>,
     },
     /// Reports arrive at the manager.
     Reported {
@@ -330,7 +330,7 @@ impl World {
         session.revision = message.revision;
         let at = (self.now_ms + self.rng.below(4)).max(session.last_delivery);
         session.last_delivery = at;
-        let assignment = Assignment::from(message);
+        let assignment = Box::new(Assignment::from(message));
         self.queue.at(at, Happening::Assigned { life: self.life, assignment });
     }
 
@@ -384,7 +384,7 @@ impl World {
             last_delivery: at,
             last_report: at,
         });
-        let assignment = Assignment::from(message);
+        let assignment = Box::new(Assignment::from(message));
         self.queue.at(at, Happening::Assigned { life: self.life, assignment });
     }
 

@@ -47,7 +47,7 @@ pub struct FoundTask {
 /// Something happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    Assigned(Assignment),
+    Assigned(Box<Assignment>),
     /// An effect of a task's attempt had an outcome; `claimed` are the ports it holds now.
     Done {
         task: TaskId,

@@ -136,7 +136,7 @@ impl World {
     /// A session opens and its manager says what it wants.
     fn session(&mut self, set: Assignment) -> &mut Self {
         let sent_ms = self.now_ms;
-        self.feed(Input::Opened).feed(Input::Heard { sent_ms }).feed(Input::Assigned(set))
+        self.feed(Input::Opened).feed(Input::Heard { sent_ms }).feed(Input::Assigned(Box::new(set)))
     }
 
     /// Lets time pass, waking as the core wishes.
@@ -235,7 +235,7 @@ fn what_is_older_is_refused_also_by_the_next_process() {
     world.session(set(0, 9, "", KEEP));
     assert_eq!((world.gaps, world.runs().as_str(), world.core.revision()), (3, "a1b1", 5));
     let change = Assignment { applies_to: 4, revision: 6, ..Assignment::default() };
-    world.feed(Input::Assigned(change));
+    world.feed(Input::Assigned(Box::new(change)));
     assert_eq!((world.gaps, world.core.revision()), (4, 0), "after a gap all is asked for");
 }
 
@@ -264,7 +264,7 @@ fn a_lease_that_ends_stops_and_a_manager_starts_again() {
     assert_eq!(world.core.wake_at(), None, "nothing to wait for but a manager");
     world.until(99_000).feed(Input::Opened).feed(Input::Heard { sent_ms: 99_000 });
     assert_eq!(world.runs(), "", "heard, but what it wants is not known");
-    world.feed(Input::Assigned(set(1, 6, "b", STOP_30S)));
+    world.feed(Input::Assigned(Box::new(set(1, 6, "b", STOP_30S))));
     assert_eq!(world.runs(), "b2");
     assert_eq!(world.error('b'), None);
     assert!(world.core.task(id('a')).is_none());
@@ -343,7 +343,7 @@ fn silence_is_kept_and_its_end_too() {
 #[test]
 fn the_lease_is_a_matter_of_the_service() {
     let mut world = started(set(1, 5, "a", STOP_30S));
-    world.until(10).feed(Input::Assigned(set(1, 6, "a", KEEP)));
+    world.until(10).feed(Input::Assigned(Box::new(set(1, 6, "a", KEEP))));
     world.until(99_000);
     assert_eq!(world.runs(), "a1");
     let short = OnDisconnect::StopAfter { ms: 1000 };
@@ -493,10 +493,15 @@ fn the_networks_table_is_handed_on_when_it_changed() {
     };
     let mut core = Core::default();
     let first = Assignment { table: part(1, true, true), ..set(1, 5, "", KEEP) };
-    assert_eq!(tables(&core.handle(Input::Assigned(first), now(0))), "");
+    assert_eq!(tables(&core.handle(Input::Assigned(Box::new(first)), now(0))), "");
     assert_eq!(core.take_changed(), Some(Changed::Set));
     let follow = |applies_to, revision, table| {
-        Input::Assigned(Assignment { applies_to, revision, table, ..Assignment::default() })
+        Input::Assigned(Box::new(Assignment {
+            applies_to,
+            revision,
+            table,
+            ..Assignment::default()
+        }))
     };
     assert_eq!(tables(&core.handle(follow(5, 5, part(2, false, false)), now(1))), "2");
     assert_eq!(core.take_changed(), Some(Changed::Table), "it is written seldom");

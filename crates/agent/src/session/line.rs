@@ -122,7 +122,7 @@ impl Line {
                 for problem in &assignment.problems {
                     tracing::error!(problem, "assignment is not understood in full");
                 }
-                let input = Input::Assigned(assignment);
+                let input = Input::Assigned(Box::new(assignment));
                 session.tools.tell(Message::Input(Box::new(input))).await;
             }
             Some(Kind::Stream(request)) => {

@@ -305,7 +305,7 @@ fn step(state: &mut State, (what, which, other): (u8, u8, u8)) {
     let name = ["web", "api", "db"][usize::from(other)];
     let at = |state: &State| state.task(task).and_then(|task| task.node);
     let report = |state: &State, to: TaskState| {
-        let node = at(state).unwrap_or(node_id('a'));
+        let node = at(state).unwrap_or_else(|| node_id('a'));
         let attempt = u32::from(other);
         Mutation::ReportTask {
             id: task,

@@ -324,7 +324,7 @@ impl Agent {
                     self.world.fail(format!("{}: {problem}", self.host.name));
                 }
                 self.world.trace((self.host.place, assignment.revision));
-                self.take(Input::Assigned(assignment));
+                self.take(Input::Assigned(Box::new(assignment)));
             }
             Some(Kind::Beat(beat)) => {
                 let Some(sent_ms) = self.sent.remove(&beat.number) else { return };
