@@ -104,6 +104,12 @@ pub(crate) fn in_contact(core: &Core) -> bool {
     *core.store.in_touch().borrow()
 }
 
+/// Waits until this manager neither leads a majority nor hears its leader.
+pub(crate) async fn lost(core: &Core) {
+    // Ended: it will never be in contact again.
+    let _ = core.store.in_touch().wait_for(|in_touch| !*in_touch).await;
+}
+
 /// Waits until this manager has applied everything that was acknowledged before the call.
 pub(crate) async fn barrier(core: &Core) -> Result<(), Refusal> {
     let reached = core.store.read_barrier().await;

@@ -124,17 +124,29 @@ impl Conntrack {
 /// Addresses that were backends of a published port at some time: only to them are there
 /// translated connections.
 #[derive(Debug, Default)]
-pub(crate) struct Exposed(Mutex<BTreeSet<IpAddr>>);
+pub(crate) struct Exposed {
+    exposed: Mutex<BTreeSet<IpAddr>>,
+    /// Were exposed, and have no container any more.
+    gone: Mutex<BTreeSet<IpAddr>>,
+}
 
 impl Exposed {
     pub(crate) fn add(&self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(addresses);
+        self.exposed.lock().unwrap_or_else(PoisonError::into_inner).extend(addresses);
+    }
+
+    /// Those that [`Exposed::take`] returned since this was asked last.
+    pub(crate) fn take_gone(&self) -> BTreeSet<IpAddr> {
+        std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Forgets `gone` and returns which of them were exposed.
     pub(crate) fn take(&self, gone: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
-        let mut exposed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        gone.iter().copied().filter(|address| exposed.remove(address)).collect()
+        let mut exposed = self.exposed.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken: BTreeSet<IpAddr> =
+            gone.iter().copied().filter(|address| exposed.remove(address)).collect();
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(&taken);
+        taken
     }
 }
 

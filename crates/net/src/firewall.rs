@@ -37,6 +37,8 @@ pub(crate) enum Order {
     Count {
         reply: Reply<Vec<Count>>,
     },
+    /// Containers are gone: nothing is to be left of their addresses.
+    Forget,
 }
 
 /// The tables of the families that have one.
@@ -107,6 +109,14 @@ impl Firewall {
                         tracing::error!(
                             error = &error as &dyn std::error::Error,
                             "restore the packet filter"
+                        );
+                    }
+                }
+                Some(Order::Forget) => {
+                    if let Err(error) = self.forget_gone() {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "forget containers that are gone"
                         );
                     }
                 }
@@ -393,6 +403,29 @@ impl Firewall {
         // A packet may have made it anew meanwhile: then it is there once more, which is right.
         if let Err(refusal) = self.commit(&[(family, ops)]) {
             tracing::debug!(operation = refusal.operation, source = %refusal.source, "forget containers that are gone");
+        }
+        Ok(())
+    }
+
+    /// Forgets that containers which are gone were served; their connections ended with them.
+    fn forget_gone(&mut self) -> Result<(), Error> {
+        let gone = self.exposed.take_gone();
+        for family in Family::ALL {
+            if self.held.as_ref().is_none_or(|held| held[family as usize].is_none()) {
+                continue;
+            }
+            let fits = |address: &IpAddr| address.is_ipv4() == (family == Family::V4);
+            let addresses: Vec<IpAddr> = gone.iter().copied().filter(fits).collect();
+            let mut ops = Vec::new();
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let served = self.served(family, protocol, &addresses)?;
+                ops.extend(served.iter().map(|address| rules::forget_served(protocol, *address)));
+            }
+            if !ops.is_empty()
+                && let Err(refusal) = self.commit(&[(family, ops)])
+            {
+                return Err(Error::io("forget what was served", refusal.source));
+            }
         }
         Ok(())
     }

@@ -133,7 +133,10 @@ impl Net {
     /// Calls that wait at the same time are carried out as one.
     pub async fn detach(&self, id: &str) -> Result<(), Error> {
         let id = id.to_owned();
-        ask(&self.errands, |reply| Errand::Detach { id, reply }).await
+        let detached = ask(&self.errands, |reply| Errand::Detach { id, reply }).await;
+        // Its thread ends with this handle alone.
+        let _ = self.orders.send(Order::Forget);
+        detached
     }
 
     /// Makes the kernel hold exactly `table`. Established connections stay, but for datagram flows to removed backends.

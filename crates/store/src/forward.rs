@@ -21,9 +21,9 @@ use crate::refusal::{WireProposed, proposed, proposed_from};
 use crate::transport::{Call, Member, TransportError};
 
 /// From the call to its answer, whatever happens: a person waits.
-pub(crate) const TOTAL: Duration = Duration::from_secs(4);
+pub(crate) const TOTAL: Duration = Duration::from_millis(3750);
 /// What the leader takes of it: its answer must still be heard.
-const LEADER_TOTAL: Duration = Duration::from_millis(3500);
+const LEADER_TOTAL: Duration = Duration::from_millis(3250);
 /// Before another attempt when nothing is known to have changed.
 const PAUSE: Duration = Duration::from_millis(25);
 /// For one manager to say whether this one is still wanted.

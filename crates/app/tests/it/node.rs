@@ -287,7 +287,9 @@ impl Node {
         };
         let links = inside(&["ip", "-o", "link"]).lines().count() - 1;
         let addresses = inside(&["nft", "list", "ruleset"]);
-        let elements = addresses.lines().filter(|l| l.contains("10.128.")).count();
+        // Those of containers: the pool itself is named as long as the node runs.
+        let of_containers = |line: &&str| line.replace("10.128.0.0/10", "").contains("10.128.");
+        let elements = addresses.lines().filter(of_containers).count();
         let containers = self.run_dir().join("c");
         let [groups, own_groups] = cgroups(&self.key());
         let folders = fs::read_dir(containers).map_or(0, Iterator::count);

@@ -4,12 +4,13 @@
 //! A wish is not refused because nobody is there to look at it: without a
 //! connected worker, at this manager or another, the check is left out.
 
-use warren_model::{ServiceId, ServiceSpec};
+use warren_model::{NodeId, ServiceId, ServiceSpec};
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
 use warren_proto::v1::open_stream;
 
 use crate::core::Core;
+use crate::quorum;
 use crate::refusal::{Mark, Refusal};
 use crate::stream::route::{request, somewhere};
 
@@ -25,6 +26,19 @@ pub(super) async fn check_on_node(
     spec: &ServiceSpec,
 ) -> Result<(), Refusal> {
     let Some(node) = somewhere(core) else { return Ok(()) };
+    tokio::select! {
+        checked = check_there(core, node, id, spec) => checked,
+        // Nobody takes the change then, which whoever proposes it tells in time.
+        () = quorum::lost(core) => Ok(()),
+    }
+}
+
+async fn check_there(
+    core: &Core,
+    node: NodeId,
+    id: ServiceId,
+    spec: &ServiceSpec,
+) -> Result<(), Refusal> {
     let check = v1::Check { spec: Some(spec.into()), service: id.as_bytes().to_vec() };
     let open = request(node, open_stream::Kind::Check(check));
     // Held until the answer is there: to drop it is to give up.
