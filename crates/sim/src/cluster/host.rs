@@ -374,7 +374,8 @@ async fn manage(world: Arc<World>, host: Arc<Host>, life: Arc<Life>) {
         // An error is an end as well.
         _ = ended.wait_for(|ended| *ended) => {}
     }
-    if life.has_ended() || host.number().is_none() {
+    // One that is no manager any more ends as asked, also when it has become another one since.
+    if life.has_ended() || host.number() != Some(number) {
         return;
     }
     if !host.may_fail() {
