@@ -49,6 +49,7 @@ pub use crate::api::nodes::WARNING_KEY;
 pub use crate::dispatch::{Dispatch, STREAM_ID_KEY};
 pub use crate::founding::{Founding, Pools, founding};
 pub use crate::join::JoinService;
+pub use crate::members::VOTERS_MAX;
 pub use crate::metrics::Metrics;
 pub use crate::peers::Peers;
 pub use crate::refusal::{HINT_KEY, Mark, REMOVED_KEY, Refusal};

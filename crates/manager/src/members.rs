@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// More cost every write an answer more and survive no likelier loss; the rest learn, ready to
 /// take a place that becomes free.
-const VOTERS_MAX: usize = 7;
+pub const VOTERS_MAX: usize = 7;
 
 /// A member of the consensus group as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -72,9 +72,11 @@ impl Machine {
         let overtaken = known.attempt > found.attempt;
         if ended || overtaken {
             // What is found belongs to the past; life goes on from what is known. The container of
-            // a task that ended stays until the task is removed, unless it lives against all order.
+            // a task that ended stays until the task is removed, unless it lives against all order,
+            // or is of an attempt that nobody would remove then.
+            let other = known.attempt != found.attempt;
             let (mut machine, mut effects) = Self::new(wanted, policy, known, now);
-            let stray = overtaken || matches!(found.state, FoundState::Running { .. });
+            let stray = other || matches!(found.state, FoundState::Running { .. });
             if stray {
                 machine.clearing.insert(found.attempt);
                 effects.insert(0, Effect::Clear { attempt: found.attempt });

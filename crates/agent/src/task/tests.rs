@@ -374,6 +374,9 @@ fn adoption() {
     // Ended for good: its container stays until it is removed.
     check_adopt(run, Complete, 2, "2e0", "complete#2");
     check_adopt(run, Complete, 2, "2r", "Clear(2) complete#2");
+    // Begun while nobody could say that it had ended: no removal would name it.
+    check_adopt(Wanted::Shutdown, Complete, 1, "2e0", "Clear(2) complete#1");
+    check_adopt(Wanted::Remove, Complete, 1, "2e0", "Clear(2) Clean[1] complete#1");
 }
 
 #[test]
