@@ -89,7 +89,7 @@ impl Book {
             self.checksums.insert(key, sum);
             self.look_at_tokens(view)?;
             self.look_at_vips(view)?;
-            self.tasks.extend(view.tasks().map(|task| (task.id, (task.service, task.address))));
+            self.look_at_tasks(view);
             self.look_at_shared(view)?;
             let lie = view.tasks().find(|task| task.status.error.as_deref() == Some(LIE));
             if let Some(task) = lie {
@@ -119,6 +119,15 @@ impl Book {
             }
         }
         Ok(())
+    }
+
+    /// A replica that catches up shows states that nobody saw before, from before a task had its
+    /// address: what was seen of it later holds.
+    fn look_at_tasks(&mut self, view: &State) {
+        for task in view.tasks() {
+            let known = self.tasks.entry(task.id).or_insert((task.service, None));
+            known.1 = task.address.or(known.1);
+        }
     }
 
     /// A virtual IP means one thing at a time, and after that nothing for a while.
