@@ -175,6 +175,13 @@ impl Host {
         held(&self.ground).as_ref().map(|ground| ground.disk.clone())
     }
 
+    /// Drops its manager, if there is one.
+    pub(crate) fn let_go(&self) {
+        if let Some(life) = held(&self.life).take() {
+            held(&life.manager).take();
+        }
+    }
+
     pub(crate) fn life(&self) -> Option<Arc<Life>> {
         held(&self.life).clone()
     }

@@ -117,9 +117,10 @@ pub fn run(options: Options) -> Result<Report, Failure> {
         .build();
     let runtime = runtime.map_err(|error| failure(0, format!("start a runtime: {error}")))?;
     let script = Script::of(seed, profile, trouble_ms);
+    let mut made = None;
     let ran = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
-            let world = Arc::new(World::new(script, verbose));
+            let world = Arc::clone(made.insert(Arc::new(World::new(script, verbose))));
             world.note(|| format!("{script:?}"));
             let mut failed = world.failure();
             let live = live(Arc::clone(&world));
@@ -140,6 +141,10 @@ pub fn run(options: Options) -> Result<Report, Failure> {
         Ok(ran) => {
             // Whatever is left under way ends here, without time to do anything.
             drop(runtime);
+            // Its managers hold the world that holds them.
+            if let Some(world) = made {
+                world.dissolve();
+            }
             ran.map_err(|(at_ms, what)| failure(at_ms, what))
         }
         Err(_) => {

@@ -126,6 +126,13 @@ impl World {
         held(&self.hosts).values().find(|host| host.address == address).cloned()
     }
 
+    /// Lets go of everything: for the end.
+    pub(crate) fn dissolve(&self) {
+        for host in std::mem::take(&mut *held(&self.hosts)).into_values() {
+            host.let_go();
+        }
+    }
+
     /// The host that has this number among the managers.
     pub(crate) fn manager(&self, number: u64) -> Option<Arc<Host>> {
         held(&self.hosts).values().find(|host| host.number() == Some(number)).cloned()
