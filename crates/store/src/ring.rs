@@ -6,7 +6,8 @@ use warren_model::Event;
 
 /// Events kept: some minutes of a busy cluster.
 const EVENTS_MAX: usize = 65_536;
-/// Of the events' texts and a flat rate each; the memory of an idle daemon is counted in MiB.
+/// Of the events and their texts as the allocator counts them; the memory of an idle daemon is
+/// counted in MiB.
 const BYTES_MAX: usize = 4 << 20;
 
 /// The follower asked for events that are not kept any more: it must take a new view.
@@ -30,8 +31,16 @@ pub(crate) struct Ring {
     bytes_max: usize,
 }
 
+/// What a text costs beside its bytes: the allocator's own word, and pieces of 16 bytes.
+fn allocated(text: &str) -> usize {
+    const WORD: usize = size_of::<usize>();
+    const LEAST: usize = 32;
+    if text.is_empty() { 0 } else { (text.len() + WORD).next_multiple_of(16).max(LEAST) }
+}
+
 fn weight(event: &Event) -> usize {
-    size_of::<Event>() + event.id.len() + event.name.len() + event.message.len()
+    let texts = [&event.id, &event.name, &event.message];
+    size_of::<Event>() + texts.into_iter().map(|text| allocated(text)).sum::<usize>()
 }
 
 impl Ring {
