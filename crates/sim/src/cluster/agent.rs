@@ -190,9 +190,11 @@ impl Agent {
                 self.host.becomes_manager(number, false);
                 self.host.begin_managing(&self.world, &self.life);
             }
-            (false, _) if self.host.number().is_some() => {
-                let (world, host) = (Arc::clone(&self.world), Arc::clone(&self.host));
-                tokio::spawn(dismissed(world, host, Arc::clone(&self.life)));
+            (false, _) => {
+                if let Some(number) = self.host.number() {
+                    let (world, host) = (Arc::clone(&self.world), Arc::clone(&self.host));
+                    tokio::spawn(dismissed(world, host, Arc::clone(&self.life), number));
+                }
             }
             _ => {}
         }
@@ -389,9 +391,10 @@ async fn opened(
 }
 
 /// A manager that was demoted goes on until it is no member any more.
-async fn dismissed(world: Arc<World>, host: Arc<Host>, life: Arc<Life>) {
+async fn dismissed(world: Arc<World>, host: Arc<Host>, life: Arc<Life>, number: u64) {
     const LOOK_MS: u64 = 200;
-    while !life.has_ended() {
+    // One that became a manager again is another one.
+    while !life.has_ended() && host.number() == Some(number) {
         if let Some((_, running)) = host.running() {
             let status = running.store.status();
             if !status.member || status.removed {

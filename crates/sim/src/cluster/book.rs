@@ -252,7 +252,10 @@ impl Book {
         let Some(reigns_since) = self.leaders.get(&place) else { return Ok(()) };
         // What it decided before it lost its majority is written when it has one again.
         let is_new = at_ms.saturating_sub(*reigns_since) < SUSPICION_MS;
-        let began = (*since).max(self.resumed.get(&place).copied().unwrap_or(0));
+        let resumed = self.resumed.get(&place).copied().unwrap_or(0);
+        // It was stopped with a decision under way, and found its majority again in the same term.
+        let regained = is_new && *since < resumed && resumed < *reigns_since;
+        let began = if regained { *since } else { (*since).max(resumed) };
         for node in down.difference(&before) {
             // Created so: nobody has heard of it yet.
             if view.node(*node).is_some_and(|node| node.revision == view.revision())

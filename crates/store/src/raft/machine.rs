@@ -8,7 +8,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, Raf
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::{mpsc, oneshot, watch};
-use warren_model::Event;
+use warren_model::{Event, Time};
 use warren_state::State;
 use warren_state::change::Outcome;
 
@@ -26,6 +26,11 @@ const GROUP_BYTES: usize = 256 << 10;
 const SNAPSHOT_FACTOR: u64 = 2;
 /// More log than this takes too long to replay, however large the snapshot.
 const SNAPSHOT_LOG_MAX: u64 = 256 << 20;
+/// Where little happens, log waits no longer than this for a snapshot (in the time of entries), or
+/// the index of its entries would grow for hours.
+const SNAPSHOT_AGE_MS: u64 = 180_000;
+/// Least log for that: an idle cluster writes nothing, a calm one not twice as much as before.
+const SNAPSHOT_AGED_BYTES: u64 = 1 << 20;
 /// Each start of the daemon begins a segment: many of them are as good a reason as much log.
 const SEGMENTS_MAX: usize = 64;
 /// Bytes of an entry beside its payload, about.
@@ -69,6 +74,8 @@ pub(super) struct Machine {
     applied_index: watch::Sender<u64>,
     /// Of log since the last snapshot was begun.
     log_bytes: u64,
+    /// When that was.
+    drafted: Time,
 }
 
 /// What was applied last; told after it was published.
@@ -98,8 +105,10 @@ impl Machine {
             membership: membership.clone(),
             file,
         });
+        let state = State::clone(&parts.published.view());
         let machine = Self {
-            state: State::clone(&parts.published.view()),
+            drafted: state.time(),
+            state,
             applied,
             membership,
             published: parts.published.clone(),
@@ -148,11 +157,12 @@ impl Machine {
 
     fn ask_for_snapshot(&mut self) {
         let last = held(&self.current).as_ref().map_or(0, |current| current.file.bytes);
-        let enough = (last * SNAPSHOT_FACTOR).min(SNAPSHOT_LOG_MAX);
-        let enough = enough.max(self.options.snapshot_log_bytes);
-        if self.log_bytes >= enough && self.drafts.try_send(self.draft()).is_ok() {
+        let age_ms = self.state.time().since_ms(self.drafted);
+        let due = self.log_bytes >= enough_log(last, age_ms, self.options.snapshot_log_bytes);
+        if due && self.drafts.try_send(self.draft()).is_ok() {
             // Should it fail, the next attempt comes after as much log again.
             self.log_bytes = 0;
+            self.drafted = self.state.time();
         }
     }
 
@@ -171,6 +181,14 @@ impl Machine {
             inline: self.options.inline,
         }
     }
+}
+
+/// How much log calls for a snapshot, where the last one has `last` bytes and is `age_ms` old, and
+/// `least` is the least that a busy cluster waits for.
+fn enough_log(last: u64, age_ms: u64, least: u64) -> u64 {
+    let busy = (last * SNAPSHOT_FACTOR).min(SNAPSHOT_LOG_MAX).max(least);
+    let aged = last.max(SNAPSHOT_AGED_BYTES);
+    if age_ms >= SNAPSHOT_AGE_MS { aged.min(busy) } else { busy }
 }
 
 impl Draft {
@@ -314,5 +332,28 @@ impl RaftSnapshotBuilder<Types> for Builder {
             draft.write().await?;
         }
         self.newest().ok_or_else(|| io::Error::other("no snapshot could be written"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_much_log_calls_for_a_snapshot() {
+        const MIB: u64 = 1 << 20;
+        let check = |last, age_ms, expected| {
+            assert_eq!(enough_log(last * MIB, age_ms, 16 * MIB), expected * MIB, "{last} {age_ms}");
+        };
+        check(0, 0, 16);
+        check(9, 0, 18);
+        check(200, 0, 256);
+        // Where it is calm: as much as the snapshot, or a little.
+        check(0, SNAPSHOT_AGE_MS, 1);
+        check(5, SNAPSHOT_AGE_MS, 5);
+        check(20, SNAPSHOT_AGE_MS, 20);
+        check(400, SNAPSHOT_AGE_MS, 256);
+        // A test's small limit holds for both.
+        assert_eq!(enough_log(0, SNAPSHOT_AGE_MS, 4096), 4096);
     }
 }
