@@ -240,6 +240,9 @@ impl Agent {
     }
 
     fn open(&mut self, now_ms: u64) {
+        if let Some(named) = held(&self.host.told).take() {
+            self.managers = named;
+        }
         let others: Vec<&String> =
             self.managers.iter().filter(|address| Some(*address) != self.last.as_ref()).collect();
         let rng = self.world.rng.as_ref();
@@ -390,7 +393,7 @@ async fn opened(
     }
 }
 
-/// A manager that was demoted goes on until it is no member any more.
+/// A manager that was demoted goes on until it is no member any more, or others say so.
 async fn dismissed(world: Arc<World>, host: Arc<Host>, life: Arc<Life>, number: u64) {
     const LOOK_MS: u64 = 200;
     // One that became a manager again is another one.
@@ -400,6 +403,7 @@ async fn dismissed(world: Arc<World>, host: Arc<Host>, life: Arc<Life>, number: 
             if !status.member || status.removed {
                 return host.stop_managing(&world, &life).await;
             }
+            running.store.ask_members().await;
         }
         host.sleep(LOOK_MS).await;
     }

@@ -392,8 +392,23 @@ async fn drain(world: &Arc<World>) -> Option<()> {
     Some(())
 }
 
+/// Who was away while all managers that it knows ceased to be some is told of others: `node run
+/// --managers`.
+fn redirect(world: &World, host: &Host) {
+    let managers = world.hosts().into_iter().filter(|host| host.number().is_some());
+    let managers: Vec<String> = managers.map(|host| host.address.clone()).collect();
+    let kept = held(&host.kept).as_ref().and_then(|kept| kept.set.membership.clone());
+    let known = kept.map(|view| view.managers).filter(|known| !known.is_empty());
+    let known = known.unwrap_or_else(|| world.first_managers());
+    if !known.iter().any(|address| managers.contains(address)) {
+        world.note(|| format!("{}: is told of {managers:?}", host.name));
+        *held(&host.told) = Some(managers);
+        host.poke();
+    }
+}
+
 /// What people have to do when trouble is over: nodes that drain are taken back, managers that are
-/// lost for good are dismissed.
+/// lost for good are dismissed, nodes that know no manager are told of some.
 pub(crate) async fn repair(world: &Arc<World>) {
     for host in world.hosts() {
         if host.is_lost() {
@@ -402,6 +417,7 @@ pub(crate) async fn repair(world: &Arc<World>) {
             dismiss(world, &host).await;
             continue;
         }
+        redirect(world, &host);
         if !world.script.drains {
             continue;
         }

@@ -96,6 +96,8 @@ pub(crate) struct Host {
     pub(crate) machine: Mutex<Machine>,
     /// The agent's set on disk.
     pub(crate) kept: Mutex<Option<Cached>>,
+    /// Managers that a person named to it.
+    pub(crate) told: Mutex<Option<Vec<String>>>,
     key_hash: [u8; 32],
     disk_key: [u8; 32],
     rng: Arc<SeededRng>,
@@ -126,6 +128,7 @@ impl Host {
             clock: Arc::new(clock),
             machine: Mutex::new(Machine::new(Arc::new(SeededRng::new(rng.next_u64())))),
             kept: Mutex::default(),
+            told: Mutex::default(),
             key_hash: hashes[0],
             disk_key: hashes[1],
             rng,
