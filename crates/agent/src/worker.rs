@@ -28,12 +28,14 @@ use crate::core::{Command, Core, Input, Order, TaskView};
 use crate::effects;
 use crate::membership::MembershipView;
 use crate::metrics::{Metrics, count};
+use crate::names::Names;
 use crate::ports::Ports;
 use crate::published::PortKey;
 use crate::route::ManagerAddress;
 use crate::seams::{Images, Network};
 use crate::session::Connect;
 use crate::task::{Effect, Event, Now};
+use crate::underlay::Resolve;
 
 /// Containers being started at once: enough to keep two dozen cores busy, few
 /// enough that the first of a hundred does not wait for the last.
@@ -52,6 +54,11 @@ pub(crate) struct Tools {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) images: Arc<dyn Images>,
     pub(crate) network: Arc<dyn Network>,
+    pub(crate) names: Option<Arc<dyn Names>>,
+    pub(crate) resolve: Arc<dyn Resolve>,
+    pub(crate) roll: effects::Roll,
+    /// What the kernel holds.
+    pub(crate) applied: watch::Sender<Progressed>,
     pub(crate) ports: Ports,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) data_dir: PathBuf,
@@ -65,6 +72,15 @@ pub(crate) struct Tools {
     pub(crate) inbox: mpsc::Sender<Message>,
     /// The agent is stopping: insisting ends.
     pub(crate) stopping: CancellationToken,
+}
+
+/// How far the kernel has got.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progressed {
+    /// Of the last table whose rules it took.
+    pub(crate) generation: u64,
+    /// Why it did not take the last one.
+    pub(crate) problem: Option<String>,
 }
 
 impl Tools {
@@ -108,6 +124,8 @@ pub(crate) enum Message {
     Images(oneshot::Sender<Pins>),
     /// How many tasks managers do not know any more, and for how long they run on.
     Forgotten(oneshot::Sender<Option<(usize, Option<u64>)>>),
+    /// What cannot be done for networks.
+    Troubles(oneshot::Sender<Vec<String>>),
     /// What is to be kept was written, or was not.
     Kept {
         ok: bool,
@@ -247,6 +265,9 @@ impl Worker {
             Message::Forgotten(reply) => {
                 let _ = reply.send(self.core.forgotten(self.tools.now()));
             }
+            Message::Troubles(reply) => {
+                let _ = reply.send(self.core.troubles());
+            }
             Message::Kept { ok } => {
                 let metrics = &self.tools.metrics;
                 count(if ok { &metrics.cache_writes } else { &metrics.cache_failures }, 1);
@@ -309,10 +330,25 @@ impl Worker {
                 Command::Apply { generation, table } => {
                     let tools = Arc::clone(&self.tools);
                     self.tasks.spawn_graceful("apply", async move {
-                        let applied = tools.network.apply(table).await;
-                        let error = applied.err().map(|error| effects::chain(&error));
-                        let input = Input::Applied { generation, error };
-                        tools.tell(Message::Input(Box::new(input))).await;
+                        effects::apply(&tools, generation, table).await;
+                    });
+                }
+                Command::Hold(wanted) => {
+                    let tools = Arc::clone(&self.tools);
+                    self.tasks.spawn_graceful("hold", async move {
+                        effects::hold(&tools, &wanted).await;
+                    });
+                }
+                Command::Resolve(name) => {
+                    let tools = Arc::clone(&self.tools);
+                    self.tasks.spawn("resolve", async move {
+                        effects::resolve(&tools, name).await;
+                    });
+                }
+                Command::Admit(askers) => {
+                    let tools = Arc::clone(&self.tools);
+                    self.tasks.spawn_graceful("admit", async move {
+                        effects::readmit(&tools, askers).await;
                     });
                 }
                 Command::Discard { task, attempts } => {
