@@ -8,6 +8,7 @@ mod host;
 mod lifecycle;
 mod manager;
 mod managers;
+mod networks;
 mod recovery;
 mod runtime;
 mod streams;
