@@ -254,6 +254,7 @@ impl Core {
                 last_exit: held.machine.status().exit,
                 asker: held.asker.clone(),
                 generation: self.publisher.needed(held.spec.service),
+                linger_ms: self.linger_ms(held.spec.service),
                 effect,
             };
             self.commands.push(Command::Do(Box::new(order)));

@@ -320,6 +320,10 @@ async fn pause(tools: &Tools, failures: u32) {
 /// Stops the container; its end is told by [`wait`] or here, whichever is first.
 pub(crate) async fn stop(tools: &Tools, order: &Order, grace_ms: u64) {
     let id = order.spec.container_id(order.attempt);
+    // Connections that other nodes send until they know are answered still.
+    if order.linger_ms > 0 {
+        tools.clock.sleep(order.linger_ms).await;
+    }
     let mut failures = 0;
     let ended = loop {
         match tools.runtime.stop(&id, Duration::from_millis(grace_ms)).await {

@@ -149,6 +149,12 @@ impl Drawing {
         &self.site
     }
 
+    /// Whether other nodes send connections to tasks of `service`.
+    pub(crate) fn is_reached_from_elsewhere(&self, service: ServiceId) -> bool {
+        let peers = self.overlay.as_ref().is_some_and(|overlay| !overlay.peers.is_empty());
+        peers && self.drawn.get(&service).is_some_and(|drawn| !drawn.part.services.is_empty())
+    }
+
     /// All that follows from `ground`; what did not change is what was returned before.
     pub(crate) fn draw(&mut self, ground: &Ground<'_>) -> Whole {
         let reached = self.overlay.is_some();

@@ -16,6 +16,10 @@ use crate::names::Asker;
 use crate::published::{self, PortKey, Replica};
 use crate::table::Applied;
 
+/// Other nodes learn with the same revision of the state that a task is not wanted any more, and
+/// have it out of their kernels some milliseconds later; busy ones within this.
+const LINGER_MS: u64 = 150;
+
 impl Core {
     /// The kernel's table, as it should be now.
     pub(super) fn draw(&mut self) {
@@ -43,6 +47,11 @@ impl Core {
             whole.parts.insert(service, Arc::new(Part { published, services, group }));
         }
         self.publisher.want(whole);
+    }
+
+    /// For how long a container of `service` runs on after nothing here leads to it any more.
+    pub(super) fn linger_ms(&self, service: ServiceId) -> u64 {
+        if self.drawing.is_reached_from_elsewhere(service) { LINGER_MS } else { 0 }
     }
 
     /// Ports of the mesh that this node holds: by itself, or by a task of the service.
