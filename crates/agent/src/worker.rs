@@ -7,19 +7,13 @@
 //! the core named.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
-use warren_base::clock::Clock;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use warren_base::tasks::Tasks;
-use warren_model::quantity::Time;
-use warren_model::{NodeId, NodeTable, TaskId};
+use warren_model::{NodeTable, TaskId};
 use warren_proto::v1;
-use warren_runtime::Runtime;
 
 use crate::assignments::Gap;
 use crate::cache::{Cache, Cached, Changed, Pace};
@@ -27,15 +21,14 @@ use crate::container::Parts;
 use crate::core::{Command, Core, Input, Order, TaskView};
 use crate::effects;
 use crate::membership::MembershipView;
-use crate::metrics::{Metrics, count};
-use crate::names::Names;
-use crate::ports::Ports;
+use crate::metrics::count;
 use crate::published::PortKey;
-use crate::route::ManagerAddress;
-use crate::seams::{Images, Network};
 use crate::session::Connect;
 use crate::task::{Effect, Event, Now};
-use crate::underlay::Resolve;
+
+mod tools;
+
+pub(crate) use tools::{Progressed, Tools};
 
 /// Containers being started at once: enough to keep two dozen cores busy, few
 /// enough that the first of a hundred does not wait for the last.
@@ -46,61 +39,6 @@ pub(crate) const PULLS_MAX: usize = 8;
 pub(crate) const REMOVALS_MAX: usize = 16;
 /// Messages waiting for the loop; senders wait when it is full.
 pub(crate) const INBOX_MAX: usize = 1024;
-
-/// The hands of the agent, shared by effects and streams.
-pub(crate) struct Tools {
-    pub(crate) node: NodeId,
-    pub(crate) pool: (Ipv4Addr, u8),
-    pub(crate) runtime: Arc<dyn Runtime>,
-    pub(crate) images: Arc<dyn Images>,
-    pub(crate) network: Arc<dyn Network>,
-    pub(crate) names: Option<Arc<dyn Names>>,
-    pub(crate) resolve: Arc<dyn Resolve>,
-    pub(crate) roll: effects::Roll,
-    /// What the kernel holds.
-    pub(crate) applied: watch::Sender<Progressed>,
-    pub(crate) ports: Ports,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) data_dir: PathBuf,
-    pub(crate) starts: Arc<Semaphore>,
-    pub(crate) pulls: Semaphore,
-    pub(crate) removals: Semaphore,
-    pub(crate) streams: Semaphore,
-    pub(crate) metrics: Arc<Metrics>,
-    /// With whom there is a session.
-    pub(crate) manager: watch::Receiver<Option<ManagerAddress>>,
-    pub(crate) inbox: mpsc::Sender<Message>,
-    /// The agent is stopping: insisting ends.
-    pub(crate) stopping: CancellationToken,
-}
-
-/// How far the kernel has got.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Progressed {
-    /// Of the last table whose rules it took.
-    pub(crate) generation: u64,
-    /// Why it did not take the last one.
-    pub(crate) problem: Option<String>,
-}
-
-impl Tools {
-    pub(crate) fn logs_dir(&self) -> PathBuf {
-        self.data_dir.join("logs")
-    }
-
-    pub(crate) fn log_dir(&self, task: TaskId) -> PathBuf {
-        self.logs_dir().join(task.to_string())
-    }
-
-    pub(crate) fn now(&self) -> Now {
-        Now { wall: Time(self.clock.now_ms()), mono_ms: self.clock.monotonic_ms() }
-    }
-
-    pub(crate) async fn tell(&self, message: Message) {
-        // The loop ends only with the agent, which ends the sender too.
-        let _ = self.inbox.send(message).await;
-    }
-}
 
 /// What arrives at the loop.
 pub(crate) enum Message {

@@ -422,8 +422,6 @@ fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; 16] {
     bytes
 }
 
-/// Whether the kernel has IPv6 at all.
-
 fn family(address: &IpAddr) -> u8 {
     if address.is_ipv4() { AF_INET } else { AF_INET6 }
 }

@@ -37,7 +37,7 @@ impl Pod {
         Ok(Self {
             name: text("name")?.to_owned(),
             host: cluster.node(text("node")?)?.host().clone(),
-            pid: task["pid"].as_u64(),
+            pid: Some(task["pid"].as_u64().filter(|pid| *pid > 0).context("a process")?),
             v4: text("address")?.parse()?,
         })
     }
