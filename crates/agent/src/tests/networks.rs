@@ -192,3 +192,23 @@ async fn a_port_of_the_mesh_is_not_taken_from_a_process_of_the_host() {
     let backends = vec![address(5).into(), "fd01:101:101::a80:5".parse().unwrap()];
     assert_eq!(mesh(&held.await), [(8080, backends)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_other_nodes_lead_to_takes_connections_a_little_longer() {
+    let bench = Bench::new().await;
+    bench.hosts.put("m8.test", &["192.0.2.8".parse().unwrap()]);
+    let mut session = bench.session().await;
+    let wish = Wish::new().at(1, 1).task(1, RUN);
+    session.send(with(&wish, &table(&[3], false))).await;
+    session.until(task_id(1), TaskState::Running, 1).await;
+    until(&bench, |table| table.overlay.as_ref().is_some_and(|o| o.peers.len() == 1)).await;
+    let asked = bench.mono();
+    let wish = wish.at(1, 2).task(1, Desired::Shutdown);
+    session.send(with(&wish, &table(&[3], false))).await;
+    // Here nothing leads to it any more, and it runs.
+    let leads = |table: &Table| table.services.iter().any(|s| s.backends.iter().any(|b| b.local));
+    until(&bench, |table| !leads(table)).await;
+    assert_eq!(bench.runtime.running().len(), 1);
+    session.until(task_id(1), TaskState::Complete, 1).await;
+    assert!((150..1000).contains(&(bench.mono() - asked)), "{}", bench.mono() - asked);
+}
