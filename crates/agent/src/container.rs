@@ -4,7 +4,6 @@
 //! process of the agent finds its tasks by ([`parse_labels`]).
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use warren_image::{Image, ImageConfig};
 use warren_model::service::{TaskTemplate, parse_signal};
 use warren_model::task::TaskExit;
 use warren_model::{ServiceId, TaskId, Time};
-use warren_net::Sandbox;
+use warren_net::{Addresses, Sandbox};
 use warren_runtime::{
     ContainerInfo, ContainerSpec, ContainerState, Exit, InjectedFile, Limits, LogPolicy, Seccomp,
 };
@@ -31,6 +30,7 @@ const STARTED: &str = "warren.started";
 const SERVICE: &str = "warren.service";
 const SERVICE_NAME: &str = "warren.service-name";
 const ADDRESS: &str = "warren.address";
+const ADDRESS6: &str = "warren.address6";
 const PORTS: &str = "warren.ports";
 const IMAGE_ID: &str = "warren.image-id";
 
@@ -65,7 +65,7 @@ pub(crate) struct Attempt {
     pub(crate) at: Time,
 }
 
-/// The container of an attempt. `resolver` is the text of the host's resolv.conf.
+/// The container of an attempt. `resolver` is the text of its resolv.conf.
 ///
 /// # Errors
 /// [`Error`] when there is nothing to run.
@@ -91,7 +91,7 @@ pub(crate) fn container(
         env: environment(template, config, &hostname),
         cwd: template.workdir.clone().unwrap_or_else(|| config.workdir.clone()),
         user: template.user.clone().unwrap_or_else(|| config.user.clone()),
-        files: files(&hostname, parts.sandbox.address, resolver),
+        files: files(&hostname, &parts.sandbox, resolver),
         hostname,
         read_only: template.read_only,
         limits: Limits {
@@ -160,13 +160,17 @@ fn stop_signal(template: &TaskTemplate, config: &ImageConfig) -> i32 {
     parse_signal(given).unwrap_or(SIGTERM)
 }
 
-fn files(hostname: &str, address: Ipv4Addr, resolver: &str) -> Vec<InjectedFile> {
+fn files(hostname: &str, sandbox: &Sandbox, resolver: &str) -> Vec<InjectedFile> {
     let short = hostname.split('.').next().unwrap_or(hostname);
     let names = if short == hostname { short.to_owned() } else { format!("{hostname} {short}") };
-    let hosts = format!(
+    let mut hosts = format!(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
-         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n{address}\t{names}\n"
+         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n{}\t{names}\n",
+        sandbox.address
     );
+    if let Some(address) = sandbox.address6 {
+        hosts.push_str(&format!("{address}\t{names}\n"));
+    }
     let file = |target: &str, text: String| InjectedFile {
         target: target.to_owned(),
         data: text.into_bytes(),
@@ -175,7 +179,7 @@ fn files(hostname: &str, address: Ipv4Addr, resolver: &str) -> Vec<InjectedFile>
     vec![
         file("/etc/hosts", hosts),
         file("/etc/hostname", format!("{hostname}\n")),
-        file("/etc/resolv.conf", resolv_conf(resolver)),
+        file("/etc/resolv.conf", resolver.to_owned()),
     ]
 }
 
@@ -248,6 +252,9 @@ fn labels(
     if let Some(address) = task.address {
         put(ADDRESS, address.to_string());
     }
+    if let Some(address) = task.address6 {
+        put(ADDRESS6, address.to_string());
+    }
     labels
 }
 
@@ -257,7 +264,7 @@ pub(crate) struct Listed {
     pub(crate) task: TaskId,
     pub(crate) service: ServiceId,
     pub(crate) service_name: String,
-    pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) addresses: Option<Addresses>,
     pub(crate) claims: Vec<Claim>,
     pub(crate) image_id: String,
     pub(crate) found: Found,
@@ -294,13 +301,15 @@ pub(crate) fn parse_labels(info: &ContainerInfo) -> Option<Listed> {
         last_exit,
         state,
     };
-    let address = label(ADDRESS).and_then(|text| text.parse().ok());
+    let addresses = label(ADDRESS)
+        .and_then(|text| text.parse().ok())
+        .map(|v4| Addresses { v4, v6: label(ADDRESS6).and_then(|text| text.parse().ok()) });
     let service = label(SERVICE)?.parse().ok()?;
     let service_name = label(SERVICE_NAME).unwrap_or_default().to_owned();
     let ports = label(PORTS).unwrap_or_default();
     let claims = ports.split_whitespace().filter_map(Claim::parse).collect();
     let image_id = label(IMAGE_ID).unwrap_or_default().to_owned();
-    Some(Listed { task, service, service_name, address, claims, image_id, found })
+    Some(Listed { task, service, service_name, addresses, claims, image_id, found })
 }
 
 pub(crate) fn ended(exit: &Exit) -> Ended {
@@ -320,6 +329,8 @@ pub(crate) fn time(at: SystemTime) -> Time {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn words(text: &str) -> Vec<String> {
@@ -385,6 +396,7 @@ mod tests {
             template_number: 2,
             template: Arc::new(TaskTemplate::default()),
             address: Some(Ipv4Addr::new(10, 128, 0, 9)),
+            address6: Some("fd00::a80:9".parse().unwrap()),
         };
         let last_exit = Some(TaskExit { code: 137, oom_killed: true });
         let attempt = Attempt { number: 4, restarts: 2, last_exit, at: Time(5) };
@@ -396,7 +408,7 @@ mod tests {
         };
         let listed = parse_labels(&info).unwrap();
         assert_eq!(listed.task, task.id);
-        assert_eq!(listed.address, task.address);
+        assert_eq!(listed.addresses, task.addresses());
         let state = FoundState::Running { pid: 11, at: Time(9) };
         assert_eq!(listed.found, Found { attempt: 4, restarts: 2, last_exit, state });
         let foreign = ContainerInfo { labels: BTreeMap::new(), ..info };

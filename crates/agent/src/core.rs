@@ -18,15 +18,20 @@ use warren_model::{ServiceId, TaskId};
 
 use crate::assignments::Set;
 use crate::cache::{Cached, Changed};
+use crate::kernel::{Drawing, Site};
 use crate::lease::Lease;
-use crate::published::{self, Claim, PortKey, Replica};
+use crate::mesh::Mesh;
+use crate::names::Asker;
+use crate::published::{self, Claim, PortKey};
 use crate::report::Outbox;
 use crate::table::Publisher;
 use crate::task::{Effect, Event, Machine, Now, Wanted};
+use crate::underlay::Underlay;
 
 mod alone;
 mod assigned;
 mod kinds;
+mod network;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +45,8 @@ struct Held {
     claimed: BTreeSet<PortKey>,
     /// As last given to the outbox.
     told: Option<TaskStatus>,
+    /// As last admitted.
+    asker: Option<Asker>,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +55,11 @@ pub struct Core {
     tasks: BTreeMap<TaskId, Held>,
     found: BTreeMap<TaskId, FoundTask>,
     publisher: Publisher,
+    drawing: Drawing,
+    mesh: Mesh,
+    underlay: Underlay,
+    /// Why something of the way to other nodes does not hold.
+    unreached: Option<String>,
     outbox: Outbox,
     table_stale: bool,
     /// The set must be replaced by a complete one.
@@ -74,6 +86,13 @@ impl Core {
     /// `found` is what an earlier process left running or ended.
     pub fn new(found: BTreeMap<TaskId, FoundTask>) -> Self {
         Self { found, ..Self::default() }
+    }
+
+    /// On this node.
+    #[must_use]
+    pub fn at(mut self, site: Site) -> Self {
+        self.drawing = Drawing::new(site);
+        self
     }
 
     /// What to tell managers that we hold; 0 asks for everything.
@@ -124,6 +143,7 @@ impl Core {
     pub fn wake_at(&self) -> Option<u64> {
         let machines = self.tasks.values().filter_map(|held| held.machine.wake_at());
         let own = self.publisher.wake_at().into_iter().chain(self.alone_wake_at());
+        let own = own.chain(self.mesh.wake_at()).chain(self.underlay.wake_at());
         machines.chain(own).min()
     }
 
@@ -137,9 +157,16 @@ impl Core {
             Input::Done { task, attempt, event, claimed } => {
                 self.done(task, attempt, event, claimed, now);
             }
-            Input::Applied { generation, error } => self.applied(generation, error, now),
+            Input::Applied { generation, applied } => self.applied(generation, &applied, now),
+            Input::Held(holding) => self.held(holding, now),
+            Input::Resolved { name, addresses } => {
+                self.table_stale |= self.underlay.found(&name, &addresses, now.mono_ms);
+            }
             Input::Resumed => self.resumed(now),
-            Input::PortsFreed => self.step_all(|_| Some(Event::PortsFreed), now),
+            Input::PortsFreed => {
+                self.mesh.freed();
+                self.step_all(|_| Some(Event::PortsFreed), now);
+            }
             Input::Wake => {
                 let due = |machine: &Machine| {
                     machine.wake_at().is_some_and(|at| at <= now.mono_ms).then_some(Event::Wake)
@@ -171,17 +198,6 @@ impl Core {
             self.table_stale = true;
         }
         self.step(task, event, now);
-    }
-
-    fn applied(&mut self, generation: u64, error: Option<String>, now: Now) {
-        self.publisher.done(generation, error.is_none(), now.mono_ms);
-        if let Some(error) = error {
-            let message = format!("published ports: {error}");
-            self.step_all(
-                |machine| machine.awaits_table().then(|| Event::PublishFailed(message.clone())),
-                now,
-            );
-        }
     }
 
     fn resumed(&mut self, now: Now) {
@@ -236,6 +252,9 @@ impl Core {
                 attempt: held.machine.attempt(),
                 restarts: held.machine.restarts(),
                 last_exit: held.machine.status().exit,
+                asker: held.asker.clone(),
+                generation: self.publisher.needed(held.spec.service),
+                linger_ms: self.linger_ms(held.spec.service),
                 effect,
             };
             self.commands.push(Command::Do(Box::new(order)));
@@ -260,10 +279,11 @@ impl Core {
     /// Draws every conclusion that can be drawn now.
     fn settle(&mut self, now: Now) {
         self.look_around(now);
+        // Before it is known which ports are held, they would be taken from their clients.
+        let may_draw = self.live && self.mesh.is_known();
         loop {
-            if std::mem::take(&mut self.table_stale) && self.live {
-                let table = self.table();
-                self.publisher.want(table);
+            if may_draw && std::mem::take(&mut self.table_stale) {
+                self.draw();
             }
             let mut agreed = Vec::new();
             for (id, held) in &self.tasks {
@@ -276,10 +296,11 @@ impl Core {
                 self.step(*id, Event::Published, now);
             }
             let dropped = self.drop_gone(now);
-            if agreed.is_empty() && !dropped && !self.table_stale {
+            if agreed.is_empty() && !dropped && !(may_draw && self.table_stale) {
                 break;
             }
         }
+        self.look_outside(now);
         if let Some((generation, table)) = self.publisher.next(now.mono_ms) {
             self.commands.push(Command::Apply { generation, table });
         }
@@ -300,22 +321,6 @@ impl Core {
             self.reconcile(now);
         }
         !ids.is_empty()
-    }
-
-    fn table(&self) -> BTreeMap<ServiceId, Vec<warren_net::PublishedPort>> {
-        let replicas: Vec<Replica<'_>> = self
-            .tasks
-            .values()
-            .map(|held| Replica {
-                service: held.spec.service,
-                address: held.spec.address,
-                serving: held.machine.is_serving(),
-                claimed: &held.claimed,
-            })
-            .collect();
-        let services = self.set.all_services();
-        let ports = services.map(|(id, service)| (*id, service.ports.as_slice()));
-        published::table(ports, &replicas)
     }
 
     fn claims(&self, service: ServiceId) -> Vec<Claim> {

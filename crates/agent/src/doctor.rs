@@ -26,6 +26,7 @@ fn finding(name: &str, ok: bool, detail: impl Into<String>, hint: &str) -> Findi
 pub(crate) async fn findings(tools: &Arc<Tools>) -> Vec<Finding> {
     let mut out = vec![containers(tools).await, clock(tools), manager(tools)];
     out.extend(forgotten(tools).await);
+    out.extend(networks(tools).await);
     let (dir, pool) = (tools.data_dir.clone(), tools.pool);
     let host = tokio::task::spawn_blocking(move || {
         let mut found = vec![disk(&dir)];
@@ -66,6 +67,15 @@ async fn forgotten(tools: &Tools) -> Option<Finding> {
     };
     let hint = "decide: warren node update NODE --forgotten keep, or drop";
     Some(finding("tasks that managers forgot", false, detail, hint))
+}
+
+/// What this node cannot do for networks, if there is anything.
+async fn networks(tools: &Tools) -> Vec<Finding> {
+    let (reply, answer) = oneshot::channel();
+    tools.tell(Message::Troubles(reply)).await;
+    let troubles = answer.await.unwrap_or_default();
+    let hint = "the node's log says more; what is in the way is looked at again by itself";
+    troubles.into_iter().map(|text| finding("networks", false, text, hint)).collect()
 }
 
 fn clock(tools: &Tools) -> Finding {

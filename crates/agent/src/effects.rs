@@ -15,12 +15,17 @@ use tokio_util::sync::CancellationToken;
 use warren_image::{Image, Progress, Reference};
 use warren_model::TaskId;
 use warren_model::quantity::Time;
-use warren_net::Sandbox;
 use warren_runtime::Error as RuntimeError;
+
+mod network;
+
+pub(crate) use network::{Roll, apply, hold, readmit, resolve};
+use network::{admit, attach, dismiss, rules_hold};
 
 use crate::container::{self, Attempt, Parts};
 use crate::core::{Input, Order, container_id};
-use crate::ports::{Claimant, Error as PortError};
+use crate::names;
+use crate::ports::{Claimant, Error as PortError, User};
 use crate::published::PortKey;
 use crate::restart::doubled;
 use crate::task::{Ended, Event, Failure, FailureKind};
@@ -110,7 +115,7 @@ fn tell(event: &Event) {
 
 fn claimant(order: &Order) -> Claimant {
     Claimant {
-        task: order.spec.id,
+        user: User::Task(order.spec.id),
         service: order.spec.service,
         service_name: order.service_name.clone(),
     }
@@ -130,13 +135,14 @@ pub(crate) async fn prepare(tools: &Tools, order: Order, cancel: &CancellationTo
         permit = Arc::clone(&tools.starts).acquire_owned() => permit,
     };
     let Ok(permit) = permit else { return };
-    let (sandbox, claimed) = tokio::join!(attach(tools, &order), claim_ports(tools, &order));
+    let gathering = (attach(tools, &order), claim_ports(tools, &order), admit(tools, &order));
+    let (sandbox, claimed, admitted) = tokio::join!(gathering.0, gathering.1, gathering.2);
     if cancel.is_cancelled() {
         return;
     }
     let keys = claimed.held.keys().copied().collect();
     let gathered = image.and_then(|image| match claimed.problem {
-        None => Ok((image, sandbox?)),
+        None => admitted.and(Ok((image, sandbox?))),
         Some(problem) => Err(port_failure(&problem)),
     });
     match gathered {
@@ -179,14 +185,6 @@ async fn find_image(tools: &Tools, reference: &str) -> Result<Image, Failure> {
     Ok(image)
 }
 
-async fn attach(tools: &Tools, order: &Order) -> Result<Sandbox, Failure> {
-    let Some(address) = order.spec.address else {
-        return Err(transient("no address was assigned".to_owned()));
-    };
-    let attached = tools.network.attach(&order.spec.id.to_string(), address).await;
-    attached.map_err(|error| net_failure(&error))
-}
-
 async fn claim_ports(tools: &Tools, order: &Order) -> crate::ports::Claimed {
     let (claimed, freed) = tools.ports.claim(&claimant(order), &order.claims).await;
     if freed {
@@ -203,9 +201,9 @@ fn net_failure(error: &warren_net::Error) -> Failure {
     let kind = match error {
         warren_net::Error::PortTaken { .. } => FailureKind::Port,
         // Addresses come and go.
-        warren_net::Error::NoAddress { .. } | warren_net::Error::Io { .. } => {
-            FailureKind::Transient
-        }
+        warren_net::Error::NoAddress { .. }
+        | warren_net::Error::Io { .. }
+        | warren_net::Error::Overlay(_) => FailureKind::Transient,
         warren_net::Error::Unsupported(_) => FailureKind::Permanent,
     };
     Failure { message: chain(error), kind }
@@ -244,13 +242,19 @@ async fn try_start(
     parts: Option<Parts>,
 ) -> Result<warren_runtime::Started, Failure> {
     let parts = parts.ok_or_else(|| transient("nothing was prepared".to_owned()))?;
+    rules_hold(tools, order.generation).await?;
     let attempt = Attempt {
         number: order.attempt,
         restarts: order.restarts,
         last_exit: order.last_exit,
         at: Time(tools.clock.now_ms()),
     };
-    let resolver = container::host_resolver().await;
+    let host = container::host_resolver().await;
+    let stack = order.asker.as_ref().and_then(|asker| asker.stack.as_deref());
+    let resolver = match &tools.names {
+        Some(_) => names::resolv_conf(&host, stack),
+        None => container::resolv_conf(&host),
+    };
     let logs = tools.log_dir(order.spec.id);
     let spec = container::container(
         &order.spec,
@@ -316,6 +320,10 @@ async fn pause(tools: &Tools, failures: u32) {
 /// Stops the container; its end is told by [`wait`] or here, whichever is first.
 pub(crate) async fn stop(tools: &Tools, order: &Order, grace_ms: u64) {
     let id = order.spec.container_id(order.attempt);
+    // Connections that other nodes send until they know are answered still.
+    if order.linger_ms > 0 {
+        tools.clock.sleep(order.linger_ms).await;
+    }
     let mut failures = 0;
     let ended = loop {
         match tools.runtime.stop(&id, Duration::from_millis(grace_ms)).await {
@@ -386,6 +394,7 @@ pub(crate) async fn release(tools: &Tools, order: &Order, preparing: Option<Prep
     if let Some(preparing) = preparing {
         preparing.end().await;
     }
+    dismiss(tools, order.spec.id).await;
     if detach(tools, order.spec.id).await {
         release_ports(tools, order.spec.id).await;
         answer(tools, order, Event::Released, Some(BTreeSet::new())).await;
@@ -412,6 +421,7 @@ pub(crate) async fn clean(
         let logs = tools.log_dir(task);
         insist(tools, "remove logs", || remove_folder(logs.clone())).await
     };
+    dismiss(tools, task).await;
     let (removed, detached) = tokio::join!(containers, detach(tools, task));
     if !removed || !detached {
         return false;

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,11 +18,13 @@ use warren_image::{
     Error as ImageError, Image, ImageConfig, ImportOptions, Listed, Loaded, Progress, Reference,
     Removed,
 };
-use warren_model::NodeTable;
-use warren_net::{Error as NetError, Protocol, Sandbox, Table};
+use warren_model::{NodeTable, TaskId};
+use warren_net::{Addresses, Error as NetError, Protocol, Sandbox, Table};
 
+use crate::names::{Asker, Names};
 use crate::net_table::NetTable;
 use crate::seams::{Archive, Images, Network};
+use crate::underlay::Resolve;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -45,14 +48,14 @@ pub struct FakeNetwork {
 
 #[derive(Debug, Default)]
 struct NetState {
-    attached: BTreeMap<String, Ipv4Addr>,
+    attached: BTreeMap<String, Addresses>,
     foreign: BTreeMap<u16, String>,
     refusal: Option<String>,
 }
 
 impl FakeNetwork {
     /// What is wired, by container.
-    pub fn attached(&self) -> BTreeMap<String, Ipv4Addr> {
+    pub fn attached(&self) -> BTreeMap<String, Addresses> {
         lock(&self.state).attached.clone()
     }
 
@@ -78,13 +81,14 @@ impl FakeNetwork {
 
 #[async_trait]
 impl Network for FakeNetwork {
-    async fn attach(&self, id: &str, address: Ipv4Addr) -> Result<Sandbox, NetError> {
-        lock(&self.state).attached.insert(id.to_owned(), address);
-        Ok(Sandbox { netns: Arc::new(descriptor()?), address, address6: None })
+    async fn attach(&self, id: &str, addresses: Addresses) -> Result<Sandbox, NetError> {
+        lock(&self.state).attached.insert(id.to_owned(), addresses);
+        let Addresses { v4: address, v6: address6 } = addresses;
+        Ok(Sandbox { netns: Arc::new(descriptor()?), address, address6 })
     }
 
-    async fn adopt(&self, id: &str, address: Ipv4Addr, _pid: u32) -> Result<(), NetError> {
-        lock(&self.state).attached.insert(id.to_owned(), address);
+    async fn adopt(&self, id: &str, addresses: Addresses, _pid: u32) -> Result<(), NetError> {
+        lock(&self.state).attached.insert(id.to_owned(), addresses);
         Ok(())
     }
 
@@ -146,6 +150,64 @@ impl NetTable for FakeNetTable {
         }
         self.held.send_replace(table);
         Ok(())
+    }
+}
+
+/// Remembers who may ask for names.
+#[derive(Debug, Default)]
+pub struct FakeNames {
+    admitted: watch::Sender<BTreeMap<TaskId, Asker>>,
+    refusal: Mutex<Option<String>>,
+}
+
+impl FakeNames {
+    /// Who is answered, and a way to wait for a change.
+    pub fn admitted(&self) -> watch::Receiver<BTreeMap<TaskId, Asker>> {
+        self.admitted.subscribe()
+    }
+
+    /// From now on nobody is admitted any more, or everybody again.
+    pub fn refuse(&self, why: Option<&str>) {
+        *lock(&self.refusal) = why.map(str::to_owned);
+    }
+}
+
+#[async_trait]
+impl Names for FakeNames {
+    async fn admit(&self, asker: Asker) -> Result<(), NetError> {
+        if let Some(why) = &*lock(&self.refusal) {
+            return Err(NetError::Unsupported(why.clone()));
+        }
+        self.admitted.send_modify(|admitted| drop(admitted.insert(asker.task, asker)));
+        Ok(())
+    }
+
+    async fn dismiss(&self, task: TaskId) {
+        self.admitted.send_modify(|admitted| drop(admitted.remove(&task)));
+    }
+
+    async fn restore(&self, askers: Vec<Asker>) {
+        let askers = askers.into_iter().map(|asker| (asker.task, asker)).collect();
+        self.admitted.send_replace(askers);
+    }
+}
+
+/// Names of machines, as a table.
+#[derive(Debug, Default)]
+pub struct FakeHosts(Mutex<BTreeMap<String, Vec<IpAddr>>>);
+
+impl FakeHosts {
+    /// From now on `host` has these addresses.
+    pub fn put(&self, host: &str, addresses: &[IpAddr]) {
+        lock(&self.0).insert(host.to_owned(), addresses.to_vec());
+    }
+}
+
+#[async_trait]
+impl Resolve for FakeHosts {
+    async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        let found = lock(&self.0).get(host).cloned();
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such name"))
     }
 }
 

@@ -12,8 +12,11 @@
 //! those whose service says otherwise; after a reboot they are started from
 //! what was kept on disk.
 //!
-//! Not here: health checks, secrets, volumes, how to reach a manager
-//! ([`Connect`] is the caller's), this node's certificate.
+//! What the kernel is to hold of networks is drawn from what managers say of
+//! them and from what runs here (`kernel`), and applied by one writer, the worker.
+//!
+//! Not here: health checks, secrets, volumes, names ([`Names`]), how to reach a
+//! manager ([`Connect`] is the caller's), this node's certificate.
 
 pub mod assignments;
 mod cache;
@@ -23,9 +26,12 @@ mod disk;
 mod doctor;
 mod effects;
 pub mod fake;
+mod kernel;
 mod lease;
 mod membership;
+mod mesh;
 mod metrics;
+mod names;
 mod net_table;
 mod ports;
 pub mod published;
@@ -41,6 +47,7 @@ mod table;
 pub mod task;
 #[cfg(test)]
 mod tests;
+mod underlay;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -55,23 +62,29 @@ use warren_base::clock::Clock;
 use warren_base::rng::Rng;
 use warren_base::tasks::Tasks;
 use warren_model::node::Description;
-use warren_model::{NodeId, TaskId, TaskTemplate};
+use warren_model::{NodeId, ServiceId, TaskId, TaskTemplate};
+use warren_net::Addresses;
 use warren_runtime::{ContainerState, Runtime};
 use warren_trust::KeyFile;
 
 pub use crate::cache::{Cache, CacheError, Cached, Changed};
 pub use crate::disk::{Disk, disk};
+pub use crate::kernel::Site;
 pub use crate::lease::Contact;
 pub use crate::membership::MembershipView;
+pub use crate::mesh::{Holding, Tenant};
 pub use crate::metrics::Metrics;
+pub use crate::names::{Asker, Names, SERVER};
 pub use crate::net_table::{HeldTable, NetTable};
 pub use crate::route::{LocalManager, MANAGERS_MAX, ManagerAddress};
 pub use crate::seams::{Archive, Images, Network};
 pub use crate::session::{Connect, ConnectError};
+pub use crate::table::Applied;
+pub use crate::underlay::Resolve;
 
 use crate::container::Listed;
 use crate::core::Core;
-use crate::ports::{Claimant, Ports};
+use crate::ports::{Claimant, Ports, User};
 use crate::session::Session;
 use crate::worker::{INBOX_MAX, Message, Tools, Worker};
 
@@ -89,6 +102,14 @@ pub struct Options {
     pub runtime: Arc<dyn Runtime>,
     pub images: Arc<dyn Images>,
     pub network: Arc<dyn Network>,
+    /// Answers containers' questions for names, if anybody does.
+    pub names: Option<Arc<dyn Names>>,
+    /// Looks up names of nodes.
+    pub resolve: Arc<dyn Resolve>,
+    /// Name of the device that encrypts what goes to other nodes, where the cluster has that.
+    pub overlay_device: String,
+    /// Containers have addresses of IPv6 too.
+    pub ipv6: bool,
     /// Takes what this node must know of the network.
     pub net_table: Arc<dyn NetTable>,
     /// Holds `logs/<task id>` and `agent/assignments`.
@@ -139,6 +160,10 @@ impl Agent {
             runtime: options.runtime,
             images: options.images,
             network: options.network,
+            names: options.names,
+            resolve: options.resolve,
+            roll: effects::Roll::default(),
+            applied: watch::Sender::default(),
             ports,
             clock: options.clock,
             data_dir: options.data_dir,
@@ -151,9 +176,17 @@ impl Agent {
             inbox,
             stopping: CancellationToken::new(),
         });
-        let Found { ours, strangers, images } = find(&tools).await?;
+        let Found { ours, strangers, images, running } = find(&tools).await?;
         let cache = Cache::new(&tools.data_dir, tools.node, options.key, Arc::clone(&options.rng));
-        let core = recall(&tools, &cache, Core::new(ours)).await;
+        let site = Site { node: tools.node, device: options.overlay_device, ipv6: options.ipv6 };
+        let core = recall(&tools, &cache, Core::new(ours).at(site)).await;
+        if let Some(names) = &tools.names {
+            tools.roll.restore(running.iter().map(|(task, ..)| *task));
+            let known = running.into_iter();
+            let known =
+                known.map(|(task, service, addresses)| core.asker(task, service, addresses));
+            names.restore(known.collect()).await;
+        }
         let (told, membership) = watch::channel(core.set().membership.clone());
         let (tables, handed) = watch::channel(Arc::default());
         let (clock, stopping) = (Arc::clone(&tools.clock), tools.stopping.clone());
@@ -253,6 +286,8 @@ struct Found {
     strangers: Vec<String>,
     /// Ids of the images that running tasks run on.
     images: BTreeMap<TaskId, String>,
+    /// Tasks that run, with what their containers are known by.
+    running: Vec<(TaskId, ServiceId, Addresses)>,
 }
 
 /// Looks, and makes what runs known to network and ports.
@@ -267,11 +302,12 @@ async fn find(tools: &Tools) -> Result<Found, Error> {
         }
     }
     adopt(tools, &ours).await;
-    let running = ours.iter().filter(|listed| listed.pid().is_some());
-    let images = running.map(|listed| (listed.task, listed.image_id.clone())).collect();
+    let up = || ours.iter().filter(|listed| listed.pid().is_some());
+    let images = up().map(|listed| (listed.task, listed.image_id.clone())).collect();
+    let running = up().filter_map(|up| Some((up.task, up.service, up.addresses?))).collect();
     let ours = core::group(ours.into_iter().map(|listed| (listed.task, listed.found)));
     tracing::info!(tasks = ours.len(), "found on this node");
-    Ok(Found { ours, strangers, images })
+    Ok(Found { ours, strangers, images, running })
 }
 
 /// What was kept of an earlier life, if anything.
@@ -295,13 +331,13 @@ async fn adopt(tools: &Tools, ours: &[Listed]) {
     let mut keep = Vec::new();
     for (listed, pid) in running {
         let id = listed.task.to_string();
-        if let Some(address) = listed.address
-            && let Err(error) = tools.network.adopt(&id, address, pid).await
+        if let Some(addresses) = listed.addresses
+            && let Err(error) = tools.network.adopt(&id, addresses, pid).await
         {
             tracing::warn!(task_id = id, service_id = %listed.service, error = effects::chain(&error), "adopt network");
         }
         let who = Claimant {
-            task: listed.task,
+            user: User::Task(listed.task),
             service: listed.service,
             service_name: listed.service_name.clone(),
         };

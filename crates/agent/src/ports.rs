@@ -3,15 +3,19 @@
 //! A reservation is a bound socket that nobody listens on. It is duplicated
 //! into the shim of each container that needs it, so that the port stays ours
 //! while the daemon is away; a new process of the agent takes it back from
-//! there.
+//! there. Ports of the routing mesh the node holds by itself, beside those tasks
+//! or without any.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use warren_model::{ServiceId, TaskId};
 use warren_runtime::Runtime;
 
+use crate::effects::chain;
+use crate::mesh::{Holding, Tenant};
 use crate::published::{Claim, PortKey};
 use crate::seams::Network;
 
@@ -21,7 +25,24 @@ struct Reservation {
     service: ServiceId,
     service_name: String,
     shared: bool,
-    users: BTreeSet<TaskId>,
+    users: BTreeSet<User>,
+}
+
+/// Who holds a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum User {
+    /// The node itself, for the routing mesh.
+    Node,
+    Task(TaskId),
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node => f.write_str("the node"),
+            Self::Task(task) => task.fmt(f),
+        }
+    }
 }
 
 /// A port that could not be had.
@@ -36,7 +57,7 @@ pub(crate) enum Error {
 /// Who claims.
 #[derive(Debug, Clone)]
 pub(crate) struct Claimant {
-    pub(crate) task: TaskId,
+    pub(crate) user: User,
     pub(crate) service: ServiceId,
     pub(crate) service_name: String,
 }
@@ -83,12 +104,12 @@ impl Ports {
                 }
                 // The claim of the task's service comes later and says what is wrong.
                 Ok(None) => {
-                    let (task_id, service_id) = (who.task, who.service);
-                    tracing::warn!(%task_id, %service_id, port = %claim.key, "shim keeps no port");
+                    let (user, service_id) = (who.user, who.service);
+                    tracing::warn!(%user, %service_id, port = %claim.key, "shim keeps no port");
                 }
                 Err(error) => {
-                    let (task_id, service_id) = (who.task, who.service);
-                    tracing::warn!(%task_id, %service_id, port = %claim.key, %error, "take back port");
+                    let (user, service_id) = (who.user, who.service);
+                    tracing::warn!(%user, %service_id, port = %claim.key, %error, "take back port");
                 }
             }
         }
@@ -97,7 +118,7 @@ impl Ports {
     /// Makes the task hold exactly `claims`, as far as they can be had. Says also
     /// whether a port became free by it.
     pub(crate) async fn claim(&self, who: &Claimant, claims: &[Claim]) -> (Claimed, bool) {
-        let freed = self.release_but(who.task, claims);
+        let freed = self.release_but(who.user, |key, _| claims.iter().any(|c| c.key == *key));
         let _turn = self.turn.lock().await;
         let mut claimed = Claimed { held: BTreeMap::new(), problem: None };
         for claim in claims {
@@ -113,7 +134,31 @@ impl Ports {
 
     /// The task holds nothing any more. Says whether a port became free.
     pub(crate) fn release(&self, task: TaskId) -> bool {
-        self.release_but(task, &[])
+        self.release_but(User::Task(task), |_, _| false)
+    }
+
+    /// Makes the node hold exactly `wanted`, as far as they can be had. Says also whether a port
+    /// became free by it.
+    pub(crate) async fn hold(&self, wanted: &BTreeMap<PortKey, Tenant>) -> (Holding, bool) {
+        let stays = |key: &PortKey, service| {
+            wanted.get(key).is_some_and(|tenant| tenant.service == service)
+        };
+        let freed = self.release_but(User::Node, stays);
+        let _turn = self.turn.lock().await;
+        let mut holding = Holding::default();
+        for (key, tenant) in wanted {
+            let who = Claimant {
+                user: User::Node,
+                service: tenant.service,
+                service_name: tenant.service_name.clone(),
+            };
+            match self.claim_one(&who, Claim { key: *key, shared: true }) {
+                Ok(_) => drop(holding.held.insert(*key, tenant.service)),
+                Err(Error::Net(warren_net::Error::NoAddress { .. })) => holding.absent = true,
+                Err(error) => drop(holding.refused.insert(*key, chain(&error))),
+            }
+        }
+        (holding, freed)
     }
 
     /// Whether `claim` could be had by a new task of `service`: tried out and given back.
@@ -145,7 +190,7 @@ impl Ports {
             service: who.service,
             service_name: who.service_name.clone(),
             shared: claim.shared,
-            users: BTreeSet::from([who.task]),
+            users: BTreeSet::from([who.user]),
         };
         self.lock().insert(claim.key, reservation);
         fd
@@ -155,12 +200,12 @@ impl Ports {
     fn join(&self, who: &Claimant, claim: Claim) -> Option<Result<Arc<OwnedFd>, Error>> {
         let mut held = self.lock();
         let found = held.get_mut(&claim.key)?;
-        let ours = found.users.contains(&who.task);
+        let ours = found.users.contains(&who.user) && found.service == who.service;
         let shares = found.service == who.service && found.shared && claim.shared;
         if !ours && !shares {
             return Some(Err(taken(claim.key, found)));
         }
-        found.users.insert(who.task);
+        found.users.insert(who.user);
         Some(Ok(Arc::clone(&found.fd)))
     }
 
@@ -168,11 +213,11 @@ impl Ports {
         self.network.reserve(key.net_protocol(), key.bind, key.port).map_err(Error::Net)
     }
 
-    fn release_but(&self, task: TaskId, keep: &[Claim]) -> bool {
+    fn release_but(&self, user: User, stays: impl Fn(&PortKey, ServiceId) -> bool) -> bool {
         let mut freed = false;
         self.lock().retain(|key, held| {
-            let wanted = keep.iter().any(|claim| claim.key == *key);
-            if !wanted && held.users.remove(&task) && held.users.is_empty() {
+            let wanted = stays(key, held.service);
+            if !wanted && held.users.remove(&user) && held.users.is_empty() {
                 freed = true;
                 return false;
             }

@@ -12,7 +12,7 @@ use tokio::io::AsyncRead;
 use warren_image::{
     Error, Image, ImportOptions, Listed, Loaded, Progress, Reference, Removed, Store,
 };
-use warren_net::{Net, Protocol, Sandbox, Table};
+use warren_net::{Addresses, Net, Protocol, Sandbox, Table};
 
 /// Bytes of an image on their way in.
 pub type Archive = Box<dyn AsyncRead + Send + Unpin>;
@@ -20,8 +20,13 @@ pub type Archive = Box<dyn AsyncRead + Send + Unpin>;
 /// The network of one node; see [`Net`] for what each does.
 #[async_trait]
 pub trait Network: Send + Sync + 'static {
-    async fn attach(&self, id: &str, address: Ipv4Addr) -> Result<Sandbox, warren_net::Error>;
-    async fn adopt(&self, id: &str, address: Ipv4Addr, pid: u32) -> Result<(), warren_net::Error>;
+    async fn attach(&self, id: &str, addresses: Addresses) -> Result<Sandbox, warren_net::Error>;
+    async fn adopt(
+        &self,
+        id: &str,
+        addresses: Addresses,
+        pid: u32,
+    ) -> Result<(), warren_net::Error>;
     async fn detach(&self, id: &str) -> Result<(), warren_net::Error>;
     async fn apply(&self, table: Table) -> Result<(), warren_net::Error>;
     fn reserve(
@@ -35,12 +40,17 @@ pub trait Network: Send + Sync + 'static {
 
 #[async_trait]
 impl Network for Net {
-    async fn attach(&self, id: &str, address: Ipv4Addr) -> Result<Sandbox, warren_net::Error> {
-        self.attach(id, address).await
+    async fn attach(&self, id: &str, addresses: Addresses) -> Result<Sandbox, warren_net::Error> {
+        self.attach(id, addresses).await
     }
 
-    async fn adopt(&self, id: &str, address: Ipv4Addr, pid: u32) -> Result<(), warren_net::Error> {
-        self.adopt(id, address, pid).await
+    async fn adopt(
+        &self,
+        id: &str,
+        addresses: Addresses,
+        pid: u32,
+    ) -> Result<(), warren_net::Error> {
+        self.adopt(id, addresses, pid).await
     }
 
     async fn detach(&self, id: &str) -> Result<(), warren_net::Error> {

@@ -1,27 +1,42 @@
-//! Keeping the kernel's table at what is wanted, one change at a time.
+//! Keeping the kernel at what is wanted, one change at a time.
 //!
 //! Pure. Changes that come while one is applied are merged into the next. Who
-//! waits for the table, waits for the part of one service alone: trouble with
-//! another service's port does not hold it up.
+//! waits for the kernel, waits for the part of one service alone: trouble with
+//! another service's port does not hold it up, nor does a node that cannot be
+//! reached.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use warren_model::{ServiceId, TaskId};
-use warren_net::{PublishedPort, Table};
+use warren_net::Table;
 
+use crate::kernel::Whole;
 use crate::restart::doubled;
 
 /// A kernel that refuses a table seldom takes it a moment later; connections wait, though.
 const RETRY_FIRST_MS: u64 = 100;
 const RETRY_MAX_MS: u64 = 10_000;
 
+/// What the kernel made of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    All,
+    /// The rules hold; of routes and links to other nodes something does not.
+    RulesAlone(String),
+    /// Nothing is certain.
+    Nothing(String),
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Publisher {
-    wanted: BTreeMap<ServiceId, Vec<PublishedPort>>,
+    wanted: Whole,
     /// Counts changes of `wanted`.
     generation: u64,
-    /// Generation that the kernel holds; 0 is whatever an earlier process left there.
+    /// Generation whose rules the kernel holds; 0 is whatever an earlier process left there.
     applied: u64,
+    /// Of what the kernel holds by its rules, something else is missing.
+    owed: bool,
     in_flight: bool,
     /// When each service's part changed last.
     changed: BTreeMap<ServiceId, u64>,
@@ -31,19 +46,22 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Takes a newly computed table.
-    pub(crate) fn want(&mut self, wanted: BTreeMap<ServiceId, Vec<PublishedPort>>) {
+    /// Takes what was newly drawn.
+    pub(crate) fn want(&mut self, wanted: Whole) {
         if self.generation > 0 && wanted == self.wanted {
             return;
         }
         self.generation += 1;
-        for (service, ports) in &wanted {
-            if self.wanted.get(service) != Some(ports) {
+        for (service, part) in &wanted.parts {
+            let known = self.wanted.parts.get(service);
+            if !known.is_some_and(|known| Arc::ptr_eq(known, part) || known == part) {
                 self.changed.insert(*service, self.generation);
             }
         }
-        for service in self.wanted.keys().filter(|service| !wanted.contains_key(service)) {
-            self.changed.insert(*service, self.generation);
+        for service in self.wanted.parts.keys() {
+            if !wanted.parts.contains_key(service) {
+                self.changed.insert(*service, self.generation);
+            }
         }
         self.wanted = wanted;
         // Something else may well be possible now.
@@ -62,40 +80,59 @@ impl Publisher {
         agrees
     }
 
+    /// The generation that a container of `service` must not be started before: the rules around
+    /// it are there then.
+    pub(crate) fn needed(&self, service: ServiceId) -> u64 {
+        match self.applied {
+            0 => self.generation.max(1),
+            _ => self.changed.get(&service).copied().unwrap_or(0),
+        }
+    }
+
     /// `task` waits no longer.
     pub(crate) fn forget(&mut self, task: TaskId) {
         self.waiting.remove(&task);
     }
 
+    fn is_behind(&self) -> bool {
+        self.owed || self.generation > self.applied
+    }
+
     /// The next table to apply, if it is time.
     pub(crate) fn next(&mut self, now_ms: u64) -> Option<(u64, Table)> {
-        if self.in_flight || self.generation == self.applied || now_ms < self.retry_at_ms {
+        if self.in_flight || !self.is_behind() || now_ms < self.retry_at_ms {
             return None;
         }
         self.in_flight = true;
-        let mut published: Vec<_> = self.wanted.values().flatten().cloned().collect();
-        published.sort();
-        Some((self.generation, Table { published, ..Table::default() }))
+        Some((self.generation, self.wanted.table()))
     }
 
-    /// The kernel holds `generation`, or does not.
-    pub(crate) fn done(&mut self, generation: u64, ok: bool, now_ms: u64) {
+    /// What came of `generation`.
+    pub(crate) fn done(&mut self, generation: u64, applied: &Applied, now_ms: u64) {
         self.in_flight = false;
-        if ok {
+        let (rules, all) = match applied {
+            Applied::All => (true, true),
+            Applied::RulesAlone(_) => (true, false),
+            Applied::Nothing(_) => (false, false),
+        };
+        if rules {
             self.applied = generation;
-            self.failures = 0;
+            self.owed = !all;
             self.changed.retain(|_, at| *at > generation);
-        } else {
-            let pause = doubled(RETRY_FIRST_MS, self.failures, RETRY_MAX_MS);
-            self.failures = self.failures.saturating_add(1);
-            if generation == self.generation {
-                self.retry_at_ms = now_ms.saturating_add(pause);
-            }
+        }
+        if all {
+            self.failures = 0;
+            return;
+        }
+        let pause = doubled(RETRY_FIRST_MS, self.failures, RETRY_MAX_MS);
+        self.failures = self.failures.saturating_add(1);
+        if generation == self.generation {
+            self.retry_at_ms = now_ms.saturating_add(pause);
         }
     }
 
     pub(crate) fn wake_at(&self) -> Option<u64> {
-        (!self.in_flight && self.generation > self.applied).then_some(self.retry_at_ms)
+        (!self.in_flight && self.is_behind()).then_some(self.retry_at_ms)
     }
 }
 
@@ -103,7 +140,10 @@ impl Publisher {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use warren_net::PublishedPort;
+
     use super::*;
+    use crate::kernel::Part;
 
     fn service(n: u8) -> ServiceId {
         ServiceId::from_bytes([n; 10])
@@ -113,14 +153,16 @@ mod tests {
         TaskId::from_bytes([n; 10])
     }
 
-    fn wanted(ports: &[(u8, u16)]) -> BTreeMap<ServiceId, Vec<PublishedPort>> {
+    fn wanted(ports: &[(u8, u16)]) -> Whole {
         let port = |port| PublishedPort {
             protocol: warren_net::Protocol::Tcp,
             bind: Ipv4Addr::UNSPECIFIED,
             port,
             backends: vec![],
         };
-        ports.iter().map(|(n, p)| (service(*n), vec![port(*p)])).collect()
+        let part = |p| Arc::new(Part { published: vec![port(p)], ..Part::default() });
+        let parts = ports.iter().map(|(n, p)| (service(*n), part(*p))).collect();
+        Whole { parts, ..Whole::default() }
     }
 
     fn generation(next: Option<(u64, Table)>) -> Option<u64> {
@@ -132,16 +174,18 @@ mod tests {
         let mut publisher = Publisher::default();
         assert_eq!(publisher.next(0), None);
         publisher.want(wanted(&[]));
+        assert_eq!(publisher.needed(service(1)), 1, "nothing is known of the kernel yet");
         assert_eq!(generation(publisher.next(0)), Some(1), "the first is applied even if empty");
         publisher.want(wanted(&[(1, 80)]));
         publisher.want(wanted(&[(1, 80), (2, 90)]));
         assert_eq!(publisher.next(0), None, "one at a time");
         assert!(!publisher.agrees(task(1), service(1)));
-        publisher.done(1, true, 0);
+        publisher.done(1, &Applied::All, 0);
         assert!(!publisher.agrees(task(1), service(1)));
         assert!(publisher.agrees(task(9), service(9)), "nothing published, nothing to wait for");
+        assert_eq!([1, 2, 9].map(|n| publisher.needed(service(n))), [2, 3, 0]);
         assert_eq!(generation(publisher.next(0)), Some(3));
-        publisher.done(3, true, 0);
+        publisher.done(3, &Applied::All, 0);
         assert!(publisher.agrees(task(1), service(1)));
         assert_eq!(publisher.next(0), None);
         publisher.want(wanted(&[(1, 80), (2, 90)]));
@@ -150,16 +194,31 @@ mod tests {
 
     #[test]
     fn a_refusal_is_tried_again_later_or_when_something_changes() {
+        let refused = Applied::Nothing("busy".to_owned());
         let mut publisher = Publisher::default();
         publisher.want(wanted(&[(1, 80)]));
         assert_eq!(generation(publisher.next(0)), Some(1));
-        publisher.done(1, false, 0);
+        publisher.done(1, &refused, 0);
         assert_eq!(publisher.next(0), None);
         assert_eq!(publisher.wake_at(), Some(100));
         assert_eq!(generation(publisher.next(100)), Some(1));
-        publisher.done(1, false, 100);
+        publisher.done(1, &refused, 100);
         assert_eq!(publisher.wake_at(), Some(300));
         publisher.want(wanted(&[]));
         assert_eq!(generation(publisher.next(100)), Some(2));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_node_that_cannot_be_reached() {
+        let mut publisher = Publisher::default();
+        publisher.want(wanted(&[(1, 80)]));
+        assert!(!publisher.agrees(task(1), service(1)));
+        assert_eq!(generation(publisher.next(0)), Some(1));
+        publisher.done(1, &Applied::RulesAlone("no route".to_owned()), 0);
+        assert!(publisher.agrees(task(1), service(1)));
+        assert_eq!((publisher.next(99), publisher.wake_at()), (None, Some(100)));
+        assert_eq!(generation(publisher.next(100)), Some(1));
+        publisher.done(1, &Applied::All, 100);
+        assert_eq!((publisher.next(9999), publisher.wake_at()), (None, None));
     }
 }

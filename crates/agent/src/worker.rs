@@ -7,19 +7,13 @@
 //! the core named.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
-use warren_base::clock::Clock;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use warren_base::tasks::Tasks;
-use warren_model::quantity::Time;
-use warren_model::{NodeId, NodeTable, TaskId};
+use warren_model::{NodeTable, TaskId};
 use warren_proto::v1;
-use warren_runtime::Runtime;
 
 use crate::assignments::Gap;
 use crate::cache::{Cache, Cached, Changed, Pace};
@@ -27,13 +21,14 @@ use crate::container::Parts;
 use crate::core::{Command, Core, Input, Order, TaskView};
 use crate::effects;
 use crate::membership::MembershipView;
-use crate::metrics::{Metrics, count};
-use crate::ports::Ports;
+use crate::metrics::count;
 use crate::published::PortKey;
-use crate::route::ManagerAddress;
-use crate::seams::{Images, Network};
 use crate::session::Connect;
 use crate::task::{Effect, Event, Now};
+
+mod tools;
+
+pub(crate) use tools::{Progressed, Tools};
 
 /// Containers being started at once: enough to keep two dozen cores busy, few
 /// enough that the first of a hundred does not wait for the last.
@@ -44,47 +39,6 @@ pub(crate) const PULLS_MAX: usize = 8;
 pub(crate) const REMOVALS_MAX: usize = 16;
 /// Messages waiting for the loop; senders wait when it is full.
 pub(crate) const INBOX_MAX: usize = 1024;
-
-/// The hands of the agent, shared by effects and streams.
-pub(crate) struct Tools {
-    pub(crate) node: NodeId,
-    pub(crate) pool: (Ipv4Addr, u8),
-    pub(crate) runtime: Arc<dyn Runtime>,
-    pub(crate) images: Arc<dyn Images>,
-    pub(crate) network: Arc<dyn Network>,
-    pub(crate) ports: Ports,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) data_dir: PathBuf,
-    pub(crate) starts: Arc<Semaphore>,
-    pub(crate) pulls: Semaphore,
-    pub(crate) removals: Semaphore,
-    pub(crate) streams: Semaphore,
-    pub(crate) metrics: Arc<Metrics>,
-    /// With whom there is a session.
-    pub(crate) manager: watch::Receiver<Option<ManagerAddress>>,
-    pub(crate) inbox: mpsc::Sender<Message>,
-    /// The agent is stopping: insisting ends.
-    pub(crate) stopping: CancellationToken,
-}
-
-impl Tools {
-    pub(crate) fn logs_dir(&self) -> PathBuf {
-        self.data_dir.join("logs")
-    }
-
-    pub(crate) fn log_dir(&self, task: TaskId) -> PathBuf {
-        self.logs_dir().join(task.to_string())
-    }
-
-    pub(crate) fn now(&self) -> Now {
-        Now { wall: Time(self.clock.now_ms()), mono_ms: self.clock.monotonic_ms() }
-    }
-
-    pub(crate) async fn tell(&self, message: Message) {
-        // The loop ends only with the agent, which ends the sender too.
-        let _ = self.inbox.send(message).await;
-    }
-}
 
 /// What arrives at the loop.
 pub(crate) enum Message {
@@ -108,6 +62,8 @@ pub(crate) enum Message {
     Images(oneshot::Sender<Pins>),
     /// How many tasks managers do not know any more, and for how long they run on.
     Forgotten(oneshot::Sender<Option<(usize, Option<u64>)>>),
+    /// What cannot be done for networks.
+    Troubles(oneshot::Sender<Vec<String>>),
     /// What is to be kept was written, or was not.
     Kept {
         ok: bool,
@@ -247,6 +203,9 @@ impl Worker {
             Message::Forgotten(reply) => {
                 let _ = reply.send(self.core.forgotten(self.tools.now()));
             }
+            Message::Troubles(reply) => {
+                let _ = reply.send(self.core.troubles());
+            }
             Message::Kept { ok } => {
                 let metrics = &self.tools.metrics;
                 count(if ok { &metrics.cache_writes } else { &metrics.cache_failures }, 1);
@@ -309,10 +268,25 @@ impl Worker {
                 Command::Apply { generation, table } => {
                     let tools = Arc::clone(&self.tools);
                     self.tasks.spawn_graceful("apply", async move {
-                        let applied = tools.network.apply(table).await;
-                        let error = applied.err().map(|error| effects::chain(&error));
-                        let input = Input::Applied { generation, error };
-                        tools.tell(Message::Input(Box::new(input))).await;
+                        effects::apply(&tools, generation, table).await;
+                    });
+                }
+                Command::Hold(wanted) => {
+                    let tools = Arc::clone(&self.tools);
+                    self.tasks.spawn_graceful("hold", async move {
+                        effects::hold(&tools, &wanted).await;
+                    });
+                }
+                Command::Resolve(name) => {
+                    let tools = Arc::clone(&self.tools);
+                    self.tasks.spawn("resolve", async move {
+                        effects::resolve(&tools, name).await;
+                    });
+                }
+                Command::Admit(askers) => {
+                    let tools = Arc::clone(&self.tools);
+                    self.tasks.spawn_graceful("admit", async move {
+                        effects::readmit(&tools, askers).await;
                     });
                 }
                 Command::Discard { task, attempts } => {

@@ -7,7 +7,7 @@ use warren_model::cluster::{Authority, Cluster, JoinToken, Subnet};
 use warren_model::network::NetworkSpec;
 use warren_model::node::{Description, Node};
 use warren_model::overlap::Pool;
-use warren_model::{ClusterId, NetworkId, NodeId, Time};
+use warren_model::{ClusterId, NetworkId, NodeId, OverlayKind, Time};
 use warren_state::change::{Mutation, Transaction};
 
 /// What a cluster is founded with.
@@ -30,7 +30,14 @@ pub struct Founding {
     pub now: Time,
     /// Of the network of services that name none.
     pub network: NetworkId,
+    pub terms: Terms,
+}
+
+/// What is chosen when a cluster is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terms {
     pub pools: Pools,
+    pub overlay: OverlayKind,
 }
 
 /// Where a cluster's addresses are from.
@@ -67,8 +74,9 @@ impl Default for Pools {
 pub fn founding(with: Founding) -> Transaction {
     let token = |secret| Some(JoinToken { secret, expires: None });
     let cluster = Cluster {
-        pool: with.pools.containers,
-        vip_pool: with.pools.vips,
+        pool: with.terms.pools.containers,
+        vip_pool: with.terms.pools.vips,
+        overlay: with.terms.overlay,
         ca: Some(with.authority),
         worker_token: token(with.worker_secret),
         manager_token: token(with.manager_secret),
@@ -78,7 +86,7 @@ pub fn founding(with: Founding) -> Transaction {
     let node = Node {
         manager: true,
         worker: with.worker,
-        blocks: if with.worker { vec![block] } else { Vec::new() },
+        blocks: vec![block],
         key_hash: with.key_hash,
         certificate_not_after: with.not_after,
         issuer_hash: with.issuer_hash,
@@ -114,7 +122,10 @@ mod tests {
             manager_secret: [6; 16],
             now: Time(1000),
             network: NetworkId::from_bytes([7; 10]),
-            pools: Pools { containers: "10.1.0.0/16".parse().unwrap(), ..Pools::default() },
+            terms: Terms {
+                pools: Pools { containers: "10.1.0.0/16".parse().unwrap(), ..Pools::default() },
+                overlay: OverlayKind::None,
+            },
         });
         let mut state = State::default();
         crate::testing::apply(&mut state, transaction.mutations);
@@ -127,6 +138,7 @@ mod tests {
         assert!(cluster.ca.is_some());
         assert_eq!(node.blocks[0].to_string(), "10.1.0.0/24");
         assert_eq!(cluster.vip_pool, Cluster::VIP_POOL);
+        assert_eq!(cluster.overlay, OverlayKind::None);
         assert_eq!(state.resolve_network("default").unwrap().id, NetworkId::from_bytes([7; 10]));
     }
 }

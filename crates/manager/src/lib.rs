@@ -47,7 +47,7 @@ pub use crate::api::Control;
 pub use crate::api::authorize::{Caller, RELAYED_KEY};
 pub use crate::api::nodes::WARNING_KEY;
 pub use crate::dispatch::{Dispatch, STREAM_ID_KEY};
-pub use crate::founding::{Founding, Pools, founding};
+pub use crate::founding::{Founding, Pools, Terms, founding};
 pub use crate::join::JoinService;
 pub use crate::members::VOTERS_MAX;
 pub use crate::metrics::Metrics;

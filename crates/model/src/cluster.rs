@@ -7,6 +7,7 @@ use std::str::FromStr;
 use zeroize::Zeroize;
 
 use crate::id::ClusterId;
+use crate::overlay::OverlayKind;
 use crate::quantity::Time;
 use crate::secret::Secret;
 
@@ -22,6 +23,8 @@ pub struct Cluster {
     pub block_prefix: u8,
     /// Virtual IPs of services; apart from the addresses of containers.
     pub vip_pool: Subnet,
+    /// How containers' packets travel between nodes.
+    pub overlay: OverlayKind,
     /// Absent in a cluster that never listened to others.
     pub ca: Option<Authority>,
     /// Lets workers join.
@@ -61,6 +64,7 @@ impl Cluster {
             pool: Self::POOL,
             block_prefix: 24,
             vip_pool: Self::VIP_POOL,
+            overlay: OverlayKind::default(),
             ca: None,
             worker_token: None,
             manager_token: None,

@@ -27,7 +27,7 @@ use crate::sandbox::{Maker, Names, Pool};
 use crate::watch::Watch;
 use crate::wire::{Board, Errand, Removal, Reply, Wiring, Wish};
 use crate::{
-    Addresses, Count, Error, NetConfig, Protocol, Sandbox, Table, fnv, link_prefix, reserve,
+    Addresses, Count, Error, NetConfig, Protocol, Sandbox, Table, container_prefix, fnv, reserve,
 };
 
 /// The thread that writes the packet filter: what it does is nobody else's.
@@ -53,7 +53,7 @@ impl Net {
         let firewall = Firewall::open(&config, Arc::clone(&exposed))?;
         let routes = Routes::open(&config)?;
         let (watch, watched) = Watch::rules(&config.node_key, WRITER)?;
-        let prefix = link_prefix(&config.node_key);
+        let prefix = container_prefix(&config.node_key);
         let earlier = Links::open()?.list(&prefix)?;
         let names = Arc::new(Names::after(prefix, &earlier));
         let board = Arc::new(Board::new(Pool::new(config.prepared), Arc::clone(&names), exposed));
@@ -139,13 +139,13 @@ impl Net {
         detached
     }
 
-    /// Makes the kernel hold exactly `table`. Established connections stay, but for datagram flows to removed backends.
+    /// Makes the kernel hold exactly `table`; [`Error::Overlay`] when all but the way to other nodes holds. Established connections stay, but for datagram flows to removed backends.
     pub async fn apply(&self, table: Table) -> Result<(), Error> {
         let overlay = table.overlay.clone();
         // One peer that cannot be reached must not keep the others' changes back.
         let routed = ask(&self.courses, |reply| Course::Apply { overlay, reply }).await;
         ask(&self.orders, |reply| Order::Apply { table, reply }).await?;
-        routed
+        routed.map_err(|error| Error::Overlay(Box::new(error)))
     }
 
     /// How often each clause of a policy decided, and how often containers that share no network

@@ -169,6 +169,9 @@ pub enum Error {
         /// Why it was refused.
         source: io::Error,
     },
+    /// The rules hold; something of the routes and links to other nodes does not.
+    #[error("the way to other nodes")]
+    Overlay(#[source] Box<Self>),
     /// The kernel lacks something.
     #[error("{0}")]
     Unsupported(String),
@@ -195,14 +198,31 @@ impl Error {
                 };
                 Self::Io { action: action.clone(), source }
             }
+            Self::Overlay(source) => Self::Overlay(Box::new(source.again())),
             Self::Unsupported(text) => Self::Unsupported(text.clone()),
         }
     }
 }
 
-/// What names of this node's links start with: room for eight more characters in the kernel's fifteen.
-pub(crate) fn link_prefix(node_key: &str) -> String {
+/// What names of this node's links start with.
+fn link_prefix(node_key: &str) -> String {
     format!("w{}", node_key.get(..6).unwrap_or(node_key))
+}
+
+/// Likewise of links of containers: rules tell them by it. Room for seven digits in the kernel's
+/// fifteen characters.
+pub(crate) fn container_prefix(node_key: &str) -> String {
+    format!("{}c", link_prefix(node_key))
+}
+
+/// Name of the device that a node's encrypted overlay has, whoever makes it.
+pub fn overlay_device(node_key: &str) -> String {
+    format!("{}wg", link_prefix(node_key))
+}
+
+/// Whether this kernel has IPv6, also if nobody uses it.
+pub fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/sys/net/ipv6").exists()
 }
 
 /// FNV-1a: numbers that differ where node keys do.

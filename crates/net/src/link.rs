@@ -149,7 +149,7 @@ impl Links {
 
     /// Brings up the host side of a pair, with its settings and the gateway's address.
     pub(crate) fn raise_host(&mut self, link: &Link) -> Result<(), Error> {
-        let has_ipv6 = has_ipv6();
+        let has_ipv6 = crate::has_ipv6();
         let mut messages = Messages::default();
         messages.push(RTM_SETLINK, 0, &ifinfo(link.index, 0, 0), |a| {
             a.nested(IFLA_AF_SPEC, |a| {
@@ -420,11 +420,6 @@ fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; 16] {
     bytes[8..12].copy_from_slice(&flags.to_ne_bytes());
     bytes[12..16].copy_from_slice(&change.to_ne_bytes());
     bytes
-}
-
-/// Whether the kernel has IPv6 at all.
-fn has_ipv6() -> bool {
-    std::path::Path::new("/proc/sys/net/ipv6").exists()
 }
 
 fn family(address: &IpAddr) -> u8 {

@@ -11,8 +11,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::Error;
+use crate::container_prefix;
 use crate::firewall::open_socket;
-use crate::link_prefix;
 use crate::netlink::{Socket, attribute, text, u32_at};
 use crate::routes::PROTOCOL;
 use crate::rules::{DELETE_TABLE, NEW_GENERATION, table_name};
@@ -77,7 +77,7 @@ impl Watch {
     pub(crate) fn routes(node_key: &str, board: Arc<Board>) -> Result<(Self, OwnedFd), Error> {
         let socket =
             Socket::route().map_err(|source| Error::io("open a route netlink socket", source))?;
-        Self::open(socket, ROUTES, Kind::Routes { prefix: link_prefix(node_key), board })
+        Self::open(socket, ROUTES, Kind::Routes { prefix: container_prefix(node_key), board })
     }
 
     fn open(mut socket: Socket, groups: u32, of: Kind) -> Result<(Self, OwnedFd), Error> {

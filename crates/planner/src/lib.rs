@@ -5,7 +5,7 @@
 //! again when the state changes, when a node is heard that was silent, or at
 //! `wake_at`; there is no other timer, and beats as such wake nobody.
 //!
-//! Stages, in order: liveness of nodes, the default network, then for each
+//! Stages, in order: liveness of nodes, the default network, blocks of new nodes, then for each
 //! service: virtual IPs, orchestrate (slots wanted), roll out (which slots get
 //! the new template now), replace (failed, lost), place (a node and an address),
 //! reap (history). A new task is created with its place, so a new service costs
@@ -22,6 +22,7 @@
 //! modelled yet), preemption.
 
 mod address;
+mod blocks;
 mod draft;
 mod liveness;
 mod nodes;
@@ -142,6 +143,7 @@ pub fn plan(
     let mut draft = Draft::new(state, cluster, ids, now);
     liveness::judge(&mut draft, beats);
     vips::make_default(&mut draft);
+    blocks::grant_first(&mut draft);
     index.follow(state, draft.nodes.silent());
     // Services see nodes as they are about to be; what they conclude holds once that is applied.
     let calm = draft.is_empty();

@@ -112,18 +112,25 @@ impl<'a> Nodes<'a> {
     ) -> Option<(Ipv4Addr, Option<Subnet>)> {
         let site = &mut self.sites[at];
         let id = site.node.id;
-        let pool =
-            site.pool.get_or_insert_with(|| Pool::new(&site.node.blocks, state.addresses_on(id)));
+        let pool = site.pool.get_or_insert_with(|| {
+            let blocks = [&site.node.blocks[..], &site.granted[..]].concat();
+            Pool::new(&blocks, state.addresses_on(id))
+        });
         if let Some(address) = pool.take(|| state.tasks_on(id)) {
             return Some((address, None));
         }
+        let block = self.grant(cluster, at)?;
+        let pool = self.sites[at].pool.as_mut()?;
+        pool.add(block);
+        Some((pool.take(|| state.tasks_on(id))?, Some(block)))
+    }
+
+    /// The next block of the pool, which the node has from now on.
+    pub(crate) fn grant(&mut self, cluster: &Cluster, at: usize) -> Option<Subnet> {
         let granted =
             self.sites.iter().flat_map(|site| site.node.blocks.iter().chain(&site.granted));
         let block = next_block(cluster, granted.copied())?;
-        let site = &mut self.sites[at];
-        site.granted.push(block);
-        let pool = site.pool.as_mut()?;
-        pool.add(block);
-        Some((pool.take(|| state.tasks_on(id))?, Some(block)))
+        self.sites[at].granted.push(block);
+        Some(block)
     }
 }

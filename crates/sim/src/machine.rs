@@ -7,19 +7,19 @@
 //! Not here: the session with a manager, and when a daemon dies.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use warren_agent::assignments::Gap;
 use warren_agent::core::{Command, Core, FoundTask, Input, Order, group};
 use warren_agent::published::PortKey;
 use warren_agent::task::{Effect, Ended, Event, Failure, FailureKind, Found, FoundState, Now};
-use warren_agent::{Cached, MembershipView};
+use warren_agent::{Applied, Cached, Holding, MembershipView, Site};
 use warren_base::rng::{Rng, SeededRng};
 use warren_model::quantity::Time;
 use warren_model::task::TaskExit;
-use warren_model::{NodeTable, ServiceId, TaskId};
-use warren_net::Table;
+use warren_model::{NodeId, NodeTable, ServiceId, TaskId};
+use warren_net::{Frontend, Table};
 
 use crate::queue::Queue;
 
@@ -62,6 +62,7 @@ pub(crate) enum Need {
 
 pub(crate) struct Machine {
     pub(crate) core: Core,
+    site: Site,
     pub(crate) containers: BTreeMap<(TaskId, u32), Container>,
     /// What the kernel publishes.
     pub(crate) table: Table,
@@ -77,9 +78,11 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(rng: Arc<SeededRng>) -> Self {
+    pub(crate) fn new(node: NodeId, rng: Arc<SeededRng>) -> Self {
+        let site = Site { node, device: String::new(), ipv6: false };
         Self {
-            core: Core::default(),
+            core: Core::default().at(site.clone()),
+            site,
             containers: BTreeMap::new(),
             table: Table::default(),
             net: Arc::default(),
@@ -133,7 +136,7 @@ impl Machine {
         for container in self.containers.values_mut() {
             container.waited = false;
         }
-        self.core = Core::new(self.found());
+        self.core = Core::new(self.found()).at(self.site.clone());
         if let Some(cached) = cached {
             self.core = std::mem::take(&mut self.core).with_cached(cached, now);
         }
@@ -193,18 +196,41 @@ impl Machine {
             Command::Do(order) => self.order(&order, now),
             Command::Apply { generation, table } => {
                 self.table = table;
-                self.answer(3, Input::Applied { generation, error: None }, now);
+                let applied = Applied::All;
+                self.answer(3, Input::Applied { generation, applied }, now);
+            }
+            Command::Hold(wanted) => {
+                let held = wanted.into_iter().map(|(key, tenant)| (key, tenant.service)).collect();
+                self.answer(1, Input::Held(Holding { held, ..Holding::default() }), now);
+            }
+            Command::Resolve(name) => {
+                let addresses = vec![Ipv4Addr::LOCALHOST.into()];
+                self.answer(3, Input::Resolved { name, addresses }, now);
             }
             Command::Discard { task, attempts } => {
                 for attempt in attempts {
                     self.containers.remove(&(task, attempt));
                 }
             }
-            Command::SweepLogs { .. } | Command::Note(_) => {}
+            Command::SweepLogs { .. } | Command::Note(_) | Command::Admit(_) => {}
             Command::Reconnect(gap) => self.needs.push(Need::Reconnect(gap)),
             Command::Membership(view) => self.needs.push(Need::Membership(view)),
             Command::Table(table) => self.net = table,
         }
+    }
+
+    /// Addresses that the kernel sends clients of a published port to.
+    pub(crate) fn behind(&self, wanted: u16) -> BTreeSet<Ipv4Addr> {
+        let own = self.table.published.iter().filter(|published| published.port == wanted);
+        let own = own.flat_map(|published| &published.backends).map(|backend| *backend.ip());
+        let leads = |frontend: &Frontend| matches!(frontend, Frontend::Published { port, .. } if *port == wanted);
+        let mesh = self.table.services.iter().filter(|mesh| mesh.frontends.iter().any(leads));
+        let mesh =
+            mesh.flat_map(|mesh| &mesh.backends).filter_map(|backend| match backend.address {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            });
+        own.chain(mesh).collect()
     }
 
     fn answer(&mut self, within_ms: u64, input: Input, now: Now) {

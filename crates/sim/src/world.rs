@@ -137,7 +137,7 @@ impl World {
             moved: false,
             last_commit: 0,
             node_id,
-            machine: Machine::new(Arc::clone(&rng)),
+            machine: Machine::new(node_id, Arc::clone(&rng)),
             session: None,
             services_made: 0,
             rng,

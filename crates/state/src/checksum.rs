@@ -21,7 +21,7 @@ use warren_model::service::{
     UpdateOrder, UpdatePolicy,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskStatus};
-use warren_model::{AuditRecord, Time};
+use warren_model::{AuditRecord, OverlayKind, Time};
 
 use crate::State;
 
@@ -148,6 +148,7 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
         pool,
         block_prefix,
         vip_pool,
+        overlay,
         ca,
         worker_token,
         manager_token,
@@ -182,6 +183,8 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
     });
     let vip_pool = Some(*vip_pool).filter(|pool| *pool != Cluster::VIP_POOL);
     digest.added(24, vip_pool, Digest::subnet);
+    let overlay = Some(*overlay).filter(|kind| *kind != OverlayKind::default());
+    digest.added(26, overlay, |digest, kind| digest.text(kind.as_str()));
 }
 
 fn add_token(digest: &mut Digest, token: &JoinToken) {

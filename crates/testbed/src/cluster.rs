@@ -27,13 +27,22 @@ pub struct Options {
     pub seed: u64,
     /// Of the daemons.
     pub log_level: String,
+    /// How containers' packets travel; nothing: as by default.
+    pub overlay: Option<String>,
     /// The program; nothing: the one that was built along.
     pub binary: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { hybrid: false, registry: true, seed: 1, log_level: "info".into(), binary: None }
+        Self {
+            hybrid: false,
+            registry: true,
+            seed: 1,
+            log_level: "info".into(),
+            overlay: None,
+            binary: None,
+        }
     }
 }
 
@@ -74,7 +83,9 @@ impl Cluster {
         let start = Instant::now();
         let mode: &[&str] = if options.hybrid { &[] } else { &["--manager-only"] };
         let first = cluster.nodes.first().context("a cluster needs a manager")?.clone();
-        first.start(&[&["cluster", "init"], mode].concat())?;
+        let overlay: Vec<&str> =
+            options.overlay.iter().flat_map(|kind| ["--overlay", kind.as_str()]).collect();
+        first.start(&[&["cluster", "init"], mode, &overlay].concat())?;
         cluster.until("the first manager answers", FORM_LIMIT, || {
             first.ok(&["node", "ls"]).map(Some)
         })?;

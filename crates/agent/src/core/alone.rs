@@ -30,6 +30,7 @@ impl Core {
         self.set = cached.set;
         if *self.set.table != NodeTable::default() {
             self.commands.push(Command::Table(Arc::clone(&self.set.table)));
+            self.table_came();
         }
         if !self.set.kept.tasks.is_empty() && self.choice() != Some(ForgottenChoice::Keep) {
             let left = cached.kept_left_ms.min(KEPT_MS);
@@ -219,6 +220,8 @@ impl Core {
         self.note("this node was removed from the cluster: its containers are removed".to_owned());
         self.set.tasks.clear();
         self.set.drop_kept();
+        self.set.table = Arc::default();
+        self.table_came();
         self.set.revision = self.set.revision.max(1);
         self.spared.clear();
         self.live = true;

@@ -36,6 +36,7 @@ impl Core {
         self.changed = self.changed.max(Some(what));
         if !Arc::ptr_eq(&self.set.table, &table_before) {
             self.commands.push(Command::Table(Arc::clone(&self.set.table)));
+            self.table_came();
         }
         if taken.new_epoch {
             self.keep(now);
@@ -144,9 +145,11 @@ impl Core {
             template_number: task.template,
             template,
             address: task.address,
+            address6: self.address6(task.address),
         };
         let told = Some(task.known);
-        self.tasks.insert(task.id, Held { machine, spec: Arc::new(spec), claimed, told });
+        let asker = spec.addresses().map(|addresses| self.asker(task.id, task.service, addresses));
+        self.tasks.insert(task.id, Held { machine, spec: Arc::new(spec), claimed, told, asker });
         self.order(task.id, effects);
         self.tell(task.id, now);
     }

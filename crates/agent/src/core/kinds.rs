@@ -1,17 +1,20 @@
 //! What the core takes in and gives out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use warren_model::service::TaskTemplate;
 use warren_model::task::{TaskExit, TaskStatus};
 use warren_model::{NodeTable, ServiceId, TaskId};
-use warren_net::Table;
+use warren_net::{Addresses, Table};
 
 use crate::assignments::{Assignment, Gap};
 use crate::membership::MembershipView;
+use crate::mesh::{Holding, Tenant};
+use crate::names::Asker;
 use crate::published::{Claim, PortKey};
+use crate::table::Applied;
 use crate::task::{Effect, Event, Found};
 
 /// What never changes of a task while it is on this node.
@@ -23,9 +26,16 @@ pub struct TaskSpec {
     pub template_number: u32,
     pub template: Arc<TaskTemplate>,
     pub address: Option<Ipv4Addr>,
+    /// Beside it.
+    pub address6: Option<Ipv6Addr>,
 }
 
 impl TaskSpec {
+    /// Of its container.
+    pub fn addresses(&self) -> Option<Addresses> {
+        self.address.map(|v4| Addresses { v4, v6: self.address6 })
+    }
+
     /// Of the container of one attempt.
     pub fn container_id(&self, attempt: u32) -> String {
         container_id(self.id, attempt)
@@ -55,10 +65,17 @@ pub enum Input {
         event: Event,
         claimed: Option<BTreeSet<PortKey>>,
     },
-    /// The kernel took the table, or did not.
+    /// What the kernel made of the table.
     Applied {
         generation: u64,
-        error: Option<String>,
+        applied: Applied,
+    },
+    /// Which ports of the routing mesh this node holds.
+    Held(Holding),
+    /// What was found for the name of a node; nothing, if nobody knows.
+    Resolved {
+        name: String,
+        addresses: Vec<IpAddr>,
     },
     /// A session is up; the managers said to go on from the held revision.
     Resumed,
@@ -83,6 +100,12 @@ pub enum Command {
         generation: u64,
         table: Table,
     },
+    /// Hold exactly these ports, as far as they can be had.
+    Hold(BTreeMap<PortKey, Tenant>),
+    /// Look up the name of a node.
+    Resolve(String),
+    /// Containers that may ask for other names than before.
+    Admit(Vec<Asker>),
     /// Containers of a task that is nobody's.
     Discard {
         task: TaskId,
@@ -112,6 +135,12 @@ pub struct Order {
     pub attempt: u32,
     pub restarts: u32,
     pub last_exit: Option<TaskExit>,
+    /// Who asks for names; nobody while the task has no address.
+    pub asker: Option<Asker>,
+    /// Of the table around its container: not to be started before.
+    pub generation: u64,
+    /// How long other nodes may still send connections after this one leads none to it.
+    pub linger_ms: u64,
     pub effect: Effect,
 }
 

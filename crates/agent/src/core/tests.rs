@@ -92,12 +92,22 @@ impl World {
                 match command {
                     Command::Do(order) => inputs.splice(0..0, self.order(*order)).for_each(drop),
                     Command::Apply { generation, .. } => {
-                        inputs.insert(0, Input::Applied { generation, error: None });
+                        inputs
+                            .insert(0, Input::Applied { generation, applied: crate::Applied::All });
                     }
                     Command::Discard { task, .. } => self.discarded.push(letter(task)),
                     Command::Reconnect(_) => self.gaps += 1,
                     Command::Note(text) => self.notes.push(text),
-                    Command::SweepLogs { .. } | Command::Membership(_) | Command::Table(_) => {}
+                    Command::Hold(wanted) => {
+                        let held = wanted.into_iter().map(|(key, by)| (key, by.service)).collect();
+                        let holding = crate::Holding { held, ..crate::Holding::default() };
+                        inputs.insert(0, Input::Held(holding));
+                    }
+                    Command::SweepLogs { .. }
+                    | Command::Membership(_)
+                    | Command::Table(_)
+                    | Command::Resolve(_)
+                    | Command::Admit(_) => {}
                 }
             }
         }

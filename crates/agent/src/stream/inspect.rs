@@ -85,9 +85,11 @@ fn port_failure(error: PortError) -> Failure {
         PortError::Net(warren_net::Error::NoAddress { .. }) => {
             (Code::BadInput, "leave the address out, or write one that the node has")
         }
-        PortError::Net(warren_net::Error::Io { .. } | warren_net::Error::Unsupported(_)) => {
-            (Code::Failed, "warren doctor shows what the node lacks")
-        }
+        PortError::Net(
+            warren_net::Error::Io { .. }
+            | warren_net::Error::Overlay(_)
+            | warren_net::Error::Unsupported(_),
+        ) => (Code::Failed, "warren doctor shows what the node lacks"),
     };
     Failure::new(code, crate::effects::chain(&error)).hint(hint)
 }

@@ -29,8 +29,10 @@ async fn starts_and_reports_once() {
 async fn running_is_reported_only_once_it_is_reachable() {
     let bench = Bench::new().await;
     let mut session = bench.session().await;
+    session.send(Wish::new().task(3, RUN).complete()).await;
+    session.until(task_id(3), TaskState::Running, 1).await;
     bench.network.refuse_tables(Some("no room"));
-    let wish = Wish::new().task(1, RUN).task(2, RUN);
+    let wish = Wish::new().at(0, 2).task(1, RUN).task(2, RUN).task(3, RUN);
     let wish = wish.ports(&[port(8080, PublishMode::Ingress)]);
     session.send(wish.complete()).await;
     let starting = |status: &warren_model::task::TaskStatus| status.error.is_some();
@@ -42,8 +44,24 @@ async fn running_is_reported_only_once_it_is_reachable() {
     let table = bench.network.table().borrow().clone();
     let backends = &table.published[0].backends;
     assert_eq!(table.published[0].port, 8080);
-    assert_eq!(backends.len(), 2, "{backends:?}");
+    assert_eq!(backends.len(), 3, "{backends:?}");
     assert_eq!(backends[0].to_string(), format!("{}:80", address(1)));
+}
+
+/// Nothing could be known of what it may reach.
+#[tokio::test(start_paused = true)]
+async fn nothing_starts_before_the_rules_around_it_hold() {
+    let bench = Bench::new().await;
+    let mut session = bench.session().await;
+    bench.network.refuse_tables(Some("no room"));
+    session.send(Wish::new().task(1, RUN).complete()).await;
+    let failed = |status: &warren_model::task::TaskStatus| status.error.is_some();
+    let status = session.until_status(task_id(1), failed).await;
+    let why = "the network's rules do not hold yet: no room";
+    assert_eq!((status.state, status.error.as_deref()), (TaskState::Starting, Some(why)));
+    assert!(bench.runtime.running().is_empty());
+    bench.network.refuse_tables(None);
+    session.until(task_id(1), TaskState::Running, 1).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ mod host;
 mod lifecycle;
 mod manager;
 mod managers;
+mod networks;
 mod recovery;
 mod runtime;
 mod streams;
@@ -27,7 +28,7 @@ use warren_model::{NodeId, ServiceId, TaskId, TaskTemplate, Time};
 use warren_proto::v1;
 use warren_trust::KeyFile;
 
-use crate::fake::{FakeImages, FakeNetTable, FakeNetwork};
+use crate::fake::{FakeHosts, FakeImages, FakeNames, FakeNetTable, FakeNetwork};
 use crate::{Agent, LocalManager, ManagerAddress, Options};
 use manager::{Manager, Managers, Session};
 use runtime::Pretend;
@@ -73,6 +74,8 @@ struct Bench {
     images: Arc<FakeImages>,
     network: Arc<FakeNetwork>,
     net_table: Arc<FakeNetTable>,
+    names: Arc<FakeNames>,
+    hosts: Arc<FakeHosts>,
     clock: Arc<QuietClock>,
     dir: tempfile::TempDir,
     agent: Option<Agent>,
@@ -98,6 +101,8 @@ impl Bench {
             images,
             network: Arc::new(FakeNetwork::default()),
             net_table: Arc::default(),
+            names: Arc::default(),
+            hosts: Arc::default(),
             clock,
             dir: tempfile::tempdir().unwrap(),
             agent: None,
@@ -122,6 +127,10 @@ impl Bench {
             images: self.images.clone(),
             network: self.network.clone(),
             net_table: self.net_table.clone(),
+            names: Some(self.names.clone()),
+            resolve: self.hosts.clone(),
+            overlay_device: "w-test".to_owned(),
+            ipv6: true,
             data_dir: self.dir.path().to_owned(),
             key: Arc::new(KeyFile::in_memory([3; 32])),
             pool: (Ipv4Addr::new(10, 128, 0, 0), 10),

@@ -132,6 +132,7 @@ pub(crate) async fn settings(
         "pool": subnet(state.pool.unwrap_or_default()),
         "block_prefix": state.block_prefix,
         "vip_pool": state.vip_pool.map(subnet),
+        "overlay": overlay(state.overlay),
         "prefix_v6": state.prefix_v6.and_then(prefix_v6),
         "certificate_lifetime_ms": state.certificate_lifetime_ms,
         "epoch": state.epoch,
@@ -153,6 +154,16 @@ fn subnet(subnet: v1::Subnet) -> String {
 
 fn prefix_v6(subnet: v1::Subnet6) -> Option<String> {
     Subnet6::try_from(subnet).ok().map(|subnet| subnet.to_string())
+}
+
+/// A name that a newer manager knows and this program does not is none.
+fn overlay(wire: i32) -> Option<&'static str> {
+    match v1::OverlayKind::try_from(wire).ok()? {
+        v1::OverlayKind::Wireguard => Some("wireguard"),
+        v1::OverlayKind::Vxlan => Some("vxlan"),
+        v1::OverlayKind::None => Some("none"),
+        v1::OverlayKind::Unspecified => None,
+    }
 }
 
 /// Times in words instead of milliseconds.

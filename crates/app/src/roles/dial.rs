@@ -9,7 +9,7 @@ pub(crate) mod calling;
 mod names;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +85,14 @@ impl Dialer {
 
     pub(crate) fn credentials(&self) -> &Credentials {
         &self.credentials
+    }
+
+    /// The addresses of a machine's name.
+    ///
+    /// # Errors
+    /// [`DialError::Resolve`].
+    pub(crate) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, DialError> {
+        self.names.find(name).await
     }
 
     /// A stream of the managers' own protocol.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use warren_base::clock::Clock;
 use warren_base::rng::Rng;
-use warren_manager::{Founding, Pools, founding};
+use warren_manager::{Founding, Terms, founding};
 use warren_model::node::Description;
 use warren_model::{Cluster, NetworkId, Time, cluster};
 use warren_state::change::{Mutation, Transaction};
@@ -62,7 +62,7 @@ impl Founder {
         issued: &Issued,
         identity: &Identity,
         description: Description,
-        pools: Pools,
+        terms: Terms,
         clock: &dyn Clock,
         rng: &dyn Rng,
     ) -> Transaction {
@@ -79,7 +79,7 @@ impl Founder {
             manager_secret: *JoinToken::new_secret(rng),
             now: Time(clock.now_ms()),
             network: NetworkId::from_bytes(rng.id_bytes()),
-            pools,
+            terms,
         })
     }
 

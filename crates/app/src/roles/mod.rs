@@ -30,7 +30,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::Instrument;
 use warren_base::telemetry;
-use warren_manager::Pools;
+use warren_manager::Terms;
 
 use crate::cli::Role;
 use crate::cli::failure::Failure;
@@ -48,7 +48,7 @@ const BLOCKING_THREADS_MAX: usize = 32;
 
 /// How a node begins.
 pub(crate) enum Begin {
-    Init { worker: bool, pools: Pools },
+    Init { worker: bool, terms: Terms },
     Join(JoinSettings),
     Run,
 }
@@ -70,7 +70,7 @@ pub(crate) fn run(role: Role, printer: &mut Printer) -> Result<(), Failure> {
         }
     };
     let begin = match &role {
-        Role::Init(_, flags) => Begin::Init { worker: !flags.manager_only, pools: flags.pools()? },
+        Role::Init(_, flags) => Begin::Init { worker: !flags.manager_only, terms: flags.terms()? },
         Role::Join(_, flags) => {
             let settings = flags.resolve(&environment, detach::token)?;
             // It must not be seen in lists of processes for as long as the node runs.
@@ -112,7 +112,7 @@ fn fit(begin: &Begin, settings: &NodeSettings) -> Result<(), Failure> {
     daemon::check(settings)?;
     match begin {
         Begin::Run => start::check(begin, &settings.data_dir)?,
-        Begin::Init { pools, .. } => routes::check(*pools, &routes::read())?,
+        Begin::Init { terms, .. } => routes::check(terms.pools, &routes::read())?,
         // Only a manager knows what the cluster has.
         Begin::Join(_) => {}
     }

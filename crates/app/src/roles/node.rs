@@ -1,6 +1,6 @@
 //! The rooms of a running node: made in order, taken apart in the opposite one.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use warren_agent::{Agent, Cache, Connect, ConnectError, LocalManager, ManagerAddress};
+use warren_agent::{Agent, Cache, Connect, ConnectError, LocalManager, ManagerAddress, Resolve};
 use warren_base::clock::Clock;
 use warren_base::file::write_atomic;
 use warren_base::rng::Rng;
@@ -141,6 +141,16 @@ pub(super) fn persist_clock(shared: &Shared, every_ms: u64) {
     });
 }
 
+/// Where other nodes are, by the names that they are known by.
+struct Hosts(Dialer);
+
+#[tonic::async_trait]
+impl Resolve for Hosts {
+    async fn resolve(&self, host: &str) -> std::io::Result<Vec<IpAddr>> {
+        self.0.addresses(host).await.map_err(std::io::Error::other)
+    }
+}
+
 /// How the agent reaches managers.
 struct Lines(Arc<Shared>);
 
@@ -200,6 +210,10 @@ impl Node {
             runtime: tools.runtime,
             images: tools.images,
             network: tools.net,
+            names: None,
+            resolve: Arc::new(Hosts(shared.dialer.clone())),
+            overlay_device: warren_net::overlay_device(&tools.key),
+            ipv6: warren_net::has_ipv6(),
             data_dir: shared.settings.data_dir.clone(),
             key: Arc::clone(&shared.key),
             pool: (pool.address, pool.prefix),
@@ -347,6 +361,8 @@ struct Tools {
     runtime: Arc<Native>,
     images: Arc<warren_image::Store>,
     net: Arc<Net>,
+    /// Of the node, as links and tables are named by it.
+    key: String,
 }
 
 impl Tools {
@@ -373,6 +389,7 @@ impl Tools {
             runtime: Arc::new(runtime.map_err(|e| failed(&e))?),
             images: Arc::new(images.map_err(|e| failed(&e))?),
             net: Arc::new(net.await.map_err(|e| failed(&e))?),
+            key: identity.key(),
         })
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use warren_base::clock::{Clock, RealClock};
 use warren_base::rng::{Rng, SystemRng};
-use warren_manager::Pools;
+use warren_manager::Terms;
 use warren_model::node::Node as Member;
 use warren_model::{NodeId, Time};
 use warren_state::change::{Mutation, Transaction};
@@ -71,7 +71,7 @@ pub(super) fn restore(
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     let bench = Bench::new(settings, flags.node.detach)?;
-    start::check(&Begin::Init { worker: true, pools: Pools::default() }, bench.files.data_dir())?;
+    start::check(&Begin::Init { worker: true, terms: Terms::default() }, bench.files.data_dir())?;
     let unlock = match (&flags.passphrase_file, &flags.key_file) {
         (_, Some(path)) => {
             let key = secret::file("--key-file", path)?.parse::<BackupKey>();

@@ -17,7 +17,7 @@ use warren_agent::LocalManager;
 use warren_base::clock::{Clock, RealClock};
 use warren_base::rng::{Rng, SystemRng};
 use warren_base::telemetry;
-use warren_manager::{Pools, SetLogLevel, StopNode};
+use warren_manager::{SetLogLevel, StopNode, Terms};
 use warren_model::{Cluster, Time};
 use warren_store::Store;
 use warren_trust::node_files::CertificateFileError;
@@ -155,7 +155,7 @@ pub(super) async fn start(
     let ground = Ground { settings, files, clock, rng, stop_node, socket };
     let fresh = !matches!(begin, Begin::Run);
     let (shared, managing) = match begin {
-        Begin::Init { worker, pools } => ground.found(worker, pools).await?,
+        Begin::Init { worker, terms } => ground.found(worker, terms).await?,
         Begin::Join(asked) => {
             let identity = ground.join(&asked).await?;
             ground.find(identity, report).await?
@@ -187,7 +187,7 @@ impl Ground<'_> {
     async fn found(
         self,
         worker: bool,
-        pools: Pools,
+        terms: Terms,
     ) -> Result<(Arc<Shared>, Option<Managing>), Failure> {
         let told = self.settings.told.clone();
         let identity = Identity { told, ..Identity::random(self.rng.as_ref(), worker) };
@@ -204,7 +204,7 @@ impl Ground<'_> {
             &issued,
             &identity,
             machine::describe(&shared.advertise, &shared.settings.data_dir),
-            pools,
+            terms,
             shared.clock.as_ref(),
             shared.rng.as_ref(),
         );
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn nodes_are_made_once_and_run_after() {
         let dir = tempfile::tempdir().unwrap();
-        let init = || Begin::Init { worker: true, pools: Pools::default() };
+        let init = || Begin::Init { worker: true, terms: Terms::default() };
         let ask = |begin| check(&begin, dir.path()).map_err(|failure| failure.exit);
         assert_eq!(ask(Begin::Run), Err(Exit::NotFound));
         assert_eq!(ask(init()), Ok(()));

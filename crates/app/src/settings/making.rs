@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use warren_manager::Pools;
+use warren_manager::{Pools, Terms};
+use warren_model::OverlayKind;
 use warren_model::cluster::Subnet;
 use warren_trust::{JoinRole, JoinToken};
 use zeroize::Zeroizing;
@@ -27,8 +28,14 @@ pub(crate) struct InitFlags {
     /// Virtual IPs of services, apart from those [default: 10.192.0.0/14]
     #[arg(long, value_name = "CIDR")]
     vip_pool: Option<Subnet>,
+    /// How containers' packets travel between nodes: wireguard, vxlan (not encrypted) or none,
+    /// for nodes that share a segment
+    #[arg(long, value_name = "KIND", default_value_t = OVERLAY)]
+    overlay: OverlayKind,
 }
 
+/// Of a new cluster that nobody chose one for.
+const OVERLAY: OverlayKind = OverlayKind::Vxlan;
 /// With a longer prefix there would be blocks for 16 nodes at most.
 const POOL_PREFIX_MAX: u8 = 20;
 /// With a longer prefix there would be less than 254 virtual IPs.
@@ -37,11 +44,19 @@ const VIP_POOL_PREFIX_MAX: u8 = 24;
 const PREFIX_MIN: u8 = 8;
 
 impl InitFlags {
+    /// What the new cluster is to be like.
+    ///
+    /// # Errors
+    /// As of [`InitFlags::pools`].
+    pub(crate) fn terms(&self) -> Result<Terms, Failure> {
+        Ok(Terms { pools: self.pools()?, overlay: self.overlay })
+    }
+
     /// Where the new cluster's addresses are from.
     ///
     /// # Errors
     /// Naming the flag, and what is wrong with its value.
-    pub(crate) fn pools(&self) -> Result<Pools, Failure> {
+    fn pools(&self) -> Result<Pools, Failure> {
         let default = Pools::default();
         let pools = Pools {
             containers: self.pool.unwrap_or(default.containers),

@@ -68,6 +68,7 @@ pub(super) fn get(view: &State) -> Result<v1::ClusterState, Refusal> {
         backup: cluster.backup.as_ref().map(Into::into),
         revision: view.revision(),
         vip_pool: Some((&cluster.vip_pool).into()),
+        overlay: v1::OverlayKind::from(cluster.overlay).into(),
         prefix_v6: Some((&warren_model::ipv6::cluster_prefix(cluster.id)).into()),
     })
 }

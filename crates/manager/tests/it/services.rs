@@ -213,7 +213,13 @@ async fn events_from_a_revision_on() {
     house.create(wish("web", 0)).await.unwrap();
     let request = v1::WatchRequest { after: before };
     let mut events = house.control.watch(request).await.unwrap().into_inner();
-    let event = soon(events.message()).await.unwrap().unwrap();
+    // The block that the node is given may come before.
+    let event = loop {
+        let event = soon(events.message()).await.unwrap().unwrap();
+        if event.kind != "node" {
+            break event;
+        }
+    };
     let shown = (event.kind.as_str(), event.action.as_str(), event.name.as_str());
     assert_eq!(shown, ("service", "create", "web"));
     let mut later = house.control.watch(v1::WatchRequest { after: 0 }).await.unwrap().into_inner();

@@ -160,7 +160,7 @@ impl Town {
             manager_secret: [2; 16],
             now,
             network: warren_model::NetworkId::from_bytes([7; 10]),
-            pools: warren_manager::Pools::default(),
+            terms: warren_manager::Terms::default(),
         });
         store.propose(transaction).await.unwrap();
         town.open(Card { node: node_id('a'), number: Some(1), peer }, store).await;

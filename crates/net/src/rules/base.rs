@@ -104,7 +104,7 @@ impl Base {
                     .collect(),
             }
         });
-        let ours = crate::link_prefix(&config.node_key);
+        let ours = crate::container_prefix(&config.node_key);
         let networks = table.networks.as_ref();
         Some(Self {
             family,

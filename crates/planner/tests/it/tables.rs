@@ -403,6 +403,22 @@ fn a_change_of_mode_keeps_what_fits() {
 }
 
 #[test]
+fn every_node_has_a_block() {
+    let mut world = World::new();
+    world.add_node("a", vec![]);
+    world.run("nodes b");
+    world.run("role a manager");
+    world.add_node("c", vec![]);
+    let granted = world.run("plan");
+    assert_eq!(granted.matches("grant").count(), 2, "{granted}");
+    assert!(granted.contains("grant a") && granted.contains("grant c"), "{granted}");
+    assert_eq!(world.run("plan"), "");
+    // The first container of a node needs no other one.
+    world.run("service web global");
+    assert!(!world.run("plan").contains("grant"));
+}
+
+#[test]
 fn addresses_and_blocks() {
     let addresses = |world: &World| {
         let mut found: Vec<_> = world.state.tasks().map(|task| (task.slot, task.address)).collect();

@@ -4,7 +4,7 @@ use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet}
 use warren_model::node::{
     Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
 };
-use warren_model::{Secret, Time};
+use warren_model::{OverlayKind, Secret, Time};
 
 use super::{
     Error, address, byte_up_to, choice, cluster_id, each, enums, hash, hash_or_zeros, node_id,
@@ -21,6 +21,7 @@ enums! {
     Availability, v1::Availability { Active Pause Drain }
     NodeStatus, v1::NodeStatus { Ready Down }
     ForgottenChoice, v1::ForgottenChoice { Keep Drop }
+    OverlayKind, v1::OverlayKind { Wireguard Vxlan None }
 }
 
 impl From<&Subnet> for v1::Subnet {
@@ -107,6 +108,7 @@ impl From<&Cluster> for v1::Cluster {
             next_number: cluster.next_number,
             backup: cluster.backup.as_ref().map(Into::into),
             vip_pool: vip_pool(cluster),
+            overlay: overlay(cluster),
         }
     }
 }
@@ -114,6 +116,12 @@ impl From<&Cluster> for v1::Cluster {
 /// The default is left out: an older reader knows no other.
 fn vip_pool(cluster: &Cluster) -> Option<v1::Subnet> {
     Some(&cluster.vip_pool).filter(|pool| **pool != Cluster::VIP_POOL).map(Into::into)
+}
+
+/// Likewise.
+fn overlay(cluster: &Cluster) -> i32 {
+    let known = Some(cluster.overlay).filter(|kind| *kind != OverlayKind::default());
+    known.map(v1::OverlayKind::from).unwrap_or_default().into()
 }
 
 impl v1::Cluster {
@@ -133,6 +141,7 @@ impl v1::Cluster {
             next_number: 0,
             backup: None,
             vip_pool: vip_pool(cluster),
+            overlay: overlay(cluster),
         }
     }
 }
@@ -160,6 +169,10 @@ impl TryFrom<v1::Cluster> for Cluster {
             next_number: wire.next_number.max(Self::FIRST_NUMBER),
             backup: part_if_any("backup", wire.backup)?,
             vip_pool: part_if_any("vip_pool", wire.vip_pool)?.unwrap_or(Self::VIP_POOL),
+            overlay: match wire.overlay {
+                0 => OverlayKind::default(),
+                known => choice::<v1::OverlayKind, _>("overlay", known)?,
+            },
         })
     }
 }

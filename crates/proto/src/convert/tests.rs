@@ -17,7 +17,9 @@ use warren_model::service::{
     UpdateOrder, UpdatePolicy,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
-use warren_model::{AuditRecord, ClusterId, NetworkId, NodeId, Secret, ServiceId, TaskId, Time};
+use warren_model::{
+    AuditRecord, ClusterId, NetworkId, NodeId, OverlayKind, Secret, ServiceId, TaskId, Time,
+};
 
 use super::Error;
 use crate::v1;
@@ -189,8 +191,10 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     );
     let numbers = (any::<u32>(), 1..u64::MAX, any::<u64>(), 1..u64::MAX);
     let pools = (subnet(), prop_oneof![Just(Cluster::VIP_POOL), subnet()]);
-    (any::<[u8; 10]>(), pools, secrets, numbers).prop_map(|(id, pools, secrets, numbers)| {
-        let (pool, vip_pool) = pools;
+    let overlay = prop::sample::select(OverlayKind::ALL.to_vec());
+    let network = (pools, overlay);
+    (any::<[u8; 10]>(), network, secrets, numbers).prop_map(|(id, network, secrets, numbers)| {
+        let ((pool, vip_pool), overlay) = network;
         let (ca, worker_token, manager_token, unlock_key, backup) = secrets;
         let (history_limit, certificate_lifetime_ms, epoch, next_number) = numbers;
         Cluster {
@@ -199,6 +203,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             pool,
             block_prefix: pool.prefix,
             vip_pool,
+            overlay,
             ca,
             worker_token,
             manager_token,
@@ -309,6 +314,7 @@ proptest! {
             pool: cluster.pool,
             block_prefix: cluster.block_prefix,
             vip_pool: cluster.vip_pool,
+            overlay: cluster.overlay,
             certificate_lifetime_ms: cluster.certificate_lifetime_ms,
             epoch: cluster.epoch,
             ..Cluster::new(cluster.id)

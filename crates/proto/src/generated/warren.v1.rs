@@ -48,6 +48,9 @@ pub struct Cluster {
     /// Virtual IPs of services; absent: the default.
     #[prost(message, optional, tag = "13")]
     pub vip_pool: ::core::option::Option<Subnet>,
+    /// Unspecified: VXLAN.
+    #[prost(enumeration = "OverlayKind", tag = "14")]
+    pub overlay: i32,
 }
 /// The cluster's certificate authority. The first certificate issues; the others are trusted too.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1180,6 +1183,8 @@ pub struct ClusterState {
     /// Of all its containers and services.
     #[prost(message, optional, tag = "13")]
     pub prefix_v6: ::core::option::Option<Subnet6>,
+    #[prost(enumeration = "OverlayKind", tag = "14")]
+    pub overlay: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateClusterRequest {
@@ -1994,6 +1999,38 @@ pub struct ForwardResponse {
     pub error: ::prost::alloc::string::String,
     #[prost(uint64, optional, tag = "4")]
     pub leader: ::core::option::Option<u64>,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OverlayKind {
+    Unspecified = 0,
+    Wireguard = 1,
+    Vxlan = 2,
+    None = 3,
+}
+impl OverlayKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OVERLAY_KIND_UNSPECIFIED",
+            Self::Wireguard => "OVERLAY_KIND_WIREGUARD",
+            Self::Vxlan => "OVERLAY_KIND_VXLAN",
+            Self::None => "OVERLAY_KIND_NONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OVERLAY_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "OVERLAY_KIND_WIREGUARD" => Some(Self::Wireguard),
+            "OVERLAY_KIND_VXLAN" => Some(Self::Vxlan),
+            "OVERLAY_KIND_NONE" => Some(Self::None),
+            _ => None,
+        }
+    }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -120,13 +120,14 @@ impl Host {
         let rate = 1_000_000 - 200 + rng.below(401);
         let ahead_ms = 2_000 + rng.below(400);
         let clock = HostClock::new(world.net.clone(), place, world.start, rate, ahead_ms);
+        let node = NodeId::from_bytes(rng.id_bytes());
         Self {
             place,
-            node: NodeId::from_bytes(rng.id_bytes()),
+            node,
             address: format!("10.0.0.{place}:2377"),
             name,
             clock: Arc::new(clock),
-            machine: Mutex::new(Machine::new(Arc::new(SeededRng::new(rng.next_u64())))),
+            machine: Mutex::new(Machine::new(node, Arc::new(SeededRng::new(rng.next_u64())))),
             kept: Mutex::default(),
             told: Mutex::default(),
             key_hash: hashes[0],

@@ -134,9 +134,7 @@ impl World {
                 .collect();
             for port in &service.spec.ports {
                 let crashes = service.spec.task.command.first().is_some_and(|word| word == "crash");
-                let table = self.machine.table.published.iter().find(|p| p.port == port.published);
-                let named: BTreeSet<_> =
-                    table.iter().flat_map(|p| &p.backends).map(|backend| *backend.ip()).collect();
+                let named = self.machine.behind(port.published);
                 if named != up && !crashes {
                     return Err(format!(
                         "port {} of {} names {named:?}, running are {up:?}",

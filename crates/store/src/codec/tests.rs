@@ -12,7 +12,7 @@ use warren_model::node::{
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::service::{Attachment, Endpoint, EndpointMode, OnDisconnect, ServiceSpec};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
-use warren_model::{AuditRecord, NetworkId, NodeId, Secret, ServiceId, TaskId};
+use warren_model::{AuditRecord, NetworkId, NodeId, OverlayKind, Secret, ServiceId, TaskId};
 
 use super::*;
 
@@ -60,6 +60,7 @@ fn cluster() -> Cluster {
         unlock_key: Some(Secret::new(vec![9; 32])),
         next_number: 8,
         vip_pool: "10.9.0.0/16".parse().unwrap(),
+        overlay: OverlayKind::None,
         ..Cluster::new(ClusterId::from_bytes([1; 10]))
     }
 }

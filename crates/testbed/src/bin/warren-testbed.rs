@@ -34,6 +34,9 @@ struct Args {
     /// Of the daemons
     #[arg(long, default_value = "info")]
     log_level: String,
+    /// How containers' packets travel between the machines
+    #[arg(long)]
+    overlay: Option<String>,
     /// The program [default: $WARREN, else the one built along with this]
     #[arg(long)]
     warren: Option<PathBuf>,
@@ -55,6 +58,7 @@ fn main() -> Result<()> {
         registry: !args.bare,
         seed: args.seed,
         log_level: args.log_level,
+        overlay: args.overlay,
         binary: if args.bare { Some(PathBuf::from("/bin/false")) } else { args.warren },
     };
     let cluster = if args.bare {

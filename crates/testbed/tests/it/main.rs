@@ -11,6 +11,8 @@ mod edge;
 mod failover;
 mod formation;
 mod machines;
+mod network;
+mod pods;
 mod register;
 mod secrets;
 mod soak;

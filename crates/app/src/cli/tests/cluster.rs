@@ -75,6 +75,7 @@ async fn settings_and_locks() {
             id: 040g2081040g2081
             locked: false
             nodes by older authority: 0
+            overlay: vxlan
             pool: 10.128.0.0/10
             prefix v6: fd01:101:101::/48
             revision: 7

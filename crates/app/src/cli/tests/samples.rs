@@ -149,6 +149,7 @@ pub(crate) fn settings() -> v1::ClusterState {
             address: [&[0xfd, 1, 1, 1, 1, 1][..], &[0; 10]].concat(),
             prefix: 48,
         }),
+        overlay: v1::OverlayKind::Vxlan.into(),
         certificate_lifetime_ms: 7_776_000_000,
         authority: vec![0xab; 32],
         revision: 7,

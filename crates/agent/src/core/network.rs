@@ -1,0 +1,175 @@
+//! What the kernel and the names of this node follow from, within the core.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use warren_model::service::{PortSpec, PublishMode};
+use warren_model::{ServiceId, TaskId};
+use warren_net::Addresses;
+use warren_net::dns::Upstream;
+
+use super::{Command, Core, Event, Now};
+use crate::kernel::{Ground, Local, Part};
+use crate::mesh::Holding;
+use crate::names::Asker;
+use crate::published::{self, PortKey, Replica};
+use crate::table::Applied;
+
+/// Other nodes learn with the same revision of the state that a task is not wanted any more, and
+/// have it out of their kernels some milliseconds later; busy ones within this.
+const LINGER_MS: u64 = 150;
+
+impl Core {
+    /// The kernel's table, as it should be now.
+    pub(super) fn draw(&mut self) {
+        let locals: BTreeMap<TaskId, Local> = self
+            .tasks
+            .iter()
+            .map(|(id, held)| {
+                let (service, serving) = (held.spec.service, held.machine.is_serving());
+                (*id, Local { service, serving })
+            })
+            .collect();
+        let held = self.held_ports();
+        let ground = Ground {
+            table: &self.set.table,
+            settings: self.set.settings.as_deref(),
+            locals: &locals,
+            held: &held,
+            addresses: self.underlay.addresses(),
+        };
+        let mut whole = self.drawing.draw(&ground);
+        for (service, published) in self.published() {
+            let part = whole.parts.get(&service);
+            let (services, group) =
+                part.map(|part| (part.services.clone(), part.group.clone())).unwrap_or_default();
+            whole.parts.insert(service, Arc::new(Part { published, services, group }));
+        }
+        self.publisher.want(whole);
+    }
+
+    /// For how long a container of `service` runs on after nothing here leads to it any more.
+    pub(super) fn linger_ms(&self, service: ServiceId) -> u64 {
+        if self.drawing.is_reached_from_elsewhere(service) { LINGER_MS } else { 0 }
+    }
+
+    /// Ports of the mesh that this node holds: by itself, or by a task of the service.
+    fn held_ports(&self) -> BTreeMap<PortKey, ServiceId> {
+        let mut held = self.mesh.held().clone();
+        for task in self.tasks.values() {
+            held.extend(task.claimed.iter().map(|key| (*key, task.spec.service)));
+        }
+        held
+    }
+
+    /// Ports of this node's own containers: of one of them alone, or of services that managers
+    /// do not know.
+    fn published(&self) -> BTreeMap<ServiceId, Vec<warren_net::PublishedPort>> {
+        let replicas: Vec<Replica<'_>> = self
+            .tasks
+            .values()
+            .map(|held| Replica {
+                service: held.spec.service,
+                address: held.spec.address,
+                serving: held.machine.is_serving(),
+                claimed: &held.claimed,
+            })
+            .collect();
+        let ports = self.set.all_services().map(|(id, service)| {
+            let known = self.set.table.services.contains_key(id);
+            let own = service.ports.iter().filter(|port| !known || port.mode == PublishMode::Host);
+            (*id, own.copied().collect::<Vec<PortSpec>>())
+        });
+        let ports: Vec<(ServiceId, Vec<PortSpec>)> = ports.collect();
+        let ports = ports.iter().map(|(id, ports)| (*id, ports.as_slice()));
+        published::table(ports, &replicas)
+    }
+
+    pub(super) fn applied(&mut self, generation: u64, applied: &Applied, now: Now) {
+        self.publisher.done(generation, applied, now.mono_ms);
+        let unreached = match applied {
+            Applied::All => None,
+            Applied::RulesAlone(why) => Some(why.clone()),
+            Applied::Nothing(error) => {
+                let message = format!("published ports: {error}");
+                self.step_all(
+                    |machine| machine.awaits_table().then(|| Event::PublishFailed(message.clone())),
+                    now,
+                );
+                return;
+            }
+        };
+        if unreached != self.unreached {
+            self.commands.extend(unreached.clone().map(Command::Note));
+            self.unreached = unreached;
+        }
+    }
+
+    pub(super) fn held(&mut self, holding: Holding, now: Now) {
+        let (changed, news) = self.mesh.done(holding, now.mono_ms);
+        self.table_stale |= changed;
+        self.commands.extend(news.into_iter().map(Command::Note));
+    }
+
+    /// Another table came, or the kept one is acted upon.
+    pub(super) fn table_came(&mut self) {
+        self.mesh.want(&self.set.table);
+        self.underlay.want(&self.set.table);
+        let mut admitted = Vec::new();
+        let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
+        for id in ids {
+            let Some(held) = self.tasks.get(&id) else { continue };
+            let asker =
+                held.spec.addresses().map(|addresses| self.asker(id, held.spec.service, addresses));
+            if asker != held.asker {
+                let up = held.machine.is_up();
+                admitted.extend(asker.clone().filter(|_| up));
+                if let Some(held) = self.tasks.get_mut(&id) {
+                    held.asker = asker;
+                }
+            }
+        }
+        if !admitted.is_empty() {
+            self.commands.push(Command::Admit(admitted));
+        }
+    }
+
+    /// What is asked of others: sockets, names of nodes.
+    pub(super) fn look_outside(&mut self, now: Now) {
+        if !self.live {
+            return;
+        }
+        if let Some(wanted) = self.mesh.next(now.mono_ms) {
+            self.commands.push(Command::Hold(wanted));
+        }
+        let names = self.underlay.next(now.mono_ms);
+        self.commands.extend(names.into_iter().map(Command::Resolve));
+    }
+
+    /// The IPv6 address beside an IPv4 one, where there is IPv6.
+    pub(super) fn address6(&self, address: Option<Ipv4Addr>) -> Option<std::net::Ipv6Addr> {
+        let v6 = self.set.table.container_v6(address?);
+        v6.filter(|_| self.drawing.site().ipv6)
+    }
+
+    /// A container of `service` as whoever answers for names is to know it.
+    pub fn asker(&self, task: TaskId, service: ServiceId, addresses: Addresses) -> Asker {
+        let table = &self.set.table;
+        let service = table.services.get(&service);
+        let networks: Vec<_> =
+            service.iter().flat_map(|service| &service.on).map(|on| on.network).collect();
+        let internal = |id| table.networks.get(id).is_some_and(|network| network.internal);
+        let shut_in = !networks.is_empty() && networks.iter().all(internal);
+        let upstream = if shut_in { Upstream::Nobody } else { Upstream::Host };
+        Asker { task, addresses, stack: None, networks, upstream }
+    }
+
+    /// What this node cannot do for networks right now, in words.
+    pub fn troubles(&self) -> Vec<String> {
+        let mut troubles = self.mesh.troubles();
+        troubles.extend(self.underlay.troubles());
+        troubles.extend(self.unreached.clone());
+        troubles
+    }
+}

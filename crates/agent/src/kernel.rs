@@ -1,0 +1,348 @@
+//! What this node's kernel should hold of networks: made of what managers say
+//! and of what runs here.
+//!
+//! Pure. [`Drawing`] remembers what it made of each service, so that of
+//! thousands of them only those cost work that changed, and what did not change
+//! is the same pointer as before, which is how `warren_net` compares.
+//!
+//! - A virtual IP leads to the tasks of its service that take connections, on
+//!   any node; so does a slot's address, to those of the slot, and a published
+//!   port of the routing mesh.
+//! - Of tasks elsewhere managers know whether they take connections, of those
+//!   here the agent does: one that drains, stops or has ended is out at once,
+//!   one that serves is in before managers have heard of it.
+//! - Containers on the same networks may reach each other. An address that is
+//!   in no table is on no network, and parted from everybody.
+//!
+//! Not here: ports that this node publishes for its own containers alone
+//! (`published`), who holds a port (`mesh`), how it is applied (`table`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use warren_model::node_table::{TableService, TableTask};
+use warren_model::service::{Affinity, PortSpec};
+use warren_model::{Cluster, NetworkId, NodeId, NodeTable, OverlayKind, ServiceId, TaskId};
+use warren_net::{Backend, Frontend, Group, Networks, Overlay, PublishedPort, Service, Subnet};
+
+use crate::published::PortKey;
+
+mod overlay;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use overlay::Addresses;
+
+/// What is fixed while the agent runs.
+#[derive(Debug, Clone)]
+pub struct Site {
+    pub node: NodeId,
+    /// Name of the device that encrypts, where the cluster has such an overlay.
+    pub device: String,
+    /// The kernel has IPv6.
+    pub ipv6: bool,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self { node: NodeId::MIN, device: String::new(), ipv6: true }
+    }
+}
+
+/// A task that runs, or ran, here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Local {
+    pub(crate) service: ServiceId,
+    /// Running, ready and not draining.
+    pub(crate) serving: bool,
+}
+
+/// What is drawn from.
+#[derive(Debug)]
+pub(crate) struct Ground<'a> {
+    pub(crate) table: &'a Arc<NodeTable>,
+    pub(crate) settings: Option<&'a Cluster>,
+    pub(crate) locals: &'a BTreeMap<TaskId, Local>,
+    /// Ports of the mesh that this node holds, and for whom.
+    pub(crate) held: &'a BTreeMap<PortKey, ServiceId>,
+    /// Where nodes are that are known by a name.
+    pub(crate) addresses: &'a Addresses,
+}
+
+/// What one service has in the kernel.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Of this node's containers alone.
+    pub(crate) published: Vec<PublishedPort>,
+    pub(crate) services: Vec<Arc<Service>>,
+    pub(crate) group: Option<Arc<Group>>,
+}
+
+/// Everything, but for what each service has of its own on this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Whole {
+    pub(crate) parts: BTreeMap<ServiceId, Arc<Part>>,
+    pub(crate) overlay: Option<Arc<Overlay>>,
+    /// Numbers of networks without a way out.
+    pub(crate) internal: BTreeSet<u32>,
+}
+
+impl Whole {
+    /// As it is applied.
+    pub(crate) fn table(&self) -> warren_net::Table {
+        let parts = || self.parts.values();
+        let mut published: Vec<PublishedPort> =
+            parts().flat_map(|part| &part.published).cloned().collect();
+        published.sort();
+        warren_net::Table {
+            published,
+            overlay: self.overlay.clone(),
+            services: parts().flat_map(|part| &part.services).cloned().collect(),
+            networks: Some(Networks {
+                groups: parts().filter_map(|part| part.group.clone()).collect(),
+                internal: self.internal.clone(),
+                policies: Vec::new(),
+            }),
+        }
+    }
+}
+
+/// What was made of one service, and of what.
+#[derive(Debug)]
+struct Drawn {
+    source: Arc<TableService>,
+    /// Its tasks here that serve.
+    serving: BTreeSet<TaskId>,
+    held: BTreeSet<PortKey>,
+    part: Arc<Part>,
+}
+
+/// Draws, and remembers what it has drawn.
+#[derive(Debug, Default)]
+pub(crate) struct Drawing {
+    site: Site,
+    drawn: BTreeMap<ServiceId, Drawn>,
+    /// Stable as long as the network is known here; none is given twice.
+    numbers: BTreeMap<NetworkId, u32>,
+    last_number: u32,
+    /// That the overlay was made of, and the networks' numbers.
+    table: Arc<NodeTable>,
+    terms: Option<Terms>,
+    overlay: Option<Arc<Overlay>>,
+}
+
+/// What the overlay depends on beside the table.
+#[derive(Debug, PartialEq, Eq)]
+struct Terms {
+    pools: [warren_model::cluster::Subnet; 2],
+    kind: OverlayKind,
+    addresses: Addresses,
+}
+
+impl Drawing {
+    pub(crate) fn new(site: Site) -> Self {
+        Self { site, ..Self::default() }
+    }
+
+    pub(crate) fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Whether other nodes send connections to tasks of `service`.
+    pub(crate) fn is_reached_from_elsewhere(&self, service: ServiceId) -> bool {
+        let peers = self.overlay.as_ref().is_some_and(|overlay| !overlay.peers.is_empty());
+        peers && self.drawn.get(&service).is_some_and(|drawn| !drawn.part.services.is_empty())
+    }
+
+    /// All that follows from `ground`; what did not change is what was returned before.
+    pub(crate) fn draw(&mut self, ground: &Ground<'_>) -> Whole {
+        let reached = self.overlay.is_some();
+        self.draw_overlay(ground);
+        let same_networks = self.number(ground.table);
+        if !same_networks || reached != self.overlay.is_some() {
+            self.drawn.clear();
+        }
+        let mut serving: BTreeMap<ServiceId, BTreeSet<TaskId>> = BTreeMap::new();
+        for (task, local) in ground.locals.iter().filter(|(_, local)| local.serving) {
+            serving.entry(local.service).or_default().insert(*task);
+        }
+        let mut held: BTreeMap<ServiceId, BTreeSet<PortKey>> = BTreeMap::new();
+        for (key, service) in ground.held {
+            held.entry(*service).or_default().insert(*key);
+        }
+        self.drawn.retain(|id, _| ground.table.services.contains_key(id));
+        let mut parts = BTreeMap::new();
+        for (id, source) in &ground.table.services {
+            let (serving, held) =
+                (serving.remove(id).unwrap_or_default(), held.remove(id).unwrap_or_default());
+            let known = self.drawn.get(id).filter(|known| {
+                Arc::ptr_eq(&known.source, source) && known.serving == serving && known.held == held
+            });
+            let part = match known {
+                Some(known) => Arc::clone(&known.part),
+                None => {
+                    let part = self.part(ground.table, *id, source, &serving, &held);
+                    let known = self.drawn.get(id).map(|known| &known.part);
+                    let part = Arc::new(keep(part, known));
+                    let (source, part_of) = (Arc::clone(source), Arc::clone(&part));
+                    self.drawn.insert(*id, Drawn { source, serving, held, part: part_of });
+                    part
+                }
+            };
+            parts.insert(*id, part);
+        }
+        let internal = self.numbers.iter().filter(|(id, _)| {
+            ground.table.networks.get(id).is_some_and(|network| network.internal)
+        });
+        let internal = internal.map(|(_, number)| *number).collect();
+        Whole { parts, overlay: self.overlay.clone(), internal }
+    }
+
+    fn draw_overlay(&mut self, ground: &Ground<'_>) {
+        let terms = ground.settings.map(|settings| Terms {
+            pools: [settings.pool, settings.vip_pool],
+            kind: settings.overlay,
+            addresses: ground.addresses.clone(),
+        });
+        // Maps of pointers: to compare them is little work.
+        let (old, new) = (&self.table, ground.table);
+        let same_table = Arc::ptr_eq(old, new)
+            || (old.peers == new.peers
+                && old.networks == new.networks
+                && old.cluster == new.cluster);
+        if same_table && self.terms == terms {
+            return;
+        }
+        self.terms = terms;
+        let overlay = ground.settings.and_then(|settings| {
+            overlay::draw(&self.site, ground.table, settings, ground.addresses)
+        });
+        match (&self.overlay, overlay) {
+            (Some(held), Some(drawn)) if **held == drawn => {}
+            (_, drawn) => self.overlay = drawn.map(Arc::new),
+        }
+    }
+
+    /// Numbers networks; says whether what services are drawn by is as before.
+    fn number(&mut self, table: &Arc<NodeTable>) -> bool {
+        let same = self.table.networks == table.networks && self.table.cluster == table.cluster;
+        self.table = Arc::clone(table);
+        if same {
+            return true;
+        }
+        self.numbers.retain(|id, _| table.networks.contains_key(id));
+        for id in table.networks.keys() {
+            self.numbers.entry(*id).or_insert_with(|| {
+                self.last_number += 1;
+                self.last_number
+            });
+        }
+        false
+    }
+
+    fn part(
+        &self,
+        table: &NodeTable,
+        id: ServiceId,
+        source: &TableService,
+        serving: &BTreeSet<TaskId>,
+        held: &BTreeSet<PortKey>,
+    ) -> Part {
+        let able: Vec<&TableTask> =
+            source.tasks.iter().filter(|task| self.is_able(task, serving)).collect();
+        let mut services = Vec::new();
+        let mut push = |key: String, frontends: Vec<Frontend>, slot: Option<u32>| {
+            let tasks = able.iter().filter(|task| slot.is_none_or(|slot| task.slot == slot));
+            let backends = tasks.flat_map(|task| self.backends(table, task)).collect();
+            services.push(Arc::new(Service {
+                key: key.into(),
+                frontends,
+                backends,
+                affinity: source.endpoint.affinity == Affinity::ClientAddress,
+                prefer_local: source.endpoint.prefer_local,
+            }));
+        };
+        for on in &source.on {
+            let vip = |address: Ipv4Addr| {
+                let v6 = table.vip_v6(on.network, address).filter(|_| self.site.ipv6);
+                let all = [Some(IpAddr::V4(address)), v6.map(IpAddr::V6)];
+                all.into_iter().flatten().map(Frontend::Address).collect::<Vec<_>>()
+            };
+            if let Some(address) = on.vip {
+                push(format!("{id}/{}", on.network), vip(address), None);
+            }
+            for (slot, address) in &on.slots {
+                push(format!("{id}/{}/{slot}", on.network), vip(*address), Some(*slot));
+            }
+        }
+        let ports = source.mesh_ports().filter(|port| held.contains(&PortKey::of(port)));
+        let ports: Vec<Frontend> = ports.map(published).collect();
+        if !ports.is_empty() {
+            push(format!("{id}/mesh"), ports, None);
+        }
+        Part { published: Vec::new(), services, group: self.group(table, id, source) }
+    }
+
+    /// Whether a task takes connections, as far as this node can tell.
+    fn is_able(&self, task: &TableTask, serving: &BTreeSet<TaskId>) -> bool {
+        if task.node == self.site.node {
+            return serving.contains(&task.task);
+        }
+        // Without an overlay there is no way to it.
+        task.ready && self.overlay.is_some()
+    }
+
+    fn addresses(&self, table: &NodeTable, task: &TableTask) -> impl Iterator<Item = IpAddr> {
+        let v6 = table.container_v6(task.address).filter(|_| self.site.ipv6);
+        [Some(IpAddr::V4(task.address)), v6.map(IpAddr::V6)].into_iter().flatten()
+    }
+
+    fn backends(&self, table: &NodeTable, task: &TableTask) -> impl Iterator<Item = Backend> {
+        let (weight, local) = (task.weight, task.node == self.site.node);
+        self.addresses(table, task).map(move |address| Backend { address, weight, local })
+    }
+
+    fn group(&self, table: &NodeTable, id: ServiceId, source: &TableService) -> Option<Arc<Group>> {
+        if source.on.is_empty() || source.tasks.is_empty() {
+            return None;
+        }
+        let networks = source.on.iter().filter_map(|on| self.numbers.get(&on.network));
+        Some(Arc::new(Group {
+            key: id.to_string().into(),
+            addresses: source.tasks.iter().flat_map(|task| self.addresses(table, task)).collect(),
+            networks: networks.copied().collect(),
+        }))
+    }
+}
+
+/// Addresses of virtual IPs on networks of this node, beside those that every node has.
+fn own_subnets(table: &NodeTable) -> impl Iterator<Item = Subnet> {
+    let own = table.networks.values().filter_map(|network| network.subnet_v6);
+    own.map(|subnet| (subnet.address.into(), subnet.prefix))
+}
+
+fn published(port: &PortSpec) -> Frontend {
+    let key = PortKey::of(port);
+    Frontend::Published {
+        bind: key.bind.into(),
+        protocol: key.net_protocol(),
+        port: key.port,
+        target: port.target,
+    }
+}
+
+/// The same with what `known` has too, by the same pointers.
+fn keep(part: Part, known: Option<&Arc<Part>>) -> Part {
+    let Some(known) = known else { return part };
+    let same =
+        |new: Arc<Service>| known.services.iter().find(|old| **old == new).map_or(new, Arc::clone);
+    Part {
+        published: part.published,
+        services: part.services.into_iter().map(same).collect(),
+        group: match (part.group, &known.group) {
+            (Some(new), Some(old)) if new == *old => Some(Arc::clone(old)),
+            (group, _) => group,
+        },
+    }
+}

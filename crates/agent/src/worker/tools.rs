@@ -1,0 +1,77 @@
+//! What effects and streams work with.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use warren_base::clock::Clock;
+use warren_model::quantity::Time;
+use warren_model::{NodeId, TaskId};
+use warren_runtime::Runtime;
+
+use super::Message;
+use crate::effects;
+use crate::metrics::Metrics;
+use crate::names::Names;
+use crate::ports::Ports;
+use crate::route::ManagerAddress;
+use crate::seams::{Images, Network};
+use crate::task::Now;
+use crate::underlay::Resolve;
+
+/// The hands of the agent, shared by effects and streams.
+pub(crate) struct Tools {
+    pub(crate) node: NodeId,
+    pub(crate) pool: (Ipv4Addr, u8),
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) images: Arc<dyn Images>,
+    pub(crate) network: Arc<dyn Network>,
+    pub(crate) names: Option<Arc<dyn Names>>,
+    pub(crate) resolve: Arc<dyn Resolve>,
+    pub(crate) roll: effects::Roll,
+    /// What the kernel holds.
+    pub(crate) applied: watch::Sender<Progressed>,
+    pub(crate) ports: Ports,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) starts: Arc<Semaphore>,
+    pub(crate) pulls: Semaphore,
+    pub(crate) removals: Semaphore,
+    pub(crate) streams: Semaphore,
+    pub(crate) metrics: Arc<Metrics>,
+    /// With whom there is a session.
+    pub(crate) manager: watch::Receiver<Option<ManagerAddress>>,
+    pub(crate) inbox: mpsc::Sender<Message>,
+    /// The agent is stopping: insisting ends.
+    pub(crate) stopping: CancellationToken,
+}
+
+/// How far the kernel has got.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progressed {
+    /// Of the last table whose rules it took.
+    pub(crate) generation: u64,
+    /// Why it did not take the last one.
+    pub(crate) problem: Option<String>,
+}
+
+impl Tools {
+    pub(crate) fn logs_dir(&self) -> PathBuf {
+        self.data_dir.join("logs")
+    }
+
+    pub(crate) fn log_dir(&self, task: TaskId) -> PathBuf {
+        self.logs_dir().join(task.to_string())
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now { wall: Time(self.clock.now_ms()), mono_ms: self.clock.monotonic_ms() }
+    }
+
+    pub(crate) async fn tell(&self, message: Message) {
+        // The loop ends only with the agent, which ends the sender too.
+        let _ = self.inbox.send(message).await;
+    }
+}
