@@ -67,6 +67,8 @@ pub struct Options {
     pub pools: Vec<Prefix>,
     /// Without it nothing is carried to other nodes.
     pub overlay: Option<Overlay>,
+    /// Starts at once; else with the first container.
+    pub is_eager: bool,
     /// For pauses.
     pub clock: Arc<dyn Clock>,
 }
@@ -266,6 +268,10 @@ impl Keeping {
     async fn keep(&mut self) {
         let mut failures = 0;
         let mut process = self.found().await;
+        if process.is_none() && !self.options.is_eager {
+            // The sender is ours: there is no end to it.
+            let _ = self.wants.wait_for(|wanted| !wanted.askers.is_empty()).await;
+        }
         loop {
             let begun_ms = self.options.clock.monotonic_ms();
             let outcome = match process.take() {

@@ -139,7 +139,7 @@ mod tests {
         let shown: Vec<String> = peers
             .iter()
             .map(|peer| {
-                let endpoint = peer.endpoint.map_or("-".to_owned(), |at| at.to_string());
+                let endpoint = peer.endpoint.map_or_else(|| "-".to_owned(), |at| at.to_string());
                 let allowed: Vec<String> = peer.allowed.iter().map(ToString::to_string).collect();
                 format!("{} {endpoint} {}", peer.keys[0].as_bytes()[0], allowed.join(","))
             })

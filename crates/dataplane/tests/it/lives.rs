@@ -4,12 +4,16 @@ use std::time::{Duration, Instant};
 
 use warren_dataplane::End;
 
+use crate::clients::{Client, Echo};
 use crate::world::{
-    Client, Echo, Host, VIP, assert_connects, assert_pings, dig, eventually, files, on_hosts, table,
+    Host, VIP, assert_connects, assert_pings, dig, eventually, files, on_hosts, table,
 };
 
 /// What a person would notice.
 const STALL_MAX: Duration = Duration::from_secs(1);
+/// So long a datagram may be under way where some are lost, and where none may be.
+const SOON: Duration = Duration::from_millis(20);
+const LATE: Duration = Duration::from_secs(4);
 /// Answers that clients must have had before and after something happens.
 const ENOUGH: Duration = Duration::from_millis(300);
 
@@ -65,7 +69,8 @@ fn host_a_data_plane_that_is_killed_is_back_at_once() {
         let echo = Echo::in_container(&b);
         for host in [one, two, one] {
             let before = host.process("a data plane", |status| status.carries).pid;
-            let (packets, names) = (Client::of_echo(&a, &echo), Client::of_names(&a, "web", VIP));
+            let (packets, names) =
+                (Client::of_echo(&a, &echo, SOON), Client::of_names(&a, "web", VIP));
             std::thread::sleep(ENOUGH);
             let begun = Instant::now();
             host.kill(before);
@@ -91,7 +96,7 @@ fn host_a_daemon_that_is_gone_costs_nothing() {
         assert_pings(&a, b.address);
         let echo = Echo::in_container(&b);
         let before = one.process("a data plane", |status| status.carries).pid;
-        let (packets, names) = (Client::of_echo(&a, &echo), Client::of_names(&a, "web", VIP));
+        let (packets, names) = (Client::of_echo(&a, &echo, LATE), Client::of_names(&a, "web", VIP));
         one.stop(End::Leave);
         std::thread::sleep(ENOUGH);
         // The next one finds it, and what it was told.
@@ -120,7 +125,7 @@ fn host_a_successor_loses_no_question() {
         assert_pings(&a, b.address);
         let echo = Echo::in_container(&b);
         let before = one.process("a data plane", |status| status.carries).pid;
-        let (packets, names) = (Client::of_echo(&a, &echo), Client::of_names(&a, "web", VIP));
+        let (packets, names) = (Client::of_echo(&a, &echo, SOON), Client::of_names(&a, "web", VIP));
         std::thread::sleep(ENOUGH);
         one.stop(End::Leave);
         // The daemon was upgraded; managers have not been heard of yet.
