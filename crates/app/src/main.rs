@@ -32,6 +32,7 @@ fn main() -> ExitCode {
 fn run(printer: &mut Printer) -> Result<(), Failure> {
     match cli::parse(std::env::args_os().collect(), printer)? {
         cli::Asked::Role(role) => roles::run(role, printer),
+        cli::Asked::DataPlane(args) => roles::data_plane(&args),
         cli::Asked::Command(command) => {
             // One thread: a command waits, it does not compute.
             let runtime = tokio::runtime::Builder::new_current_thread()

@@ -28,6 +28,8 @@ const DATA_DIR_DEFAULT: &str = "/var/lib/warren";
 const LOG_FORMAT_DEFAULT: &str = "text";
 /// Of managers, unless told otherwise.
 pub(crate) const PORT: u16 = 2377;
+/// As WireGuard's own tools.
+const OVERLAY_PORT: u16 = 51_820;
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT));
 const ADMIN_DEFAULT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9090));
 const SOCKET_NAME: &str = "warren.sock";
@@ -36,12 +38,13 @@ const PID_NAME: &str = "warren.pid";
 const FILE_MAX: u64 = 1 << 20;
 
 /// Keys that the file may have.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "data_dir",
     "run_dir",
     "listen",
     "advertise",
     "admin",
+    "overlay_port",
     "profile",
     list::REGISTRIES,
     list::MANAGERS,
@@ -78,6 +81,10 @@ pub(crate) struct NodeFlags {
     /// [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin: Option<String>,
+    /// UDP port of the tunnel between nodes, the same on all of them; off for no tunnel
+    /// [env: WARREN_OVERLAY_PORT] [default: 51820]
+    #[arg(long, value_name = "PORT")]
+    overlay_port: Option<String>,
     /// How managers elect their leader: lan, or wan for slow links between them
     /// [env: WARREN_PROFILE] [default: lan]
     #[arg(long, value_name = "PROFILE")]
@@ -117,6 +124,8 @@ pub(crate) struct NodeSettings {
     /// As given; without it the way out is asked when the node starts.
     pub(crate) advertise: Option<Address>,
     pub(crate) admin: Option<SocketAddr>,
+    /// Where all nodes of the cluster listen for each other's containers' packets.
+    pub(crate) overlay_port: Option<u16>,
     pub(crate) profile: Profile,
     /// `host` or `host:port`.
     pub(crate) insecure_registries: Vec<String>,
@@ -225,6 +234,7 @@ impl Place {
                 .and_then(Address::dialled)
                 .map_err(|problem| Failure::input(format!("{}: {problem}", given.source)))
         });
+        let overlay_port = overlay_port(pick_told(&flags.overlay_port, "overlay_port"))?;
         let profile = election(pick_told(&flags.profile, "profile"))?;
         Ok(NodeSettings {
             data_dir,
@@ -232,6 +242,7 @@ impl Place {
             listen,
             advertise: advertise.transpose()?,
             admin,
+            overlay_port,
             profile,
             insecure_registries: list::registries(env, file, &flags.insecure_registry)?,
             managers: Vec::new(),
@@ -281,6 +292,16 @@ fn election(given: Option<Given>) -> Result<Profile, Failure> {
             Err(Failure::input(format!("{source}: {other:?} is not one of lan, wan")))
         }
     }
+}
+
+fn overlay_port(given: Option<Given>) -> Result<Option<u16>, Failure> {
+    let Some(Given { text, source }) = given else { return Ok(Some(OVERLAY_PORT)) };
+    if text == "off" {
+        return Ok(None);
+    }
+    let port = text.parse().ok().filter(|port| *port > 0);
+    let wrong = || Failure::input(format!("{source}: {text:?} is not a port"));
+    port.map(Some).ok_or_else(|| wrong().hint("write 1 to 65535, or off"))
 }
 
 fn socket_address(given: Option<Given>, default: SocketAddr) -> Result<SocketAddr, Failure> {

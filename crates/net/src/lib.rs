@@ -28,6 +28,7 @@ mod handle;
 mod link;
 mod namespace;
 mod netlink;
+mod node;
 mod overlay;
 mod reserve;
 mod routes;
@@ -39,6 +40,7 @@ mod wire;
 
 pub use features::{Blocker, Features, features, link_kinds};
 pub use handle::Net;
+pub use node::{Underlay, name_server, tunnel_name, underlay};
 pub use table::{
     Action, Backend, Carrier, Clause, Count, Direction, Frontend, Group, Member, Networks, Overlay,
     Peers, Policy, PortRange, Service, Subnet, Table,
@@ -213,11 +215,6 @@ fn link_prefix(node_key: &str) -> String {
 /// fifteen characters.
 pub(crate) fn container_prefix(node_key: &str) -> String {
     format!("{}c", link_prefix(node_key))
-}
-
-/// Name of the device that a node's encrypted overlay has, whoever makes it.
-pub fn overlay_device(node_key: &str) -> String {
-    format!("{}wg", link_prefix(node_key))
 }
 
 /// Whether this kernel has IPv6, also if nobody uses it.

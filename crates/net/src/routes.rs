@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use crate::namespace::write_setting;
+use crate::node::MTU_DEFAULT;
 use crate::overlay::{self, Below, Item};
 use crate::table::{Carrier, Overlay};
 use crate::wire::Reply;
@@ -22,11 +23,8 @@ mod abi;
 mod kernel;
 mod parse;
 
-pub(crate) use kernel::PROTOCOL;
-use kernel::{Device, Kernel};
-
-/// What a link is taken to carry if nothing is known of it (RFC 894).
-const MTU_DEFAULT: u32 = 1500;
+use kernel::Device;
+pub(crate) use kernel::{Kernel, PROTOCOL};
 
 pub(crate) enum Course {
     Apply {

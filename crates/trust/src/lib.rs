@@ -28,6 +28,7 @@ mod testing;
 mod text;
 pub mod tls;
 pub mod token;
+pub mod tunnel_key;
 pub mod unlock;
 mod x509;
 
@@ -43,4 +44,5 @@ pub use peer::{Peer, PeerError, PeerRole};
 pub use seal::{Opener, SEAL_OVERHEAD, SealError, Sealer};
 pub use tls::{Refusal, TlsError, client_config, join_config, refusal, server_config, server_name};
 pub use token::{ApiToken, JoinRole, JoinToken, TokenError, TokenRefusal};
+pub use tunnel_key::{TunnelKeyError, read_tunnel_key, write_tunnel_key};
 pub use unlock::{UnlockKey, UnlockKeyError};

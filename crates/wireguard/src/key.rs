@@ -53,6 +53,11 @@ impl PrivateKey {
         PublicKey(x25519::PublicKey::from(&self.secret()).to_bytes())
     }
 
+    /// For whoever keeps it, or hands it to another process.
+    pub fn to_bytes(&self) -> Zeroizing<[u8; KEY_LEN]> {
+        self.0.clone()
+    }
+
     pub(crate) fn secret(&self) -> x25519::StaticSecret {
         x25519::StaticSecret::from(*self.0)
     }

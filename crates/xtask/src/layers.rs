@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Crate, then what of ours it may import.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("warren-model", &[]),
     ("warren-base", &[]),
     ("warren-shim", &[]),
@@ -27,6 +27,10 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("warren-image", &["warren-model", "warren-base"]),
     ("warren-net", &["warren-model", "warren-base"]),
     ("warren-wireguard", &["warren-base"]),
+    (
+        "warren-dataplane",
+        &["warren-model", "warren-proto", "warren-net", "warren-wireguard", "warren-base"],
+    ),
     (
         "warren-manager",
         &[
@@ -65,6 +69,8 @@ const ARROWS: [(&str, &[&str]); 18] = [
             "warren-runtime",
             "warren-image",
             "warren-net",
+            "warren-wireguard",
+            "warren-dataplane",
         ],
     ),
     ("xtask", &[]),

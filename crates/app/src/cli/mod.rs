@@ -9,6 +9,7 @@ mod client;
 mod cluster;
 mod completion;
 mod context;
+mod dataplane;
 mod doctor;
 mod edit;
 mod env;
@@ -53,6 +54,7 @@ use crate::settings::{
 };
 pub(crate) use client::{FINAL_KEY, FORGET_KEY};
 use context::Context;
+pub(crate) use dataplane::DataPlaneArgs;
 pub(crate) use doctor::{Check, Level};
 use failure::{Exit, Failure};
 use printer::Printer;
@@ -118,6 +120,9 @@ enum Verb {
     Version(version::VersionArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
+    /// Answer names and carry packets, for the daemon that started it
+    #[command(name = "dataplane", hide = true)]
+    DataPlane(DataPlaneArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -195,6 +200,7 @@ pub(crate) enum Role {
 /// What `args` ask for.
 pub(crate) enum Asked {
     Role(Role),
+    DataPlane(DataPlaneArgs),
     Command(Command),
 }
 
@@ -222,6 +228,7 @@ pub(crate) fn parse(args: Vec<OsString>, printer: &mut Printer) -> Result<Asked,
         Verb::Cluster(ClusterVerb::Recover(flags)) => Asked::Role(Role::Recover(place, flags)),
         Verb::Node(NodeVerb::Join(flags)) => Asked::Role(Role::Join(place, flags)),
         Verb::Node(NodeVerb::Run(flags)) => Asked::Role(Role::Run(place, flags)),
+        Verb::DataPlane(args) => Asked::DataPlane(args),
         verb => Asked::Command(Command { place, context, verb, program }),
     })
 }
@@ -293,6 +300,7 @@ pub(crate) async fn run(
         | Verb::Node(NodeVerb::Join(_) | NodeVerb::Run(_))
         | Verb::Doctor(_)
         | Verb::Version(_)
+        | Verb::DataPlane(_)
         | Verb::Completion(_) => {
             Err(Failure::new(Exit::Failed, "this command has been carried out already"))
         }

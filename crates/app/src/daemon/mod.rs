@@ -153,6 +153,7 @@ mod tests {
             listen: "127.0.0.1:1".parse().unwrap(),
             advertise: None,
             admin: None,
+            overlay_port: None,
             profile: Profile::Lan,
             insecure_registries: Vec::new(),
             managers: Vec::new(),

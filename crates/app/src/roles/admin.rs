@@ -7,6 +7,7 @@
 //!
 //! Not here: anything that changes something, anything secret.
 
+mod plane;
 mod ready;
 mod scrape;
 
@@ -31,6 +32,7 @@ use warren_agent::ManagerAddress;
 use warren_runtime::Runtime;
 
 use super::node::Shared;
+use super::plane::DataPlane;
 use crate::cli::failure::{Exit, Failure};
 use ready::Checks;
 
@@ -56,6 +58,7 @@ pub(super) struct Rooms {
     pub(super) agent: Arc<warren_agent::Metrics>,
     pub(super) manager: watch::Receiver<Option<ManagerAddress>>,
     pub(super) pool: (std::net::Ipv4Addr, u8),
+    pub(super) plane: Arc<DataPlane>,
 }
 
 /// The endpoint, from the beginning of the process to its end.
@@ -134,14 +137,23 @@ impl Admin {
         match request.uri().path() {
             "/health" => say(StatusCode::OK, TEXT, "ok\n"),
             "/ready" => self.ready().await,
-            "/metrics" => match scrape::text(self.rooms.get()) {
-                Ok(text) => say(StatusCode::OK, OPEN_METRICS, text),
-                Err(error) => {
-                    tracing::error!(%error, "metrics could not be written");
-                    say(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "metrics cannot be written\n")
-                }
-            },
+            "/metrics" => self.metrics().await,
             _ => say(StatusCode::NOT_FOUND, TEXT, "there are /health, /ready and /metrics\n"),
+        }
+    }
+
+    async fn metrics(&self) -> Answer {
+        let rooms = self.rooms.get();
+        let plane = match rooms {
+            Some(rooms) => rooms.plane.status().await,
+            None => None,
+        };
+        match scrape::text(rooms, plane.as_ref()) {
+            Ok(text) => say(StatusCode::OK, OPEN_METRICS, text),
+            Err(error) => {
+                tracing::error!(%error, "metrics could not be written");
+                say(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "metrics cannot be written\n")
+            }
         }
     }
 

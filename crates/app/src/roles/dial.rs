@@ -79,6 +79,17 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
+    /// An address that a name has, the first of them.
+    pub(crate) async fn find(&self, name: &str) -> Option<IpAddr> {
+        match self.names.find(name).await {
+            Ok(found) => found.first().copied(),
+            Err(error) => {
+                tracing::debug!(%error, "a node's address");
+                None
+            }
+        }
+    }
+
     pub(crate) fn new(credentials: Credentials) -> Self {
         Self { credentials, names: Names::default() }
     }

@@ -21,6 +21,7 @@ const CERTIFICATE: &str = "certificate";
 const JOINING: &str = "joining";
 const STORE: &str = "store";
 const AGENT: &str = "agent";
+const TUNNEL: &str = "tunnel";
 const IDENTITY: &str = "node.json";
 /// What is remembered between lives and is no secret.
 pub(super) const REMEMBERED: &str = "remembered.json";
@@ -45,6 +46,11 @@ impl Files {
 
     pub(crate) fn key(&self) -> PathBuf {
         self.data_dir.join(KEY)
+    }
+
+    /// The sealed key of the tunnel to other nodes.
+    pub(crate) fn tunnel(&self) -> PathBuf {
+        self.data_dir.join(TUNNEL)
     }
 
     pub(crate) fn store(&self) -> PathBuf {
@@ -147,6 +153,7 @@ impl Files {
         sync_folder(&self.data_dir).map_err(|e| failed(&e))?;
         file(CERTIFICATE)?;
         file(JOINING)?;
+        file(TUNNEL)?;
         file(REMEMBERED)?;
         self.remove_store()?;
         let agent = self.data_dir.join(AGENT);
@@ -198,7 +205,7 @@ mod tests {
     #[test]
     fn what_is_forgotten_is_gone_and_the_rest_stays() {
         let dir = tempfile::tempdir().unwrap();
-        for name in [KEY, CERTIFICATE, IDENTITY, JOINING, REMEMBERED, "daemon.log"] {
+        for name in [KEY, CERTIFICATE, IDENTITY, JOINING, TUNNEL, REMEMBERED, "daemon.log"] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         for name in [STORE, AGENT, "images", "logs"] {

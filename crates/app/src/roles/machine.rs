@@ -34,7 +34,7 @@ pub(crate) fn describe(advertise: &Address, data_dir: &Path) -> Description {
         disk_bytes: disk.map_or(0, |disk| disk.bytes),
         disk_free_bytes: disk.map_or(0, |disk| disk.free_bytes),
         features: features(),
-        // Told once there is an overlay.
+        // Whoever has the key says so.
         overlay_key: [0; 32],
     }
 }

@@ -17,6 +17,7 @@ mod managing;
 mod metrics;
 mod node;
 mod offline;
+mod plane;
 mod renew;
 mod routes;
 mod start;
@@ -29,12 +30,12 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::Instrument;
-use warren_base::telemetry;
+use warren_base::telemetry::{self, LogFormat};
 use warren_manager::Terms;
 
-use crate::cli::Role;
 use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
+use crate::cli::{DataPlaneArgs, Role};
 use crate::daemon::{self, detach};
 use crate::identity;
 use crate::settings::{JoinSettings, NodeSettings, environment};
@@ -105,6 +106,15 @@ pub(crate) fn run(role: Role, printer: &mut Printer) -> Result<(), Failure> {
         detach::failed(failure);
     }
     outcome
+}
+
+/// Answers names and carries packets until it is told to end.
+pub(crate) fn data_plane(args: &DataPlaneArgs) -> Result<(), Failure> {
+    telemetry::start(&args.log_level, LogFormat::Text)
+        .map_err(|e| Failure::input(format!("--log-level: {e}")))?;
+    daemon::raise_file_limit();
+    let build = plane::build().map_err(|e| failed(&e))?;
+    warren_dataplane::run(&args.run_dir, &build).map_err(|e| failed(&e))
 }
 
 /// What can be told before anything is made: a refused start leaves nothing behind.

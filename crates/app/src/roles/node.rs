@@ -10,12 +10,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use warren_agent::{Agent, Cache, Connect, ConnectError, LocalManager, ManagerAddress, Resolve};
+use warren_agent::{
+    Agent, Cache, Connect, ConnectError, LocalManager, ManagerAddress, Names, Resolve,
+};
 use warren_base::clock::Clock;
 use warren_base::file::write_atomic;
 use warren_base::rng::Rng;
 use warren_manager::{SetLogLevel, StopNode};
 use warren_model::cluster::{Cluster, Subnet};
+use warren_model::node::Description;
 use warren_model::{ClusterId, NodeId};
 use warren_net::{Net, NetConfig};
 use warren_runtime::native::{self, Native};
@@ -29,6 +32,7 @@ use super::files::{Files, REMEMBERED};
 use super::keep::{End, Keeper, Kept};
 use super::managing::Managing;
 use super::metrics::Metrics;
+use super::plane::{DataPlane, Tunnel};
 use super::streams::Streams;
 use super::wire::Pipe;
 use super::{failed, machine};
@@ -183,6 +187,7 @@ pub(super) struct Node {
     met: watch::Receiver<Option<ManagerAddress>>,
     runtime: Arc<Native>,
     net: Arc<Net>,
+    plane: Arc<DataPlane>,
     /// `None` once it has ended and what it left was taken.
     keeper: Option<JoinHandle<Kept>>,
     stop: CancellationToken,
@@ -201,24 +206,35 @@ impl Node {
         managing: Option<Managing>,
         admin: &Admin,
     ) -> Result<Self, Failure> {
-        let pool = pool(&shared, managing.as_ref()).await;
+        let settings = known_settings(&shared, managing.as_ref()).await;
+        let pool = pool(&shared, settings.as_ref());
         let tools = Tools::open(&shared, pool).await?;
         let (net, runtime) = (Arc::clone(&tools.net), Arc::clone(&tools.runtime));
+        let reached_ms =
+            shared.remembered.lock().unwrap_or_else(PoisonError::into_inner).reached_ms;
+        let tunnel = Tunnel::open(&shared, reached_ms)?;
+        let public = tunnel.as_ref().map(|tunnel| *tunnel.public().as_bytes());
+        let vips = settings.map_or(Cluster::VIP_POOL, |settings| settings.vip_pool);
+        let tables = Arc::new(warren_agent::HeldTable::default());
+        let identity = shared.identity.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (who, follow) = ((identity.key(), identity.role.worker), tables.follow());
+        let plane = DataPlane::start(&shared, who, [pool, vips], tunnel, follow).await?;
+        let plane = Arc::new(plane);
+        let described = machine::describe(&shared.advertise, &shared.settings.data_dir);
         let agent = Agent::start(warren_agent::Options {
             node_id: shared.node,
-            description: machine::describe(&shared.advertise, &shared.settings.data_dir),
+            description: Description { overlay_key: public.unwrap_or_default(), ..described },
             runtime: tools.runtime,
             images: tools.images,
             network: tools.net,
-            names: None,
+            names: Some(Arc::clone(&plane) as Arc<dyn Names>),
             resolve: Arc::new(Hosts(shared.dialer.clone())),
-            overlay_device: warren_net::overlay_device(&tools.key),
+            overlay_device: warren_net::tunnel_name(&tools.key),
             ipv6: warren_net::has_ipv6(),
             data_dir: shared.settings.data_dir.clone(),
             key: Arc::clone(&shared.key),
             pool: (pool.address, pool.prefix),
-            // Whoever makes names and rules of it follows it from here.
-            net_table: Arc::new(warren_agent::HeldTable::default()),
+            net_table: tables,
             clock: Arc::clone(&shared.clock),
             rng: Arc::clone(&shared.rng),
             connect: Arc::new(Lines(Arc::clone(&shared))),
@@ -239,6 +255,7 @@ impl Node {
             agent: Arc::clone(&metrics),
             manager: met.clone(),
             pool: (pool.address, pool.prefix),
+            plane: Arc::clone(&plane),
         });
         let keeper = Keeper {
             shared: Arc::clone(&shared),
@@ -251,7 +268,7 @@ impl Node {
         };
         let stop = CancellationToken::new();
         let keeper = Some(tokio::spawn(keeper.run(stop.clone())));
-        Ok(Self { shared, agent, met, runtime, net, keeper, stop })
+        Ok(Self { shared, agent, met, runtime, net, plane, keeper, stop })
     }
 
     /// Resolves once there is a session with a manager.
@@ -284,7 +301,7 @@ impl Node {
 
     /// Agent first, while its last reports still find a manager; the store last.
     pub(super) async fn stop(self, left: Option<Managing>, with_containers: bool) {
-        let Self { shared, agent, met: _, runtime, net, keeper, stop } = self;
+        let Self { shared, agent, met: _, runtime, net, plane, keeper, stop } = self;
         stop.cancel();
         let managing = match (left, keeper) {
             (Some(managing), _) => Some(managing),
@@ -296,6 +313,7 @@ impl Node {
         if let Some(agent) = agent {
             agent.stop(with_containers).await;
         }
+        plane.stop(with_containers).await;
         if with_containers {
             if let Err(error) = net.clean().await {
                 tracing::warn!(%error, "network of this node was not removed");
@@ -311,19 +329,23 @@ impl Node {
     }
 }
 
-/// The pool of the containers: as the own store says, or as managers said last.
-async fn pool(shared: &Arc<Shared>, managing: Option<&Managing>) -> Subnet {
-    let own = managing.and_then(|managing| managing.store.view().cluster().map(|c| c.pool));
-    if let Some(pool) = own {
-        return pool;
+/// The cluster's settings: as the own store says, or as managers said last.
+async fn known_settings(shared: &Arc<Shared>, managing: Option<&Managing>) -> Option<Cluster> {
+    let view = managing.map(|managing| managing.store.view());
+    if let Some(own) = view.as_ref().and_then(|view| view.cluster()) {
+        return Some(Cluster::clone(own));
     }
     let (dir, node) = (shared.settings.data_dir.clone(), shared.node);
     let cache = Cache::new(&dir, node, Arc::clone(&shared.key), Arc::clone(&shared.rng));
     // What is wrong with it is told by the agent, which reads it too.
     let read = tokio::task::spawn_blocking(move || cache.read().ok().flatten()).await;
-    let settings = read.ok().flatten().and_then(|cached| cached.set.settings);
+    read.ok().flatten().and_then(|cached| cached.set.settings).map(|settings| *settings)
+}
+
+/// Where containers have their addresses from.
+fn pool(shared: &Shared, settings: Option<&Cluster>) -> Subnet {
     let remembered = shared.remembered.lock().unwrap_or_else(PoisonError::into_inner).pool;
-    last_known(settings.as_deref(), remembered, shared.cluster)
+    last_known(settings, remembered, shared.cluster)
 }
 
 /// An assignment is newer than what was said at the time of joining.

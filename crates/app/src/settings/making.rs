@@ -35,7 +35,7 @@ pub(crate) struct InitFlags {
 }
 
 /// Of a new cluster that nobody chose one for.
-const OVERLAY: OverlayKind = OverlayKind::Vxlan;
+const OVERLAY: OverlayKind = OverlayKind::Wireguard;
 /// With a longer prefix there would be blocks for 16 nodes at most.
 const POOL_PREFIX_MAX: u8 = 20;
 /// With a longer prefix there would be less than 254 virtual IPs.

@@ -17,6 +17,8 @@ pub(crate) struct Told {
     #[serde(skip_serializing_if = "Option::is_none")]
     advertise: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    overlay_port: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<String>,
 }
 
@@ -25,6 +27,7 @@ impl Told {
         Self {
             listen: flags.listen.clone(),
             advertise: flags.advertise.clone(),
+            overlay_port: flags.overlay_port.clone(),
             profile: flags.profile.clone(),
         }
     }
@@ -39,10 +42,11 @@ impl Told {
         let text = match key {
             "listen" => &self.listen,
             "advertise" => &self.advertise,
+            "overlay_port" => &self.overlay_port,
             "profile" => &self.profile,
             _ => &None,
         };
-        let source = format!("--{key} when the node was made");
+        let source = format!("--{} when the node was made", key.replace('_', "-"));
         text.clone().map(|text| Given { text, source })
     }
 

@@ -156,9 +156,47 @@ fn host_stop_with_containers_leaves_nothing_and_run_brings_it_back() {
     for kind in ["mounts", "processes", "cgroups", "cgroups of the node", "run folders"] {
         assert_eq!(left[kind], clean[kind], "{kind}: {left:?}");
     }
+    assert_eq!((clean["data planes"], left["data planes"]), (1, 0));
     node.ok(&["node", "run", "--detach"]);
     node.ok(&["wait", "service", "web", "--timeout", "30s"]);
     until("it answers again", || node.get("127.0.0.1:8080"));
+}
+
+#[test]
+fn host_the_data_plane_outlives_the_daemon_and_not_its_own_end() {
+    let node = Node::start();
+    let up = |node: &Node| {
+        let (_, metrics) = node.admin("/metrics")?;
+        metrics.contains("warren_dataplane_up 1\n").then_some(())
+    };
+    until("the data plane answers", || up(&node));
+    let first = node.data_plane().unwrap();
+    let kept = std::fs::read(node.data_dir().join("tunnel")).unwrap();
+    node.kill_daemon();
+    node.ok(&["node", "run", "--detach"]);
+    until("it is found again", || up(&node));
+    assert_eq!(node.data_plane(), Some(first));
+    kill_and_wait(Pid::from_raw(first).unwrap());
+    let second = until("another one", || node.data_plane().filter(|pid| *pid != first));
+    node.ok(&["node", "stop"]);
+    // Another file is another program.
+    let copy = node.folder().join("warren");
+    std::fs::copy(crate::node::WARREN, &copy).unwrap();
+    let upgraded = node.program(&[copy.to_str().unwrap(), "node", "run", "--detach"]).status();
+    assert!(upgraded.unwrap().success());
+    let third = until("a successor", || node.data_plane().filter(|pid| *pid != second));
+    until("the old one ends", || {
+        (!std::path::Path::new(&format!("/proc/{second}")).exists()).then_some(())
+    });
+    until("the successor answers", || up(&node));
+    node.ok(&["node", "stop", "--with-containers"]);
+    until("none is left", || {
+        (!std::path::Path::new(&format!("/proc/{third}")).exists()).then_some(())
+    });
+    for gone in ["data.sock", "data.pid"] {
+        assert!(!node.run_dir().join(gone).exists(), "{gone}");
+    }
+    assert_eq!(std::fs::read(node.data_dir().join("tunnel")).unwrap(), kept);
 }
 
 #[test]

@@ -292,17 +292,26 @@ impl Node {
         let elements = addresses.lines().filter(of_containers).count();
         let containers = self.run_dir().join("c");
         let [groups, own_groups] = cgroups(&self.key());
+        let (planes, processes): (Vec<_>, Vec<_>) =
+            self.processes().into_iter().partition(|pid| Some(*pid) == self.data_plane());
         let folders = fs::read_dir(containers).map_or(0, Iterator::count);
         [
             ("mounts", mounts() - self.mounts_before.min(mounts())),
             ("links", links),
             ("rules with addresses", elements),
             ("run folders", folders),
-            ("processes", self.processes().len()),
+            ("processes", processes.len()),
+            ("data planes", planes.len()),
             ("cgroups", groups),
             ("cgroups of the node", own_groups),
         ]
         .into()
+    }
+
+    /// The process that its data plane says it is.
+    pub(crate) fn data_plane(&self) -> Option<i32> {
+        let mark = fs::read_to_string(self.run_dir().join("data.pid")).ok()?;
+        mark.split(' ').next()?.parse().ok()
     }
 
     /// First characters of the node's id: part of every name it gives.

@@ -4,16 +4,18 @@
 //! node's VXLAN device with another that no container's link has.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use super::{Element, Expression, Family, Front, Part, Set, Value, Verdict, refusal};
 use crate::link::GATEWAY;
+use crate::node::name_server;
 use crate::overlay::{DEVICE_PREFIX, MARK_ACROSS, device_name, mark};
 use crate::table::{Carrier, Subnet};
 use crate::{NetConfig, Protocol, Table, subnet_of};
 
 const LOOPBACK: Subnet = (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8);
 
+/// Where containers ask for names.
 const DNS: u16 = 53;
 
 /// What the constant rules of one family are made of.
@@ -28,6 +30,8 @@ pub(crate) struct Base {
     /// Whether networks part containers, and those without a way out.
     isolated: bool,
     internal: BTreeSet<u32>,
+    /// The node's own; containers know it as their gateway's.
+    name_server: SocketAddrV4,
 }
 
 /// What the rules know of the overlay.
@@ -113,6 +117,7 @@ impl Base {
             overlay,
             isolated: networks.is_some(),
             internal: networks.map(|networks| networks.internal.clone()).unwrap_or_default(),
+            name_server: name_server(&config.node_key),
         })
     }
 
@@ -216,15 +221,23 @@ impl Base {
 
     /// What containers without a way out may have of the node itself.
     fn confinement(&self) -> Vec<(&'static str, Vec<Expression>)> {
-        use Expression::{DestinationPort, FromLink, In, NewState, Over, Verdict as Then};
+        use Expression::{
+            DestinationIs, DestinationPort, FromLink, In, NewState, Over, Verdict as Then,
+        };
         if !self.isolated {
             return Vec::new();
         }
         let from = || vec![FromLink(self.ours()), NewState, In(Set::Confined)];
-        let dns = |protocol| {
-            [from(), vec![Over(protocol), DestinationPort(DNS), Then(Verdict::Accept)]].concat()
-        };
-        let mut rules = vec![dns(Protocol::Udp), dns(Protocol::Tcp)];
+        let mut rules = Vec::new();
+        if self.family == Family::V4 {
+            let server = self.name_server;
+            let dns = |protocol| {
+                let at = [Over(protocol), DestinationIs((*server.ip()).into())];
+                let to = [DestinationPort(server.port()), Then(Verdict::Accept)];
+                [&from()[..], &at, &to].concat()
+            };
+            rules.extend([dns(Protocol::Udp), dns(Protocol::Tcp)]);
+        }
         // A service's address that is pinged: the node answers for it.
         rules.push([from(), vec![Expression::EchoRequest, Then(Verdict::Accept)]].concat());
         rules.push([from(), vec![Then(Verdict::Drop)]].concat());
@@ -252,6 +265,20 @@ impl Base {
         named("isolate", rules)
     }
 
+    /// Questions of this node's containers come to this node's server, whoever else is here.
+    fn to_name_server(&self) -> Vec<(&'static str, Vec<Expression>)> {
+        use Expression::{Destination, DestinationIs, DestinationPort, FromLink, Over};
+        if self.family == Family::V6 {
+            return Vec::new();
+        }
+        let asked = [DestinationIs(GATEWAY.into()), DestinationPort(DNS)];
+        let rule = |protocol| {
+            let from = [FromLink(self.ours()), Over(protocol)];
+            ("prerouting", [&from[..], &asked, &[Destination(self.name_server)]].concat())
+        };
+        vec![rule(Protocol::Udp), rule(Protocol::Tcp)]
+    }
+
     fn translation(&self) -> Vec<(&'static str, Vec<Expression>)> {
         use Expression::{
             Choose, DestinationAs, DestinationIn, DestinationIs, DestinationNotIn, EchoRequest,
@@ -262,7 +289,8 @@ impl Base {
         let jump = || Then(Verdict::Jump("ports".to_owned()));
         let gateway = || DestinationIs(GATEWAY.into());
         let to_services = || Then(Verdict::Jump("services".to_owned()));
-        let mut rules = vec![
+        let mut rules = self.to_name_server();
+        rules.extend([
             // Whoever may route to the node from outside has no business with services' addresses.
             ("prerouting", vec![FromLink(self.ours()), to_services()]),
             ("prerouting", vec![jump()]),
@@ -271,7 +299,7 @@ impl Base {
             ("services", vec![Choose(Front::Port)]),
             ("services", vec![Over(Protocol::Tcp), Choose(Front::Address)]),
             ("services", vec![Over(Protocol::Udp), Choose(Front::Address)]),
-        ];
+        ]);
         if let Some(echo) = self.echo() {
             rules.push(("services", vec![In(Set::Vips), EchoRequest, DestinationAs(echo)]));
         }

@@ -71,6 +71,12 @@ pub(crate) fn on_cluster<F: Future<Output = ()>>(
     }
 }
 
+/// Where the node's name server is to listen.
+pub(crate) fn name_server_of(number: u8) -> (Ipv4Addr, u16) {
+    let server = warren_net::name_server(&config(number).node_key);
+    (*server.ip(), server.port())
+}
+
 fn config(number: u8) -> NetConfig {
     let node_key = format!("node{number:02}");
     NetConfig { node_key, pool: (Ipv4Addr::new(10, 128, 0, 0), 10), prepared: 2 }

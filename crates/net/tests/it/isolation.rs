@@ -9,7 +9,7 @@ use warren_net::{
     Protocol, Table,
 };
 
-use crate::cluster::{Cluster, Pod, on_cluster, service, vip};
+use crate::cluster::{Cluster, Pod, name_server_of, on_cluster, service, vip};
 use crate::world::{Server, pings, tcp_to, tcp_to_briefly, udp_to, udp_to_briefly, within};
 
 fn group(key: &str, pods: &[&Pod], networks: &[u32]) -> Arc<Group> {
@@ -104,7 +104,8 @@ fn host_internal_networks_have_no_way_out() {
         let _world = within(&cluster.outside, || Server::tcp("world", world, 80));
         let gateway: IpAddr = "169.254.1.1".parse().unwrap();
         let _node = within(&node.netns, || {
-            (Server::udp("dns", gateway, 53), Server::tcp("own", gateway, 22))
+            let (at, port) = name_server_of(node.number);
+            (Server::udp("dns", at, port), Server::tcp("own", gateway, 22))
         });
         let mut networks = Networks {
             groups: vec![

@@ -11,8 +11,8 @@ use rustix::net::{
 use warren_net::Protocol::{Tcp, Udp};
 
 use crate::world::{
-    ANY, Connection, HOST, LOOPBACK, OTHER, Server, UdpClient, eventually, on_host, run, table,
-    tcp, tcp_briefly, udp, within,
+    ANY, Connection, HOST, KEY, LOOPBACK, OTHER, Server, UdpClient, eventually, on_host, run,
+    table, tcp, tcp_briefly, udp, within,
 };
 
 #[test]
@@ -158,11 +158,33 @@ fn host_gateway_ports_are_the_nodes_own() {
         let web = world.container("web", 2).await;
         let _servers = (web.serve("web"), web.serve_udp("web"));
         let gateway = Ipv4Addr::new(169, 254, 1, 1);
-        let _own = (Server::tcp("own", gateway, 53), Server::udp("own", gateway, 53));
+        let _own = (Server::tcp("own", gateway, 54), Server::udp("own", gateway, 54));
+        for backends in [&[][..], &[&web]] {
+            world.publish(&[(Tcp, ANY, 54, backends), (Udp, ANY, 54, backends)]).await;
+            for ask in [tcp, udp] {
+                assert_eq!(within(web.netns(), || ask(gateway, 54)), "own 10.128.0.2");
+            }
+        }
+    });
+}
+
+#[test]
+fn host_names_are_asked_of_the_node_that_has_the_container() {
+    on_host(|world| async move {
+        let web = world.container("web", 2).await;
+        let gateway = Ipv4Addr::new(169, 254, 1, 1);
+        let server = warren_net::name_server(KEY);
+        let (at, port) = (*server.ip(), server.port());
+        // A resolver of the host, and a port of the containers', are somebody else's.
+        let _others = (Server::tcp("other", ANY, 53), Server::udp("other", ANY, 53));
         for backends in [&[][..], &[&web]] {
             world.publish(&[(Tcp, ANY, 53, backends), (Udp, ANY, 53, backends)]).await;
             for ask in [tcp, udp] {
-                assert_eq!(within(web.netns(), || ask(gateway, 53)), "own 10.128.0.2");
+                assert_eq!(within(web.netns(), || ask(gateway, 53)), "refused");
+            }
+            let _server = (Server::tcp("dns", at, port), Server::udp("dns", at, port));
+            for ask in [tcp, udp] {
+                assert_eq!(within(web.netns(), || ask(gateway, 53)), "dns 10.128.0.2");
             }
         }
     });

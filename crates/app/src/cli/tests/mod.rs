@@ -46,7 +46,7 @@ async fn say(node: &FakeNode, line: &str) -> Said {
     };
     let outcome = match parse(args, &mut printer) {
         Ok(Asked::Command(command)) => run(command, &mut printer, &environment, Vec::new).await,
-        Ok(Asked::Role(_)) => panic!("{line}: not a command"),
+        Ok(Asked::Role(_) | Asked::DataPlane(_)) => panic!("{line}: not a command"),
         Err(failure) => Err(failure),
     };
     let exit = match outcome {

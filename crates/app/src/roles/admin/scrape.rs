@@ -11,13 +11,17 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::Rooms;
+use super::{Rooms, plane};
 
 const PREFIX: &str = "warren";
 /// Of Linux on every machine that Warren knows.
 const PAGE_BYTES: u64 = 4096;
 
-pub(super) fn text(rooms: Option<&Rooms>) -> Result<String, fmt::Error> {
+/// `plane_status` is what the data plane said of itself, just now.
+pub(super) fn text(
+    rooms: Option<&Rooms>,
+    plane_status: Option<&warren_dataplane::Status>,
+) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
     process(&mut registry);
     if let Some(rooms) = rooms {
@@ -30,13 +34,14 @@ pub(super) fn text(rooms: Option<&Rooms>) -> Result<String, fmt::Error> {
         }
         agent(registry.sub_registry_with_prefix("agent"), &rooms.agent);
         identity(&mut registry, rooms);
+        plane::register(registry.sub_registry_with_prefix("dataplane"), plane_status);
     }
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
 }
 
-fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
+pub(super) fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
     let gauge = Gauge::<i64>::default();
     gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
     registry.register(name, help, gauge);

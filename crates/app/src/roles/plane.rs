@@ -1,0 +1,292 @@
+//! The node's data plane, as the daemon keeps it: a process of its own, told what managers say.
+//!
+//! Not here: what it does (`warren_dataplane`), who asks for names (the agent says).
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use warren_agent::{Asker, Names};
+use warren_dataplane::{End, Handle, Keeper, Options, Overlay, Status};
+use warren_model::cluster::Subnet;
+use warren_model::{NodeTable, TaskId, ipv6};
+use warren_net::dns::Prefix;
+use warren_trust::{TunnelKeyError, read_tunnel_key, write_tunnel_key};
+use warren_wireguard::{KEY_LEN, PrivateKey, PublicKey};
+
+use super::dial::Dialer;
+use super::failed;
+use super::node::Shared;
+use crate::address::Host;
+use crate::cli::failure::Failure;
+
+/// Itself, also after the file was replaced: the daemon and what it starts are of one build.
+const PROGRAM: &str = "/proc/self/exe";
+/// In the run folder, so that nothing keeps the data folder busy.
+const LOG: &str = "data.log";
+/// Threads that carry packets: more than a few share what one network link brings.
+const QUEUES_MAX: usize = 4;
+/// How far the clock may be behind what the cluster has reached. Peers take no handshake that is
+/// older than the last one of the same key.
+const BEHIND_MAX_MS: u64 = 60_000;
+/// Before a name that was not found is looked for again; doubled each time.
+const SEARCH_FIRST_MS: u64 = 1000;
+const SEARCH_MAX_MS: u64 = 60_000;
+
+/// What a tunnel needs besides the table.
+pub(super) struct Tunnel {
+    key: PrivateKey,
+    port: u16,
+}
+
+impl Tunnel {
+    /// This node's, if it is to have one. The key is on disk when this returns.
+    ///
+    /// # Errors
+    /// The disk refuses a new key.
+    pub(super) fn open(shared: &Shared, reached_ms: u64) -> Result<Option<Self>, Failure> {
+        let Some(port) = shared.settings.overlay_port else { return Ok(None) };
+        if let Err(error) = File::options().read(true).write(true).open("/dev/net/tun") {
+            tracing::warn!(%error, "there is no tunnel to other nodes: open /dev/net/tun");
+            return Ok(None);
+        }
+        let path = shared.files.tunnel();
+        let known = match read_tunnel_key(&path, &shared.key) {
+            Ok(_) if shared.clock.now_ms() + BEHIND_MAX_MS < reached_ms => {
+                tracing::warn!("the clock went back: the tunnel gets a new key");
+                None
+            }
+            Ok(key) => Some(key),
+            Err(TunnelKeyError::Missing { .. }) => None,
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "the tunnel gets a new key");
+                None
+            }
+        };
+        let key = match known {
+            Some(key) => key,
+            None => {
+                let mut key = zeroize::Zeroizing::new([0; KEY_LEN]);
+                shared.rng.fill(&mut *key);
+                write_tunnel_key(&path, &key, &shared.key, shared.rng.as_ref())
+                    .map_err(|e| failed(&e))?;
+                key
+            }
+        };
+        Ok(Some(Self { key: PrivateKey::from_bytes(*key), port }))
+    }
+
+    pub(super) fn public(&self) -> PublicKey {
+        self.key.public()
+    }
+}
+
+/// The data plane of this node.
+pub(super) struct DataPlane {
+    handle: Handle,
+    /// `None` once it was stopped.
+    keeper: Mutex<Option<Keeper>>,
+    stop: CancellationToken,
+}
+
+impl DataPlane {
+    /// Keeps one, which is told each of `tables`.
+    pub(super) async fn start(
+        shared: &Shared,
+        (node_key, is_eager): (String, bool),
+        pools: [Subnet; 2],
+        tunnel: Option<Tunnel>,
+        tables: watch::Receiver<Arc<NodeTable>>,
+    ) -> Result<Self, Failure> {
+        let settings = &shared.settings;
+        let failed_exe = |e: io::Error| Failure::failed(format!("look at {PROGRAM}: {e}"));
+        let overlay = match tunnel {
+            Some(Tunnel { key, port }) => Some(Overlay {
+                keys: vec![key],
+                address: own_address(shared).await,
+                port,
+                queues: std::thread::available_parallelism()
+                    .map_or(1, |count| count.get().min(QUEUES_MAX)),
+            }),
+            None => None,
+        };
+        let arguments = ["dataplane".into(), settings.run_dir.clone().into_os_string()].into_iter();
+        let level = ["--log-level".into(), settings.log_level.clone().into()];
+        let keeper = Keeper::start(Options {
+            run_dir: settings.run_dir.clone(),
+            program: PROGRAM.into(),
+            arguments: arguments.chain(level).collect(),
+            log: Some(settings.run_dir.join(LOG)),
+            build: build().map_err(failed_exe)?,
+            node: shared.node,
+            node_key,
+            pools: prefixes(shared, pools),
+            overlay,
+            // Without containers there is nobody to answer, and nothing to carry.
+            is_eager,
+            clock: Arc::clone(&shared.clock),
+        });
+        let (handle, stop) = (keeper.handle(), CancellationToken::new());
+        let feeding = feed(handle.clone(), tables, shared.dialer.clone(), shared.clock.clone());
+        let stopped = stop.clone();
+        tokio::spawn(async move { stopped.run_until_cancelled(feeding).await });
+        Ok(Self { handle, keeper: Mutex::new(Some(keeper)), stop })
+    }
+
+    /// What it does; `None` while there is none that answers.
+    pub(super) async fn status(&self) -> Option<Status> {
+        self.handle.status().await
+    }
+
+    /// Leaves the process for the next daemon, or ends it with the containers.
+    pub(super) async fn stop(&self, with_containers: bool) {
+        self.stop.cancel();
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(keeper) = keeper {
+            keeper.stop(if with_containers { End::Remove } else { End::Leave }).await;
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Names for DataPlane {
+    async fn admit(&self, asker: Asker) -> Result<(), warren_net::Error> {
+        let admitted = self.handle.admit(told(asker)).await;
+        admitted.map_err(|error| warren_net::Error::Io {
+            action: "have the container's questions answered".to_owned(),
+            source: io::Error::new(io::ErrorKind::TimedOut, error),
+        })
+    }
+
+    async fn dismiss(&self, task: TaskId) {
+        self.handle.dismiss(task);
+    }
+
+    async fn restore(&self, askers: Vec<Asker>) {
+        self.handle.restore(askers.into_iter().map(told).collect());
+    }
+}
+
+fn told(asker: Asker) -> warren_dataplane::Asker {
+    let Asker { task, addresses, stack, networks, upstream } = asker;
+    warren_dataplane::Asker { task, addresses, stack, networks, upstream }
+}
+
+/// Names the program that runs: another file, or the same one written anew, has another name.
+///
+/// # Errors
+/// `/proc` does not say.
+pub(super) fn build() -> io::Result<String> {
+    let about = std::fs::metadata(Path::new(PROGRAM))?;
+    let (device, inode, len) = (about.dev(), about.ino(), about.len());
+    let version = warren_base::build::VERSION;
+    Ok(format!("{version} {device}:{inode} {len} {}.{}", about.mtime(), about.mtime_nsec()))
+}
+
+/// Where the cluster takes addresses from, of both families.
+fn prefixes(shared: &Shared, pools: [Subnet; 2]) -> Vec<Prefix> {
+    let all = ipv6::cluster_prefix(shared.cluster);
+    let four = pools.map(|pool| Prefix { address: pool.address.into(), len: pool.prefix });
+    four.into_iter().chain([Prefix { address: all.address.into(), len: all.prefix }]).collect()
+}
+
+/// The address that others know the node by; of a name that is not found any, which no link has.
+async fn own_address(shared: &Shared) -> IpAddr {
+    match &shared.advertise.host {
+        Host::Ip(address) => *address,
+        Host::Name(name) => {
+            let found = shared.dialer.find(name).await;
+            found.unwrap_or_else(|| Ipv4Addr::UNSPECIFIED.into())
+        }
+    }
+}
+
+/// Hands over what managers say, with the addresses of those nodes that they know by name.
+async fn feed(
+    handle: Handle,
+    mut tables: watch::Receiver<Arc<NodeTable>>,
+    dialer: Dialer,
+    clock: Arc<dyn warren_base::clock::Clock>,
+) {
+    let mut known: BTreeMap<String, IpAddr> = BTreeMap::new();
+    let mut pause_ms = SEARCH_FIRST_MS;
+    loop {
+        let table = Arc::clone(&tables.borrow_and_update());
+        // What is there at first is nothing that anybody told.
+        if table.cluster.is_some() {
+            handle.set_table(Arc::clone(&table));
+        }
+        let names = by_name(&table);
+        known.retain(|name, _| names.contains(&name.as_str()));
+        let (mut missing, before) = (false, known.len());
+        for name in names {
+            if !known.contains_key(name) {
+                match dialer.find(name).await {
+                    Some(address) => drop(known.insert(name.to_owned(), address)),
+                    None => missing = true,
+                }
+            }
+        }
+        // Those that are not in the table any more do no harm until then.
+        if known.len() != before {
+            handle.set_known(known.clone());
+        }
+        let again = if missing { pause_ms } else { u64::MAX };
+        let wake_ms = clock.monotonic_ms().saturating_add(again);
+        tokio::select! {
+            moved = tables.changed() => if moved.is_err() { return },
+            () = clock.sleep_until(wake_ms), if missing => {
+                pause_ms = (pause_ms * 2).min(SEARCH_MAX_MS);
+                continue;
+            }
+        }
+        pause_ms = SEARCH_FIRST_MS;
+    }
+}
+
+/// Nodes that are known by names, each once.
+fn by_name(table: &NodeTable) -> Vec<&str> {
+    let underlays = table.peers.values().map(|peer| peer.underlay.as_str());
+    let mut names: Vec<&str> =
+        underlays.filter(|text| !text.is_empty() && text.parse::<IpAddr>().is_err()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use warren_model::NodeId;
+    use warren_model::node_table::Peer;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_known_again() {
+        assert_eq!(build().unwrap(), build().unwrap());
+        assert!(build().unwrap().starts_with(warren_base::build::VERSION));
+    }
+
+    #[test]
+    fn nodes_with_names_are_looked_up_once() {
+        let mut table = NodeTable::default();
+        let all = ["192.0.2.1", "m1.example", "2001:db8::1", "m1.example", "", "a.example"];
+        for (n, underlay) in (0..).zip(all) {
+            let peer = Peer {
+                number: n.into(),
+                underlay: underlay.to_owned(),
+                blocks: Vec::new(),
+                overlay_key: [0; 32],
+            };
+            table.peers.insert(NodeId::from_bytes([n; 10]), Arc::new(peer));
+        }
+        assert_eq!(by_name(&table), ["a.example", "m1.example"]);
+    }
+}
