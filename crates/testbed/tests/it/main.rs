@@ -11,6 +11,7 @@ mod edge;
 mod failover;
 mod formation;
 mod machines;
+mod names;
 mod network;
 mod pods;
 mod register;

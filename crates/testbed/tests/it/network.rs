@@ -151,6 +151,11 @@ fn host_services_reach_each_other_by_vxlan() -> Result<()> {
 }
 
 #[test]
+fn host_services_reach_each_other_by_wireguard() -> Result<()> {
+    reach("wireguard")
+}
+
+#[test]
 fn host_services_reach_each_other_by_plain_routes() -> Result<()> {
     reach("none")
 }
