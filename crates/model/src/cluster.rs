@@ -7,6 +7,7 @@ use std::str::FromStr;
 use zeroize::Zeroize;
 
 use crate::id::ClusterId;
+use crate::placement::Strategy;
 use crate::quantity::Time;
 use crate::secret::Secret;
 
@@ -38,6 +39,8 @@ pub struct Cluster {
     pub next_number: u64,
     /// Backups that the leader writes by itself.
     pub backup: Option<BackupPolicy>,
+    /// Of services that name none of their own.
+    pub strategy: Strategy,
 }
 
 impl Cluster {
@@ -69,6 +72,7 @@ impl Cluster {
             unlock_key: None,
             next_number: Self::FIRST_NUMBER,
             backup: None,
+            strategy: Strategy::default(),
         }
     }
 }
