@@ -15,7 +15,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 .PHONY: help build demo demo-clean test test-mutants sim testbed soak check deps unit lint deny install bench \
 	bench-create bench-dns bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state \
 	bench-log bench-cluster bench-load bench-writes bench-form bench-failover bench-worker-loss bench-pause bench-edge \
-	bench-quorum bench-idle bench-agents bench-soak bench-wireguard fuzz-wireguard bench-net
+	bench-quorum bench-idle bench-agents bench-soak bench-wireguard fuzz-wireguard bench-net bench-place
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -82,6 +82,9 @@ bench: bench-state bench-log bench-cycle bench-dns bench-create bench-scale benc
 bench-state:    ## memory and speed of the state at a million tasks
 	cargo run --release -q -p warren-state --example bench_state
 	cargo run --release -q -p warren-store --example bench_snapshot
+
+bench-place:    ## a million tasks onto 5,000 nodes, and ten more on the full cluster
+	cargo run --locked --release -q -p warren-planner --example bench_place
 
 bench-log:      ## appends per second with real fsync
 	cargo run --release -q -p warren-store --example bench_log

@@ -8,8 +8,10 @@
 mod audit;
 pub(crate) mod authorize;
 mod backup;
+mod capacity;
 mod check;
 pub(crate) mod cluster;
+mod explain;
 mod info;
 mod leave;
 mod list;

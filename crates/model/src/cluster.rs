@@ -8,6 +8,7 @@ use zeroize::Zeroize;
 
 use crate::id::ClusterId;
 use crate::overlay::OverlayKind;
+use crate::placement::Strategy;
 use crate::quantity::Time;
 use crate::secret::Secret;
 
@@ -41,6 +42,8 @@ pub struct Cluster {
     pub next_number: u64,
     /// Backups that the leader writes by itself.
     pub backup: Option<BackupPolicy>,
+    /// Of services that name none of their own.
+    pub strategy: Strategy,
 }
 
 impl Cluster {
@@ -73,6 +76,7 @@ impl Cluster {
             unlock_key: None,
             next_number: Self::FIRST_NUMBER,
             backup: None,
+            strategy: Strategy::default(),
         }
     }
 }

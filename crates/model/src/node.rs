@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::cluster::Subnet;
 use crate::id::NodeId;
+use crate::placement::Taint;
 use crate::quantity::Time;
+use crate::resources::{Resource, Resources};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -29,6 +31,12 @@ pub struct Node {
     pub joined: Time,
     /// What people said of tasks that a recovery made managers forget.
     pub forgotten: Option<Forgotten>,
+    /// What only people can count, such as GPUs: pieces of each, by name. Never 0.
+    pub generic: BTreeMap<String, u64>,
+    /// Not for tasks: what the machine itself needs. Set by people.
+    pub system_reserved: Resources,
+    /// Keep tasks of services off it that do not tolerate them. Set by people.
+    pub taints: Vec<Taint>,
     /// Revision of the last change.
     pub revision: u64,
 }
@@ -36,6 +44,8 @@ pub struct Node {
 impl Node {
     /// As many as anybody sorts machines by.
     pub const LABELS_MAX: usize = 128;
+    /// The kernel's default on small machines (`kernel.pid_max`); no machine has less.
+    pub const PIDS: u64 = 32_768;
 
     /// A worker nobody has heard of yet.
     pub fn new(id: NodeId, description: Description) -> Self {
@@ -54,8 +64,28 @@ impl Node {
             issuer_hash: [0; 32],
             joined: Time(0),
             forgotten: None,
+            generic: BTreeMap::new(),
+            system_reserved: Resources::default(),
+            taints: Vec::new(),
             revision: 0,
         }
+    }
+
+    /// How much the machine has of something. Processes are what every Linux kernel allows; a
+    /// disk is as large as the file system of the data folder.
+    pub fn total(&self, resource: Resource<'_>) -> u64 {
+        match resource {
+            Resource::Cpu => u64::from(self.description.cpus) * 1000,
+            Resource::Memory => self.description.memory_bytes,
+            Resource::Pids => Self::PIDS,
+            Resource::Disk => self.description.disk_bytes,
+            Resource::Generic(name) => self.generic.get(name).copied().unwrap_or_default(),
+        }
+    }
+
+    /// How much of it all tasks together may reserve.
+    pub fn capacity(&self, resource: Resource<'_>) -> u64 {
+        self.total(resource).saturating_sub(self.system_reserved.get(resource))
     }
 }
 

@@ -155,9 +155,40 @@ pub fn parse_cores_milli(text: &str) -> Result<u32, QuantityError> {
     if (1..=1_000_000).contains(&milli) { Ok(milli) } else { Err(error()) }
 }
 
+/// Writes a size for people, rounded down to a tenth of its unit: `512MiB`, `1.5GiB`, `7B`.
+pub fn format_size(bytes: u64) -> String {
+    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let Some((scale, unit)) = units.into_iter().find(|(scale, _)| bytes >= *scale) else {
+        return format!("{bytes}B");
+    };
+    let tenth = u128::from(bytes % scale) * 10 / u128::from(scale);
+    match tenth {
+        0 => format!("{}{unit}", bytes / scale),
+        tenth => format!("{}.{tenth}{unit}", bytes / scale),
+    }
+}
+
+/// Writes thousandths of a core as [`parse_cores_milli`] reads them: `0.5`, `2`.
+pub fn format_cores_milli(millis: u64) -> String {
+    let fraction = format!("{:03}", millis % 1000);
+    match fraction.trim_end_matches('0') {
+        "" => (millis / 1000).to_string(),
+        fraction => format!("{}.{fraction}", millis / 1000),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn written_for_people() {
+        let sizes = [0, 1023, 1 << 10, 512 << 20, (512 << 20) - 1, 3 << 29, u64::MAX];
+        let sizes = sizes.map(format_size);
+        assert_eq!(sizes, ["0B", "1023B", "1KiB", "512MiB", "511.9MiB", "1.5GiB", "16777215.9TiB"]);
+        let cores = [0, 1, 500, 1250, 2000].map(format_cores_milli);
+        assert_eq!(cores, ["0", "0.001", "0.5", "1.25", "2"]);
+    }
 
     #[test]
     fn sizes() {

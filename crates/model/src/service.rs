@@ -1,17 +1,20 @@
 //! What a person wants of a service, and the rules it must obey.
 
 mod endpoint;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod words;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use crate::id::ServiceId;
 use crate::name::ServiceName;
+use crate::placement::Placement;
 use crate::quantity::format_duration_ms;
+use crate::resources::Resources;
 pub use crate::service::endpoint::{Affinity, Attachment, Endpoint, EndpointMode};
 pub use crate::service::words::{CAPABILITIES, is_capability, is_user, parse_signal};
 
@@ -42,6 +45,7 @@ pub struct ServiceSpec {
     /// Networks that it is on; none: on the default one. See [`ServiceSpec::attachments`].
     pub networks: Vec<Attachment>,
     pub endpoint: Endpoint,
+    pub placement: Placement,
 }
 
 /// What becomes of a task whose node is out of reach.
@@ -129,6 +133,8 @@ pub struct TaskTemplate {
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
     pub limits: Limits,
+    /// Kept free for it on its node, whether it uses it or not.
+    pub reserve: Resources,
     pub restart: RestartPolicy,
     pub log: LogOptions,
     /// Raised by `restart`: makes a template differ without another change.
@@ -294,7 +300,11 @@ pub struct SpecError {
     pub problem: String,
 }
 
-fn wrong(field: &str, value: impl fmt::Display, problem: impl Into<String>) -> SpecError {
+pub(crate) fn wrong(
+    field: &str,
+    value: impl fmt::Display,
+    problem: impl Into<String>,
+) -> SpecError {
     SpecError { field: field.to_owned(), value: value.to_string(), problem: problem.into() }
 }
 
@@ -318,6 +328,7 @@ impl ServiceSpec {
             on_disconnect: OnDisconnect::default(),
             networks: Vec::new(),
             endpoint: Endpoint::default(),
+            placement: Placement::default(),
         }
     }
 
@@ -340,6 +351,7 @@ impl ServiceSpec {
         self.task.validate()?;
         self.on_disconnect.validate()?;
         self.check_networks()?;
+        self.placement.validate(&self.name)?;
         let text = self.text_len();
         if text > Self::TEXT_MAX {
             return Err(wrong(
@@ -376,117 +388,11 @@ impl ServiceSpec {
             self.labels.iter().chain(&task.container_labels).map(|(k, v)| k.len() + v.len());
         let texts = task.env.iter().chain(&task.command).chain(task.entrypoint.iter().flatten());
         let names = self.networks.iter().map(Attachment::text_len).sum::<usize>();
-        labels.sum::<usize>() + texts.map(String::len).sum::<usize>() + task.image.len() + names
-    }
-}
-
-impl TaskTemplate {
-    /// Docker's lower bound, and the runtime's: with less a container dies before its program runs.
-    pub const MEMORY_MIN: u64 = 6 << 20;
-
-    fn validate(&self) -> Result<(), SpecError> {
-        if self.image.trim().is_empty() {
-            return Err(wrong("image", &self.image, "is empty, name one such as nginx:1.27"));
-        }
-        let mut keys = BTreeSet::new();
-        for pair in &self.env {
-            let key = pair.split('=').next().unwrap_or_default();
-            let bad = key.is_empty() || !pair.contains('=') || key.contains(char::is_whitespace);
-            if bad || pair.contains('\0') {
-                return Err(wrong("env", pair, "is not of the form KEY=value"));
-            }
-            if !keys.insert(key) {
-                return Err(wrong("env", pair, format!("sets {key} a second time")));
-            }
-        }
-        for text in self.command.iter().chain(self.entrypoint.iter().flatten()) {
-            if text.contains('\0') {
-                return Err(wrong("command", text.escape_debug(), "contains a zero byte"));
-            }
-        }
-        if self.entrypoint.as_ref().is_some_and(|e| e.first().is_some_and(String::is_empty)) {
-            return Err(wrong("entrypoint", "", "has an empty program name"));
-        }
-        self.check_places()?;
-        check_labels("container_labels", &self.container_labels)?;
-        self.check_numbers()
-    }
-
-    fn check_places(&self) -> Result<(), SpecError> {
-        if let Some(dir) = &self.workdir
-            && (!dir.starts_with('/') || dir.contains('\0') || dir.len() > 4096)
-        {
-            return Err(wrong("workdir", dir, "is not an absolute path"));
-        }
-        if let Some(user) = &self.user
-            && !is_user(user)
-        {
-            let problem = "is not of the form user, uid, user:group or uid:gid";
-            return Err(wrong("user", user, problem));
-        }
-        if let Some(host) = &self.hostname {
-            let label = |l: &str| {
-                !l.is_empty()
-                    && l.len() <= 63
-                    && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
-                    && !l.starts_with('-')
-                    && !l.ends_with('-')
-            };
-            // Linux keeps 64 bytes (HOST_NAME_MAX).
-            if host.len() > 64 || !host.split('.').all(label) {
-                return Err(wrong(
-                    "hostname",
-                    host,
-                    "is not a host name (letters, digits and '-', at most 64)",
-                ));
-            }
-        }
-        if let Some(signal) = &self.stop_signal
-            && parse_signal(signal).is_none()
-        {
-            return Err(wrong(
-                "stop_signal",
-                signal,
-                "is not a signal; write e.g. SIGTERM, INT or 15",
-            ));
-        }
-        for cap in self.cap_add.iter().chain(&self.cap_drop) {
-            if !is_capability(cap) {
-                return Err(wrong(
-                    "capabilities",
-                    cap,
-                    "is not a capability; write e.g. NET_ADMIN or ALL",
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_numbers(&self) -> Result<(), SpecError> {
-        if let Some(memory) = self.limits.memory_bytes
-            && memory < Self::MEMORY_MIN
-        {
-            return Err(wrong(
-                "limit_memory",
-                memory,
-                format!("is less than {} bytes (6 MiB)", Self::MEMORY_MIN),
-            ));
-        }
-        if self.limits.pids == Some(0) {
-            return Err(wrong("limit_pids", 0, "leaves no process, allowed is 1 or more"));
-        }
-        if self.restart.max_attempts == Some(0) {
-            return Err(wrong("restart_max_attempts", 0, "is no attempt; use condition none"));
-        }
-        let LogOptions { max_bytes, max_files } = self.log;
-        if max_files == 0 {
-            return Err(wrong("log", "max-file=0", "keeps nothing, allowed is 1 or more"));
-        }
-        if max_bytes < LogOptions::BYTES_MIN {
-            let problem = format!("is less than {} bytes", LogOptions::BYTES_MIN);
-            return Err(wrong("log", format!("max-size={max_bytes}"), problem));
-        }
-        Ok(())
+        labels.sum::<usize>()
+            + texts.map(String::len).sum::<usize>()
+            + task.image.len()
+            + names
+            + self.placement.text_len()
     }
 }
 

@@ -1,18 +1,38 @@
 //! The plan while it is being made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use warren_model::Time;
 use warren_model::cluster::Cluster;
-use warren_model::id::TaskId;
+use warren_model::id::{ServiceId, TaskId};
 use warren_model::network::VipHolder;
+use warren_model::service::Service;
+use warren_model::{ServiceName, Time};
 use warren_state::State;
 use warren_state::change::{Expect, Key, Mutation, Transaction};
 
 use crate::nodes::Nodes;
 use crate::vips;
 use crate::{IdSource, MUTATIONS_MAX, Plan};
+
+/// What this plan did to tasks so far, as far as tasks of other services look at it.
+#[derive(Debug, Default)]
+pub(crate) struct Moves {
+    /// Where it placed some of each service, by position of the node.
+    placed: BTreeMap<ServiceId, BTreeSet<usize>>,
+    /// Not wanted any more.
+    stopped: BTreeSet<TaskId>,
+}
+
+impl Moves {
+    pub(crate) fn placed(&self, service: ServiceId) -> impl Iterator<Item = usize> {
+        self.placed.get(&service).into_iter().flatten().copied()
+    }
+
+    pub(crate) fn is_stopped(&self, task: TaskId) -> bool {
+        self.stopped.contains(&task)
+    }
+}
 
 pub(crate) struct Draft<'a> {
     pub(crate) state: &'a State,
@@ -22,6 +42,11 @@ pub(crate) struct Draft<'a> {
     /// As the leader's clock says: what beats are compared with.
     pub(crate) clock: Time,
     pub(crate) nodes: Nodes<'a>,
+    /// Nodes came or went by this plan.
+    pub(crate) nodes_changed: bool,
+    pub(crate) moves: Moves,
+    /// Services that tasks wait for to be near to.
+    awaited: BTreeSet<&'a ServiceName>,
     /// Virtual IPs; looked up when the first is asked for.
     vips: Option<vips::Pool>,
     ids: &'a mut dyn IdSource,
@@ -46,6 +71,9 @@ impl<'a> Draft<'a> {
             now: clock.max(state.time()),
             clock,
             nodes: Nodes::new(state),
+            nodes_changed: false,
+            moves: Moves::default(),
+            awaited: BTreeSet::new(),
             vips: None,
             ids,
             mutations: Vec::new(),
@@ -95,6 +123,24 @@ impl<'a> Draft<'a> {
     /// Asks to be called again once this plan is applied.
     pub(crate) fn look_again(&mut self) {
         self.again = true;
+    }
+
+    /// A task of a service has a place on a node.
+    pub(crate) fn note_place(&mut self, service: &Service, at: usize) {
+        self.moves.placed.entry(service.id).or_default().insert(at);
+        // What waited for just that was looked at before.
+        self.again |= self.awaited.contains(&service.spec.name);
+    }
+
+    /// A task of a service is not wanted any more.
+    pub(crate) fn note_stop(&mut self, service: &Service, task: TaskId) {
+        self.moves.stopped.insert(task);
+        self.again |= self.awaited.contains(&service.spec.name);
+    }
+
+    /// Something has no place for as long as these have none.
+    pub(crate) fn wait_for(&mut self, services: impl IntoIterator<Item = &'a ServiceName>) {
+        self.awaited.extend(services);
     }
 
     pub(crate) fn id(&mut self) -> [u8; 10] {

@@ -18,12 +18,13 @@
 //! - what runs where nobody is heard has no successor before its service allows
 //!   one.
 //!
-//! Not here: restarts in place (the agent), memory and CPU reservations (not
-//! modelled yet), preemption.
+//! Not here: restarts in place (the agent), what tasks really use (reservations
+//! are promises), preemption, moving what runs well to where it would run better.
 
 mod address;
 mod blocks;
 mod draft;
+mod explain;
 mod liveness;
 mod nodes;
 mod orchestrate;
@@ -44,6 +45,10 @@ use warren_state::State;
 use warren_state::change::Transaction;
 
 use crate::draft::Draft;
+pub use crate::explain::{
+    Amounts, Explanation, Finding, NodeExplanation, Room, Tenant, Verdict, explain_node,
+    explain_service, explain_task, is_pending,
+};
 use crate::liveness::Silence;
 pub use crate::liveness::{RETURN_MS, SUSPICION_MAX_MS, SUSPICION_MS, suspicion_ms};
 pub use crate::progress::{Convergence, completed_count, is_halted, progress, task_counts};
@@ -106,6 +111,8 @@ pub struct Index {
 struct Idle {
     activity: u64,
     wake_at: Option<Time>,
+    /// [`State::roomier`] at that time, if something has no place.
+    roomier: Option<u64>,
 }
 
 impl Index {
@@ -124,10 +131,11 @@ impl Index {
         (self.revision, self.topology) = (state.revision(), state.topology());
     }
 
-    fn idle(&self, id: ServiceId, activity: u64, now: Time) -> Option<Idle> {
+    fn idle(&self, id: ServiceId, activity: u64, roomier: u64, now: Time) -> Option<Idle> {
         let idle = *self.idle.get(&id)?;
         let due = idle.wake_at.is_some_and(|at| at <= now);
-        (idle.activity == activity && !due).then_some(idle)
+        let room = idle.roomier.is_some_and(|before| before != roomier);
+        (idle.activity == activity && !due && !room).then_some(idle)
     }
 }
 
@@ -149,7 +157,7 @@ pub fn plan(
     let calm = draft.is_empty();
     for service in state.services() {
         let activity = state.activity(service.id);
-        if calm && let Some(idle) = index.idle(service.id, activity, draft.now) {
+        if calm && let Some(idle) = index.idle(service.id, activity, state.roomier(), draft.now) {
             draft.wake(idle.wake_at);
             continue;
         }
@@ -159,7 +167,8 @@ pub fn plan(
         let verdict = service::pass(&mut draft, service);
         draft.wake(verdict.wake_at);
         if calm && verdict.idle {
-            index.idle.insert(service.id, Idle { activity, wake_at: verdict.wake_at });
+            let roomier = verdict.unplaced.then(|| state.roomier());
+            index.idle.insert(service.id, Idle { activity, wake_at: verdict.wake_at, roomier });
         }
     }
     draft.finish()

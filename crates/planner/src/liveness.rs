@@ -109,6 +109,7 @@ pub(crate) fn judge(draft: &mut Draft<'_>, beats: &Beats) {
         draft.nodes.set_silence(at, silence);
         if draft.nodes.site(at).status != status && draft.room(1) {
             draft.nodes.set_status(at, status);
+            draft.nodes_changed = true;
             draft.push(Mutation::SetNodeStatus { id, status });
         }
     }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::id::NodeId;
 use warren_model::node::{Availability, Node, NodeStatus};
+use warren_model::resources::{Resource, Resources};
 use warren_state::State;
 
 use crate::address::{Pool, next_block};
@@ -17,6 +18,12 @@ pub(crate) struct Site<'a> {
     silence: Option<Silence>,
     /// Tasks that have not ended, new ones included.
     pub(crate) load: u32,
+    /// By tasks of the state that have not ended.
+    reserved: Option<&'a Resources>,
+    /// By tasks that this plan placed.
+    added: Resources,
+    /// None is left, nor can be had.
+    pub(crate) has_no_address: bool,
     /// Addresses; looked up when the first is asked for.
     pool: Option<Pool>,
     /// Granted by this plan.
@@ -30,11 +37,30 @@ impl Site<'_> {
             && self.node.availability == Availability::Active
             && self.status == NodeStatus::Ready
     }
+
+    /// Whether what is there is to stay there, as far as anybody knows.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.status == NodeStatus::Ready && !self.is_draining()
+    }
+
+    /// Whether tasks are to move away from there.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.node.availability == Availability::Drain || !self.node.worker
+    }
+
+    /// How much of something no task has reserved.
+    pub(crate) fn free(&self, resource: Resource<'_>) -> u64 {
+        let reserved = self.reserved.map_or(0, |reserved| reserved.get(resource));
+        let taken = reserved.saturating_add(self.added.get(resource));
+        self.node.capacity(resource).saturating_sub(taken)
+    }
 }
 
 /// In order of id.
 pub(crate) struct Nodes<'a> {
     sites: Vec<Site<'a>>,
+    /// The pool has no further block, which does not change while a plan is made.
+    used_up: bool,
 }
 
 impl<'a> Nodes<'a> {
@@ -44,10 +70,13 @@ impl<'a> Nodes<'a> {
             status: node.status,
             silence: None,
             load: state.live_on(node.id),
+            reserved: state.reserved_on(node.id),
+            added: Resources::default(),
+            has_no_address: false,
             pool: None,
             granted: Vec::new(),
         });
-        Self { sites: sites.collect() }
+        Self { sites: sites.collect(), used_up: false }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -88,8 +117,12 @@ impl<'a> Nodes<'a> {
         down.map(|site| (site.node.id, site.silence)).collect()
     }
 
-    pub(crate) fn add_load(&mut self, at: usize) {
+    /// A task more, with what it reserves.
+    pub(crate) fn add_load(&mut self, at: usize, reserve: Option<&Resources>) {
         self.sites[at].load += 1;
+        if let Some(reserve) = reserve {
+            self.sites[at].added.add(reserve);
+        }
     }
 
     /// Whether nothing is heard of what runs there.
@@ -97,13 +130,16 @@ impl<'a> Nodes<'a> {
         self.get(id).is_none_or(|site| site.status == NodeStatus::Down)
     }
 
-    /// Whether tasks are to move away from there.
-    pub(crate) fn is_draining(&self, id: NodeId) -> bool {
-        self.get(id)
-            .is_none_or(|site| site.node.availability == Availability::Drain || !site.node.worker)
+    /// Notes on a node whether it has no free address; takes none.
+    pub(crate) fn try_address(&mut self, state: &State, cluster: &Cluster, at: usize) {
+        if self.take_address(state, cluster, at).is_some() {
+            let site = &mut self.sites[at];
+            (site.pool, site.granted) = (None, Vec::new());
+        }
     }
 
-    /// A free address on a node, and the block to grant for it if all others are full.
+    /// A free address on a node, and the block to grant for it if all others are full; notes on the
+    /// node if there is none.
     pub(crate) fn take_address(
         &mut self,
         state: &State,
@@ -119,18 +155,27 @@ impl<'a> Nodes<'a> {
         if let Some(address) = pool.take(|| state.tasks_on(id)) {
             return Some((address, None));
         }
-        let block = self.grant(cluster, at)?;
-        let pool = self.sites[at].pool.as_mut()?;
+        let block = self.grant(cluster, at);
+        let site = &mut self.sites[at];
+        let Some(block) = block else {
+            site.has_no_address = true;
+            return None;
+        };
+        let pool = site.pool.as_mut()?;
         pool.add(block);
         Some((pool.take(|| state.tasks_on(id))?, Some(block)))
     }
 
     /// The next block of the pool, which the node has from now on.
     pub(crate) fn grant(&mut self, cluster: &Cluster, at: usize) -> Option<Subnet> {
+        if self.used_up {
+            return None;
+        }
         let granted =
             self.sites.iter().flat_map(|site| site.node.blocks.iter().chain(&site.granted));
-        let block = next_block(cluster, granted.copied())?;
-        self.sites[at].granted.push(block);
-        Some(block)
+        let block = next_block(cluster, granted.copied());
+        self.used_up = block.is_none();
+        self.sites[at].granted.extend(block);
+        block
     }
 }

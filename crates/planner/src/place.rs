@@ -1,40 +1,45 @@
 //! Where a task runs: filter, score, and an address of the chosen node.
 //!
-//! A node must be an active, ready worker, and free of the service's host-mode
-//! ports. Of those: where the slot failed least, then with the fewest tasks of
-//! the service, then with the fewest tasks, then the lowest id. What cannot be
-//! placed is created all the same and says why.
+//! A node must be an active, ready worker and have what the service asks of it
+//! (`ask`). Of those, in this order: taints to be avoided, recent failures of
+//! the same template there, preferences, soft affinities; then the least loaded
+//! branch of each level that is spread over; then, as the strategy says, where
+//! the fewest tasks of the service are, then the emptiest or the fullest node;
+//! at last the lowest id. What a slot has already counts as if it were not
+//! there, since it is about to be replaced. What cannot be placed is created
+//! all the same and says why.
+//!
+//! Deterministic and total: the same view gives the same places, in whatever
+//! order its objects came to be.
 
-use std::collections::BTreeSet;
+mod ask;
+mod board;
+mod reason;
+mod tree;
+
 use std::net::Ipv4Addr;
 
-use warren_model::cluster::Cluster;
+use warren_model::ServiceName;
+use warren_model::cluster::Subnet;
 use warren_model::id::NodeId;
-use warren_model::node::{Availability, NodeStatus};
-use warren_model::service::{PublishMode, Service};
+use warren_model::service::Service;
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
+use warren_state::State;
 use warren_state::change::{Key as ObjectKey, Mutation};
 
-use crate::draft::Draft;
+pub(crate) use self::ask::{Ask, Key as Rank, Obstacle, Share, is_closed, may_stay};
+pub(crate) use self::board::Board;
+pub(crate) use self::reason::{host_ports, reason};
 use crate::nodes::Nodes;
 use crate::service::Pass;
-use crate::slot::{Key, Renewed, Wanted, has_host_ports, is_failed, is_live, wanted};
-
-/// Tasks of one service on one node.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Share {
-    /// Live and wanted: what is to be spread.
-    pub(crate) wanted: u32,
-    /// Live: what holds ports.
-    pub(crate) live: u32,
-}
+use crate::slot::{Key, Renewed, Wanted, is_live, wanted};
 
 struct Place {
     node: NodeId,
     address: Ipv4Addr,
 }
 
-impl Pass<'_, '_> {
+impl<'a> Pass<'_, 'a> {
     /// Makes a task in a slot, placed if that is possible; `false` if nothing was made, for want of
     /// room in the plan or, in a global service, on the node.
     pub(crate) fn create(&mut self, at: usize, template: u32) -> bool {
@@ -54,16 +59,16 @@ impl Pass<'_, '_> {
         let key = self.slots[at].key;
         let placed = self.choose(at, template);
         let (place, status) = match (placed, key, otherwise) {
-            (Ok(place), _, _) => {
+            (Some(place), _, _) => {
                 (Some(place), TaskStatus::new(TaskState::Assigned, self.draft.now))
             }
-            (Err(reason), Key::Number(_), Unplaceable::Pending) => {
+            (None, Key::Number(_), Unplaceable::Pending) => {
                 let mut status = TaskStatus::new(TaskState::Pending, self.draft.now);
-                status.error = Some(reason.into());
+                status.error = Some(self.reason(template).into());
                 (None, status)
             }
             // A global task without its node would be nobody's.
-            (Err(_), Key::On(_), _) | (Err(_), _, Unplaceable::Nothing) => return false,
+            (None, Key::On(_), _) | (None, _, Unplaceable::Nothing) => return false,
         };
         let renewed = if place.is_some() { Renewed::Placed } else { Renewed::Waiting };
         let task = Task {
@@ -86,119 +91,128 @@ impl Pass<'_, '_> {
         true
     }
 
-    /// A node and an address for a task of a slot, or why there is none.
-    fn choose(&mut self, at: usize, template: u32) -> Result<Place, String> {
-        let mut full = BTreeSet::new();
-        loop {
-            let Some(site) = self.best(at, template, &full) else {
-                self.unplaced = true;
-                let Draft { nodes, cluster, .. } = &*self.draft;
-                return Err(explain(nodes, self.service, cluster, !full.is_empty()));
-            };
-            let (state, cluster) = (self.draft.state, self.draft.cluster);
-            let Some((address, block)) = self.draft.nodes.take_address(state, cluster, site) else {
-                full.insert(site);
-                continue;
-            };
-            let node = self.draft.nodes.site(site).node.id;
-            if let Some(block) = block {
-                self.draft.push(Mutation::GrantBlock { id: node, block });
-            }
-            self.draft.expect(ObjectKey::Node(node));
-            self.draft.nodes.add_load(site);
-            let share = &mut self.spread()[site];
-            (share.wanted, share.live) = (share.wanted + 1, share.live + 1);
-            return Ok(Place { node, address });
+    /// A node and an address for a task of a slot.
+    fn choose(&mut self, at: usize, template: u32) -> Option<Place> {
+        // What holds for one task holds for all that are like it; on a node of its own it may not.
+        let numbered = matches!(self.slots[at].key, Key::Number(_));
+        if numbered && self.reasons.contains_key(&template) && self.own_sites(at).is_empty() {
+            return None;
         }
+        let own = self.hide_own(at, template);
+        let place = loop {
+            let Some(site) = self.best(at, template) else { break None };
+            let (state, cluster) = (self.draft.state, self.draft.cluster);
+            match self.draft.nodes.take_address(state, cluster, site) {
+                Some((address, block)) => break Some(self.take(site, template, address, block)),
+                // The node knows by now that it has none.
+                None => self.change(site, |_| {}),
+            }
+        };
+        self.show_own(own);
+        if place.is_none() {
+            self.note_unplaced(template);
+        }
+        place
+    }
+
+    /// Notes a task on a node.
+    fn take(
+        &mut self,
+        site: usize,
+        template: u32,
+        address: Ipv4Addr,
+        block: Option<Subnet>,
+    ) -> Place {
+        let node = self.draft.nodes.site(site).node.id;
+        if let Some(block) = block {
+            self.draft.push(Mutation::GrantBlock { id: node, block });
+        }
+        self.draft.expect(ObjectKey::Node(node));
+        let reserve = self.board(template).0.ask(template).map(|ask| ask.reserve);
+        self.draft.nodes.add_load(site, reserve);
+        self.draft.note_place(self.service, site);
+        self.change(site, |share| (share.wanted, share.live) = (share.wanted + 1, share.live + 1));
+        Place { node, address }
     }
 
     /// Whether some node could take a task of a slot now.
     pub(crate) fn has_place(&mut self, at: usize, template: u32) -> bool {
-        self.best(at, template, &BTreeSet::new()).is_some()
+        let own = self.hide_own(at, template);
+        let found = self.best(at, template).is_some();
+        self.show_own(own);
+        if !found {
+            self.note_unplaced(template);
+        }
+        found
     }
 
-    fn best(&mut self, at: usize, template: u32, full: &BTreeSet<usize>) -> Option<usize> {
-        let exclusive = has_host_ports(self.service);
-        self.spread();
-        let (slot, nodes) = (&self.slots[at], &self.draft.nodes);
-        let share = |site: usize| {
-            let share = self.spread.as_ref().and_then(|spread| spread.get(site));
-            share.copied().unwrap_or_default()
-        };
-        let failed = slot.tasks().filter(|task| is_failed(task) && task.template == template);
-        let failed: Vec<NodeId> = failed.filter_map(|task| task.node).collect();
-        let fits = |site: &usize| {
-            nodes.site(*site).is_eligible()
-                && !full.contains(site)
-                && !(exclusive && share(*site).live > 0)
-        };
-        let score = |site: &usize| {
-            let place = nodes.site(*site);
-            let failures = failed.iter().filter(|node| **node == place.node.id).count();
-            (failures, share(*site).wanted, place.load)
-        };
-        // `min_by_key` gives the first of equals, which has the lowest id.
-        match slot.key {
-            Key::Number(_) => (0..nodes.len()).filter(fits).min_by_key(score),
-            Key::On(node) => nodes.position(node).filter(fits),
+    fn best(&mut self, at: usize, template: u32) -> Option<usize> {
+        let key = self.slots[at].key;
+        let (board, nodes) = self.board(template);
+        match key {
+            Key::Number(_) => board.best(template, nodes),
+            Key::On(node) => nodes.position(node).filter(|site| board.fits(template, *site, nodes)),
         }
     }
 
-    fn spread(&mut self) -> &mut [Share] {
-        let (slots, nodes) = (&self.slots, &self.draft.nodes);
-        self.spread.get_or_insert_with(|| {
-            let mut spread = vec![Share::default(); nodes.len()];
-            for slot in slots {
-                let wanted = slot.wanted.iter().map(|task| (task, 1));
-                let rest = slot.past.iter().chain(&slot.leaving).map(|task| (task, 0));
-                for (task, wanted) in wanted.chain(rest).filter(|(task, _)| is_live(task)) {
-                    let Some(site) = task.node.and_then(|node| nodes.position(node)) else {
-                        continue;
-                    };
-                    spread[site].wanted += wanted;
-                    spread[site].live += 1;
-                }
-            }
-            spread
-        })
+    /// The service's tasks over nodes, with what a template asks of them.
+    fn board(&mut self, template: u32) -> (&mut Board<'a>, &Nodes<'a>) {
+        let Self { draft, board, slots, service, .. } = self;
+        let (draft, nodes) = (&**draft, &draft.nodes);
+        let board = board.get_or_insert_with(|| Board::new(slots.iter(), nodes, draft.now));
+        board.prepare(template, nodes, || {
+            Ask::new(draft.state, &draft.moves, nodes, service, template)
+        });
+        (board, nodes)
     }
-}
 
-/// Why no node fits, for people; `full`: there are some, but no address is left on them.
-pub(crate) fn explain(
-    nodes: &Nodes<'_>,
-    service: &Service,
-    cluster: &Cluster,
-    full: bool,
-) -> String {
-    let (mut counts, mut eligible) = ([0; 4], 0);
-    for site in nodes.sites() {
-        match (site.node.availability, site.status) {
-            _ if !site.node.worker => counts[3] += 1,
-            (_, NodeStatus::Down) => counts[0] += 1,
-            (Availability::Pause, NodeStatus::Ready) => counts[1] += 1,
-            (Availability::Drain, NodeStatus::Ready) => counts[2] += 1,
-            (Availability::Active, NodeStatus::Ready) => eligible += 1,
+    pub(crate) fn change(&mut self, site: usize, edit: impl FnOnce(&mut Share)) {
+        if let Some(board) = &mut self.board {
+            board.change(site, &self.draft.nodes, edit);
         }
     }
-    if eligible > 0 && full {
-        let pool = cluster.pool;
-        return format!("no free address: the pool {pool} is used up");
+
+    /// Where what a slot has is, which its new task is to stand in for.
+    fn own_sites(&self, at: usize) -> Vec<usize> {
+        let own = self.slots[at].wanted.iter().filter(|task| is_live(task));
+        own.filter_map(|task| self.draft.nodes.position(task.node?)).collect()
     }
-    if eligible > 0 && has_host_ports(service) {
-        let ports = service.spec.ports.iter();
-        let ports = ports.filter(|port| port.mode == PublishMode::Host);
-        let ports: Vec<_> = ports.map(|port| port.published.to_string()).collect();
-        let ports = ports.join(", ");
-        return format!("host port {ports} is in use on every ready node ({eligible})");
+
+    fn hide_own(&mut self, at: usize, template: u32) -> Vec<usize> {
+        self.board(template);
+        let own = self.own_sites(at);
+        for site in &own {
+            self.change(*site, |share| share.wanted = share.wanted.saturating_sub(1));
+        }
+        own
     }
-    if nodes.len() == 0 {
-        return "the cluster has no node".to_owned();
+
+    fn show_own(&mut self, own: Vec<usize>) {
+        for site in own {
+            self.change(site, |share| share.wanted += 1);
+        }
     }
-    let words = ["down", "paused", "draining", "not a worker"];
-    let counted = counts.iter().zip(words).filter(|(count, _)| **count > 0);
-    let counted: Vec<_> = counted.map(|(count, word)| format!("{count} {word}")).collect();
-    format!("no node is ready for tasks: {}", counted.join(", "))
+
+    fn note_unplaced(&mut self, template: u32) {
+        self.unplaced = true;
+        if self.reasons.contains_key(&template) {
+            return;
+        }
+        let cluster = self.draft.cluster;
+        let (board, nodes) = self.board(template);
+        let Some(ask) = board.ask(template) else { return };
+        let text = reason(nodes, cluster, ask, |site| board.share(site));
+        let awaited: Vec<&'a ServiceName> = ask.awaits().collect();
+        let depends = ask.depends_on_others();
+        self.depends_on_others |= depends;
+        self.draft.wait_for(awaited);
+        self.reasons.insert(template, text);
+    }
+
+    /// Why a task of a template has no place, after it was found to have none.
+    fn reason(&self, template: u32) -> String {
+        self.reasons.get(&template).cloned().unwrap_or_default()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -210,8 +224,6 @@ enum Unplaceable {
 
 /// Tries again for tasks that wait for a place.
 pub(crate) fn place_pending(pass: &mut Pass<'_, '_>) {
-    // Nodes are judged alike for all tasks of a service: the first that fails speaks for the rest.
-    let mut reason: Option<String> = None;
     for at in 0..pass.slots.len() {
         let slot = &pass.slots[at];
         let Wanted::Yes = wanted(pass.service, slot.key, &pass.draft.nodes) else { continue };
@@ -223,24 +235,31 @@ pub(crate) fn place_pending(pass: &mut Pass<'_, '_>) {
             if !pass.draft.room(2) {
                 return;
             }
-            let placed = match &reason {
-                Some(reason) => Err(reason.clone()),
-                None => pass.choose(at, task.template),
-            };
-            match placed {
-                Ok(Place { node, address }) => {
-                    let address = Some(address);
-                    pass.draft.push(Mutation::PlaceTask { id: task.id, node, address });
-                }
-                Err(error) => {
-                    pass.unplaced = true;
-                    if task.status.error.as_deref() != Some(error.as_str()) {
-                        let mutation = Mutation::ExplainTask { id: task.id, error: error.clone() };
-                        pass.draft.push(mutation);
-                    }
-                    reason = Some(error);
-                }
+            if let Some(Place { node, address }) = pass.choose(at, task.template) {
+                let address = Some(address);
+                pass.draft.push(Mutation::PlaceTask { id: task.id, node, address });
+                continue;
+            }
+            // Nothing has more room than when the reason was found, so it still holds, whatever else
+            // may stand in the way by now.
+            let since = room_since(pass.draft.state, pass.service);
+            if task.revision >= since && !pass.draft.nodes_changed {
+                continue;
+            }
+            let error = pass.reason(task.template);
+            if task.status.error.as_deref() != Some(error.as_str()) {
+                pass.draft.push(Mutation::ExplainTask { id: task.id, error });
             }
         }
     }
+}
+
+/// Revision since when there may be room for a service that there was not before: what is found
+/// to stand in the way later stands there still.
+fn room_since(state: &State, service: &Service) -> u64 {
+    let affinities = service.spec.placement.affinities.iter();
+    let near = affinities.filter(|affinity| !affinity.apart && !affinity.soft);
+    let near = near.filter_map(|affinity| state.service_by_name(affinity.service.as_str()));
+    let appeared = near.map(|other| state.activity(other.id)).max().unwrap_or_default();
+    state.roomier().max(service.revision).max(appeared)
 }

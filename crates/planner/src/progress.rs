@@ -7,11 +7,12 @@ use warren_model::service::{RestartCondition, Service};
 use warren_model::task::{Task, TaskState};
 use warren_state::State;
 
+use crate::draft::Moves;
 use crate::nodes::Nodes;
-use crate::place::explain;
+use crate::place::{Ask, Board, reason};
 use crate::slot::{
-    Slot, Wanted, has_host_ports, is_failed, is_live, is_lost, is_outdated, is_stop_first,
-    slots_of, wanted, wanted_keys,
+    Slot, Wanted, is_failed, is_live, is_lost, is_outdated, is_stop_first, slots_of, wanted,
+    wanted_keys,
 };
 use crate::{rollout, vips};
 
@@ -108,15 +109,13 @@ fn stays(
     if !is_stop_first(service) || !slots.iter().any(moving) {
         return None;
     }
-    let taken = |node| {
-        let mut tasks = slots.iter().flat_map(Slot::tasks);
-        has_host_ports(service) && tasks.any(|task| is_live(task) && task.node == Some(node))
-    };
-    let mut places = nodes.sites().iter().filter(|site| site.is_eligible());
-    if places.any(|site| !taken(site.node.id)) {
+    let mut board = Board::new(slots, nodes, state.time());
+    let template = service.template;
+    board.prepare(template, nodes, || Ask::new(state, &Moves::default(), nodes, service, template));
+    if (0..nodes.len()).any(|at| board.fits(template, at, nodes)) {
         return None;
     }
-    Some(explain(nodes, service, state.cluster()?, false))
+    Some(reason(nodes, state.cluster()?, board.ask(template)?, |at| board.share(at)))
 }
 
 /// Whether all that is wrong with a slot's tasks is where they are.

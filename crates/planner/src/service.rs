@@ -1,5 +1,7 @@
 //! One service from its spec to mutations: the stages in order, over its slots.
 
+use std::collections::BTreeMap;
+
 use warren_model::Time;
 use warren_model::id::TaskId;
 use warren_model::service::{Mode, Service};
@@ -15,11 +17,13 @@ pub(crate) struct Verdict {
     pub(crate) wake_at: Option<Time>,
     /// There was nothing to do, and will not be until the service, a node or the time changes.
     pub(crate) idle: bool,
+    /// Nor until a node has fewer tasks: something has no place.
+    pub(crate) unplaced: bool,
 }
 
 impl Verdict {
     fn is_nothing(&self) -> bool {
-        self.idle && self.wake_at.is_none()
+        self.idle && !self.unplaced && self.wake_at.is_none()
     }
 }
 
@@ -28,17 +32,21 @@ pub(crate) struct Pass<'p, 'a> {
     pub(crate) draft: &'p mut Draft<'a>,
     pub(crate) service: &'a Service,
     pub(crate) slots: Vec<Slot<'a>>,
-    /// Tasks of the service on each node, in the order of the nodes; counted when first asked for.
-    pub(crate) spread: Option<Vec<place::Share>>,
-    /// Something has no place: look again whatever changes, it may be just that.
+    /// Its tasks over nodes; counted when first asked for.
+    pub(crate) board: Option<place::Board<'a>>,
+    /// Why a task of a template has no place, once that was found out.
+    pub(crate) reasons: BTreeMap<u32, String>,
+    /// Something has no place.
     pub(crate) unplaced: bool,
+    /// Whether that may change by other services' tasks alone, without a node having more room.
+    pub(crate) depends_on_others: bool,
     wake_at: Option<Time>,
 }
 
 pub(crate) fn pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
     if is_quiet(draft, service) {
         debug_assert!(full_pass(draft, service).is_nothing(), "{} is not quiet", service.spec.name);
-        return Verdict { wake_at: None, idle: true };
+        return Verdict { wake_at: None, idle: true, unplaced: false };
     }
     full_pass(draft, service)
 }
@@ -46,7 +54,16 @@ pub(crate) fn pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
 fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
     let before = draft.len();
     let slots = slots_of(draft.state, service);
-    let mut pass = Pass { draft, service, slots, spread: None, unplaced: false, wake_at: None };
+    let mut pass = Pass {
+        draft,
+        service,
+        slots,
+        board: None,
+        reasons: BTreeMap::new(),
+        unplaced: false,
+        depends_on_others: false,
+        wake_at: None,
+    };
     if service.removing {
         reap::remove_service(&mut pass);
     } else {
@@ -59,12 +76,13 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
         place::place_pending(&mut pass);
         reap::history(&mut pass);
     }
-    let Pass { draft, unplaced, wake_at, .. } = pass;
+    let Pass { draft, unplaced, depends_on_others, wake_at, .. } = pass;
     let wrote = draft.len() > before;
     if wrote {
         draft.expect(ObjectKey::Service(service.id));
     }
-    Verdict { wake_at, idle: !wrote && !unplaced && !draft.is_cut() }
+    let idle = !wrote && !depends_on_others && !draft.is_cut();
+    Verdict { wake_at, idle, unplaced }
 }
 
 /// Whether it is plain at a glance that there is nothing to do: each slot has one task that is as
@@ -131,19 +149,20 @@ impl<'a> Pass<'_, 'a> {
 
     /// Stops a wanted task and keeps it for history; forgets one that never had a place.
     pub(crate) fn stop(&mut self, at: usize, task: &'a Task) {
-        let slot = &mut self.slots[at];
-        slot.wanted.retain(|other| other.id != task.id);
+        self.slots[at].wanted.retain(|other| other.id != task.id);
         let site = task.node.and_then(|node| self.draft.nodes.position(node));
         if is_live(task)
-            && let Some(share) = site.and_then(|site| self.spread.as_mut()?.get_mut(site))
+            && let Some(site) = site
         {
-            share.wanted = share.wanted.saturating_sub(1);
+            self.change(site, |share| share.wanted = share.wanted.saturating_sub(1));
+            self.reasons.clear();
         }
+        self.draft.note_stop(self.service, task.id);
         if task.node.is_none() {
             self.draft.push(Mutation::DropTask { id: task.id });
             return;
         }
-        insert_by_age(&mut slot.past, task);
+        insert_by_age(&mut self.slots[at].past, task);
         self.draft.push(Mutation::SetDesired { id: task.id, desired: Desired::Shutdown });
     }
 
@@ -153,6 +172,7 @@ impl<'a> Pass<'_, 'a> {
         if is_gone(task) {
             self.draft.push(Mutation::DropTask { id: task.id });
         } else if task.desired != Desired::Remove {
+            self.draft.note_stop(self.service, task.id);
             self.draft.push(Mutation::SetDesired { id: task.id, desired: Desired::Remove });
         } else {
             return false;

@@ -8,6 +8,7 @@ use warren_model::task::{Desired, Task, TaskState};
 use warren_state::State;
 
 use crate::nodes::{Nodes, Site};
+use crate::place::{is_closed, may_stay};
 
 /// What makes two tasks successors of each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,14 +115,15 @@ pub(crate) fn wanted(service: &Service, key: Key, nodes: &Nodes<'_>) -> Wanted {
         (Mode::Replicated { .. }, _) | (Mode::Global, Key::Number(_)) => Wanted::No,
         (Mode::Global, Key::On(node)) => match nodes.get(node) {
             None => Wanted::No,
-            Some(site) => wanted_on(site),
+            Some(site) => wanted_on(service, site),
         },
     }
 }
 
-fn wanted_on(site: &Site<'_>) -> Wanted {
+fn wanted_on(service: &Service, site: &Site<'_>) -> Wanted {
     match (site.node.availability, site.status) {
-        _ if !site.node.worker => Wanted::No,
+        _ if !site.node.worker || !may_stay(service, site) => Wanted::No,
+        _ if is_closed(service, site) => Wanted::Keep,
         (Availability::Drain, _) => Wanted::No,
         (Availability::Active, NodeStatus::Ready) => Wanted::Yes,
         (Availability::Active | Availability::Pause, _) => Wanted::Keep,
@@ -133,7 +135,10 @@ pub(crate) fn wanted_keys(service: &Service, nodes: &Nodes<'_>) -> Vec<Key> {
     match service.spec.mode {
         Mode::Replicated { replicas } => (1..=replicas).map(Key::Number).collect(),
         Mode::Global => {
-            let sites = nodes.sites().iter().filter(|site| site.is_eligible());
+            let takes = |site: &&Site<'_>| {
+                site.is_eligible() && may_stay(service, site) && !is_closed(service, site)
+            };
+            let sites = nodes.sites().iter().filter(takes);
             sites.map(|site| Key::On(site.node.id)).collect()
         }
     }
@@ -141,7 +146,11 @@ pub(crate) fn wanted_keys(service: &Service, nodes: &Nodes<'_>) -> Vec<Key> {
 
 /// Whether a task is not what the spec wants there: another template, or a node to leave.
 pub(crate) fn is_outdated(task: &Task, service: &Service, nodes: &Nodes<'_>) -> bool {
-    task.template != service.template || task.node.is_some_and(|node| nodes.is_draining(node))
+    let is_to_leave = |node| match nodes.get(node) {
+        None => true,
+        Some(site) => site.is_draining() || !may_stay(service, site),
+    };
+    task.template != service.template || task.node.is_some_and(is_to_leave)
 }
 
 pub(crate) fn is_live(task: &Task) -> bool {

@@ -101,7 +101,7 @@ pub(crate) fn assign(pass: &mut Pass<'_, '_>) {
             Some(address) => pass.draft.push(Mutation::GrantVip { holder, address }),
             None => {
                 // Whatever is given up, or ends its quarantine, may be what it needs.
-                pass.unplaced = true;
+                pass.depends_on_others = true;
                 let now = pass.draft.now;
                 if let Some((until, _)) = state.quarantined_vips().find(|(until, _)| *until > now) {
                     pass.wake(until);

@@ -13,6 +13,7 @@ mod cluster;
 mod event;
 mod network;
 mod operator;
+mod placement;
 mod service;
 mod table;
 mod task;
@@ -21,6 +22,7 @@ mod tests;
 
 use std::net::Ipv4Addr;
 
+pub use placement::{amounts, amounts_from};
 pub use table::table_change;
 use warren_model::OperatorName;
 use warren_model::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};

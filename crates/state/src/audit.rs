@@ -11,6 +11,7 @@ use imbl::Vector;
 use warren_model::cluster::Cluster;
 use warren_model::network::NetworkSpec;
 use warren_model::node::Node;
+use warren_model::resources::Resources;
 use warren_model::service::{Mode, ServiceSpec, TaskTemplate};
 use warren_model::{AuditRecord, NodeId, Time};
 
@@ -115,6 +116,18 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
             let keys: Vec<&str> = labels.keys().map(String::as_str).collect();
             note("node.update", node(*id), format!("labels={}", keys.join(",")))
         }
+        Mutation::SetResources { id, generic, system_reserved } => {
+            let has = Resources { generic: generic.clone(), ..Resources::default() };
+            note(
+                "node.update",
+                node(*id),
+                format!("resources={has} system_reserved={system_reserved}"),
+            )
+        }
+        Mutation::SetTaints { id, taints } => {
+            let taints: Vec<String> = taints.iter().map(ToString::to_string).collect();
+            note("node.update", node(*id), format!("taints={}", taints.join(",")))
+        }
         Mutation::SetForgotten { id, forgotten } => {
             note("node.update", node(*id), format!("forgotten={}", forgotten.choice.as_str()))
         }
@@ -218,6 +231,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         unlock_key,
         next_number: _,
         backup,
+        strategy,
     } = after;
     let words = [
         (*history_limit != before.history_limit, format!("history_limit={history_limit}")),
@@ -237,6 +251,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
             format!("locked={}", if unlock_key.is_some() { "true" } else { "false" }),
         ),
         (*backup != before.backup, "backup".to_owned()),
+        (*strategy != before.strategy, format!("strategy={strategy}")),
     ];
     joined(words)
 }
@@ -252,6 +267,7 @@ fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
         on_disconnect,
         networks,
         endpoint,
+        placement,
     } = after;
     let words = [
         (*wanted != before.mode, mode(*wanted)),
@@ -261,6 +277,7 @@ fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
         (*on_disconnect != before.on_disconnect, format!("on_disconnect={on_disconnect}")),
         (*networks != before.networks, "networks".to_owned()),
         (*endpoint != before.endpoint, "endpoint".to_owned()),
+        (*placement != before.placement, "placement".to_owned()),
     ];
     let words = joined(words);
     let template = template_changes(&before.task, task);
@@ -283,6 +300,7 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         cap_add,
         cap_drop,
         limits,
+        reserve,
         restart,
         log,
         force,
@@ -303,6 +321,7 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         word(*cap_add != before.cap_add, "cap_add"),
         word(*cap_drop != before.cap_drop, "cap_drop"),
         word(*limits != before.limits, "limits"),
+        word(*reserve != before.reserve, "reserve"),
         word(*restart != before.restart, "restart_policy"),
         word(*log != before.log, "log"),
         word(*force != before.force, "restart"),

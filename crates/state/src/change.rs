@@ -8,6 +8,8 @@ use warren_model::id::{NetworkId, NodeId, ServiceId, TaskId};
 use warren_model::network::{NetworkSpec, VipHolder};
 use warren_model::node::{Availability, Description, Forgotten, Node, NodeStatus};
 use warren_model::operator::{Operator, OperatorName};
+use warren_model::placement::Taint;
+use warren_model::resources::Resources;
 use warren_model::service::ServiceSpec;
 use warren_model::task::{Desired, Task, TaskStatus};
 use warren_model::{NetworkName, ServiceName, Time, cluster::Subnet};
@@ -59,6 +61,17 @@ pub enum Mutation {
     SetForgotten {
         id: NodeId,
         forgotten: Forgotten,
+    },
+    /// Replaces what people say that a node has, and what of all it has is not for tasks.
+    SetResources {
+        id: NodeId,
+        generic: BTreeMap<String, u64>,
+        system_reserved: Resources,
+    },
+    /// Replaces a node's taints.
+    SetTaints {
+        id: NodeId,
+        taints: Vec<Taint>,
     },
     /// Forgets a node and its tasks; it is refused until `keep_until`. Not while it is a manager,
     /// and unless forced not while it is up and has tasks that have not ended.

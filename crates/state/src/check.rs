@@ -41,7 +41,10 @@ impl State {
             ("services", self.services.values().zip(fresh.services.values()).all(same_service)),
             ("names", self.names == fresh.names),
             ("ports", self.ports == fresh.ports),
-            ("activity", activity && self.topology <= self.revision),
+            (
+                "activity",
+                activity && self.topology <= self.revision && self.roomier <= self.revision + 1,
+            ),
             ("tombstones", self.ends == fresh.ends),
             ("network names", self.network_names == fresh.network_names),
             ("users of networks", self.users == fresh.users),

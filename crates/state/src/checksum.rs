@@ -15,6 +15,8 @@ use warren_model::node::{
     Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
 };
 use warren_model::operator::{Operator, OperatorRole};
+use warren_model::placement::{self, Placement, Strategy, Taint, TaintEffect, Toleration};
+use warren_model::resources::Resources;
 use warren_model::service::{
     Affinity, Attachment, Endpoint, EndpointMode, Limits, LogOptions, Mode, OnDisconnect, PortSpec,
     Protocol, PublishMode, RestartCondition, RestartPolicy, Service, ServiceSpec, TaskTemplate,
@@ -157,6 +159,7 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
         unlock_key,
         next_number,
         backup,
+        strategy,
     } = cluster;
     digest.bytes(id.as_bytes());
     digest.word(u64::from(*history_limit));
@@ -185,6 +188,15 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
     digest.added(24, vip_pool, Digest::subnet);
     let overlay = Some(*overlay).filter(|kind| *kind != OverlayKind::default());
     digest.added(26, overlay, |digest, kind| digest.text(kind.as_str()));
+    let strategy = Some(*strategy).filter(|strategy| *strategy != Strategy::default());
+    digest.added(40, strategy, |digest, strategy| digest.word(strategy_word(strategy)));
+}
+
+fn strategy_word(strategy: Strategy) -> u64 {
+    match strategy {
+        Strategy::Spread => 1,
+        Strategy::BinPack => 2,
+    }
 }
 
 fn add_token(digest: &mut Digest, token: &JoinToken) {
@@ -209,6 +221,9 @@ fn add_node(digest: &mut Digest, node: &Node) {
         issuer_hash,
         joined,
         forgotten,
+        generic,
+        system_reserved,
+        taints,
         revision,
     } = node;
     let Description {
@@ -268,6 +283,71 @@ fn add_node(digest: &mut Digest, node: &Node) {
         all.iter().for_each(|feature| digest.text(feature));
     });
     digest.added(25, hash(overlay_key), |digest, key| digest.bytes(&key));
+    digest.added(41, Some(generic).filter(|all| !all.is_empty()), add_amounts);
+    digest.added(42, Some(system_reserved).filter(|all| !all.is_empty()), add_resources);
+    digest.added(43, Some(taints).filter(|all| !all.is_empty()), |digest, taints| {
+        digest.word(taints.len() as u64);
+        for Taint { key, value, effect } in taints {
+            digest.text(key);
+            digest.text(value);
+            digest.word(effect_word(*effect));
+        }
+    });
+}
+
+fn effect_word(effect: TaintEffect) -> u64 {
+    match effect {
+        TaintEffect::NoSchedule => 1,
+        TaintEffect::PreferNoSchedule => 2,
+        TaintEffect::NoExecute => 3,
+    }
+}
+
+fn add_amounts(digest: &mut Digest, amounts: &BTreeMap<String, u64>) {
+    digest.word(amounts.len() as u64);
+    for (name, amount) in amounts {
+        digest.text(name);
+        digest.word(*amount);
+    }
+}
+
+fn add_resources(digest: &mut Digest, resources: &Resources) {
+    let Resources { cpu_millis, memory_bytes, pids, disk_bytes, generic } = resources;
+    for amount in [cpu_millis, memory_bytes, pids, disk_bytes] {
+        digest.word(*amount);
+    }
+    add_amounts(digest, generic);
+}
+
+fn add_placement(digest: &mut Digest, placement: &Placement) {
+    let Placement {
+        constraints,
+        preferences,
+        spread,
+        affinities,
+        max_per_node,
+        tolerations,
+        strategy,
+    } = placement;
+    for all in [constraints, preferences] {
+        digest.word(all.len() as u64);
+        all.iter().for_each(|constraint| digest.text(&constraint.to_string()));
+    }
+    digest.word(spread.len() as u64);
+    spread.iter().for_each(|attribute| digest.text(&attribute.to_string()));
+    digest.word(affinities.len() as u64);
+    for placement::Affinity { service, apart, soft } in affinities {
+        digest.text(service.as_str());
+        digest.word(u64::from(*apart) << 1 | u64::from(*soft));
+    }
+    digest.word(u64::from(max_per_node.unwrap_or_default()));
+    digest.word(tolerations.len() as u64);
+    for Toleration { key, value, effect } in tolerations {
+        digest.text(key);
+        digest.option(value.as_deref(), Digest::text);
+        digest.option(*effect, |digest, effect| digest.word(effect_word(effect)));
+    }
+    digest.option(*strategy, |digest, strategy| digest.word(strategy_word(strategy)));
 }
 
 fn add_tombstone(digest: &mut Digest, tombstone: &Tombstone) {
@@ -304,8 +384,18 @@ fn add_record(digest: &mut Digest, record: &AuditRecord) {
 
 fn add_service(digest: &mut Digest, service: &Service) {
     let Service { id, spec, template, removing, created, updated, revision } = service;
-    let ServiceSpec { name, labels, mode, ports, update, task, on_disconnect, networks, endpoint } =
-        spec;
+    let ServiceSpec {
+        name,
+        labels,
+        mode,
+        ports,
+        update,
+        task,
+        on_disconnect,
+        networks,
+        endpoint,
+        placement,
+    } = spec;
     digest.bytes(id.as_bytes());
     digest.text(name.as_str());
     digest.labels(labels);
@@ -350,6 +440,8 @@ fn add_service(digest: &mut Digest, service: &Service) {
         });
         digest.word(u64::from(prefer_local) << 1 | u64::from(slot_addresses));
     });
+    let placement = Some(placement).filter(|placement| **placement != Placement::default());
+    digest.added(44, placement, add_placement);
 }
 
 fn add_attachment(digest: &mut Digest, attachment: &Attachment) {
@@ -415,6 +507,7 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
         cap_add,
         cap_drop,
         limits,
+        reserve,
         restart,
         log,
         force,
@@ -446,6 +539,7 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
     let LogOptions { max_bytes, max_files } = log;
     digest.word(*max_bytes);
     digest.word(u64::from(*max_files));
+    digest.added(45, Some(reserve).filter(|all| !all.is_empty()), add_resources);
 }
 
 fn add_task(digest: &mut Digest, task: &Task) {

@@ -31,6 +31,7 @@ use warren_model::id::{NetworkId, NodeId, ServiceId, TaskId};
 use warren_model::network::{Network, Vip, VipHolder};
 use warren_model::node::{Node, Tombstone};
 use warren_model::operator::{Operator, OperatorName};
+use warren_model::resources::Resources;
 use warren_model::service::{Protocol, Service, TaskTemplate};
 use warren_model::task::Task;
 use warren_model::{AuditRecord, NetworkName, ServiceName, Time};
@@ -48,6 +49,9 @@ pub struct State {
     time: Time,
     /// Revision of the last change to the cluster or a node.
     topology: u64,
+    /// Revision of the last transaction by which a node may have got more room: see
+    /// [`State::roomier`].
+    roomier: u64,
     cluster: Option<Arc<Cluster>>,
     nodes: OrdMap<NodeId, NodeRow>,
     services: OrdMap<ServiceId, ServiceRow>,
@@ -160,6 +164,11 @@ impl State {
         self.nodes.get(&node).map_or(0, |row| row.live)
     }
 
+    /// What those tasks reserve together.
+    pub fn reserved_on(&self, node: NodeId) -> Option<&Resources> {
+        self.nodes.get(&node).map(|row| &row.reserved)
+    }
+
     /// In order of id.
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Service> {
         self.services.values().map(|row| &*row.service)
@@ -246,6 +255,13 @@ impl State {
     /// [`State::activity`].
     pub fn topology(&self) -> u64 {
         self.topology
+    }
+
+    /// Revision of the last transaction by which a node may have got room for more tasks: one of
+    /// its tasks ended or was taken off it, it was changed otherwise than by a block of addresses,
+    /// or the cluster's settings were. For caches, as [`State::activity`].
+    pub fn roomier(&self) -> u64 {
+        self.roomier
     }
 
     /// What [`change::Expect`] compares: 0 for an object that does not exist.

@@ -50,6 +50,10 @@ impl Step<'_> {
             Mutation::SetCertificate { id, key_hash, not_after, issuer_hash } => {
                 self.set_certificate(*id, *key_hash, *not_after, *issuer_hash)
             }
+            Mutation::SetResources { id, generic, system_reserved } => {
+                self.set_resources(*id, generic, system_reserved)
+            }
+            Mutation::SetTaints { id, taints } => self.set_taints(*id, taints),
             Mutation::SetForgotten { id, forgotten } => self.set_forgotten(*id, *forgotten),
             Mutation::RemoveNode { id, keep_until, force } => {
                 self.remove_node(*id, *keep_until, *force)

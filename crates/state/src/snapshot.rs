@@ -136,6 +136,7 @@ impl State {
             revision: head.revision,
             time: head.time,
             topology: head.revision,
+            roomier: head.revision,
             cluster: head.cluster.map(Arc::new),
             ..Self::default()
         };

@@ -13,6 +13,7 @@ use warren_model::id::{NetworkId, NodeId, ServiceId, TaskId};
 use warren_model::network::{Network, Vip};
 use warren_model::node::{Node, Tombstone};
 use warren_model::operator::{Operator, OperatorName};
+use warren_model::resources::Resources;
 use warren_model::service::{Service, TaskTemplate};
 use warren_model::task::Task;
 
@@ -32,6 +33,8 @@ pub(crate) struct NodeRow {
     pub(crate) tasks: OrdSet<(u32, TaskId)>,
     /// Of `tasks`, those that have not ended.
     pub(crate) live: u32,
+    /// What those reserve together.
+    pub(crate) reserved: Resources,
 }
 
 /// A service, its templates and its tasks by slot.
@@ -76,6 +79,7 @@ pub(crate) struct Journal {
 
 impl State {
     pub(crate) fn set_cluster(&mut self, journal: &mut Journal, cluster: Cluster) {
+        self.note_room();
         let before = self.cluster.replace(Arc::new(cluster));
         journal.before.push(Before::Cluster(before));
     }
@@ -253,10 +257,20 @@ impl State {
         let Some(node) = node else {
             return self.nodes.remove(&id).map(|row| row.node);
         };
+        let row = self.nodes.get(&id);
+        // Whoever could use a further block would have been granted it.
+        let same = |row: &NodeRow| {
+            let blocks = node.blocks.clone();
+            Node { blocks, revision: node.revision, ..Node::clone(&row.node) } == *node
+        };
+        if !row.is_some_and(same) {
+            self.note_room();
+        }
         if let Some(row) = self.nodes.get_mut(&id) {
             return Some(std::mem::replace(&mut row.node, node));
         }
-        self.nodes.insert(id, NodeRow { node, tasks: OrdSet::new(), live: 0 });
+        let reserved = Resources::default();
+        self.nodes.insert(id, NodeRow { node, tasks: OrdSet::new(), live: 0, reserved });
         None
     }
 
@@ -426,13 +440,42 @@ impl State {
         }
     }
 
-    fn index_node(&mut self, id: TaskId, old: Option<&Task>, new: Option<&Task>) {
+    /// A node may have more room than before the transaction under way.
+    fn note_room(&mut self) {
+        // The number that it will have; after an undoing later than the truth, which does no harm.
+        self.roomier = self.revision.saturating_add(1);
+    }
+
+    /// What a task reserves where it is; nothing once it has ended. Its template is there for as
+    /// long as the task.
+    fn reserved_by(&self, task: Option<&Task>) -> Option<(NodeId, Arc<TaskTemplate>)> {
+        let task = task.filter(|task| is_live(task))?;
+        let template = self.template(task.service, task.template)?;
+        let node = task.node?;
+        (!template.reserve.is_empty()).then(|| (node, template.clone()))
+    }
+
+    fn index_node(&mut self, id: TaskId, was: Option<&Task>, is: Option<&Task>) {
         let place = |task: &Task| {
             task.node.map(|node| (node, task.address.map_or(0, u32::from), is_live(task)))
         };
-        let (old, new) = (old.and_then(place), new.and_then(place));
+        let (old, new) = (was.and_then(place), is.and_then(place));
         if old == new {
             return;
+        }
+        let (before, after) = (self.reserved_by(was), self.reserved_by(is));
+        if let Some((node, template)) = before
+            && let Some(row) = self.nodes.get_mut(&node)
+        {
+            row.reserved.subtract(&template.reserve);
+        }
+        if let Some((node, template)) = after
+            && let Some(row) = self.nodes.get_mut(&node)
+        {
+            row.reserved.add(&template.reserve);
+        }
+        if old.is_some_and(|(_, _, live)| live) {
+            self.note_room();
         }
         let moved = old.map(|(node, address, _)| (node, address))
             != new.map(|(node, address, _)| (node, address));

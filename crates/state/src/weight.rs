@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use warren_model::cluster::Cluster;
 use warren_model::network::NetworkSpec;
 use warren_model::node::Description;
+use warren_model::placement::{Placement, Taint};
+use warren_model::resources::Resources;
 use warren_model::service::{Attachment, ServiceSpec};
 
 use crate::change::{Mutation, Rejection, Transaction};
@@ -60,9 +62,16 @@ fn texts(mutation: &Mutation) -> usize {
             of_description(&node.description)
                 + node.blocks.len() * 8
                 + of_labels(&node.labels)
+                + of_amounts(&node.generic)
+                + of_resources(&node.system_reserved)
+                + of_taints(&node.taints)
                 + 2 * HASH_BYTES
         }
         Mutation::SetLabels { id: _, labels } => of_labels(labels),
+        Mutation::SetResources { id: _, generic, system_reserved } => {
+            of_amounts(generic) + of_resources(system_reserved)
+        }
+        Mutation::SetTaints { id: _, taints } => of_taints(taints),
         Mutation::SetCertificate { .. } | Mutation::PutOperator(_) => 2 * HASH_BYTES,
         Mutation::DescribeNode { id: _, description } => of_description(description),
         Mutation::CreateService { id: _, spec } | Mutation::UpdateService { id: _, spec } => {
@@ -127,6 +136,27 @@ fn of_spec(spec: &ServiceSpec) -> usize {
         + spec.ports.len() * 16
         + spec.networks.iter().map(of_attachment).sum::<usize>()
         + spec.name.as_str().len()
+        + of_resources(&task.reserve)
+        + of_placement(&spec.placement)
+}
+
+fn of_placement(placement: &Placement) -> usize {
+    let Placement { constraints, preferences, spread, affinities, tolerations, .. } = placement;
+    let lists =
+        [constraints.len(), preferences.len(), spread.len(), affinities.len(), tolerations.len()];
+    placement.text_len() + lists.iter().sum::<usize>() * 8
+}
+
+fn of_resources(resources: &Resources) -> usize {
+    if resources.is_empty() { 0 } else { 32 + of_amounts(&resources.generic) }
+}
+
+fn of_amounts(amounts: &BTreeMap<String, u64>) -> usize {
+    amounts.keys().map(|name| name.len() + 12).sum()
+}
+
+fn of_taints(taints: &[Taint]) -> usize {
+    taints.iter().map(|taint| taint.text_len() + 24).sum()
 }
 
 fn of_attachment(attachment: &Attachment) -> usize {

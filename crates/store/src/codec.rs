@@ -16,9 +16,11 @@ use bytes::Bytes;
 use prost::Message;
 use warren_model::Time;
 use warren_model::cluster::Cluster;
+use warren_model::placement::{Taint, TaintError};
 use warren_model::service::TaskTemplate;
 use warren_proto::{
-    Error as FieldError, hash, network_id, node_id, operator_name, service_id, task_id, v1,
+    Error as FieldError, amounts, amounts_from, hash, network_id, node_id, operator_name,
+    service_id, task_id, v1,
 };
 use warren_state::change::{Expect, Key, Mutation, Request, Transaction};
 use warren_state::{Head, Object};
@@ -169,6 +171,17 @@ fn mutation(from: &Mutation) -> v1::Mutation {
             id: id.as_bytes().to_vec(),
             forgotten: Some((*forgotten).into()),
         }),
+        Mutation::SetResources { id, generic, system_reserved } => {
+            Kind::SetResources(wire::SetResources {
+                id: id.as_bytes().to_vec(),
+                generic: amounts(generic),
+                system_reserved: Some(system_reserved.into()),
+            })
+        }
+        Mutation::SetTaints { id, taints } => Kind::SetTaints(wire::SetTaints {
+            id: id.as_bytes().to_vec(),
+            taints: taints.iter().map(ToString::to_string).collect(),
+        }),
         Mutation::RemoveNode { id, keep_until, force } => Kind::RemoveNode(wire::RemoveNode {
             id: id.as_bytes().to_vec(),
             keep_until: keep_until.0,
@@ -278,6 +291,14 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
         Kind::SetForgotten(m) => {
             Mutation::SetForgotten { id: node(&m.id)?, forgotten: part("forgotten", m.forgotten)? }
         }
+        Kind::SetResources(m) => Mutation::SetResources {
+            id: node(&m.id)?,
+            generic: amounts_from("generic", m.generic).map_err(field("mutation"))?,
+            system_reserved: part("resources", m.system_reserved)?,
+        },
+        Kind::SetTaints(m) => {
+            Mutation::SetTaints { id: node(&m.id)?, taints: taints_from(&m.taints)? }
+        }
         Kind::RemoveNode(m) => Mutation::RemoveNode {
             id: node(&m.id)?,
             keep_until: Time(m.keep_until),
@@ -324,6 +345,14 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
         },
         Kind::DropTask(id) => Mutation::DropTask { id: task(&id)? },
     })
+}
+
+fn taints_from(texts: &[String]) -> Result<Vec<Taint>, CodecError> {
+    let wrong = |problem: TaintError| CodecError::Field {
+        what: "mutation",
+        problem: format!("taints: {problem}"),
+    };
+    texts.iter().map(|text| text.parse().map_err(wrong)).collect()
 }
 
 // ---- snapshots -------------------------------------------------------------

@@ -182,6 +182,8 @@ fn object_name(mutation: &Mutation) -> &'static str {
         | Mutation::SetLabels { .. }
         | Mutation::SetCertificate { .. }
         | Mutation::SetForgotten { .. }
+        | Mutation::SetResources { .. }
+        | Mutation::SetTaints { .. }
         | Mutation::RemoveNode { .. }
         | Mutation::GrantBlock { .. } => "bytes of a node",
         Mutation::PutOperator(_) | Mutation::RemoveOperator { .. } => "bytes of an operator",

@@ -4,6 +4,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 use warren_model::ipv6::Subnet6;
+use warren_model::placement::Strategy;
 use warren_model::quantity::format_duration_ms;
 use warren_proto::v1;
 use zeroize::Zeroizing;
@@ -21,6 +22,10 @@ pub(crate) struct UpdateArgs {
     /// Ended tasks that are kept of each slot
     #[arg(long, value_name = "N", value_parser = count)]
     history_limit: Option<u32>,
+    /// Which of the nodes that fit services take that do not say: spread (the emptiest) or
+    /// bin-pack (the fullest)
+    #[arg(long, value_name = "STRATEGY")]
+    strategy: Option<Strategy>,
     /// How long certificates of nodes are good, e.g. 90d
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     certificate_lifetime: Option<u64>,
@@ -97,14 +102,16 @@ pub(crate) async fn update(context: &mut Context<'_>, args: UpdateArgs) -> Resul
         backup,
         backup_off,
         request_id: request_id(),
+        strategy: args.strategy.map_or(v1::Strategy::Unspecified, v1::Strategy::from).into(),
     };
     let nothing = request.history_limit.is_none()
         && request.certificate_lifetime_ms.is_none()
         && request.backup.is_none()
+        && args.strategy.is_none()
         && !backup_off;
     if nothing {
         return Err(Failure::input("cluster update: nothing is to be changed")
-            .hint("give --history-limit, --certificate-lifetime or --backup-folder"));
+            .hint("give --history-limit, --strategy, --certificate-lifetime or --backup-folder"));
     }
     context.client.call(async |mut control| control.update_cluster(request.clone()).await).await?;
     Ok(())
@@ -118,6 +125,7 @@ pub(crate) async fn settings(
         .client
         .call(async |mut control| control.get_cluster(v1::GetClusterRequest {}).await)
         .await?;
+    let strategy = Strategy::try_from(state.strategy()).unwrap_or_default();
     let backup = state.backup.map(|policy| {
         json!({
             "folder": policy.folder,
@@ -140,6 +148,7 @@ pub(crate) async fn settings(
         "authority": hex(&state.authority),
         "nodes_by_older_authority": state.nodes_by_older_authority,
         "backup": backup,
+        "strategy": strategy.as_str(),
         "revision": state.revision,
     });
     if matches!(args.format, Format::Table) {

@@ -11,6 +11,7 @@ use warren_model::{NetworkName, ServiceSpec};
 use super::attach;
 use super::env;
 use super::failure::{Failure, nearest};
+use super::placing::PlacingEdits;
 use super::ports::{self, Publish, Unpublish};
 use super::spec::{CommonFlags, Words, count, flag_error, label, set_text, words};
 
@@ -71,6 +72,8 @@ pub(crate) struct EditFlags {
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]
+    pub(crate) placing: PlacingEdits,
+    #[command(flatten)]
     pub(crate) common: CommonFlags,
 }
 
@@ -122,6 +125,7 @@ impl EditFlags {
         }
         self.apply_ports(&mut spec, &mut remarks);
         self.apply_networks(&mut spec, &mut remarks);
+        self.placing.apply(&mut spec.placement, &mut remarks);
         self.common.apply(&mut spec);
         spec.validate().map_err(|e| flag_error(&e))?;
         Ok((spec, remarks))

@@ -13,6 +13,7 @@ use warren_model::service::{
 use warren_proto::v1;
 
 use super::failure::Failure;
+use super::placing::{placement_json, resources_json};
 
 /// A service as `inspect` shows it.
 pub(crate) fn whole(message: &v1::Service) -> Result<Value, Failure> {
@@ -90,6 +91,7 @@ fn spec_json(spec: &ServiceSpec) -> Value {
         "on_disconnect": spec.on_disconnect.to_string(),
         "ports": ports,
         "networks": networks,
+        "placement": placement_json(&spec.placement),
         "endpoint": {
             "mode": spec.endpoint.mode.as_str(),
             "affinity": spec.endpoint.affinity.as_str(),
@@ -132,6 +134,7 @@ fn template_json(task: &TaskTemplate) -> Value {
             "cpus": task.limits.cpu_millis.map(|m| f64::from(m) / 1000.0),
             "pids": task.limits.pids,
         },
+        "reserve": resources_json(&task.reserve),
         "restart": {
             "condition": match task.restart.condition {
                 RestartCondition::None => "none",

@@ -3,12 +3,15 @@
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
+use warren_model::placement::{Taint, Toleration};
+use warren_model::resources::Resources;
 use warren_proto::v1;
 
 use super::client::request_id;
 use super::context::Context;
 use super::failure::{Exit, Failure};
 use super::listing::Record;
+use super::placing::{amount, resources};
 use super::rows::{NodeRow, service_id};
 use super::settle::{Goal, WaitFlags, settled};
 use super::spec::label;
@@ -59,8 +62,28 @@ pub(crate) struct NodeUpdateArgs {
     /// minutes; keep: until you say otherwise; drop: they are removed now
     #[arg(long, value_enum, value_name = "keep|drop")]
     forgotten: Option<ForgottenFlag>,
+    /// How much it has of what only people can count, e.g. gpu=4; 0 takes it back
+    #[arg(long, value_name = "NAME=N", value_parser = amount)]
+    resource: Vec<(String, u64)>,
+    /// What of it is not for tasks, all of it at once: cpu=0.5,memory=512MiB; none for nothing
+    #[arg(long, value_name = "AMOUNTS", value_parser = resources)]
+    system_reserve: Option<Resources>,
     #[command(flatten)]
     wait: WaitFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeTaintArgs {
+    /// Id, the beginning of it, or host name
+    #[arg(value_name = "NODE")]
+    node: String,
+    /// KEY[=VALUE][:EFFECT]; effects are no-schedule (nothing new, the default), prefer-no-schedule
+    /// (only if no other node fits) and no-execute (what is there moves away, too)
+    #[arg(value_name = "TAINT")]
+    taints: Vec<Taint>,
+    /// Take away a taint: KEY, KEY=VALUE, KEY:EFFECT, or * for all
+    #[arg(long, value_name = "TAINT")]
+    rm: Vec<Toleration>,
 }
 
 #[derive(Debug, Args)]
@@ -170,10 +193,14 @@ pub(crate) async fn update(context: &mut Context<'_>, args: NodeUpdateArgs) -> R
         && args.label_add.is_empty()
         && args.label_rm.is_empty()
         && args.worker.is_none()
-        && args.forgotten.is_none();
+        && args.forgotten.is_none()
+        && args.resource.is_empty()
+        && args.system_reserve.is_none();
     if nothing {
-        return Err(Failure::input("node update: nothing is to be changed")
-            .hint("give --availability, --label-add, --label-rm, --worker or --forgotten"));
+        return Err(Failure::input("node update: nothing is to be changed").hint(
+            "give --availability, --label-add, --label-rm, --worker, --resource, \
+             --system-reserve or --forgotten",
+        ));
     }
     let request = v1::UpdateNodeRequest {
         node: args.node,
@@ -184,6 +211,10 @@ pub(crate) async fn update(context: &mut Context<'_>, args: NodeUpdateArgs) -> R
         labels_remove: args.label_rm,
         request_id: request_id(),
         forgotten: forgotten.into(),
+        generic: named(args.resource),
+        system_reserved: args.system_reserve.as_ref().map(Into::into),
+        taints_add: Vec::new(),
+        taints_remove: Vec::new(),
     };
     let empties = availability == v1::Availability::Drain || args.worker == Some(false);
     let ids = change(context, request).await?;
@@ -191,6 +222,26 @@ pub(crate) async fn update(context: &mut Context<'_>, args: NodeUpdateArgs) -> R
         true => settled(context, &ids, Goal::Empty, &args.wait).await,
         false => Ok(()),
     }
+}
+
+fn named(amounts: Vec<(String, u64)>) -> Vec<v1::Amount> {
+    amounts.into_iter().map(|(name, amount)| v1::Amount { name, amount }).collect()
+}
+
+/// Adds taints to a node and takes others away.
+pub(crate) async fn taint(context: &mut Context<'_>, args: NodeTaintArgs) -> Result<(), Failure> {
+    if args.taints.is_empty() && args.rm.is_empty() {
+        return Err(Failure::input("node taint: nothing is to be changed")
+            .hint("give KEY[=VALUE][:EFFECT], or --rm KEY"));
+    }
+    let request = v1::UpdateNodeRequest {
+        node: args.node,
+        taints_add: args.taints.iter().map(ToString::to_string).collect(),
+        taints_remove: args.rm.iter().map(ToString::to_string).collect(),
+        request_id: request_id(),
+        ..v1::UpdateNodeRequest::default()
+    };
+    change(context, request).await.map(drop)
 }
 
 /// Makes nodes managers, or takes that from them.

@@ -14,6 +14,7 @@ mod doctor;
 mod edit;
 mod env;
 mod exec;
+mod explain;
 pub(crate) mod failure;
 mod image;
 mod inspect;
@@ -26,6 +27,7 @@ mod moment;
 mod network;
 mod node;
 mod operator;
+mod placing;
 mod ports;
 pub(crate) mod printer;
 pub(crate) mod probe;
@@ -90,6 +92,9 @@ enum Verb {
     Service(service::ServiceVerb),
     /// List the tasks of all services
     Ps(service::AllPsArgs),
+    /// Show why something is where it is, or nowhere, and what would help
+    #[command(subcommand, arg_required_else_help = true)]
+    Explain(explain::ExplainVerb),
     /// Run a command in a container
     Exec(exec::ExecArgs),
     /// Images of this node
@@ -172,6 +177,8 @@ enum NodeVerb {
     Inspect(members::NodeInspectArgs),
     /// Change a node: availability, labels, whether it runs containers
     Update(members::NodeUpdateArgs),
+    /// Keep tasks off a node, except those of services that tolerate it
+    Taint(members::NodeTaintArgs),
     /// Make nodes managers
     Promote(members::NodeNamesArgs),
     /// Make managers plain workers
@@ -273,6 +280,7 @@ pub(crate) async fn run(
         Verb::Node(NodeVerb::Ls(args)) => node::ls(&mut context, &args).await,
         Verb::Node(NodeVerb::Inspect(args)) => members::inspect(&mut context, &args).await,
         Verb::Node(NodeVerb::Update(args)) => members::update(&mut context, args).await,
+        Verb::Node(NodeVerb::Taint(args)) => members::taint(&mut context, args).await,
         Verb::Node(NodeVerb::Promote(args)) => members::set_manager(&mut context, args, true).await,
         Verb::Node(NodeVerb::Demote(args)) => members::set_manager(&mut context, args, false).await,
         Verb::Node(NodeVerb::Rm(args)) => members::remove(&mut context, args).await,
@@ -285,6 +293,7 @@ pub(crate) async fn run(
         }
         Verb::Service(verb) => service::run(&mut context, verb).await,
         Verb::Ps(args) => service::ps(&mut context, args).await,
+        Verb::Explain(verb) => explain::run(&mut context, verb).await,
         Verb::Exec(args) => exec::run(&mut context, args).await,
         Verb::Image(verb) => image::run(&mut context, verb).await,
         Verb::Registry(verb) => image::registry(&mut context, verb).await,

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value;
 use warren_model::ServiceId;
+use warren_model::resources::Resources;
 use warren_model::service::PortSpec;
 use warren_model::task::TaskState;
 use warren_model::{ServiceSpec, Time};
@@ -14,6 +16,7 @@ use warren_proto::v1;
 
 use super::failure::Failure;
 use super::listing::{Record, View, size};
+use super::placing::resources_json;
 
 mod event;
 
@@ -341,6 +344,18 @@ pub(crate) struct NodeRow {
     joined_at: Option<String>,
     /// What was said of tasks that managers forgot: keep or drop.
     forgotten: Option<&'static str>,
+    /// Pieces of what only people can count.
+    generic: BTreeMap<String, u64>,
+    /// Not for tasks.
+    system_reserved: Value,
+    /// By its tasks together.
+    reserved: Value,
+    taints: Vec<String>,
+}
+
+fn amounts(wire: Option<&v1::Resources>) -> Value {
+    let resources = wire.cloned().map(Resources::try_from);
+    resources_json(&resources.and_then(Result::ok).unwrap_or_default())
 }
 
 impl From<&v1::Node> for NodeRow {
@@ -385,6 +400,10 @@ impl From<&v1::Node> for NodeRow {
                 v1::ForgottenChoice::Drop => Some("drop"),
                 v1::ForgottenChoice::Unspecified => None,
             }),
+            generic: node.generic.iter().map(|a| (a.name.clone(), a.amount)).collect(),
+            system_reserved: amounts(node.system_reserved.as_ref()),
+            reserved: amounts(node.reserved.as_ref()),
+            taints: node.taints.clone(),
         }
     }
 }
@@ -418,6 +437,10 @@ impl Record for NodeRow {
         "certificate_not_after",
         "joined_at",
         "forgotten",
+        "generic",
+        "system_reserved",
+        "reserved",
+        "taints",
     ];
 
     fn cells(&self, _: View) -> Vec<String> {

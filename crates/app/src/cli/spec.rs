@@ -17,6 +17,7 @@ use warren_model::{ServiceName, ServiceSpec, TaskTemplate};
 use super::attach::{self, EndpointFlags};
 use super::env;
 use super::failure::{Failure, nearest};
+use super::placing::{PlacingFlags, ReserveFlags};
 use super::ports::{self, Publish};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,6 +84,8 @@ pub(crate) struct CreateFlags {
     #[arg(long)]
     read_only: bool,
     #[command(flatten)]
+    placing: PlacingFlags,
+    #[command(flatten)]
     common: CommonFlags,
     /// Command and its arguments, instead of the image's
     #[arg(value_name = "CMD", trailing_var_arg = true)]
@@ -142,6 +145,8 @@ pub(crate) struct CommonFlags {
     #[arg(long, value_name = "POLICY", value_parser = on_disconnect)]
     pub(crate) on_disconnect: Option<OnDisconnect>,
     #[command(flatten)]
+    pub(crate) reserve: ReserveFlags,
+    #[command(flatten)]
     pub(crate) endpoint: EndpointFlags,
     /// Rotation of logs: max-size=10MiB, max-file=3
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = log_option)]
@@ -166,12 +171,12 @@ pub(crate) fn count(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("{text:?} is not a number from 0 to {}", u32::MAX))
 }
 
-fn cores(text: &str) -> Result<u32, String> {
+pub(crate) fn cores(text: &str) -> Result<u32, String> {
     // 0 lifts a limit, as in Docker.
     if text == "0" { Ok(0) } else { parse_cores_milli(text).map_err(|e| e.to_string()) }
 }
 
-fn bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     parse_size(text).map_err(|e| e.to_string())
 }
 
@@ -241,6 +246,7 @@ impl CommonFlags {
         }
         spec.on_disconnect = self.on_disconnect.unwrap_or(spec.on_disconnect);
         self.endpoint.apply(spec);
+        self.reserve.apply(spec);
         let update = &mut spec.update;
         update.parallelism = self.update_parallelism.unwrap_or(update.parallelism);
         update.delay_ms = self.update_delay.unwrap_or(update.delay_ms);
@@ -309,6 +315,7 @@ impl CreateFlags {
             mode,
             ports: self.publish.into_iter().flat_map(|Publish(ports)| ports).collect(),
             networks: self.network,
+            placement: self.placing.placement(),
             ..ServiceSpec::new(self.name, task)
         };
         self.common.apply(&mut spec);

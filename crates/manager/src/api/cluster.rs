@@ -2,6 +2,7 @@
 
 use warren_model::Cluster;
 use warren_model::cluster::BackupPolicy;
+use warren_model::placement::Strategy;
 use warren_proto::v1;
 use warren_state::State;
 use warren_state::change::{Expect, Key, Mutation, Transaction};
@@ -70,6 +71,7 @@ pub(super) fn get(view: &State) -> Result<v1::ClusterState, Refusal> {
         vip_pool: Some((&cluster.vip_pool).into()),
         overlay: v1::OverlayKind::from(cluster.overlay).into(),
         prefix_v6: Some((&warren_model::ipv6::cluster_prefix(cluster.id)).into()),
+        strategy: v1::Strategy::from(cluster.strategy).into(),
     })
 }
 
@@ -96,6 +98,7 @@ struct Edits {
     certificate_lifetime_ms: Option<u64>,
     /// `Some(None)` takes it off.
     backup: Option<Option<BackupPolicy>>,
+    strategy: Option<Strategy>,
 }
 
 impl Edits {
@@ -126,14 +129,25 @@ impl Edits {
             (None, true) => Some(None),
             (None, false) => None,
         };
+        let strategy = match wire.strategy() {
+            v1::Strategy::Unspecified if wire.strategy != 0 => {
+                let number = wire.strategy;
+                return Err(Refusal::bad_input(format!("strategy: {number} is not known"))
+                    .hint("spread is 1, bin-pack is 2"));
+            }
+            v1::Strategy::Unspecified => None,
+            strategy => Some(Strategy::try_from(strategy)?),
+        };
         let edits = Self {
             history_limit: wire.history_limit,
             certificate_lifetime_ms: wire.certificate_lifetime_ms,
             backup,
+            strategy,
         };
         let nothing = edits.history_limit.is_none()
             && edits.certificate_lifetime_ms.is_none()
-            && edits.backup.is_none();
+            && edits.backup.is_none()
+            && edits.strategy.is_none();
         if nothing { Err(Refusal::bad_input("nothing is to be changed")) } else { Ok(edits) }
     }
 
@@ -147,6 +161,7 @@ impl Edits {
         if let Some(backup) = &self.backup {
             cluster.backup.clone_from(backup);
         }
+        cluster.strategy = self.strategy.unwrap_or(cluster.strategy);
     }
 }
 
@@ -218,6 +233,8 @@ mod tests {
             "certificate_lifetime: 1 s is not between 10 s and 3650 days",
         );
         check(v1::UpdateClusterRequest { backup_off: true, ..wire() }, "ok");
+        check(v1::UpdateClusterRequest { strategy: 2, ..wire() }, "ok");
+        check(v1::UpdateClusterRequest { strategy: 3, ..wire() }, "strategy: 3 is not known");
         check(
             v1::UpdateClusterRequest {
                 backup: Some(v1::BackupPolicy::default()),

@@ -131,7 +131,7 @@ pub(super) async fn nodes(core: &Core, view: &State) -> v1::ListNodesResponse {
     let answers = core.reach.lately(core).await;
     let group = quorum::group(core);
     let mut nodes: Vec<v1::Node> =
-        view.nodes().map(|node| node_row(&group, &answers, node)).collect();
+        view.nodes().map(|node| node_row(&group, &answers, view, node)).collect();
     // What was said of an earlier recovery says nothing.
     let epoch = view.cluster().map_or(0, |cluster| cluster.epoch);
     for node in &mut nodes {
@@ -142,7 +142,7 @@ pub(super) async fn nodes(core: &Core, view: &State) -> v1::ListNodesResponse {
 }
 
 /// With the node's part in the group of managers.
-fn node_row(group: &Group, answers: &Answers, node: &Node) -> v1::Node {
+fn node_row(group: &Group, answers: &Answers, view: &State, node: &Node) -> v1::Node {
     let number = node.number.filter(|_| node.manager);
     let reachability = match number {
         // Decided, and not carried out yet.
@@ -160,6 +160,7 @@ fn node_row(group: &Group, answers: &Answers, node: &Node) -> v1::Node {
     v1::Node {
         leader: number.is_some() && group.leader == number,
         reachability: reachability.to_owned(),
+        reserved: view.reserved_on(node.id).filter(|all| !all.is_empty()).map(Into::into),
         ..node.into()
     }
 }

@@ -14,7 +14,7 @@ use warren_state::change::{Expect, Key, Mutation, Transaction};
 
 use crate::api::authorize::Who;
 use crate::api::request::{Content, repeated, request};
-use crate::api::{change, propose, resolve};
+use crate::api::{capacity, change, propose, resolve};
 use crate::core::Core;
 use crate::describe::reachable_at;
 use crate::members::is_even;
@@ -99,7 +99,9 @@ fn content(node: &Node, wire: &v1::UpdateNodeRequest) -> Content {
     for (key, value) in added {
         content = content.with(key.as_bytes()).with(value.as_bytes());
     }
-    wire.labels_remove.iter().fold(content.with(b"-"), |content, key| content.with(key.as_bytes()))
+    let removed = wire.labels_remove.iter();
+    let content = removed.fold(content.with(b"-"), |content, key| content.with(key.as_bytes()));
+    capacity::content(content, wire)
 }
 
 /// What is to be written; may be nothing.
@@ -143,6 +145,7 @@ fn mutations(
     {
         mutations.push(Mutation::SetForgotten { id, forgotten });
     }
+    mutations.extend(capacity::mutations(node, wire)?);
     Ok(mutations)
 }
 

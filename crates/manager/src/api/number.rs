@@ -43,6 +43,7 @@ without! {
     WaitServiceRequest StopNodeRequest LeaveClusterRequest GetClusterRequest
     RotateDataKeyRequest UnlockRequest BackupRequest ListOperatorsRequest ListAuditRequest
     SetLogLevelRequest JoinRequest RenewRequest ListNetworksRequest
+    ExplainRequest
 }
 
 impl<T> Numbered for Streaming<T> {}

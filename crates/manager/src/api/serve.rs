@@ -6,8 +6,8 @@ use warren_proto::v1;
 
 use super::table::Rpc;
 use super::{
-    Control, audit, backup, call, cluster, info, leave, list, lock, networks, nodes, operators,
-    read, services, token, wait, watch,
+    Control, audit, backup, call, cluster, explain, info, leave, list, lock, networks, nodes,
+    operators, read, services, token, wait, watch,
 };
 use crate::stream;
 
@@ -300,6 +300,14 @@ impl v1::control_server::Control for Control {
         call(&self.core, Rpc::ListNetworks, request, |core, _, wire| async move {
             let view = read(&core, wire.min_revision, wire.linearizable).await?;
             Ok(Response::new(networks::list(&core, &view, &wire)?))
+        })
+        .await
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::Explanation> {
+        call(&self.core, Rpc::Explain, request, |core, _, wire| async move {
+            let view = read(&core, wire.min_revision, wire.linearizable).await?;
+            Ok(Response::new(explain::explain(&core, &view, &wire)?))
         })
         .await
     }

@@ -55,6 +55,7 @@ pub(crate) enum Rpc {
     CreateNetwork,
     RemoveNetworks,
     ListNetworks,
+    Explain,
     Join,
     Renew,
     Session,
@@ -94,6 +95,7 @@ impl Rpc {
             Self::CreateNetwork => "CreateNetwork",
             Self::RemoveNetworks => "RemoveNetworks",
             Self::ListNetworks => "ListNetworks",
+            Self::Explain => "Explain",
             Self::Join => "Join",
             Self::Renew => "Renew",
             Self::Session => "Session",
@@ -112,6 +114,7 @@ pub(crate) fn may(role: Role, rpc: Rpc) -> bool {
         | Rpc::ListTasks
         | Rpc::ListNodes
         | Rpc::ListNetworks
+        | Rpc::Explain
         | Rpc::Watch
         | Rpc::WaitService
         | Rpc::GetCluster => &[Local, Admin, Deploy, Read],
@@ -197,8 +200,8 @@ mod tests {
             GetJoinToken LA      RotateAuthority LA    RotateDataKey LAm    SetLock LA
             Unlock L             Backup LA             CreateOperator LA    RemoveOperator LA
             ListOperators LA     ListAudit LA          SetLogLevel LA       CreateNetwork LAD
-            RemoveNetworks LAD   ListNetworks LADR     Join ADRmwn          Renew mw
-            Session mw           Tunnel mw";
+            RemoveNetworks LAD   ListNetworks LADR     Explain LADR         Join ADRmwn
+            Renew mw             Session mw            Tunnel mw";
         let all = [
             Rpc::GetInfo,
             Rpc::CreateService,
@@ -230,6 +233,7 @@ mod tests {
             Rpc::CreateNetwork,
             Rpc::RemoveNetworks,
             Rpc::ListNetworks,
+            Rpc::Explain,
             Rpc::Join,
             Rpc::Renew,
             Rpc::Session,

@@ -135,3 +135,64 @@ fn networks() {
         "replicas: \"1001\" is more than the 1000 whose slots can have addresses",
     );
 }
+
+#[test]
+fn limits_are_no_less_than_reservations() {
+    let gpus =
+        |name: &str| Resources { generic: [(name.into(), 2)].into(), ..Resources::default() };
+    check(|s| s.task.reserve = gpus("gpu"), "ok");
+    check(
+        |s| {
+            s.task.reserve.memory_bytes = 1 << 30;
+            s.task.limits.memory_bytes = Some(512 << 20);
+        },
+        "limit_memory: \"512MiB\" is less than the 1GiB that are reserved; raise it or lower \
+         --reserve-memory",
+    );
+    check(
+        |s| {
+            s.task.reserve.cpu_millis = 1500;
+            s.task.limits.cpu_millis = Some(1000);
+        },
+        "limit_cpu: \"1\" is less than the 1.5 that are reserved; raise it or lower --reserve-cpu",
+    );
+    check(
+        |s| {
+            s.task.reserve.pids = 100;
+            s.task.limits.pids = Some(100);
+        },
+        "ok",
+    );
+    check(
+        |s| s.task.reserve = gpus("memory"),
+        "reserve: \"memory\" cannot be reserved: \"memory\" is counted by itself and has \
+         a field of its own",
+    );
+}
+
+#[test]
+fn placements() {
+    let affinity = |text: &str, apart| crate::placement::Affinity::parse(text, apart).unwrap();
+    let constraint = |n: usize| format!("node.labels.a{n}==1").parse().unwrap();
+    check(
+        |s| s.placement.constraints = (0..33).map(constraint).collect(),
+        "constraint: \"33\" is more than 32",
+    );
+    check(
+        |s| s.placement.spread = vec!["node.role".parse().unwrap(), "node.role".parse().unwrap()],
+        "placement_pref: \"node.role\" is spread over twice",
+    );
+    check(
+        |s| s.placement.affinities = vec![affinity("db", false), affinity("db:soft", true)],
+        "anti_affinity: \"db\" is named twice; a service is near, apart, or neither",
+    );
+    check(
+        |s| s.placement.affinities = vec![affinity("web", true)],
+        "anti_affinity: \"web\" is the service itself; to have its replicas apart, use \
+         --replicas-max-per-node 1",
+    );
+    check(
+        |s| s.placement.max_per_node = Some(0),
+        "replicas_max_per_node: \"0\" leaves no node, allowed is 1 or more",
+    );
+}

@@ -154,7 +154,7 @@ fn keep_is_never_replaced() {
         start
         plan => -db.3
         up b
-        plan => b is ready -db.1 +db.2/2@a",
+        plan => b is ready -db.1 +db.2/2@b",
     );
 }
 

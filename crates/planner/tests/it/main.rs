@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::or_fun_call)]
 
 mod disconnect;
+mod explain;
+mod laws;
+mod placement;
 mod props;
 mod rollouts;
 mod tables;

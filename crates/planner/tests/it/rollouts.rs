@@ -19,7 +19,7 @@ fn rollout_start_first() {
         progress web => 1 assigned, 1 to be updated, 1 to be stopped
         obey
         start
-        plan => -web.2 +web.3/2@b
+        plan => -web.2 +web.3/2@a
         start
         plan => -web.3
         progress web => converged

@@ -8,6 +8,8 @@
 //! wait 5s            the clock goes on
 //! start [web.1]      all (or that slot's) wanted tasks get to run
 //! obey               what is not wanted ends and is cleaned up
+//! has a mem=2048 gpu=2 zone:x    service web mem=512 gpu=1 where=disk==ssd spread=zone max=1 …
+//! taint a gpu:no-execute         tolerate=gpu near=db apart=db:soft prefer=zone==x pack
 //! network back [CIDR]            of services with `on=back`, who may be `dnsrr` or have `slots`
 //! fail|reject|complete|boot web.1    the newest wanted task of the slot changes so
 //! ```
@@ -24,14 +26,16 @@ use warren_model::cluster::{Cluster, Subnet};
 use warren_model::id::{ClusterId, NetworkId, NodeId, ServiceId};
 use warren_model::network::NetworkSpec;
 use warren_model::node::{Availability, Description, Node, NodeStatus};
+use warren_model::placement::{Affinity, Constraint, Strategy};
+use warren_model::resources::Resources;
 use warren_model::service::{
     Attachment, EndpointMode, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
     RestartCondition, ServiceSpec, TaskTemplate, UpdateOrder,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_planner::{
-    Beats, Convergence, IdSource, Index, Plan, SUSPICION_MS, Seen, completed_count, plan, progress,
-    task_counts,
+    Beats, Convergence, Explanation, IdSource, Index, Plan, SUSPICION_MS, Seen, completed_count,
+    explain_service, explain_task, plan, progress, task_counts,
 };
 use warren_state::State;
 use warren_state::change::{Mutation, Outcome, Transaction};
@@ -83,6 +87,12 @@ fn duration(word: &str) -> u64 {
     }
 }
 
+/// `disk==ssd`: of the label; what begins with `node` is whole.
+fn constraint(text: &str) -> Constraint {
+    let label = if text.starts_with("node.") { "" } else { "node.labels." };
+    format!("{label}{}", text.replace('_', " ")).parse().unwrap()
+}
+
 fn edit(spec: &mut ServiceSpec, word: &str) {
     let (key, value) = word.split_once('=').unwrap_or((word, ""));
     match key {
@@ -104,6 +114,22 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
         "stop-after" => spec.on_disconnect = OnDisconnect::StopAfter { ms: duration(value) },
         "replace-after" => spec.on_disconnect = OnDisconnect::ReplaceAfter { ms: duration(value) },
         "grace" => spec.task.stop_grace_ms = Some(duration(value)),
+        "mem" => spec.task.reserve.memory_bytes = value.parse::<u64>().unwrap() << 20,
+        "cpu" => spec.task.reserve.cpu_millis = value.parse().unwrap(),
+        "pids" => spec.task.reserve.pids = value.parse().unwrap(),
+        "disk" => spec.task.reserve.disk_bytes = value.parse::<u64>().unwrap() << 20,
+        "gpu" => {
+            spec.task.reserve.generic.insert("gpu".into(), value.parse().unwrap());
+        }
+        "where" => spec.placement.constraints.push(constraint(value)),
+        "anywhere" => spec.placement.constraints.clear(),
+        "prefer" => spec.placement.preferences.push(constraint(value)),
+        "spread" => spec.placement.spread.push(format!("node.labels.{value}").parse().unwrap()),
+        "near" => spec.placement.affinities.push(Affinity::parse(value, false).unwrap()),
+        "apart" => spec.placement.affinities.push(Affinity::parse(value, true).unwrap()),
+        "max" => spec.placement.max_per_node = value.parse().ok(),
+        "tolerate" => spec.placement.tolerations.push(value.parse().unwrap()),
+        "pack" => spec.placement.strategy = Some(Strategy::BinPack),
         "stop-first" => spec.update.order = UpdateOrder::StopFirst,
         "start-first" => spec.update.order = UpdateOrder::StartFirst,
         "cond" => {
@@ -281,6 +307,62 @@ impl World {
         }
     }
 
+    fn equip(&mut self, id: NodeId, words: &[&str]) {
+        let node = self.state.node(id).unwrap();
+        let (mut description, mut labels) = (node.description.clone(), node.labels.clone());
+        let (mut generic, mut system_reserved) = (node.generic.clone(), Resources::default());
+        for word in words {
+            if let Some((key, value)) = word.split_once(':') {
+                labels.insert(key.into(), value.into());
+                continue;
+            }
+            let (key, value) = word.split_once('=').unwrap();
+            let amount: u64 = value.parse().unwrap();
+            match key {
+                "mem" => description.memory_bytes = amount << 20,
+                "cpu" => description.cpus = u32::try_from(amount).unwrap(),
+                "disk" => description.disk_bytes = amount << 20,
+                "system" => system_reserved.memory_bytes = amount << 20,
+                _ if amount == 0 => drop(generic.remove(key)),
+                _ => drop(generic.insert(key.into(), amount)),
+            }
+        }
+        self.write(Mutation::DescribeNode { id, description });
+        self.write(Mutation::SetLabels { id, labels });
+        self.write(Mutation::SetResources { id, generic, system_reserved });
+    }
+
+    fn explanation(&self, what: &str) -> Explanation {
+        let found = match what.contains('.') {
+            true => explain_task(&self.state, self.newest(what).id),
+            false => explain_service(&self.state, service_id(what)),
+        };
+        found.unwrap()
+    }
+
+    /// `REASON | a next | b: TEXT; TEXT | near b`.
+    fn tell(&self, what: &str) -> String {
+        let explanation = self.explanation(what);
+        let nearest = explanation.nearest().map(|verdict| verdict.node);
+        let mut parts = vec![match explanation.reason.as_str() {
+            "" => "fits".to_owned(),
+            reason => reason.to_owned(),
+        }];
+        for verdict in &explanation.verdicts {
+            let texts: Vec<&str> = verdict.findings.iter().map(|f| f.text.as_str()).collect();
+            let mut part = self.host(verdict.node);
+            for (mark, word) in [(verdict.here, " here"), (verdict.next, " next")] {
+                part.push_str(if mark { word } else { "" });
+            }
+            if !texts.is_empty() {
+                part = format!("{part}: {}", texts.join("; "));
+            }
+            parts.push(part);
+        }
+        parts.extend(nearest.map(|node| format!("near {}", self.host(node))));
+        parts.join(" | ")
+    }
+
     fn newest(&self, slot: &str) -> Task {
         let named = |task: &&Task| name(&self.state, task).split('/').next() == Some(slot);
         let wanted = |task: &&Task| task.desired == Desired::Running;
@@ -422,6 +504,16 @@ impl World {
                     self.now = self.now.plus_ms(SUSPICION_MS + 1);
                 }
             }
+            // `has a mem=2048 cpu=4 gpu=2 system=512 zone:x`: MiB, cores, pieces, labels.
+            ["has", node, ref rest @ ..] => self.equip(node_id(node), rest),
+            ["taint", node, ref taints @ ..] => self.write(Mutation::SetTaints {
+                id: node_id(node),
+                taints: taints.iter().map(|taint| taint.parse().unwrap()).collect(),
+            }),
+            ["strategy", "pack"] => self.cluster(|cluster| cluster.strategy = Strategy::BinPack),
+            // `explain web` or `explain web.2`: reason, then each node's findings.
+            ["explain", what] => return self.tell(what),
+            ["fix", what] => return self.explanation(what).fixes.join("; "),
             ["up", node] => self.hear(node_id(node)),
             ["rm", node] => {
                 self.connected.remove(&node_id(node));

@@ -4,11 +4,13 @@ use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet}
 use warren_model::node::{
     Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
 };
+use warren_model::placement::Strategy;
 use warren_model::{OverlayKind, Secret, Time};
 
+use super::placement::{amounts, amounts_from, read, resources_if_any, strategy_if_any, written};
 use super::{
     Error, address, byte_up_to, choice, cluster_id, each, enums, hash, hash_or_zeros, node_id,
-    part, part_if_any,
+    part, part_if_any, part_or_default,
 };
 use crate::v1;
 
@@ -109,6 +111,7 @@ impl From<&Cluster> for v1::Cluster {
             backup: cluster.backup.as_ref().map(Into::into),
             vip_pool: vip_pool(cluster),
             overlay: overlay(cluster),
+            strategy: strategy(cluster).into(),
         }
     }
 }
@@ -122,6 +125,14 @@ fn vip_pool(cluster: &Cluster) -> Option<v1::Subnet> {
 fn overlay(cluster: &Cluster) -> i32 {
     let known = Some(cluster.overlay).filter(|kind| *kind != OverlayKind::default());
     known.map(v1::OverlayKind::from).unwrap_or_default().into()
+}
+
+/// The default is left out, too.
+fn strategy(cluster: &Cluster) -> v1::Strategy {
+    match cluster.strategy {
+        Strategy::Spread => v1::Strategy::Unspecified,
+        other @ Strategy::BinPack => other.into(),
+    }
 }
 
 impl v1::Cluster {
@@ -142,6 +153,7 @@ impl v1::Cluster {
             backup: None,
             vip_pool: vip_pool(cluster),
             overlay: overlay(cluster),
+            strategy: v1::Strategy::Unspecified.into(),
         }
     }
 }
@@ -173,6 +185,7 @@ impl TryFrom<v1::Cluster> for Cluster {
                 0 => OverlayKind::default(),
                 known => choice::<v1::OverlayKind, _>("overlay", known)?,
             },
+            strategy: strategy_if_any(wire.strategy)?.unwrap_or_default(),
         })
     }
 }
@@ -218,7 +231,7 @@ impl TryFrom<v1::NodeDescription> for Description {
     }
 }
 
-/// `leader` and `reachability` are left empty: only a listing knows.
+/// `leader`, `reachability` and `reserved` are left empty: only a listing knows.
 impl From<&Node> for v1::Node {
     fn from(node: &Node) -> Self {
         Self {
@@ -239,6 +252,10 @@ impl From<&Node> for v1::Node {
             joined: node.joined.0,
             reachability: String::new(),
             forgotten: node.forgotten.map(Into::into),
+            generic: amounts(&node.generic),
+            system_reserved: resources_if_any(&node.system_reserved),
+            taints: written(&node.taints),
+            reserved: None,
         }
     }
 }
@@ -262,6 +279,9 @@ impl TryFrom<v1::Node> for Node {
             issuer_hash: hash_or_zeros("issuer_hash", &wire.issuer_hash)?,
             joined: Time(wire.joined),
             forgotten: part_if_any("forgotten", wire.forgotten)?,
+            generic: amounts_from("generic", wire.generic)?,
+            system_reserved: part_or_default("system_reserved", wire.system_reserved)?,
+            taints: read("taints", wire.taints)?,
             revision: wire.revision,
         })
     }

@@ -1,11 +1,13 @@
 //! Services: what a person wants.
 
 use warren_model::Time;
+use warren_model::placement::Placement;
 use warren_model::service::{
     Endpoint, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
     RestartCondition, RestartPolicy, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePolicy,
 };
 
+use super::placement::resources_if_any;
 use super::{
     Error, address, choice, each, enums, part, part_or_default, port, required, service_id,
 };
@@ -183,6 +185,7 @@ impl From<&TaskTemplate> for v1::TaskTemplate {
             restart: Some((&t.restart).into()),
             log: Some((&t.log).into()),
             force: t.force,
+            reserve: resources_if_any(&t.reserve),
         }
     }
 }
@@ -209,6 +212,7 @@ impl TryFrom<v1::TaskTemplate> for TaskTemplate {
             restart: part_or_default("restart", wire.restart)?,
             log: wire.log.map(Into::into).unwrap_or_default(),
             force: wire.force,
+            reserve: part_or_default("reserve", wire.reserve)?,
         })
     }
 }
@@ -227,6 +231,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
                 .then(|| spec.on_disconnect.into()),
             networks: spec.networks.iter().map(Into::into).collect(),
             endpoint: (spec.endpoint != Endpoint::default()).then(|| spec.endpoint.into()),
+            placement: (spec.placement != Placement::default()).then(|| (&spec.placement).into()),
         }
     }
 }
@@ -245,6 +250,7 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             on_disconnect: part_or_default("on_disconnect", wire.on_disconnect)?,
             networks: each("networks", wire.networks)?,
             endpoint: part_or_default("endpoint", wire.endpoint)?,
+            placement: part_or_default("placement", wire.placement)?,
         })
     }
 }

@@ -11,6 +11,8 @@ use warren_model::node::{
 };
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::overlap::HostRoute;
+use warren_model::placement::{self, Placement};
+use warren_model::resources::Resources;
 use warren_model::service::{
     Affinity, Attachment, Endpoint, EndpointMode, Limits, LogOptions, Mode, OnDisconnect, PortSpec,
     Protocol, PublishMode, RestartCondition, RestartPolicy, Service, ServiceSpec, TaskTemplate,
@@ -83,6 +85,53 @@ fn restart() -> impl Strategy<Value = RestartPolicy> {
     )
 }
 
+fn resources() -> impl Strategy<Value = Resources> {
+    let generic = prop::collection::btree_map("[a-z]{1,4}", 1..9u64, 0..3);
+    (any::<[u64; 4]>(), generic).prop_map(|(known, generic)| Resources {
+        cpu_millis: known[0],
+        memory_bytes: known[1],
+        pids: known[2],
+        disk_bytes: known[3],
+        generic,
+    })
+}
+
+fn placement() -> impl Strategy<Value = Placement> {
+    let constraint = prop_oneof![
+        "node\\.labels\\.[a-z]{1,5}(==|!=|=~)[a-z*?. ]{0,4}[a-z]",
+        "node\\.id in [a-z]{1,3},[a-z]",
+        "node\\.hostname[<>]-?[0-9]{1,4}(\\.[0-9])?",
+        Just("node.role==manager".to_owned()),
+    ];
+    let constraints =
+        || prop::collection::vec(constraint.clone().prop_map(|c| c.parse().unwrap()), 0..3);
+    let spread = prop::sample::subsequence(vec!["node.labels.zone", "node.role"], 0..=2);
+    let affinity = ("[a-z]{1,5}", any::<bool>(), any::<bool>()).prop_map(|(name, apart, soft)| {
+        placement::Affinity { service: name.parse().unwrap(), apart, soft }
+    });
+    let affinities = prop::collection::vec(affinity, 0..3);
+    let tolerations = prop::collection::vec("([a-z]{1,4}|\\*)(=[a-z]{0,3})?(:no-execute)?", 0..3);
+    let strategy = prop_oneof![
+        Just(None),
+        Just(Some(placement::Strategy::Spread)),
+        Just(Some(placement::Strategy::BinPack)),
+    ];
+    let most = prop::option::of(1..9u32);
+    (constraints(), constraints(), spread, affinities, most, tolerations, strategy).prop_map(
+        |(constraints, preferences, spread, affinities, max_per_node, tolerations, strategy)| {
+            Placement {
+                constraints,
+                preferences,
+                spread: spread.iter().map(|text| text.parse().unwrap()).collect(),
+                affinities,
+                max_per_node,
+                tolerations: tolerations.iter().map(|text| text.parse().unwrap()).collect(),
+                strategy,
+            }
+        },
+    )
+}
+
 fn template() -> impl Strategy<Value = TaskTemplate> {
     let run = (text(), prop::option::of(texts()), texts(), texts(), labels());
     let places = (
@@ -92,7 +141,7 @@ fn template() -> impl Strategy<Value = TaskTemplate> {
         prop::option::of(text()),
     );
     let rights = (any::<Option<u64>>(), any::<bool>(), texts(), texts());
-    let limits = (any::<Option<u64>>(), any::<Option<u32>>(), any::<Option<u32>>());
+    let limits = (any::<Option<u64>>(), any::<Option<u32>>(), any::<Option<u32>>(), resources());
     let rest = (restart(), any::<u64>(), any::<u32>(), any::<u32>());
     (run, places, rights, limits, rest).prop_map(|(run, places, rights, limits, rest)| {
         TaskTemplate {
@@ -110,6 +159,7 @@ fn template() -> impl Strategy<Value = TaskTemplate> {
             cap_add: rights.2,
             cap_drop: rights.3,
             limits: Limits { memory_bytes: limits.0, cpu_millis: limits.1, pids: limits.2 },
+            reserve: limits.3,
             restart: rest.0,
             log: LogOptions { max_bytes: rest.1, max_files: rest.2 },
             force: rest.3,
@@ -131,7 +181,7 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
         any::<u64>().prop_map(|ms| OnDisconnect::ReplaceAfter { ms }),
     ];
     let name = "[a-z][a-z0-9_]{0,8}[a-z0-9]";
-    let found = (prop::collection::vec(attachment(), 0..4), endpoint());
+    let found = (prop::collection::vec(attachment(), 0..4), endpoint(), placement());
     (name, labels(), mode, ports(), update, template(), on_disconnect, found).prop_map(
         |(name, labels, mode, ports, update, task, on_disconnect, found)| ServiceSpec {
             name: name.parse().unwrap(),
@@ -143,6 +193,7 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
             on_disconnect,
             networks: found.0,
             endpoint: found.1,
+            placement: found.2,
         },
     )
 }
@@ -212,6 +263,11 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             unlock_key,
             next_number,
             backup,
+            strategy: if epoch % 2 == 0 {
+                placement::Strategy::Spread
+            } else {
+                placement::Strategy::BinPack
+            },
         }
     })
 }
@@ -333,6 +389,8 @@ proptest! {
         features in prop::collection::vec(text(), 0..4),
         membership: (Option<u64>, [u8; 32], u64, [u8; 32], u64),
         availability in 0..3usize,
+        has in (resources(), resources()),
+        taints in prop::collection::vec("[a-z]{1,4}(=[a-z]{1,3})?(:no-execute)?", 0..3),
     ) {
         round_trip::<_, v1::Node>(&Node {
             id: NodeId::from_bytes(id),
@@ -366,6 +424,9 @@ proptest! {
                 epoch,
                 choice: if numbers.3 { ForgottenChoice::Keep } else { ForgottenChoice::Drop },
             }),
+            generic: has.0.generic,
+            system_reserved: has.1,
+            taints: taints.iter().map(|taint| taint.parse().unwrap()).collect(),
             revision: numbers.2,
         });
         round_trip::<_, v1::Tombstone>(&Tombstone {
@@ -524,4 +585,25 @@ fn ids_and_prefixes_are_checked() {
     assert_eq!(short.to_string(), "task: an id has 10 bytes, this has 9");
     let wide = Subnet::try_from(v1::Subnet { address: 0, prefix: 33 }).unwrap_err();
     assert_eq!(wide.to_string(), "prefix: 33 is more than 32");
+}
+
+#[test]
+fn placements_that_are_none() {
+    let check = |wire: v1::Placement, expected: &str| {
+        let error = Placement::try_from(wire).unwrap_err();
+        assert!(error.to_string().starts_with(expected), "{error}");
+    };
+    let texts = |text: &str| vec![text.to_owned()];
+    check(
+        v1::Placement { constraints: texts("node.zone==a"), ..Default::default() },
+        "constraints[0]: \"node.zone\" is not an attribute of nodes; there are node.id,",
+    );
+    check(
+        v1::Placement { spread: texts("zone"), ..Default::default() },
+        "spread[0]: \"zone\" is not an attribute of nodes",
+    );
+    check(v1::Placement { strategy: 9, ..Default::default() }, "strategy: 9 is not a known value");
+    let twice = vec![v1::Amount { name: "gpu".into(), amount: 1 }; 2];
+    let error = Resources::try_from(v1::Resources { generic: twice, ..Default::default() });
+    assert_eq!(error.unwrap_err().to_string(), "generic: \"gpu\" comes twice");
 }

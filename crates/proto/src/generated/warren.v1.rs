@@ -51,6 +51,9 @@ pub struct Cluster {
     /// Unspecified: VXLAN.
     #[prost(enumeration = "OverlayKind", tag = "14")]
     pub overlay: i32,
+    /// Of services that name none; absent: spread.
+    #[prost(enumeration = "Strategy", tag = "40")]
+    pub strategy: i32,
 }
 /// The cluster's certificate authority. The first certificate issues; the others are trusted too.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -161,6 +164,38 @@ pub struct Node {
     /// What people said of tasks that a recovery made managers forget.
     #[prost(message, optional, tag = "17")]
     pub forgotten: ::core::option::Option<Forgotten>,
+    /// Things that only people can count.
+    #[prost(message, repeated, tag = "40")]
+    pub generic: ::prost::alloc::vec::Vec<Amount>,
+    /// Not for tasks.
+    #[prost(message, optional, tag = "41")]
+    pub system_reserved: ::core::option::Option<Resources>,
+    /// KEY\[=VALUE\]:EFFECT
+    #[prost(string, repeated, tag = "42")]
+    pub taints: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Of the answer to a listing only: what tasks reserve there.
+    #[prost(message, optional, tag = "43")]
+    pub reserved: ::core::option::Option<Resources>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Amount {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub amount: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Resources {
+    #[prost(uint64, tag = "1")]
+    pub cpu_millis: u64,
+    #[prost(uint64, tag = "2")]
+    pub memory_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub pids: u64,
+    #[prost(uint64, tag = "4")]
+    pub disk_bytes: u64,
+    #[prost(message, repeated, tag = "5")]
+    pub generic: ::prost::alloc::vec::Vec<Amount>,
 }
 /// Holds for one recovery epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -433,6 +468,9 @@ pub struct TaskTemplate {
     pub log: ::core::option::Option<LogOptions>,
     #[prost(uint32, tag = "17")]
     pub force: u32,
+    /// Kept free for each container.
+    #[prost(message, optional, tag = "40")]
+    pub reserve: ::core::option::Option<Resources>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ServiceSpec {
@@ -459,6 +497,38 @@ pub struct ServiceSpec {
     /// Absent: a virtual IP, nothing else.
     #[prost(message, optional, tag = "9")]
     pub endpoint: ::core::option::Option<Endpoint>,
+    /// Absent: any node.
+    #[prost(message, optional, tag = "40")]
+    pub placement: ::core::option::Option<Placement>,
+}
+/// Constraints, preferences, attributes and tolerations as people write them.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Placement {
+    #[prost(string, repeated, tag = "1")]
+    pub constraints: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "2")]
+    pub preferences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "3")]
+    pub spread: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "4")]
+    pub affinities: ::prost::alloc::vec::Vec<ServiceAffinity>,
+    /// 0: no limit.
+    #[prost(uint32, tag = "5")]
+    pub max_per_node: u32,
+    #[prost(string, repeated, tag = "6")]
+    pub tolerations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Absent: the cluster's.
+    #[prost(enumeration = "Strategy", tag = "7")]
+    pub strategy: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServiceAffinity {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub apart: bool,
+    #[prost(bool, tag = "3")]
+    pub soft: bool,
 }
 /// What becomes of a task whose node is out of reach. Absent: replaced after 3 s.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -600,7 +670,7 @@ pub struct Event {
 pub struct Mutation {
     #[prost(
         oneof = "mutation::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 40, 41"
     )]
     pub kind: ::core::option::Option<mutation::Kind>,
 }
@@ -733,6 +803,22 @@ pub mod mutation {
         #[prost(message, optional, tag = "2")]
         pub forgotten: ::core::option::Option<super::Forgotten>,
     }
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct SetResources {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(message, repeated, tag = "2")]
+        pub generic: ::prost::alloc::vec::Vec<super::Amount>,
+        #[prost(message, optional, tag = "3")]
+        pub system_reserved: ::core::option::Option<super::Resources>,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct SetTaints {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(string, repeated, tag = "2")]
+        pub taints: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    }
     /// After a restore: the revision jumps, so that nobody takes an old one for newer.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Restored {
@@ -799,6 +885,10 @@ pub mod mutation {
         GrantVip(GrantVip),
         #[prost(uint32, tag = "28")]
         ReleaseVip(u32),
+        #[prost(message, tag = "40")]
+        SetResources(SetResources),
+        #[prost(message, tag = "41")]
+        SetTaints(SetTaints),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1129,6 +1219,18 @@ pub struct UpdateNodeRequest {
     /// Of the tasks that the last recovery made managers forget.
     #[prost(enumeration = "ForgottenChoice", tag = "8")]
     pub forgotten: i32,
+    /// New amounts of things that only people can count; 0 takes one away.
+    #[prost(message, repeated, tag = "40")]
+    pub generic: ::prost::alloc::vec::Vec<Amount>,
+    /// Replaces all of it; absent: as it is.
+    #[prost(message, optional, tag = "41")]
+    pub system_reserved: ::core::option::Option<Resources>,
+    /// KEY\[=VALUE\]\[:EFFECT\]
+    #[prost(string, repeated, tag = "42")]
+    pub taints_add: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// KEY, KEY=VALUE or KEY:EFFECT: those that it covers.
+    #[prost(string, repeated, tag = "43")]
+    pub taints_remove: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveNodeRequest {
@@ -1185,6 +1287,8 @@ pub struct ClusterState {
     pub prefix_v6: ::core::option::Option<Subnet6>,
     #[prost(enumeration = "OverlayKind", tag = "14")]
     pub overlay: i32,
+    #[prost(enumeration = "Strategy", tag = "40")]
+    pub strategy: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateClusterRequest {
@@ -1198,6 +1302,8 @@ pub struct UpdateClusterRequest {
     pub backup_off: bool,
     #[prost(bytes = "vec", tag = "5")]
     pub request_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(enumeration = "Strategy", tag = "40")]
+    pub strategy: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetJoinTokenRequest {
@@ -1358,6 +1464,133 @@ pub struct ListNetworksResponse {
     pub revision: u64,
     #[prost(uint64, tag = "3")]
     pub stale_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainRequest {
+    #[prost(uint64, tag = "4")]
+    pub min_revision: u64,
+    #[prost(bool, tag = "5")]
+    pub linearizable: bool,
+    #[prost(oneof = "explain_request::What", tags = "1, 2, 3")]
+    pub what: ::core::option::Option<explain_request::What>,
+}
+/// Nested message and enum types in `ExplainRequest`.
+pub mod explain_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        /// Id, or SERVICE.SLOT.
+        #[prost(string, tag = "1")]
+        Task(::prost::alloc::string::String),
+        /// Name or id.
+        #[prost(string, tag = "2")]
+        Service(::prost::alloc::string::String),
+        /// Id, the beginning of it, or hostname.
+        #[prost(string, tag = "3")]
+        Node(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Explanation {
+    /// task | service | node
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// One line for people.
+    #[prost(string, tag = "4")]
+    pub summary: ::prost::alloc::string::String,
+    /// What each task reserves; of a node: what all of them do.
+    #[prost(message, optional, tag = "5")]
+    pub reserve: ::core::option::Option<Resources>,
+    /// Constraints and the like, as they are written.
+    #[prost(string, repeated, tag = "6")]
+    pub asks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The nearest to fitting come first after those that fit.
+    #[prost(message, repeated, tag = "7")]
+    pub nodes: ::prost::alloc::vec::Vec<NodeVerdict>,
+    /// Further nodes that are left out.
+    #[prost(uint32, tag = "8")]
+    pub nodes_left: u32,
+    /// The node that lacks least, if none fits.
+    #[prost(bytes = "vec", tag = "9")]
+    pub nearest: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, repeated, tag = "10")]
+    pub fixes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Of a node.
+    #[prost(message, repeated, tag = "11")]
+    pub rooms: ::prost::alloc::vec::Vec<Room>,
+    #[prost(message, repeated, tag = "12")]
+    pub services: ::prost::alloc::vec::Vec<TenantVerdict>,
+    #[prost(uint64, tag = "13")]
+    pub revision: u64,
+    #[prost(uint64, tag = "14")]
+    pub stale_ms: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeVerdict {
+    #[prost(bytes = "vec", tag = "1")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub fits: bool,
+    /// It would be taken next.
+    #[prost(bool, tag = "4")]
+    pub next: bool,
+    /// The task is there.
+    #[prost(bool, tag = "5")]
+    pub here: bool,
+    /// Of the service, and of all.
+    #[prost(uint32, tag = "6")]
+    pub tasks: u32,
+    #[prost(uint32, tag = "7")]
+    pub load: u32,
+    #[prost(message, repeated, tag = "8")]
+    pub obstacles: ::prost::alloc::vec::Vec<Obstacle>,
+}
+/// Why a node does not fit. The amounts are of a resource that is short, in its smallest unit.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Obstacle {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub text: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "3")]
+    pub needed: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    pub free: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "5")]
+    pub capacity: ::core::option::Option<u64>,
+    #[prost(string, tag = "6")]
+    pub fix: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Room {
+    #[prost(string, tag = "1")]
+    pub resource: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub total: u64,
+    #[prost(uint64, tag = "3")]
+    pub system_reserved: u64,
+    #[prost(uint64, tag = "4")]
+    pub reserved: u64,
+    #[prost(uint64, tag = "5")]
+    pub free: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TenantVerdict {
+    #[prost(bytes = "vec", tag = "1")]
+    pub service: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub tasks: u32,
+    #[prost(uint32, tag = "4")]
+    pub pending: u32,
+    #[prost(message, repeated, tag = "5")]
+    pub obstacles: ::prost::alloc::vec::Vec<Obstacle>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetLogLevelRequest {
@@ -2028,6 +2261,35 @@ impl OverlayKind {
             "OVERLAY_KIND_WIREGUARD" => Some(Self::Wireguard),
             "OVERLAY_KIND_VXLAN" => Some(Self::Vxlan),
             "OVERLAY_KIND_NONE" => Some(Self::None),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Strategy {
+    Unspecified = 0,
+    Spread = 1,
+    BinPack = 2,
+}
+impl Strategy {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STRATEGY_UNSPECIFIED",
+            Self::Spread => "STRATEGY_SPREAD",
+            Self::BinPack => "STRATEGY_BIN_PACK",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STRATEGY_UNSPECIFIED" => Some(Self::Unspecified),
+            "STRATEGY_SPREAD" => Some(Self::Spread),
+            "STRATEGY_BIN_PACK" => Some(Self::BinPack),
             _ => None,
         }
     }
@@ -3179,6 +3441,27 @@ pub mod control_client {
                 .insert(GrpcMethod::new("warren.v1.Control", "ListNetworks"));
             self.inner.unary(req, path, codec).await
         }
+        /// Why a task is where it is, or nowhere; what a service's next one would meet; what a node has.
+        pub async fn explain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::Explanation>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/Explain",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("warren.v1.Control", "Explain"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3385,6 +3668,11 @@ pub mod control_server {
             tonic::Response<super::ListNetworksResponse>,
             tonic::Status,
         >;
+        /// Why a task is where it is, or nowhere; what a service's next one would meet; what a node has.
+        async fn explain(
+            &self,
+            request: tonic::Request<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::Explanation>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct ControlServer<T> {
@@ -4786,6 +5074,49 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListNetworksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/Explain" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::ExplainRequest>
+                    for ExplainSvc<T> {
+                        type Response = super::Explanation;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::explain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

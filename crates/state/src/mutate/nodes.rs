@@ -7,6 +7,8 @@ use warren_model::cluster::{Cluster, Subnet};
 use warren_model::event::{Action, Kind};
 use warren_model::id::{NodeId, TaskId};
 use warren_model::node::{Availability, Description, Forgotten, Node, NodeStatus, Tombstone};
+use warren_model::placement::{Taint, check_taints};
+use warren_model::resources::Resources;
 
 use super::{Step, invalid};
 use crate::change::{Key, Rejection};
@@ -132,6 +134,36 @@ impl Step<'_> {
         self.change_node(id, |node| {
             node.labels.clone_from(labels);
             "labels".to_owned()
+        })
+    }
+
+    pub(super) fn set_resources(
+        &mut self,
+        id: NodeId,
+        generic: &BTreeMap<String, u64>,
+        system_reserved: &Resources,
+    ) -> Result<(), Rejection> {
+        let has = Resources { generic: generic.clone(), ..Resources::default() };
+        if let Err(error) = has.validate().and_then(|()| system_reserved.validate()) {
+            return invalid(format!("resources: {error}"));
+        }
+        if let Some(name) = generic.iter().find(|(_, amount)| **amount == 0).map(|(name, _)| name) {
+            return invalid(format!("resources: 0 {name} is none"));
+        }
+        self.change_node(id, |node| {
+            node.generic.clone_from(generic);
+            node.system_reserved.clone_from(system_reserved);
+            "resources".to_owned()
+        })
+    }
+
+    pub(super) fn set_taints(&mut self, id: NodeId, taints: &[Taint]) -> Result<(), Rejection> {
+        if let Err(error) = check_taints(taints) {
+            return invalid(format!("taints: {error}"));
+        }
+        self.change_node(id, |node| {
+            node.taints = taints.to_vec();
+            "taints".to_owned()
         })
     }
 

@@ -7,5 +7,6 @@ mod audit;
 mod members;
 mod networks;
 mod props;
+mod reservations;
 mod rules;
 mod script;

@@ -9,6 +9,7 @@ use warren_model::id::ClusterId;
 use warren_model::network::{NetworkSpec, Vip, VipHolder};
 use warren_model::node::{Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus};
 use warren_model::operator::{Operator, OperatorRole};
+use warren_model::resources::Resources;
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_state::change::{Expect, Key, Mutation, Outcome, Request, Transaction};
 use warren_state::{Object, State};
@@ -88,6 +89,15 @@ fn any_node() -> impl Strategy<Value = Mutation> {
             let choice = if keep { ForgottenChoice::Keep } else { ForgottenChoice::Drop };
             Mutation::SetForgotten { id, forgotten: Forgotten { epoch, choice } }
         }),
+        1 => (id.clone(), 0..3u64).prop_map(|(id, gpus)| Mutation::SetResources {
+            id,
+            generic: [("gpu".to_owned(), gpus)].into(),
+            system_reserved: Resources { memory_bytes: gpus, ..Resources::default() },
+        }),
+        1 => (id.clone(), 0..3usize).prop_map(|(id, count)| {
+            let taint = "gpu:no-schedule".parse().unwrap();
+            Mutation::SetTaints { id, taints: vec![taint; count] }
+        }),
         2 => (id, 0..60u64, any::<bool>()).prop_map(|(id, until, force)| {
             Mutation::RemoveNode { id, keep_until: Time(until), force }
         }),
@@ -123,10 +133,11 @@ fn any_operator() -> impl Strategy<Value = Mutation> {
 fn any_service() -> impl Strategy<Value = Mutation> {
     let which = 0..SERVICES.len();
     let spec = |(at, port, image, on, endpoint): (usize, u16, u8, String, usize)| {
+        let reserve = ["replicas=2", "reserve=5", "reserve=gpu:1"][usize::from(port % 3)];
         let (port, image) = (port.to_string(), format!("image={image}"));
         let name = SERVICES[at];
         let endpoint = ["replicas=2", "dnsrr", "slots"][endpoint];
-        (service(name), spec(name, &[&port, &image, &on, endpoint]))
+        (service(name), spec(name, &[&port, &image, &on, endpoint, reserve]))
     };
     let on = (0..NETWORKS.len(), 0..6u8, any::<bool>()).prop_map(|(at, last, asked)| {
         let address = if asked { format!(":10.192.0.{last}") } else { String::new() };

@@ -5,6 +5,7 @@
 //! service web [PORT…] | update web [PORT…] [image=I] [on=back[:ADDRESS]] [dnsrr] [slots] | remove web | drop-service web
 //! task 1 web.2 [t3] [@a .5] | place 1 @a .5 | desired 1 shutdown | explain 1 TEXT
 //! network back [internal] [subnet=CIDR] [v6=CIDR] | rm-network back
+//! has a [BYTES for the system] [gpu:4] | taint a [KEY=VALUE:EFFECT…] | update web reserve=512|gpu:2
 //! vip web[.SLOT] back ADDRESS | release ADDRESS
 //! report 1 @a running#2 [error=E] [since=T] | drop 1
 //! ```
@@ -19,6 +20,7 @@ use warren_model::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
 use warren_model::network::{NetworkSpec, VipHolder};
 use warren_model::node::{Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus};
 use warren_model::operator::Operator;
+use warren_model::resources::Resources;
 use warren_model::service::{
     Attachment, EndpointMode, Mode, PortSpec, Protocol, PublishMode, ServiceSpec, TaskTemplate,
 };
@@ -62,6 +64,7 @@ pub(crate) fn spec(name: &str, words: &[&str]) -> ServiceSpec {
         match word.split_once('=') {
             Some(("image", image)) => spec.task.image = image.into(),
             Some(("on", place)) => spec.networks.push(attachment(place)),
+            Some(("reserve", bytes)) => spec.task.reserve = resources(&[bytes]),
             Some(("replicas", n)) => spec.mode = Mode::Replicated { replicas: n.parse().unwrap() },
             Some(other) => panic!("unknown option {other:?}"),
             None if *word == "dnsrr" => spec.endpoint.mode = EndpointMode::Dnsrr,
@@ -70,6 +73,20 @@ pub(crate) fn spec(name: &str, words: &[&str]) -> ServiceSpec {
         }
     }
     spec
+}
+
+/// `512`: of memory; `gpu:2`.
+pub(crate) fn resources(words: &[&str]) -> Resources {
+    let mut resources = Resources::default();
+    for word in words {
+        match word.split_once(':') {
+            None => resources.memory_bytes = word.parse().unwrap(),
+            Some((name, amount)) => {
+                resources.generic.insert(name.into(), amount.parse().unwrap());
+            }
+        }
+    }
+    resources
 }
 
 /// `back`, `back:10.192.0.9`.
@@ -192,6 +209,15 @@ fn mutation(state: &State, text: &str) -> Mutation {
             let labels = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
             Mutation::SetLabels { id: node(id), labels: labels.collect() }
         }
+        ("has", [id, generic @ ..]) => Mutation::SetResources {
+            id: node(id),
+            generic: resources(generic).generic,
+            system_reserved: Resources { generic: [].into(), ..resources(generic) },
+        },
+        ("taint", [id, taints @ ..]) => Mutation::SetTaints {
+            id: node(id),
+            taints: taints.iter().map(|taint| taint.parse().unwrap()).collect(),
+        },
         ("forgotten", [id, epoch, choice]) => {
             let choice = match *choice {
                 "keep" => ForgottenChoice::Keep,

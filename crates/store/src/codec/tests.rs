@@ -10,6 +10,8 @@ use warren_model::node::{
     Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
 };
 use warren_model::operator::{Operator, OperatorRole};
+use warren_model::placement::{Placement, Strategy};
+use warren_model::resources::Resources;
 use warren_model::service::{Attachment, Endpoint, EndpointMode, OnDisconnect, ServiceSpec};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 use warren_model::{AuditRecord, NetworkId, NodeId, OverlayKind, Secret, ServiceId, TaskId};
@@ -46,6 +48,9 @@ fn member() -> Node {
         issuer_hash: [2; 32],
         joined: Time(9),
         forgotten: Some(FORGOTTEN),
+        generic: [("gpu".to_owned(), 4)].into(),
+        system_reserved: Resources { memory_bytes: 1 << 29, ..Resources::default() },
+        taints: vec!["gpu=yes:no-execute".parse().unwrap()],
         ..Node::new(node(3), Description { hostname: "c".into(), ..Description::default() })
     }
 }
@@ -61,12 +66,19 @@ fn cluster() -> Cluster {
         next_number: 8,
         vip_pool: "10.9.0.0/16".parse().unwrap(),
         overlay: OverlayKind::None,
+        strategy: Strategy::BinPack,
         ..Cluster::new(ClusterId::from_bytes([1; 10]))
     }
 }
 
 fn spec() -> ServiceSpec {
-    let template = TaskTemplate { image: "nginx".into(), ..TaskTemplate::default() };
+    let reserve = Resources { cpu_millis: 250, ..member().system_reserved };
+    let template = TaskTemplate { image: "nginx".into(), reserve, ..TaskTemplate::default() };
+    let placement = Placement {
+        constraints: vec!["node.labels.disk==ssd".parse().unwrap()],
+        max_per_node: Some(2),
+        ..Placement::default()
+    };
     let on_disconnect = OnDisconnect::StopAfter { ms: 5_000 };
     let attachment = Attachment {
         aliases: ["www".parse().unwrap()].into(),
@@ -75,7 +87,7 @@ fn spec() -> ServiceSpec {
     };
     let endpoint = Endpoint { mode: EndpointMode::Dnsrr, ..Endpoint::default() };
     let spec = ServiceSpec::new("web".parse().unwrap(), template);
-    ServiceSpec { on_disconnect, networks: vec![attachment], endpoint, ..spec }
+    ServiceSpec { on_disconnect, networks: vec![attachment], endpoint, placement, ..spec }
 }
 
 fn network() -> Network {
@@ -128,6 +140,12 @@ fn mutations() -> Vec<Mutation> {
             issuer_hash: [2; 32],
         },
         Mutation::SetForgotten { id: node, forgotten: FORGOTTEN },
+        Mutation::SetResources {
+            id: node,
+            generic: member().generic,
+            system_reserved: member().system_reserved,
+        },
+        Mutation::SetTaints { id: node, taints: member().taints },
         Mutation::RemoveNode { id: node, keep_until: TIME, force: true },
         Mutation::PutOperator(operator()),
         Mutation::RemoveOperator { name: operator().name },

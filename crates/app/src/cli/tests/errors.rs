@@ -331,6 +331,7 @@ async fn help() {
           node        Nodes, this one first of all
           service     Services: images that run in replicas
           ps          List the tasks of all services
+          explain     Show why something is where it is, or nowhere, and what would help
           exec        Run a command in a container
           image       Images of this node
           registry    Registries that images are pulled from
@@ -379,6 +380,12 @@ async fn help() {
               --cap-add <CAP>                   Add a capability
               --cap-drop <CAP>                  Drop a capability
               --read-only                       Root file system cannot be written to
+              --constraint <CONSTRAINT>         Only on nodes of which this holds, e.g. node.labels.disk==ssd; also !=, =~ (a pattern with * and ?), in a,b, < and >
+              --prefer <CONSTRAINT>             Rather on nodes of which this holds; the first that is given counts most
+              --placement-pref <PREFERENCE>     Spread evenly over the values of a node's attribute: spread=node.labels.zone
+              --affinity <SERVICE>              Only on nodes that have a task of another service; SERVICE:soft if there are any
+              --anti-affinity <SERVICE>         On no node that has a task of another service; SERVICE:soft if there are others
+              --toleration <TAINT>              Also on nodes with this taint: KEY[=VALUE][:EFFECT], or * for any
           -u, --user <USER>                     User: name, uid, user:group or uid:gid
           -w, --workdir <DIR>                   Working directory
               --entrypoint <COMMAND>            Entrypoint instead of the image's, split like a shell does
@@ -395,6 +402,13 @@ async fn help() {
               --update-delay <DURATION>         Pause between batches
               --update-order <ORDER>            Whether the new one starts before the old one stops [default: start-first] [possible values: start-first, stop-first]
               --on-disconnect <POLICY>          When the node is out of reach: keep; stop-after=D: the node stops it; replace-after=D: it is started elsewhere [default: replace-after=3s]
+              --reserve-cpu <CORES>             Keep processor time free for each replica, e.g. 0.5 cores
+              --reserve-memory <SIZE>           Keep memory free for each replica, e.g. 128MiB
+              --reserve-pids <N>                Keep processes and threads free for each replica
+              --reserve-disk <SIZE>             Keep disk free for each replica, e.g. 10GiB
+              --reserve <NAME=N>                Keep pieces of what nodes say they have for each replica, e.g. gpu=1; 0 takes it back
+              --replicas-max-per-node <N>       Replicas on one node; 0 is no limit
+              --strategy <STRATEGY>             Which of the nodes that fit: spread (the emptiest), bin-pack (the fullest), or default (as the cluster's settings say)
               --endpoint-mode <MODE>            What its name stands for: a virtual IP, or the addresses of its replicas [default: vip] [possible values: vip, dnsrr]
               --endpoint-affinity <AFFINITY>    client-ip: the same client meets the same replica [default: none] [possible values: none, client-ip]
               --endpoint-prefer-local[=<BOOL>]  Replicas on the caller's own node come first [possible values: true, false]

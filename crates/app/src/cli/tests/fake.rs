@@ -461,4 +461,12 @@ impl Control for Answering {
         }
         Ok(Response::new(v1::ListNetworksResponse { networks, revision: 7, stale_ms }))
     }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::Explanation>, Status> {
+        self.note(&request.into_inner())?;
+        Ok(Response::new(super::samples::explanation()))
+    }
 }

@@ -5,6 +5,7 @@ mod errors;
 mod fake;
 mod flows;
 mod networks;
+mod placing;
 mod samples;
 mod tables;
 

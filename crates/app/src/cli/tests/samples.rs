@@ -44,6 +44,7 @@ pub(crate) fn web() -> v1::Service {
         on_disconnect: None,
         networks: vec![],
         endpoint: None,
+        placement: None,
     };
     v1::Service {
         id: vec![3; 10],
@@ -210,5 +211,47 @@ pub(crate) fn network() -> v1::Network {
         created: NOW,
         revision: 4,
         users: vec![web],
+    }
+}
+
+/// Of a task that waits for memory.
+pub(crate) fn explanation() -> v1::Explanation {
+    let short = v1::Obstacle {
+        kind: "memory".into(),
+        text: "needs 512MiB memory, 310MiB free of 2GiB".into(),
+        needed: Some(512 << 20),
+        free: Some(310 << 20),
+        capacity: Some(2 << 30),
+        fix: "free 202MiB more memory on alpha".into(),
+    };
+    let label = v1::Obstacle {
+        kind: "constraint".into(),
+        text: "not node.labels.disk==ssd: has no node.labels.disk".into(),
+        fix: "warren node update --label-add 'disk=ssd' beta".into(),
+        ..v1::Obstacle::default()
+    };
+    let node = |id: u8, name: &str, obstacles: Vec<v1::Obstacle>| v1::NodeVerdict {
+        node: vec![id; 10],
+        name: name.into(),
+        tasks: 1,
+        load: 3,
+        obstacles,
+        ..v1::NodeVerdict::default()
+    };
+    v1::Explanation {
+        kind: "task".into(),
+        id: vec![4; 10],
+        name: "web.2".into(),
+        summary: "web.2 is pending: no node fits".into(),
+        reserve: Some(v1::Resources { memory_bytes: 512 << 20, ..v1::Resources::default() }),
+        asks: vec!["node.labels.disk==ssd".into()],
+        nodes: vec![
+            node(2, "alpha", vec![short.clone()]),
+            node(5, "beta", vec![short.clone(), label]),
+        ],
+        nearest: vec![2; 10],
+        fixes: vec![short.fix, "warren service update --reserve-memory 310MiB web".into()],
+        revision: 7,
+        ..v1::Explanation::default()
     }
 }

@@ -221,6 +221,7 @@ async fn nodes_and_cluster() {
                 "disk_free_bytes": 0,
                 "features": [],
                 "forgotten": null,
+                "generic": {},
                 "hostname": "alpha",
                 "id": "081040g2081040g2",
                 "joined_at": "2027-01-15T08:00:00.000Z",
@@ -229,8 +230,23 @@ async fn nodes_and_cluster() {
                 "leader": true,
                 "manager_status": "leader",
                 "memory_bytes": 1073741824,
+                "reserved": {
+                  "cpus": 0.0,
+                  "disk_bytes": 0,
+                  "generic": {},
+                  "memory_bytes": 0,
+                  "pids": 0
+                },
                 "role": "hybrid",
                 "status": "ready",
+                "system_reserved": {
+                  "cpus": 0.0,
+                  "disk_bytes": 0,
+                  "generic": {},
+                  "memory_bytes": 0,
+                  "pids": 0
+                },
+                "taints": [],
                 "version": "0.1.0"
               },
               {
@@ -243,6 +259,7 @@ async fn nodes_and_cluster() {
                 "disk_free_bytes": 0,
                 "features": [],
                 "forgotten": null,
+                "generic": {},
                 "hostname": "beta",
                 "id": "0m2ga1850m2ga185",
                 "joined_at": null,
@@ -253,8 +270,23 @@ async fn nodes_and_cluster() {
                 "leader": false,
                 "manager_status": "",
                 "memory_bytes": 1073741824,
+                "reserved": {
+                  "cpus": 0.0,
+                  "disk_bytes": 0,
+                  "generic": {},
+                  "memory_bytes": 0,
+                  "pids": 0
+                },
                 "role": "worker",
                 "status": "down",
+                "system_reserved": {
+                  "cpus": 0.0,
+                  "disk_bytes": 0,
+                  "generic": {},
+                  "memory_bytes": 0,
+                  "pids": 0
+                },
+                "taints": [],
                 "version": "0.1.0"
               }
             ]
@@ -350,6 +382,16 @@ async fn inspect() {
                     }
                   ],
                   "on_disconnect": "replace-after 3s",
+                  "placement": {
+                    "affinity": [],
+                    "anti_affinity": [],
+                    "constraints": [],
+                    "prefer": [],
+                    "replicas_max_per_node": null,
+                    "spread": [],
+                    "strategy": null,
+                    "tolerations": []
+                  },
                   "ports": [
                     {
                       "host_ip": "0.0.0.0",
@@ -361,6 +403,13 @@ async fn inspect() {
                   ],
                   "read_only": false,
                   "replicas": 3,
+                  "reserve": {
+                    "cpus": 0.0,
+                    "disk_bytes": 0,
+                    "generic": {},
+                    "memory_bytes": 0,
+                    "pids": 0
+                  },
                   "restart": {
                     "condition": "any",
                     "delay": "100ms",
