@@ -213,7 +213,7 @@ impl Node {
             names: None,
             resolve: Arc::new(Hosts(shared.dialer.clone())),
             overlay_device: warren_net::overlay_device(&tools.key),
-            ipv6: warren_net::has_ipv6(),
+            ipv6: warren_net::ipv6_enabled(),
             data_dir: shared.settings.data_dir.clone(),
             key: Arc::clone(&shared.key),
             pool: (pool.address, pool.prefix),
