@@ -160,9 +160,7 @@ impl Drawing {
         let reached = self.overlay.is_some();
         self.draw_overlay(ground);
         let same_networks = self.number(ground.table);
-        if !same_networks || reached != self.overlay.is_some() {
-            self.drawn.clear();
-        }
+        let same_terms = same_networks && reached == self.overlay.is_some();
         let mut serving: BTreeMap<ServiceId, BTreeSet<TaskId>> = BTreeMap::new();
         for (task, local) in ground.locals.iter().filter(|(_, local)| local.serving) {
             serving.entry(local.service).or_default().insert(*task);
@@ -176,17 +174,20 @@ impl Drawing {
         for (id, source) in &ground.table.services {
             let (serving, held) =
                 (serving.remove(id).unwrap_or_default(), held.remove(id).unwrap_or_default());
-            let known = self.drawn.get(id).filter(|known| {
-                Arc::ptr_eq(&known.source, source) && known.serving == serving && known.held == held
-            });
+            let known = self.drawn.get(id);
+            let same = same_terms
+                && known.is_some_and(|known| {
+                    Arc::ptr_eq(&known.source, source)
+                        && known.serving == serving
+                        && known.held == held
+                });
             let part = match known {
-                Some(known) => Arc::clone(&known.part),
-                None => {
+                Some(known) if same => Arc::clone(&known.part),
+                known => {
                     let part = self.part(ground.table, *id, source, &serving, &held);
-                    let known = self.drawn.get(id).map(|known| &known.part);
-                    let part = Arc::new(keep(part, known));
-                    let (source, part_of) = (Arc::clone(source), Arc::clone(&part));
-                    self.drawn.insert(*id, Drawn { source, serving, held, part: part_of });
+                    let part = keep(part, known.map(|known| &known.part));
+                    let (source, kept) = (Arc::clone(source), Arc::clone(&part));
+                    self.drawn.insert(*id, Drawn { source, serving, held, part: kept });
                     part
                 }
             };
@@ -333,16 +334,19 @@ fn published(port: &PortSpec) -> Frontend {
 }
 
 /// The same with what `known` has too, by the same pointers.
-fn keep(part: Part, known: Option<&Arc<Part>>) -> Part {
-    let Some(known) = known else { return part };
+fn keep(part: Part, known: Option<&Arc<Part>>) -> Arc<Part> {
+    let Some(known) = known else { return Arc::new(part) };
+    if **known == part {
+        return Arc::clone(known);
+    }
     let same =
         |new: Arc<Service>| known.services.iter().find(|old| **old == new).map_or(new, Arc::clone);
-    Part {
+    Arc::new(Part {
         published: part.published,
         services: part.services.into_iter().map(same).collect(),
         group: match (part.group, &known.group) {
             (Some(new), Some(old)) if new == *old => Some(Arc::clone(old)),
             (group, _) => group,
         },
-    }
+    })
 }

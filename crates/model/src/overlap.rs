@@ -63,16 +63,21 @@ pub fn overlap(pools: &[Pool], routes: &[HostRoute]) -> Option<Overlap> {
     })
 }
 
+/// Of routes that nodes of Warren make for their overlay; nobody else has such large ones.
+pub const OWN_METRIC_MIN: u32 = 0x4000_0000;
+
 /// Columns of `/proc/net/route`, from the left.
 const DESTINATION: usize = 1;
 const FLAGS: usize = 3;
+const METRIC: usize = 6;
 const MASK: usize = 7;
 /// `RTF_UP` and `RTF_REJECT` of `linux/route.h`.
 const UP: u32 = 0x1;
 const REJECT: u32 = 0x200;
 
 /// Routes as `/proc/net/route` shows them, at most `max`; what is no route is left out. Routes
-/// that lead nowhere (`unreachable`) are: nothing is reached by them.
+/// that lead nowhere (`unreachable`) are: nothing is reached by them. So are those of an overlay,
+/// which may be that of a node of before.
 pub fn parse_routes(text: &str, max: usize) -> Vec<HostRoute> {
     let routes = text.lines().skip(1).filter_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -81,10 +86,12 @@ pub fn parse_routes(text: &str, max: usize) -> Vec<HostRoute> {
         let address = |at: usize| Some(Ipv4Addr::from(number(at)?.to_ne_bytes()));
         let prefix = address(MASK)?.to_bits().leading_ones();
         let flags = number(FLAGS)?;
+        let metric: u32 = words.get(METRIC)?.parse().ok()?;
         let destination =
             Subnet { address: address(DESTINATION)?, prefix: u8::try_from(prefix).ok()? };
         let link = (*words.first()?).to_owned();
-        (flags & UP != 0 && flags & REJECT == 0).then_some(HostRoute { destination, link })
+        let counts = flags & UP != 0 && flags & REJECT == 0 && metric < OWN_METRIC_MIN;
+        counts.then_some(HostRoute { destination, link })
     });
     routes.take(max).collect()
 }
@@ -144,6 +151,7 @@ mod tests {
             eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
             *\t0000800A\t00000000\t0200\t0\t0\t0\t0000C0FF\t0\t0\t0\n\
             eth1\t0005820A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
+            w-abc123\t0000C00A\t00000000\t0001\t0\t0\t1530726262\t0000FCFF\t0\t0\t0\n\
             nonsense\n\
             eth2\tzz\t0\t1\n";
         let show = |max| {

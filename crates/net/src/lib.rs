@@ -218,8 +218,18 @@ pub(crate) fn container_prefix(node_key: &str) -> String {
 }
 
 /// Whether this kernel has IPv6, also if nobody uses it.
-pub fn has_ipv6() -> bool {
+pub(crate) fn has_ipv6() -> bool {
     std::path::Path::new("/proc/sys/net/ipv6").exists()
+}
+
+/// Whether links of this host may have IPv6: the kernel has it, and nobody turned it off
+/// (`net.ipv6.conf.all.disable_ipv6`). In the calling thread's network namespace.
+pub fn ipv6_enabled() -> bool {
+    let on = |of: &str| {
+        let path = format!("/proc/sys/net/ipv6/conf/{of}/disable_ipv6");
+        std::fs::read_to_string(path).is_ok_and(|off| off.trim() == "0")
+    };
+    on("all") && on("default")
 }
 
 /// FNV-1a: numbers that differ where node keys do.

@@ -22,6 +22,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use warren_model::overlap::OWN_METRIC_MIN;
+
 use crate::table::{Carrier, Member, Overlay, Subnet};
 use crate::{NetConfig, subnet_of};
 
@@ -220,7 +222,8 @@ impl Numbers {
     pub(crate) fn of(node_key: &str) -> Self {
         let hash = crate::fnv(node_key);
         Self {
-            metric: (hash & 0x3fff_ffff) | 0x4000_0000,
+            // By it the route is told from what a machine reaches otherwise.
+            metric: (hash & (OWN_METRIC_MIN - 1)) | OWN_METRIC_MIN,
             tables: (hash & 0x3fff_0000) | 0x4000_0000,
             priority: PRIORITY + hash % PRIORITIES * 3,
         }

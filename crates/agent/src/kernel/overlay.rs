@@ -12,7 +12,7 @@ use super::{Site, own_subnets};
 
 /// Of VXLAN devices. Not one of those that others use on the same machines (4789: Docker, 8472:
 /// flannel and Linux by default), whose packets our rules would take for a stranger's.
-pub(crate) const VXLAN_PORT: u16 = 8477;
+const VXLAN_PORT: u16 = 8477;
 
 /// Addresses of nodes that are known by a name.
 pub(crate) type Addresses = BTreeMap<String, IpAddr>;
@@ -26,15 +26,14 @@ pub(super) fn draw(
 ) -> Option<Overlay> {
     let cluster = table.cluster?;
     let ports = ports(table, addresses);
-    let member = |(id, peer): (&NodeId, &Peer)| {
+    let placed = |(id, peer): (&NodeId, &Peer)| {
         let underlay = underlay(peer, addresses)?;
         member(site, cluster, peer, underlay, *ports.get(id)?)
     };
     let own = table.peers.get(&site.node)?;
-    let own = member((&site.node, own)).or_else(|| {
+    let own = placed((&site.node, own)).or_else(|| {
         // Its name leads nowhere right now. It is not needed for packets to be sent.
-        let nowhere = Ipv4Addr::UNSPECIFIED.into();
-        member_at(site, cluster, own, nowhere)
+        member(site, cluster, own, Ipv4Addr::UNSPECIFIED.into(), VXLAN_PORT)
     })?;
     let others = table.peers.iter().filter(|(id, _)| **id != site.node);
     let carrier = match settings.overlay {
@@ -55,7 +54,7 @@ pub(super) fn draw(
         vni: vni(cluster),
         port: own.port,
         own,
-        peers: others.filter_map(|(id, peer)| member((id, peer))).collect(),
+        peers: others.filter_map(|(id, peer)| placed((id, peer))).collect(),
         vips,
         pool6: site.ipv6.then(|| {
             let all = ipv6::of_block(cluster, settings.pool);
@@ -83,10 +82,6 @@ fn ports(table: &NodeTable, addresses: &Addresses) -> BTreeMap<NodeId, u16> {
         ports.extend(nodes.into_iter().map(|(_, id)| id).zip(VXLAN_PORT..));
     }
     ports
-}
-
-fn member_at(site: &Site, cluster: ClusterId, peer: &Peer, underlay: IpAddr) -> Option<Member> {
-    member(site, cluster, peer, underlay, VXLAN_PORT)
 }
 
 /// `None` for a node that has no block yet, or is one too many for the marks that packets carry.

@@ -360,4 +360,9 @@ fn what_did_not_change_is_the_same_pointer() {
     assert!(!same(&first, &drained, "web") && same(&first, &drained, "api"));
     let group = |whole: &Whole| whole.parts[&id("web")].group.clone().unwrap();
     assert!(Arc::ptr_eq(&group(&first), &group(&drained)));
+    // Another network is known here: what is not on it is the same all the same.
+    let mut town = Town::new(&[TOWN, "web back=.5 t1a+ t2b+\n api back=.6 t3b+\n"].concat());
+    town.add("network front");
+    let joined = town.here("1-").draw(&mut drawing);
+    assert!(same(&drained, &joined, "web") && same(&drained, &joined, "api"));
 }

@@ -93,7 +93,7 @@ impl Host {
             names: None,
             resolve: Arc::new(crate::fake::FakeHosts::default()),
             overlay_device: String::new(),
-            ipv6: warren_net::has_ipv6(),
+            ipv6: warren_net::ipv6_enabled(),
             data_dir: self.dir.path().join("data"),
             key: Arc::new(KeyFile::in_memory([3; 32])),
             pool: POOL,

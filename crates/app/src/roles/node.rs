@@ -230,7 +230,7 @@ impl Node {
             names: Some(Arc::clone(&plane) as Arc<dyn Names>),
             resolve: Arc::new(Hosts(shared.dialer.clone())),
             overlay_device: warren_net::tunnel_name(&tools.key),
-            ipv6: warren_net::has_ipv6(),
+            ipv6: warren_net::ipv6_enabled(),
             data_dir: shared.settings.data_dir.clone(),
             key: Arc::clone(&shared.key),
             pool: (pool.address, pool.prefix),
