@@ -253,6 +253,10 @@ impl Book {
         // What it decided before it lost its majority is written when it has one again.
         let is_new = at_ms.saturating_sub(*reigns_since) < SUSPICION_MS;
         let resumed = self.resumed.get(&place).copied().unwrap_or(0);
+        if at_ms <= resumed {
+            // It stands still: what is written now was decided before.
+            return Ok(());
+        }
         // It was stopped with a decision under way, and found its majority again in the same term.
         let regained = is_new && *since < resumed && resumed < *reigns_since;
         let began = if regained { *since } else { (*since).max(resumed) };
