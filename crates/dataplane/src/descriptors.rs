@@ -4,7 +4,7 @@
 //! reads from them (`serve`).
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use warren_net::dns::Sockets;
@@ -148,16 +148,15 @@ impl Descriptors {
     /// Makes the device, unless it is there, and binds the sockets, in the calling thread's
     /// network namespace.
     pub(crate) fn open_tunnel(&mut self, tunnel: &Tunnel) -> Result<(), Error> {
-        let below = warren_net::underlay(tunnel.address)?;
         let queues = if self.tun.is_empty() { tunnel.queues } else { self.tun.len() };
         let owned = |fd: BorrowedFd<'_>| {
             fd.try_clone_to_owned()
                 .map_err(|source| Error::Io { action: "duplicate a descriptor".into(), source })
         };
-        let udp = bind(&Tunnel { queues, ..tunnel.clone() }, below.holds)?;
+        let udp = bind(SocketAddr::new(tunnel.address, tunnel.port), queues)?;
         let udp = udp.iter().map(|udp| owned(udp.as_fd())).collect::<Result<_, _>>()?;
         if self.tun.is_empty() {
-            let tun = device(tunnel, below.mtu)?;
+            let tun = device(tunnel, warren_net::underlay_mtu(tunnel.address)?)?;
             self.tun = tun.iter().map(|tun| owned(tun.as_fd())).collect::<Result<_, _>>()?;
         }
         self.udp = udp;
@@ -197,20 +196,22 @@ fn device(tunnel: &Tunnel, below_mtu: u32) -> Result<Vec<Tun>, Error> {
 
 /// At the node's own address, so that nodes that share a namespace do not take each other's; at
 /// all of them if others know it by a translated one.
-fn bind(tunnel: &Tunnel, holds: bool) -> Result<Vec<Udp>, Error> {
-    let Tunnel { address, port, queues, .. } = *tunnel;
-    if holds {
-        return Ok(Udp::bind(SocketAddr::new(address, port), queues)?);
+fn bind(own: SocketAddr, queues: usize) -> Result<Vec<Udp>, Error> {
+    let mut all = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), own.port());
+    if UdpSocket::bind(all).is_err_and(|e| e.raw_os_error() == Some(libc::EAFNOSUPPORT)) {
+        all.set_ip(Ipv4Addr::UNSPECIFIED.into());
     }
-    let all = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-    match Udp::bind(all, queues) {
-        Ok(sockets) => Ok(sockets),
-        // A kernel without IPv6.
-        Err(_) => {
-            let all = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), port);
-            Ok(Udp::bind(all, queues)?)
-        }
+    let at = match UdpSocket::bind(own) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => all,
+        // Several sockets of one address share what comes, also with another node's: tried alone.
+        Ok(_) => own,
+        Err(source) => return Err(Error::Io { action: format!("bind UDP {own}"), source }),
+    };
+    if at == all {
+        let failed = |source| Error::Io { action: format!("bind UDP {all}"), source };
+        UdpSocket::bind(all).map_err(failed)?;
     }
+    Ok(Udp::bind(at, queues)?)
 }
 
 /// Nobody on the tunnel answers a search for routers: the kernel need not ask, again and again.
@@ -241,6 +242,19 @@ mod tests {
         some.complete(all);
         assert_eq!(some.listed().0, [1, 2, 3, 4]);
         assert!(some.has_tunnel());
+    }
+
+    #[test]
+    fn a_port_is_one_nodes() {
+        let own = |last: u8, port| SocketAddr::from(([127, 99, 0, last], port));
+        let first = bind(own(1, 0), 2).unwrap();
+        let port = first[0].address().unwrap().port();
+        assert_eq!(first[1].address().unwrap(), own(1, port));
+        assert!(bind(own(1, port), 2).is_err());
+        assert_eq!(bind(own(2, port), 2).unwrap()[0].address().unwrap(), own(2, port));
+        // Of a node behind a translator.
+        let foreign = SocketAddr::from(([192, 0, 2, 99], 0));
+        assert!(bind(foreign, 1).unwrap()[0].address().unwrap().ip().is_unspecified());
     }
 
     #[test]

@@ -29,6 +29,7 @@ use plane::{Plane, Then};
 /// Where a later daemon finds the process. Both names are no longer than the daemon's own socket.
 pub(crate) const SOCKET: &str = "data.sock";
 const SOCKET_FRESH: &str = "data.new";
+const NAME: &std::ffi::CStr = c"warren-data";
 /// The daemon's, and that of one that was killed and is not noticed yet.
 const CONNECTIONS_MAX: usize = 4;
 /// After accept(2) failed for lack of descriptors or memory.
@@ -69,6 +70,8 @@ enum End {
 /// # Errors
 /// [`Failure`], before anything was begun.
 pub fn run(run_dir: &Path, build: &str) -> Result<(), Failure> {
+    // It is executed by a name that says nothing; only lists of processes care.
+    let _ = rustix::thread::set_name(NAME);
     // Fails only for the leader of a session, which has left its parent's already.
     let _ = rustix::process::setsid();
     let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)

@@ -40,7 +40,7 @@ mod wire;
 
 pub use features::{Blocker, Features, features, link_kinds};
 pub use handle::Net;
-pub use node::{Underlay, name_server, tunnel_name, underlay};
+pub use node::{name_server, tunnel_name, underlay_mtu};
 pub use table::{
     Action, Backend, Carrier, Clause, Count, Direction, Frontend, Group, Member, Networks, Overlay,
     Peers, Policy, PortRange, Service, Subnet, Table,

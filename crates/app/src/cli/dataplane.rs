@@ -2,9 +2,14 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::Parser;
 
-#[derive(Debug, Args)]
+/// What it is called.
+pub(super) const VERB: &str = "dataplane";
+
+/// Answer names and carry packets, for the daemon that starts it
+#[derive(Debug, Parser)]
+#[command(name = VERB)]
 pub(crate) struct DataPlaneArgs {
     /// Where it is found again
     #[arg(value_name = "RUN_DIR")]

@@ -125,9 +125,6 @@ enum Verb {
     Version(version::VersionArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
-    /// Answer names and carry packets, for the daemon that started it
-    #[command(name = "dataplane", hide = true)]
-    DataPlane(DataPlaneArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -224,6 +221,11 @@ pub(crate) struct Command {
 /// # Errors
 /// The input was wrong, or all has been said ([`Exit::Silent`]).
 pub(crate) fn parse(args: Vec<OsString>, printer: &mut Printer) -> Result<Asked, Failure> {
+    if args.get(1).is_some_and(|verb| verb == dataplane::VERB) {
+        // Apart: a process that stays, and is small without the memory of all other commands.
+        let parsed = DataPlaneArgs::try_parse_from(&args[1..]);
+        return parsed.map(Asked::DataPlane).map_err(|error| usage::explain(error, printer));
+    }
     let program = args.first().map(std::path::Path::new).and_then(|p| p.file_name());
     let program = program.map_or_else(|| "warren".into(), |n| n.to_string_lossy().into_owned());
     let matches = Cli::command().try_get_matches_from(args);
@@ -235,7 +237,6 @@ pub(crate) fn parse(args: Vec<OsString>, printer: &mut Printer) -> Result<Asked,
         Verb::Cluster(ClusterVerb::Recover(flags)) => Asked::Role(Role::Recover(place, flags)),
         Verb::Node(NodeVerb::Join(flags)) => Asked::Role(Role::Join(place, flags)),
         Verb::Node(NodeVerb::Run(flags)) => Asked::Role(Role::Run(place, flags)),
-        Verb::DataPlane(args) => Asked::DataPlane(args),
         verb => Asked::Command(Command { place, context, verb, program }),
     })
 }
@@ -309,7 +310,6 @@ pub(crate) async fn run(
         | Verb::Node(NodeVerb::Join(_) | NodeVerb::Run(_))
         | Verb::Doctor(_)
         | Verb::Version(_)
-        | Verb::DataPlane(_)
         | Verb::Completion(_) => {
             Err(Failure::new(Exit::Failed, "this command has been carried out already"))
         }

@@ -40,6 +40,14 @@ fn host_workers_join_and_leave() {
         assert!(!String::from_utf8_lossy(&seen).contains(token.trim()), "{file}");
     }
     assert!(!two.log().contains(token.trim()));
+    // Each has a tunnel to the other.
+    for node in [&one, &two] {
+        until("there is a tunnel", || {
+            let (_, metrics) = node.admin("/metrics")?;
+            let lines = ["warren_dataplane_carries 1\n", "warren_dataplane_peers 1\n"];
+            lines.iter().all(|line| metrics.contains(line)).then_some(())
+        });
+    }
     // It is there again after it was killed, with its manager and without.
     two.kill_daemon();
     two.ok(&["node", "run", "--detach"]);
@@ -54,7 +62,7 @@ fn host_workers_join_and_leave() {
     two.ok(&["node", "leave"]);
     assert_eq!(seen(&one, &id, "status"), None);
     assert!(two.pid().is_none());
-    for gone in ["node.json", "node.key", "certificate", "agent", "store"] {
+    for gone in ["node.json", "node.key", "certificate", "tunnel", "agent", "store"] {
         assert!(!two.data_dir().join(gone).exists(), "{gone} is there");
     }
     // The same folder may join again, as another node.

@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -51,6 +52,7 @@ impl Process {
             None => Stdio::null(),
         };
         let child = Command::new(&options.program)
+            .arg0("warren")
             .args(&options.arguments)
             // Nothing of ours is its business.
             .env_clear()
