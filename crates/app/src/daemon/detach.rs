@@ -127,8 +127,9 @@ fn judge(from: UnixStream, mut child: Child, log: &Path) -> Result<Option<String
     }
 }
 
-/// Leaves the parent's session and folder. First thing in the child.
+/// Leaves the parent's session, folder and descriptors. First thing in the child.
 pub(crate) fn settle() {
+    super::inherited::close();
     // Fails only for the leader of a session, which has left already.
     let _ = rustix::process::setsid();
     // The root folder is always there; a daemon must not keep another one busy.

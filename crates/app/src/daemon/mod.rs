@@ -3,6 +3,7 @@
 //! Nothing here knows what the daemon does.
 
 pub(crate) mod detach;
+pub(crate) mod inherited;
 mod scrub;
 mod socket;
 

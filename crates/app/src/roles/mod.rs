@@ -110,6 +110,7 @@ pub(crate) fn run(role: Role, printer: &mut Printer) -> Result<(), Failure> {
 
 /// Answers names and carries packets until it is told to end.
 pub(crate) fn data_plane(args: &DataPlaneArgs) -> Result<(), Failure> {
+    daemon::inherited::close();
     telemetry::start(&args.log_level, LogFormat::Text)
         .map_err(|e| Failure::input(format!("--log-level: {e}")))?;
     daemon::raise_file_limit();
