@@ -116,7 +116,7 @@ impl Bench {
             memory_bytes: NODE_MEMORY,
             ..Description::default()
         };
-        let disk = if n % SLOW_EVERY == 0 { "hdd" } else { "ssd" };
+        let disk = if n.is_multiple_of(SLOW_EVERY) { "hdd" } else { "ssd" };
         let labels = [("zone", format!("z{}", n % ZONES)), ("disk", disk.to_owned())];
         let labels = labels.map(|(key, value)| (key.to_owned(), value));
         Mutation::CreateNode(Node {

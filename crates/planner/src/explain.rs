@@ -183,7 +183,7 @@ impl Distance {
             | Obstacle::Near(_)
             | Obstacle::Apart(_)
             | Obstacle::HostPorts
-            | Obstacle::MaxPerNode(_)
+            | Obstacle::MaxPerNode(..)
             | Obstacle::NoAddress => {}
         }
     }
@@ -198,7 +198,7 @@ fn moves_away(obstacle: &Obstacle<'_>) -> bool {
         | Obstacle::Near(_)
         | Obstacle::Apart(_)
         | Obstacle::HostPorts
-        | Obstacle::MaxPerNode(_)
+        | Obstacle::MaxPerNode(..)
         | Obstacle::Lacks(_)
         | Obstacle::NoAddress => false,
     }
@@ -236,8 +236,8 @@ fn words(obstacle: &Obstacle<'_>, service: &Service, node: &Node) -> (String, St
             let ports = host_ports(service);
             ("port", format!("host port {ports} is in use by another task of it"))
         }
-        Obstacle::MaxPerNode(count) => {
-            ("max-per-node", format!("has {count} of it, at most as many are allowed"))
+        Obstacle::MaxPerNode(count, most) => {
+            ("max-per-node", format!("has {count} of at most {most} of it"))
         }
         Obstacle::NoAddress => ("address", "has no free address, nor has the pool".to_owned()),
         Obstacle::Lacks(lack) => {

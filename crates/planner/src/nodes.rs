@@ -59,6 +59,8 @@ impl Site<'_> {
 /// In order of id.
 pub(crate) struct Nodes<'a> {
     sites: Vec<Site<'a>>,
+    /// Of the sites, close together: they are searched for each task.
+    ids: Vec<NodeId>,
     /// The pool has no further block, which does not change while a plan is made.
     used_up: bool,
 }
@@ -76,7 +78,9 @@ impl<'a> Nodes<'a> {
             pool: None,
             granted: Vec::new(),
         });
-        Self { sites: sites.collect(), used_up: false }
+        let sites: Vec<Site<'a>> = sites.collect();
+        let ids = sites.iter().map(|site| site.node.id).collect();
+        Self { sites, ids, used_up: false }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -92,7 +96,7 @@ impl<'a> Nodes<'a> {
     }
 
     pub(crate) fn position(&self, id: NodeId) -> Option<usize> {
-        self.sites.binary_search_by_key(&id, |site| site.node.id).ok()
+        self.ids.binary_search(&id).ok()
     }
 
     pub(crate) fn get(&self, id: NodeId) -> Option<&Site<'a>> {

@@ -5,6 +5,8 @@
 //! here. 64 bits against accidents, not against enemies (those meet the
 //! encryption).
 
+mod placement;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -15,8 +17,7 @@ use warren_model::node::{
     Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
 };
 use warren_model::operator::{Operator, OperatorRole};
-use warren_model::placement::{self, Placement, Strategy, Taint, TaintEffect, Toleration};
-use warren_model::resources::Resources;
+use warren_model::placement::{Placement, Strategy};
 use warren_model::service::{
     Affinity, Attachment, Endpoint, EndpointMode, Limits, LogOptions, Mode, OnDisconnect, PortSpec,
     Protocol, PublishMode, RestartCondition, RestartPolicy, Service, ServiceSpec, TaskTemplate,
@@ -25,6 +26,7 @@ use warren_model::service::{
 use warren_model::task::{Desired, Task, TaskExit, TaskStatus};
 use warren_model::{AuditRecord, OverlayKind, Time};
 
+use self::placement::{add_amounts, add_placement, add_resources, add_taints, strategy_word};
 use crate::State;
 
 /// Folded multiplication (as wyhash): two instructions a word, every bit reaches every other.
@@ -192,13 +194,6 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
     digest.added(40, strategy, |digest, strategy| digest.word(strategy_word(strategy)));
 }
 
-fn strategy_word(strategy: Strategy) -> u64 {
-    match strategy {
-        Strategy::Spread => 1,
-        Strategy::BinPack => 2,
-    }
-}
-
 fn add_token(digest: &mut Digest, token: &JoinToken) {
     let JoinToken { secret, expires } = token;
     digest.bytes(secret);
@@ -286,68 +281,8 @@ fn add_node(digest: &mut Digest, node: &Node) {
     digest.added(41, Some(generic).filter(|all| !all.is_empty()), add_amounts);
     digest.added(42, Some(system_reserved).filter(|all| !all.is_empty()), add_resources);
     digest.added(43, Some(taints).filter(|all| !all.is_empty()), |digest, taints| {
-        digest.word(taints.len() as u64);
-        for Taint { key, value, effect } in taints {
-            digest.text(key);
-            digest.text(value);
-            digest.word(effect_word(*effect));
-        }
+        add_taints(digest, taints);
     });
-}
-
-fn effect_word(effect: TaintEffect) -> u64 {
-    match effect {
-        TaintEffect::NoSchedule => 1,
-        TaintEffect::PreferNoSchedule => 2,
-        TaintEffect::NoExecute => 3,
-    }
-}
-
-fn add_amounts(digest: &mut Digest, amounts: &BTreeMap<String, u64>) {
-    digest.word(amounts.len() as u64);
-    for (name, amount) in amounts {
-        digest.text(name);
-        digest.word(*amount);
-    }
-}
-
-fn add_resources(digest: &mut Digest, resources: &Resources) {
-    let Resources { cpu_millis, memory_bytes, pids, disk_bytes, generic } = resources;
-    for amount in [cpu_millis, memory_bytes, pids, disk_bytes] {
-        digest.word(*amount);
-    }
-    add_amounts(digest, generic);
-}
-
-fn add_placement(digest: &mut Digest, placement: &Placement) {
-    let Placement {
-        constraints,
-        preferences,
-        spread,
-        affinities,
-        max_per_node,
-        tolerations,
-        strategy,
-    } = placement;
-    for all in [constraints, preferences] {
-        digest.word(all.len() as u64);
-        all.iter().for_each(|constraint| digest.text(&constraint.to_string()));
-    }
-    digest.word(spread.len() as u64);
-    spread.iter().for_each(|attribute| digest.text(&attribute.to_string()));
-    digest.word(affinities.len() as u64);
-    for placement::Affinity { service, apart, soft } in affinities {
-        digest.text(service.as_str());
-        digest.word(u64::from(*apart) << 1 | u64::from(*soft));
-    }
-    digest.word(u64::from(max_per_node.unwrap_or_default()));
-    digest.word(tolerations.len() as u64);
-    for Toleration { key, value, effect } in tolerations {
-        digest.text(key);
-        digest.option(value.as_deref(), Digest::text);
-        digest.option(*effect, |digest, effect| digest.word(effect_word(effect)));
-    }
-    digest.option(*strategy, |digest, strategy| digest.word(strategy_word(strategy)));
 }
 
 fn add_tombstone(digest: &mut Digest, tombstone: &Tombstone) {

@@ -33,7 +33,7 @@ pub(super) fn of(obstacle: &Obstacle<'_>, service: &Service, node: &Node) -> Str
         Obstacle::Near(other) => format!("run a task of {other} on {host}"),
         Obstacle::Apart(other) => format!("warren service update --affinity-rm {other} {name}"),
         Obstacle::HostPorts => "add a node, or publish the port with mode=ingress".to_owned(),
-        Obstacle::MaxPerNode(count) => {
+        Obstacle::MaxPerNode(count, _) => {
             let more = count.saturating_add(1);
             format!("add a node, or warren service update --replicas-max-per-node {more} {name}")
         }

@@ -35,8 +35,8 @@ pub(crate) enum Obstacle<'a> {
     Apart(&'a ServiceName),
     /// A task of the same service has the host's ports.
     HostPorts,
-    /// So many slots of the service are there, which is the most.
-    MaxPerNode(u32),
+    /// Slots of the service that are there, and the most that may be.
+    MaxPerNode(u32, u32),
     Lacks(Shortage<'a>),
     /// Its blocks are full, and the pool has no other.
     NoAddress,
@@ -187,8 +187,9 @@ impl<'a> Ask<'a> {
         if self.exclusive && share.live > 0 && !found(Obstacle::HostPorts) {
             return;
         }
-        let full = placement.max_per_node.filter(|most| share.wanted >= *most);
-        if full.is_some() && !found(Obstacle::MaxPerNode(share.wanted)) {
+        if let Some(most) = placement.max_per_node.filter(|most| share.wanted >= *most)
+            && !found(Obstacle::MaxPerNode(share.wanted, most))
+        {
             return;
         }
         for (resource, needed) in self.reserve.iter() {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use warren_model::Time;
+use warren_model::placement::Attribute;
 use warren_model::task::Task;
 
 use super::ask::{Ask, Class, Share};
@@ -31,10 +32,10 @@ struct Group<'a> {
     class: Vec<usize>,
     /// Best class first; made when those before have nothing left.
     trees: Vec<Option<Tree>>,
-    /// Values of what is spread over, of each node.
-    paths: Vec<Vec<String>>,
+    /// Values of what is spread over, of each node; numbered as they are met.
+    paths: Vec<Vec<u32>>,
     /// Tasks below each of them.
-    tasks: BTreeMap<Vec<String>, u32>,
+    tasks: BTreeMap<Vec<u32>, u32>,
 }
 
 /// By template and node: tasks that failed within [`PENALTY_MS`].
@@ -126,13 +127,7 @@ impl<'a> Group<'a> {
         failed: impl Fn(usize) -> u32,
         nodes: &Nodes<'a>,
     ) -> Self {
-        let levels = &ask.service.spec.placement.spread;
-        let path =
-            |at: usize| levels.iter().map(|level| level.value(nodes.site(at).node)).collect();
-        let paths: Vec<Vec<String>> = match levels.is_empty() {
-            true => vec![Vec::new(); nodes.len()],
-            false => (0..nodes.len()).map(path).collect(),
-        };
+        let paths = paths(&ask.service.spec.placement.spread, nodes);
         let mut tasks = BTreeMap::new();
         for (at, share) in shares.iter().enumerate() {
             for depth in 1..=paths[at].len() {
@@ -186,4 +181,14 @@ impl<'a> Group<'a> {
             tree.set(at, fits.then(|| self.ask.key(site, at, after)));
         }
     }
+}
+
+fn paths(levels: &[Attribute], nodes: &Nodes<'_>) -> Vec<Vec<u32>> {
+    let mut numbers: BTreeMap<String, u32> = BTreeMap::new();
+    let mut number = |value: String| {
+        let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+        *numbers.entry(value).or_insert(next)
+    };
+    let sites = nodes.sites().iter();
+    sites.map(|site| levels.iter().map(|level| number(level.value(site.node))).collect()).collect()
 }

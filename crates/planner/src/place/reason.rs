@@ -97,7 +97,9 @@ fn told(obstacle: &Obstacle<'_>, service: &Service) -> (Kind, String) {
         Obstacle::HostPorts => {
             (Kind::Ports, format!("with host port {} in use", host_ports(service)))
         }
-        Obstacle::MaxPerNode(count) => (Kind::MaxPerNode, format!("with {count} of it already")),
+        Obstacle::MaxPerNode(_, most) => {
+            (Kind::MaxPerNode, format!("with as many of it as may be ({most})"))
+        }
         Obstacle::Lacks(shortage) => {
             let needed = shortage.resource.amount(shortage.needed);
             (Kind::Resources, format!("short of {} (needs {needed})", shortage.resource))

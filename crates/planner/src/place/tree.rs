@@ -30,7 +30,7 @@ pub(crate) struct Tree {
     branches: Vec<Branch>,
     /// Each leaf's branch and its entry there, by position of the node.
     leaves: BTreeMap<usize, (usize, Option<Entry>)>,
-    by_path: BTreeMap<Vec<String>, usize>,
+    by_path: BTreeMap<Vec<u32>, usize>,
 }
 
 impl Tree {
@@ -39,8 +39,8 @@ impl Tree {
         Self { branches: vec![Branch::default()], leaves: BTreeMap::new(), by_path: [root].into() }
     }
 
-    /// Adds a node under the values it has, with what is known of tasks below each.
-    pub(crate) fn add(&mut self, at: usize, path: &[String], tasks: impl Fn(&[String]) -> u32) {
+    /// Adds a node under the values it has, by number, with what is known of tasks below each.
+    pub(crate) fn add(&mut self, at: usize, path: &[u32], tasks: impl Fn(&[u32]) -> u32) {
         let mut branch = 0;
         for depth in 1..=path.len() {
             let known = self.by_path.get(&path[..depth]).copied();
@@ -78,7 +78,7 @@ impl Tree {
     }
 
     /// So many tasks are below the values of `path` now.
-    pub(crate) fn count(&mut self, path: &[String], tasks: u32) {
+    pub(crate) fn count(&mut self, path: &[u32], tasks: u32) {
         let Some(branch) = self.by_path.get(path).copied() else { return };
         self.branches[branch].tasks = tasks;
         self.lift(branch);
@@ -109,14 +109,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    type Tasks = BTreeMap<Vec<String>, u32>;
+    type Tasks = BTreeMap<Vec<u32>, u32>;
 
     /// What a look at every node below a branch finds.
     fn naive(
         keys: &[Option<u32>],
-        paths: &[Vec<String>],
+        paths: &[Vec<u32>],
         tasks: &Tasks,
-        below: &[String],
+        below: &[u32],
     ) -> Option<usize> {
         let depth = below.len();
         let under: Vec<usize> = (0..keys.len())
@@ -125,7 +125,7 @@ mod tests {
         if paths.first().is_none_or(|path| path.len() == depth) {
             return under.into_iter().min_by_key(|at| (keys[*at], *at));
         }
-        let branches: BTreeSet<&[String]> = under.iter().map(|at| &paths[*at][..=depth]).collect();
+        let branches: BTreeSet<&[u32]> = under.iter().map(|at| &paths[*at][..=depth]).collect();
         let found = branches.into_iter().filter_map(|branch| {
             let at = naive(keys, paths, tasks, branch)?;
             Some((tasks[branch], keys[at], at))
@@ -141,9 +141,9 @@ mod tests {
             levels in 0..3usize,
             changes in prop::collection::vec((0..8usize, prop::option::of(0..4u32), 0..3u32), 0..40),
         ) {
-            let paths: Vec<Vec<String>> = paths
+            let paths: Vec<Vec<u32>> = paths
                 .iter()
-                .map(|path| path.iter().take(levels).map(u8::to_string).collect())
+                .map(|path| path.iter().take(levels).map(|value| u32::from(*value)).collect())
                 .collect();
             let mut tasks = Tasks::new();
             for path in &paths {

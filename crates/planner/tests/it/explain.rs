@@ -87,8 +87,8 @@ fn fifteen_reasons_to_wait() {
         "nodes a
         service web n=2 max=1
         plan => +web.1@a +web.2
-        explain web.2 => no node fits: 1 with 1 of it already | a: has 1 of it, at most as many \
-         are allowed | near a
+        explain web.2 => no node fits: 1 with as many of it as may be (1) | a: has 1 of at most 1 \
+         of it | near a
         service dns n=2 host=53
         plan => +dns.1@a +dns.2
         explain dns.2 => host port 53 is in use on every ready node (1) | a: host port 53 is in \

@@ -233,7 +233,8 @@ fn most_per_node() {
         "nodes a b
         service web n=5 max=2
         plan => +web.1@a +web.2@b +web.3@a +web.4@b +web.5
-        progress web => 4 assigned, 1 pending: no node fits: 2 with 2 of it already
+        progress web => 4 assigned, 1 pending: no node fits: 2 with as many of it as may \
+         be (2)
         nodes c
         plan => place web.5@c",
     );
