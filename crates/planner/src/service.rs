@@ -156,6 +156,10 @@ impl<'a> Pass<'_, 'a> {
         {
             self.change(site, |share| share.wanted = share.wanted.saturating_sub(1));
             self.reasons.clear();
+            if self.unplaced {
+                // The place that it leaves may be the one that another task waits for.
+                self.draft.look_again();
+            }
         }
         self.draft.note_stop(self.service, task.id);
         if task.node.is_none() {
