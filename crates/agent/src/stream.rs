@@ -169,7 +169,10 @@ pub(crate) async fn serve(tools: &Arc<Tools>, channel: Channel, request: v1::Str
     };
     let mut line = Line { incoming, outgoing: Outgoing(outgoing), ended: false };
     let outcome = match tools.streams.try_acquire() {
-        Ok(_permit) => open(tools, &mut line, request.open.and_then(|open| open.kind)).await,
+        // What a stream needs at most is a lot for those that need little.
+        Ok(_permit) => {
+            Box::pin(open(tools, &mut line, request.open.and_then(|open| open.kind))).await
+        }
         Err(_) => Outcome::Failed(Failure::new(
             Code::Failed,
             format!("this node serves {STREAMS_MAX} streams already"),

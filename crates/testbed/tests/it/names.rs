@@ -2,12 +2,14 @@
 //! what, and that answers go on while daemons and data planes die.
 
 use std::process::Command;
+use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use warren_testbed::{Cluster, Options};
 
+use crate::network;
 use crate::pods::Pod;
 use crate::support::{SOON, web};
 
@@ -62,15 +64,10 @@ fn sorted(all: impl Iterator<Item = String>) -> Vec<String> {
     all
 }
 
-/// Virtual IPs of a service on a network.
+/// Virtual IPs of a service on a network, as text.
 fn vips(cluster: &Cluster, network: &str, service: &str) -> Result<(String, String)> {
-    let text = cluster.asked()?.ok(&["network", "inspect", network, "--format", "json"])?;
-    let value: Value = serde_json::from_str(&text)?;
-    let value = value.as_array().map_or(value.clone(), |all| all[0].clone());
-    let services = value["services"].as_array().context("services")?;
-    let found = services.iter().find(|user| user["name"] == service).context("the service")?;
-    let address = |key: &str| found[key].as_str().map(str::to_owned).context("an address");
-    Ok((address("address")?, address("address_v6")?))
+    let (v4, v6) = network::vips(cluster, network, service)?;
+    Ok((v4.to_string(), v6.to_string()))
 }
 
 #[test]
@@ -91,9 +88,9 @@ fn host_containers_find_services_by_name() -> Result<()> {
     let tasks6: Result<Vec<_>> = servers.iter().map(Pod::v6).collect();
     let tasks6 = sorted(tasks6?.into_iter().map(|address| address.to_string()));
     for client in everywhere("client", "back")? {
-        becomes(&cluster, &client, "web", "A", &[v4.clone()])?;
-        becomes(&cluster, &client, "shop", "A", &[v4.clone()])?;
-        becomes(&cluster, &client, "web.warren.internal", "AAAA", &[v6.clone()])?;
+        becomes(&cluster, &client, "web", "A", from_ref(&v4))?;
+        becomes(&cluster, &client, "shop", "A", from_ref(&v4))?;
+        becomes(&cluster, &client, "web.warren.internal", "AAAA", from_ref(&v6))?;
         becomes(&cluster, &client, "tasks.web", "A", &tasks)?;
         becomes(&cluster, &client, "tasks.web", "AAAA", &tasks6)?;
         let reverse = v4.split('.').rev().collect::<Vec<_>>().join(".");
@@ -130,11 +127,11 @@ fn host_names_outlive_daemon_and_data_plane() -> Result<()> {
     let client = servers.iter().find(|pod| pod.host.name() == "w1").context("one on w1")?;
     let far = servers.iter().find(|pod| pod.host.name() != "w1").context("one elsewhere")?;
     let whole = || -> Result<()> {
-        assert_eq!(dig(client, "web", "A")?, [v4.clone()]);
+        assert_eq!(dig(client, "web", "A")?, from_ref(&v4));
         assert!(client.ping(far.v4)?, "{} is not reached", far.name);
         Ok(())
     };
-    becomes(&cluster, client, "web", "A", &[v4.clone()])?;
+    becomes(&cluster, client, "web", "A", from_ref(&v4))?;
     cluster.until("the other node is reached", SOON, || Ok(client.ping(far.v4)?.then_some(())))?;
     let plane = || -> Result<String> {
         let path = worker.host().run_dir().join("data.pid");
@@ -156,7 +153,7 @@ fn host_names_outlive_daemon_and_data_plane() -> Result<()> {
     worker.host().run("/bin/kill", &["-KILL", &before])?;
     cluster.until("all is as before", BACK, || {
         let is_new = plane()? != before;
-        Ok((is_new && client.ping(far.v4)? && dig(client, "web", "A")? == [v4.clone()])
+        Ok((is_new && client.ping(far.v4)? && dig(client, "web", "A")? == from_ref(&v4))
             .then_some(()))
     })?;
     eprintln!("the data plane was away for at most {:?}", start.elapsed());

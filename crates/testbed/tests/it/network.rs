@@ -42,11 +42,15 @@ fn everywhere(cluster: &Cluster, name: &str, network: &str) -> Result<Vec<Pod>> 
 }
 
 /// Virtual IPs of a service, of both families.
-fn vips(cluster: &Cluster, network: &str, service: &str) -> Result<(Ipv4Addr, Ipv6Addr)> {
+pub(crate) fn vips(
+    cluster: &Cluster,
+    network: &str,
+    service: &str,
+) -> Result<(Ipv4Addr, Ipv6Addr)> {
     cluster.until(&format!("{service} has a virtual IP"), SOON, || {
         let text = cluster.asked()?.ok(&["network", "inspect", network, "--format", "json"])?;
         let value: Value = serde_json::from_str(&text)?;
-        let value = value.as_array().map_or(value.clone(), |all| all[0].clone());
+        let value = value.as_array().map_or_else(|| value.clone(), |all| all[0].clone());
         let services = value["services"].as_array().context("services")?;
         let found = services.iter().find(|user| user["name"] == service).context("the service")?;
         let address = |key: &str| found[key].as_str();
@@ -337,7 +341,7 @@ fn host_networks_outlive_the_daemon() -> Result<()> {
     let address = worker.host().address();
     all_answer(&cluster, client, vip, WEB, &web)?;
     all_answer(&cluster, &outside, address, PUBLISHED, &web)?;
-    let mut open = vec![client.connect(vip, WEB)?, outside.connect(address, PUBLISHED)?];
+    let mut open = [client.connect(vip, WEB)?, outside.connect(address, PUBLISHED)?];
     let before: Vec<String> = open.iter_mut().map(|open| open.ask()).collect::<Result<_, _>>()?;
     let mut ask = || -> Result<()> {
         answering(client, vip, WEB)?;

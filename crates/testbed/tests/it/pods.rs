@@ -65,11 +65,11 @@ impl Pod {
         let pid = self.pid.context("a container")?;
         let path = format!("/proc/{pid}/net/if_inet6");
         let text = self.host.within(|| std::fs::read_to_string(&path).context(path))??;
-        let bits = text.lines().filter_map(|line| {
+        let mut bits = text.lines().filter_map(|line| {
             let word = line.split_whitespace().next()?;
             u128::from_str_radix(word, 16).ok().map(Ipv6Addr::from_bits)
         });
-        let found = bits.filter(|address| address.segments()[0] >> 8 == 0xfd).next();
+        let found = bits.find(|address| address.segments()[0] >> 8 == 0xfd);
         found.with_context(|| format!("{} has no IPv6 address: {text}", self.name))
     }
 
