@@ -31,11 +31,13 @@ mod watch;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::{Code, Request, Status};
 use tracing::Instrument;
 use warren_state::State;
 use warren_state::change::Transaction;
+use warren_store::ProposeError;
 
 use crate::core::Core;
 use crate::metrics::Metrics;
@@ -47,6 +49,8 @@ use table::Rpc;
 
 /// How long a read waits for the revision that it is to see.
 const REVISION_WAIT_MS: u64 = 5000;
+/// For a majority to come back: with what it took to see that it is gone less than 4 s.
+const SOON: Duration = Duration::from_millis(2000);
 /// A change that was read, decided and lost to another is tried again so often.
 pub(crate) const RACES_MAX: usize = 5;
 
@@ -170,6 +174,17 @@ async fn read(core: &Core, min_revision: u64, linearizable: bool) -> Result<Arc<
 /// Applies a transaction and says at which revision.
 pub(crate) async fn propose(core: &Core, transaction: Transaction) -> Result<u64, Refusal> {
     let outcome = core.store.propose(transaction).await;
+    proposed(core, outcome)
+}
+
+/// The same after managers were out of touch for a while already: who asked is told in time that
+/// there is no majority.
+async fn propose_soon(core: &Core, transaction: Transaction) -> Result<u64, Refusal> {
+    let outcome = core.store.propose_within(transaction, SOON).await;
+    proposed(core, outcome)
+}
+
+fn proposed(core: &Core, outcome: Result<u64, ProposeError>) -> Result<u64, Refusal> {
     let outcome = outcome.map_err(|error| Refusal::of_propose(&core.store.view(), error));
     outcome.inspect(|revision| tracing::debug!(revision, "changed"))
 }

@@ -39,9 +39,13 @@ struct WireProposal {
 
 impl Inner {
     /// Proposes wherever the leader is.
-    pub(crate) async fn propose(&self, transaction: Transaction) -> Result<u64, ProposeError> {
+    pub(crate) async fn propose(
+        &self,
+        transaction: Transaction,
+        limit: Duration,
+    ) -> Result<u64, ProposeError> {
         StoreMetrics::count(&self.metrics.proposals);
-        let deadline = Instant::now() + TOTAL;
+        let deadline = Instant::now() + limit;
         let repeatable = transaction.request.is_some();
         // Whether an attempt that failed may have been carried out.
         let mut unsure = false;

@@ -34,6 +34,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -141,7 +142,19 @@ impl Store {
     /// # Errors
     /// [`ProposeError`], which says whether the change may have happened.
     pub async fn propose(&self, transaction: Transaction) -> Result<u64, ProposeError> {
-        self.inner.propose(transaction).await
+        self.propose_within(transaction, forward::TOTAL).await
+    }
+
+    /// As [`Store::propose`], giving up after `limit` at the latest: for who has waited already.
+    ///
+    /// # Errors
+    /// Those of [`Store::propose`].
+    pub async fn propose_within(
+        &self,
+        transaction: Transaction,
+        limit: Duration,
+    ) -> Result<u64, ProposeError> {
+        self.inner.propose(transaction, limit.min(forward::TOTAL)).await
     }
 
     /// As [`Store::propose`], if this manager leads: for what only a leader may decide.

@@ -18,18 +18,20 @@ use crate::stream::route::{request, somewhere};
 /// check with its call.
 const CHECK_MS: u64 = 15 * 60 * 1000;
 
+/// Whether managers are in touch afterwards: nobody takes the change otherwise, which whoever
+/// proposes it tells in time.
+///
 /// # Errors
 /// What the node found, or that it went away.
 pub(super) async fn check_on_node(
     core: &Core,
     id: ServiceId,
     spec: &ServiceSpec,
-) -> Result<(), Refusal> {
-    let Some(node) = somewhere(core) else { return Ok(()) };
+) -> Result<bool, Refusal> {
+    let Some(node) = somewhere(core) else { return Ok(true) };
     tokio::select! {
-        checked = check_there(core, node, id, spec) => checked,
-        // Nobody takes the change then, which whoever proposes it tells in time.
-        () = quorum::lost(core) => Ok(()),
+        checked = check_there(core, node, id, spec) => checked.map(|()| true),
+        () = quorum::lost(core) => Ok(false),
     }
 }
 

@@ -9,8 +9,8 @@ use warren_state::change::{Expect, Key, Mutation, Outcome, Transaction};
 use crate::api::authorize::Who;
 use crate::api::check::check_on_node;
 use crate::api::networks::resolve;
-use crate::api::propose;
 use crate::api::request::{Content, rehearse, repeated, request};
+use crate::api::{propose, propose_soon};
 use crate::core::Core;
 use crate::refusal::Refusal;
 
@@ -31,10 +31,12 @@ pub(super) async fn create(
         expects: Vec::new(),
         mutations: vec![Mutation::CreateService { id, spec: spec.clone() }],
     };
-    if !is_repeated(core, &transaction)? && !wire.no_check {
-        check_on_node(core, id, &spec).await?;
-    }
-    let revision = propose(core, transaction).await?;
+    let check = !is_repeated(core, &transaction)? && !wire.no_check;
+    let in_touch = !check || check_on_node(core, id, &spec).await?;
+    let revision = match in_touch {
+        true => propose(core, transaction).await?,
+        false => propose_soon(core, transaction).await?,
+    };
     // A retry is answered with what its first try made.
     let view = core.store.view();
     let made = view.service_by_name(spec.name.as_str()).map_or(id, |service| service.id);
@@ -72,10 +74,12 @@ pub(super) async fn update(
         mutations: vec![Mutation::UpdateService { id, spec: spec.clone() }],
     };
     let same_containers = before.spec.task == spec.task && before.spec.ports == spec.ports;
-    if !is_repeated(core, &transaction)? && !wire.no_check && !same_containers {
-        check_on_node(core, id, &spec).await?;
-    }
-    let revision = propose(core, transaction).await?;
+    let check = !is_repeated(core, &transaction)? && !wire.no_check && !same_containers;
+    let in_touch = !check || check_on_node(core, id, &spec).await?;
+    let revision = match in_touch {
+        true => propose(core, transaction).await?,
+        false => propose_soon(core, transaction).await?,
+    };
     Ok(v1::Changed { ids: vec![id.as_bytes().to_vec()], revision })
 }
 

@@ -126,7 +126,11 @@ impl House {
         store.propose(Transaction { mutations, ..Transaction::default() }).await.unwrap();
         let (manager, stops) = start(&store, clock);
         let control = control(&manager, LOCAL).await;
-        Self { store, manager, stops, control, _folder: folder }
+        let house = Self { store, manager, stops, control, _folder: folder };
+        // What the leader has to do at first is over: tests know each change that follows.
+        let has_blocks = |view: &State| view.nodes().all(|node| !node.blocks.is_empty());
+        soon(house.until(has_blocks)).await;
+        house
     }
 
     /// A connection of its own for each agent.
