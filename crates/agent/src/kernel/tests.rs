@@ -1,3 +1,5 @@
+//! Tables in, what the kernel is to hold out.
+
 use std::fmt::Write as _;
 
 use warren_model::cluster::Subnet as Pool;
