@@ -323,9 +323,15 @@ impl Core {
         !ids.is_empty()
     }
 
+    /// Without those of the mesh that something else here has, if other nodes answer them: a task
+    /// does not wait for what it can be reached without.
     fn claims(&self, service: ServiceId) -> Vec<Claim> {
-        let held = self.set.service(service);
-        held.map(|held| published::claims(&held.ports)).unwrap_or_default()
+        let Some(held) = self.set.service(service) else { return Vec::new() };
+        let mut claims = published::claims(&held.ports);
+        if self.set.table.peers.len() > 1 {
+            claims.retain(|claim| !self.mesh.is_refused(claim.key, service));
+        }
+        claims
     }
 
     fn service_name(&self, service: ServiceId) -> &str {

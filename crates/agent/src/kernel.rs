@@ -277,8 +277,13 @@ impl Drawing {
                 push(format!("{id}/{}/{slot}", on.network), vip(*address), Some(*slot));
             }
         }
-        let ports = source.mesh_ports().filter(|port| held.contains(&PortKey::of(port)));
-        let ports: Vec<Frontend> = ports.map(published).collect();
+        let ports: Vec<Frontend> = source
+            .mesh_ports()
+            .filter_map(|port| match held.contains(&PortKey::of(port)) {
+                true => Some(published(port)),
+                false => serving.first().map(|_| elsewhere(port)),
+            })
+            .collect();
         if !ports.is_empty() {
             push(format!("{id}/mesh"), ports, None);
         }
@@ -331,6 +336,10 @@ fn published(port: &PortSpec) -> Frontend {
         port: key.port,
         target: port.target,
     }
+}
+
+fn elsewhere(port: &PortSpec) -> Frontend {
+    Frontend::Elsewhere { protocol: PortKey::of(port).net_protocol(), target: port.target }
 }
 
 /// The same with what `known` has too, by the same pointers.

@@ -115,6 +115,12 @@ impl Mesh {
         &self.holding.held
     }
 
+    /// Whether this node answers `key` to nobody, since something else has it.
+    pub(crate) fn is_refused(&self, key: PortKey, service: ServiceId) -> bool {
+        let ours = self.wanted.get(&key).is_some_and(|tenant| tenant.service == service);
+        ours && self.holding.refused.contains_key(&key)
+    }
+
     pub(crate) fn wake_at(&self) -> Option<u64> {
         self.retry_at_ms.filter(|_| !self.in_flight)
     }

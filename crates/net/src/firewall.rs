@@ -292,6 +292,7 @@ impl Parted<'_> {
             Frontend::Published { bind, port, .. } => {
                 port == flow.destination_port && (bind.is_unspecified() || bind == flow.destination)
             }
+            Frontend::Elsewhere { .. } => false,
         };
         self.removed.contains(&flow.answered_by) && self.frontends.iter().any(reached)
     }
@@ -305,6 +306,7 @@ fn parted<'a>(held: &'a Rules, wanted: &'a Rules, family: Family) -> Vec<Parted<
         Frontend::Port { protocol, .. } | Frontend::Published { protocol, .. } => {
             *protocol == Protocol::Udp
         }
+        Frontend::Elsewhere { .. } => false,
     };
     let old = old.into_iter().filter(|s| s.entry.frontends.iter().any(takes_datagrams));
     old.filter_map(|old| {

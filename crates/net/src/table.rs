@@ -183,6 +183,14 @@ pub enum Frontend {
         /// Where the containers listen.
         target: u16,
     },
+    /// A port that other nodes answer and this one does not. Nobody is led to it from here;
+    /// containers here accept what comes by those nodes.
+    Elsewhere {
+        /// Tcp or udp.
+        protocol: Protocol,
+        /// Where the containers listen.
+        target: u16,
+    },
 }
 
 /// A container that answers for a service.

@@ -188,6 +188,7 @@ fn shown(whole: &Whole) -> String {
             let _ = match frontend {
                 Frontend::Address(vip) => write!(text, " {}", short(vip)),
                 Frontend::Published { port, .. } => write!(text, " :{port}"),
+                Frontend::Elsewhere { target, .. } => write!(text, " ({target})"),
                 Frontend::Port { .. } => unreachable!("none is drawn"),
             };
         }
@@ -265,6 +266,11 @@ fn ports_of_the_mesh() {
     let mut town = Town::new(&[TOWN, "web p80 t1b+"].concat());
     town.held.clear();
     assert_eq!(shown(&town.draw(&mut Drawing::new(site()))), "", "somebody else listens there");
+    // What runs here all the same is reached by those who answer.
+    let mut town = Town::new(&[TOWN, "web p80 t1a+ t2b+"].concat()).here("1+");
+    town.held.clear();
+    let shown = shown(&town.draw(&mut Drawing::new(site())));
+    assert_eq!(shown, "mesh (80) > 128.0.2! 128.1.3\n");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use warren_model::service::{PublishMode, RestartCondition};
 use warren_model::task::{Desired, TaskState};
+use warren_net::Table;
 
 use super::{Bench, Wish, address, patiently, port, task_id};
 
@@ -41,10 +42,14 @@ async fn running_is_reported_only_once_it_is_reachable() {
     assert_eq!(status.error.as_deref(), Some("published ports: no room"));
     bench.network.refuse_tables(None);
     session.until(task_id(1), TaskState::Running, 1).await;
-    let table = bench.network.table().borrow().clone();
+    let mut tables = bench.network.table();
+    let first = format!("{}:80", address(1));
+    let leads = |table: &Table| table.published[0].backends[0].to_string() == first;
+    assert!(leads(&tables.borrow()), "before it is said");
+    let all = |table: &Table| table.published[0].backends.len() == 3;
+    let table = patiently(async { tables.wait_for(all).await.unwrap().clone() }).await;
     let backends = &table.published[0].backends;
     assert_eq!(table.published[0].port, 8080);
-    assert_eq!(backends.len(), 3, "{backends:?}");
     assert_eq!(backends[0].to_string(), format!("{}:80", address(1)));
 }
 
@@ -270,7 +275,7 @@ async fn ports_of_a_running_service_change() {
     wish.revision = 2;
     session.send(wish.next(1)).await;
     let mut table = bench.network.table();
-    let moved = |table: &warren_net::Table| {
+    let moved = |table: &Table| {
         table.published.iter().map(|port| port.port).collect::<Vec<_>>() == [9090]
             && !table.published[0].backends.is_empty()
     };

@@ -194,6 +194,29 @@ async fn a_port_of_the_mesh_is_not_taken_from_a_process_of_the_host() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_port_that_other_nodes_answer_is_not_waited_for() {
+    let bench = Bench::new().await;
+    bench.network.take_port(8080, Some("nginx (pid 7)"));
+    bench.hosts.put("m8.test", &["192.0.2.8".parse().unwrap()]);
+    let published = [port(8080, PublishMode::Ingress)];
+    let mut alone = table(&[3], false);
+    let web = Arc::make_mut(alone.services.get_mut(&service_id()).unwrap());
+    web.ports = published.to_vec();
+    alone.services.retain(|id, _| *id == service_id());
+    let others = alone.clone();
+    alone.peers.retain(|id, _| *id == NodeId::from_bytes([HERE; 10]));
+    let mut session = bench.session().await;
+    let wish = Wish::new().task(1, RUN).ports(&published);
+    session.send(with(&wish, &alone)).await;
+    let waits = |status: &TaskStatus| status.error.is_some();
+    let status = session.until_status(task_id(1), waits).await;
+    let why = "port 8080/tcp on 0.0.0.0 is taken by nginx (pid 7)";
+    assert_eq!((status.state, status.error.as_deref()), (TaskState::Preparing, Some(why)));
+    session.send(with(&wish.at(1, 2), &others)).await;
+    session.until(task_id(1), TaskState::Running, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_other_nodes_lead_to_takes_connections_a_little_longer() {
     let bench = Bench::new().await;
     bench.hosts.put("m8.test", &["192.0.2.8".parse().unwrap()]);

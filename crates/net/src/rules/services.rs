@@ -94,7 +94,9 @@ impl Front {
         match frontend {
             Frontend::Address(_) => Self::Address,
             Frontend::Published { bind, .. } if bind.is_unspecified() => Self::Published,
-            Frontend::Port { .. } | Frontend::Published { .. } => Self::Port,
+            Frontend::Port { .. } | Frontend::Published { .. } | Frontend::Elsewhere { .. } => {
+                Self::Port
+            }
         }
     }
 }
@@ -188,12 +190,17 @@ fn push_service(
         let value = Value::Parts(vec![Part::Address(*backend)]);
         all.push((Set::Backends, Element::Entry { key, value }));
     }
+    let here = || service.backends.iter().filter(|b| b.local && family.has(&b.address));
     for frontend in &service.frontends {
         let (address, protocol, port, target) = match *frontend {
             Frontend::Address(vip) => (vip, None, 0, 0),
             Frontend::Port { vip, protocol, port, target } => (vip, Some(protocol), port, target),
             Frontend::Published { bind, protocol, port, target } => {
                 (bind, Some(protocol), port, target)
+            }
+            Frontend::Elsewhere { protocol, target } => {
+                exposed.extend(here().map(|backend| (protocol, backend.address, target)));
+                continue;
             }
         };
         if !family.has(&address) {
@@ -222,8 +229,7 @@ fn push_service(
             continue;
         }
         if let (true, Some(protocol)) = (is_published, protocol) {
-            let here = service.backends.iter().filter(|b| b.local && family.has(&b.address));
-            exposed.extend(here.map(|backend| (protocol, backend.address, target)));
+            exposed.extend(here().map(|backend| (protocol, backend.address, target)));
         }
         turns.insert((front, count));
         let value = vec![Part::Port(target), Part::Number(*id), Part::Number(count)];

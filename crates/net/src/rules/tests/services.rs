@@ -9,7 +9,7 @@ use crate::rules::{Family, Op, Rules, diff, install};
 use crate::table::{Backend, Frontend, Service, Table};
 
 /// `web v1:80>8080,p:90>9090/udp = 1,2*3,4l` : frontends and backends; `v1` is 10.64.0.1, `p` every
-/// address of the node, `v1` alone every port; backends are last octets of 10.0.0.0/24 with their
+/// address of the node, `e` of other nodes alone, `v1` alone every port; backends are last octets of 10.0.0.0/24 with their
 /// weight, `l` on this node. `web~` has affinity, `web!` prefers what is local.
 fn service(notation: &str) -> Service {
     let (head, backends) = notation.split_once('=').unwrap();
@@ -29,6 +29,7 @@ fn service(notation: &str) -> Service {
                 let vip = format!("10.64.0.{last}").parse().unwrap();
                 Frontend::Port { vip, protocol, port, target }
             }
+            None if at == "e" => Frontend::Elsewhere { protocol, target },
             None => {
                 Frontend::Published { bind: "0.0.0.0".parse().unwrap(), protocol, port, target }
             }
@@ -234,6 +235,16 @@ fn local_backends_may_reach_themselves() {
             "add to turns-published: 2=published-turns-2",
             "add to exposed: tcp/10.0.0.1/8080",
             "add to front-published: tcp/80=8080/1/2",
+            "add to backends: 1/0=10.0.0.1 1/1=10.0.0.2",
+            "add to loops: 10.0.0.1/10.0.0.1",
+        ],
+    );
+    // Also where somebody else has the port.
+    check(
+        &[],
+        &["web e:80>8080 = 1l,2"],
+        &[
+            "add to exposed: tcp/10.0.0.1/8080",
             "add to backends: 1/0=10.0.0.1 1/1=10.0.0.2",
             "add to loops: 10.0.0.1/10.0.0.1",
         ],
