@@ -170,6 +170,11 @@ impl Set {
         places.into_iter().flatten().find_map(|service| service.templates.get(&number))
     }
 
+    /// All parts of the last table have come.
+    pub fn is_whole(&self) -> bool {
+        self.next_table.is_none()
+    }
+
     /// Takes a message in.
     ///
     /// # Errors

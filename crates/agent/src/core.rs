@@ -28,6 +28,8 @@ use crate::table::Publisher;
 use crate::task::{Effect, Event, Machine, Now, Wanted};
 use crate::underlay::Underlay;
 
+use self::network::Reached;
+
 mod alone;
 mod assigned;
 mod kinds;
@@ -62,6 +64,7 @@ pub struct Core {
     unreached: Option<String>,
     outbox: Outbox,
     table_stale: bool,
+    reached: Reached,
     /// The set must be replaced by a complete one.
     broken: bool,
     /// The set is acted upon.
@@ -151,7 +154,10 @@ impl Core {
         self.lease.begin(now.mono_ms);
         match input {
             Input::Assigned(message) => self.assigned(*message, now),
-            Input::Opened => self.current = false,
+            Input::Opened => {
+                self.current = false;
+                self.reached.told = 0;
+            }
             Input::Heard { sent_ms } => self.heard(sent_ms, now),
             Input::Removed => self.removed(now),
             Input::Done { task, attempt, event, claimed } => {
@@ -254,7 +260,7 @@ impl Core {
                 last_exit: held.machine.status().exit,
                 asker: held.asker.clone(),
                 generation: self.publisher.needed(held.spec.service),
-                linger_ms: self.linger_ms(held.spec.service),
+                parted: self.parted(held.spec.service),
                 effect,
             };
             self.commands.push(Command::Do(Box::new(order)));
@@ -301,9 +307,14 @@ impl Core {
             }
         }
         self.look_outside(now);
+        if may_draw && self.set.is_whole() {
+            self.reached.drawn = self.set.revision;
+        }
         if let Some((generation, table)) = self.publisher.next(now.mono_ms) {
+            self.reached.under_way = self.reached.drawn;
             self.commands.push(Command::Apply { generation, table });
         }
+        self.tell_reached();
     }
 
     /// Forgets machines that are done; one may be wanted anew.

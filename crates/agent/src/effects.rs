@@ -321,8 +321,8 @@ async fn pause(tools: &Tools, failures: u32) {
 pub(crate) async fn stop(tools: &Tools, order: &Order, grace_ms: u64) {
     let id = order.spec.container_id(order.attempt);
     // Connections that other nodes send until they know are answered still.
-    if order.linger_ms > 0 {
-        tools.clock.sleep(order.linger_ms).await;
+    if let Some(revision) = order.parted {
+        tools.parted.wait(tools, revision).await;
     }
     let mut failures = 0;
     let ended = loop {

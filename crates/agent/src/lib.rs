@@ -33,6 +33,7 @@ mod mesh;
 mod metrics;
 mod names;
 mod net_table;
+mod parted;
 mod ports;
 pub mod published;
 mod pulse;
@@ -84,6 +85,7 @@ pub use crate::underlay::Resolve;
 
 use crate::container::Listed;
 use crate::core::Core;
+use crate::parted::Parted;
 use crate::ports::{Claimant, Ports, User};
 use crate::session::Session;
 use crate::worker::{INBOX_MAX, Message, Tools, Worker};
@@ -173,6 +175,8 @@ impl Agent {
             streams: Semaphore::new(stream::STREAMS_MAX),
             metrics: Arc::default(),
             manager: manager.clone(),
+            channel: watch::Sender::new(None),
+            parted: Parted::default(),
             inbox,
             stopping: CancellationToken::new(),
         });

@@ -24,6 +24,8 @@ pub struct Outbox {
     dirty: BTreeMap<TaskId, (u64, TaskStatus)>,
     /// When a task was last reported; only while that still matters.
     sent_at: BTreeMap<TaskId, u64>,
+    /// How far this node has come, to be told.
+    through: Option<u64>,
 }
 
 impl Outbox {
@@ -50,6 +52,16 @@ impl Outbox {
         self.dirty.insert(task, (due, status));
     }
 
+    /// The kernel acts upon the set of this revision: others wait for it.
+    pub fn through(&mut self, revision: u64) {
+        self.through = Some(revision);
+    }
+
+    /// The last such revision that was not told yet.
+    pub fn take_through(&mut self) -> Option<u64> {
+        self.through.take()
+    }
+
     /// A status that the managers may have heard, in a session that was lost: not urgent, since
     /// a complete assignment says soon what they know.
     pub fn repeat(&mut self, task: TaskId, status: TaskStatus, now_ms: u64) {
@@ -68,6 +80,9 @@ impl Outbox {
     }
 
     pub fn due_at(&self) -> Option<u64> {
+        if self.through.is_some() {
+            return Some(0);
+        }
         self.dirty.values().map(|(due, _)| *due).min()
     }
 

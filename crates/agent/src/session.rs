@@ -165,6 +165,7 @@ impl Session {
                 Err(end) => end,
             };
             self.manager.send_replace(None);
+            self.tools.channel.send_replace(None);
             match end {
                 End::Stopping => return,
                 End::Removed => return self.leave(&manager).await,

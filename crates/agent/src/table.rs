@@ -94,6 +94,11 @@ impl Publisher {
         self.waiting.remove(&task);
     }
 
+    /// Whether the kernel's rules are as they are wanted.
+    pub(crate) fn rules_hold(&self) -> bool {
+        self.generation > 0 && self.generation == self.applied
+    }
+
     fn is_behind(&self) -> bool {
         self.owed || self.generation > self.applied
     }

@@ -451,7 +451,9 @@ fn send_report(core: &mut Core, permit: mpsc::OwnedPermit<v1::AgentMessage>, now
         let status = Some(v1::TaskStatus::from(&status));
         v1::agent_message::Status { task: task.as_bytes().to_vec(), status }
     });
-    let report = v1::agent_message::Report { statuses: statuses.collect() };
+    let statuses = statuses.collect();
+    let through = core.outbox().take_through().unwrap_or(0);
+    let report = v1::agent_message::Report { statuses, through };
     let kind = Some(v1::agent_message::Kind::Report(report));
     permit.send(v1::AgentMessage { kind });
 }

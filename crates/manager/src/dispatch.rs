@@ -2,7 +2,8 @@
 //!
 //! One session per agent ([`session`]); what it carries is decided in
 //! [`assign`], [`membership`] and [`table`]; [`post`] wakes the sessions that a change
-//! concerns; [`status`] brings reports to the store, many at a time.
+//! concerns; [`parted`] says when all of them have acted upon it; [`status`] brings
+//! reports to the store, many at a time.
 //!
 //! Not here: byte streams of people (`stream`), though the agent's side of one
 //! arrives at this service.
@@ -10,6 +11,7 @@
 pub mod assign;
 mod batch;
 pub(crate) mod membership;
+mod parted;
 pub(crate) mod post;
 mod session;
 pub(crate) mod sessions;
@@ -53,6 +55,16 @@ impl v1::dispatch_server::Dispatch for Dispatch {
     ) -> Result<Response<Self::SessionStream>, Status> {
         call(&self.core, Rpc::Session, request, |core, who, messages| async move {
             Ok(Response::new(session::open(&core, &who, messages).await?))
+        })
+        .await
+    }
+
+    async fn parted(
+        &self,
+        request: Request<v1::PartedRequest>,
+    ) -> Result<Response<v1::PartedResponse>, Status> {
+        call(&self.core, Rpc::Parted, request, |core, who, asked| async move {
+            Ok(Response::new(parted::answer(&core, &who, &asked).await?))
         })
         .await
     }

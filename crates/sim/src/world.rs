@@ -339,7 +339,10 @@ impl World {
         if needs.iter().any(|need| matches!(need, Need::Reconnect(_))) {
             self.connect();
         }
-        let statuses = self.machine.core.outbox().take(self.now_ms);
+        let outbox = self.machine.core.outbox();
+        let statuses = outbox.take(self.now_ms);
+        // Nobody here waits for other nodes.
+        outbox.take_through();
         let Some(session) = &mut self.session else { return };
         if statuses.is_empty() {
             return;

@@ -139,8 +139,8 @@ pub struct Order {
     pub asker: Option<Asker>,
     /// Of the table around its container: not to be started before.
     pub generation: u64,
-    /// How long other nodes may still send connections after this one leads none to it.
-    pub linger_ms: u64,
+    /// Other nodes may send connections until they act upon the set of this revision.
+    pub parted: Option<u64>,
     pub effect: Effect,
 }
 

@@ -16,9 +16,18 @@ use crate::names::Asker;
 use crate::published::{self, PortKey, Replica};
 use crate::table::Applied;
 
-/// Other nodes learn with the same revision of the state that a task is not wanted any more, and
-/// have it out of their kernels some milliseconds later; busy ones within this.
-const LINGER_MS: u64 = 150;
+/// Revisions of the set, as far as the kernel has come with them.
+#[derive(Debug, Default)]
+pub(super) struct Reached {
+    /// All of it is in what is wanted of the kernel.
+    pub(super) drawn: u64,
+    /// Of what the kernel is taking.
+    pub(super) under_way: u64,
+    /// What it acts upon.
+    through: u64,
+    /// What managers were told.
+    pub(super) told: u64,
+}
 
 impl Core {
     /// The kernel's table, as it should be now.
@@ -49,9 +58,21 @@ impl Core {
         self.publisher.want(whole);
     }
 
-    /// For how long a container of `service` runs on after nothing here leads to it any more.
-    pub(super) fn linger_ms(&self, service: ServiceId) -> u64 {
-        if self.drawing.is_reached_from_elsewhere(service) { LINGER_MS } else { 0 }
+    /// Until when others may send connections to a container of `service`, after nothing here leads
+    /// to it any more.
+    pub(super) fn parted(&self, service: ServiceId) -> Option<u64> {
+        self.drawing.is_reached_from_elsewhere(service).then_some(self.set.revision)
+    }
+
+    /// Others wait until this node acts upon a change.
+    pub(super) fn tell_reached(&mut self) {
+        if self.publisher.rules_hold() {
+            self.reached.through = self.reached.drawn;
+        }
+        if self.reached.through != self.reached.told {
+            self.reached.told = self.reached.through;
+            self.outbox.through(self.reached.through);
+        }
     }
 
     /// Ports of the mesh that this node holds: by itself, or by a task of the service.
@@ -88,6 +109,9 @@ impl Core {
 
     pub(super) fn applied(&mut self, generation: u64, applied: &Applied, now: Now) {
         self.publisher.done(generation, applied, now.mono_ms);
+        if !matches!(applied, Applied::Nothing(_)) {
+            self.reached.through = self.reached.under_way;
+        }
         let unreached = match applied {
             Applied::All => None,
             Applied::RulesAlone(why) => Some(why.clone()),

@@ -372,6 +372,7 @@ fn what_a_restored_manager_does_not_know_runs_on_for_a_while() {
     // A crash is restarted, and nobody is told.
     world.until(2000).up.remove(&(id('b'), 1));
     world.core.outbox().clear();
+    world.core.outbox().take_through();
     let event = Event::Exited(ended(1, world.now().wall));
     world.feed(Input::Done { task: id('b'), attempt: 1, event, claimed: None });
     assert_eq!(world.runs(), "a1b2c1");

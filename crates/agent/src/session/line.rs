@@ -66,6 +66,7 @@ impl Line {
             DispatchClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let answered = client.session(outgoing).await.map_err(refusal)?;
         let resumed = held.revision > 0;
+        session.tools.channel.send_replace(Some(channel.clone()));
         session.tools.tell(Message::Session { reports, resumed }).await;
         let beat_ms = beat_ms(session);
         let pulse = Pulse::new(beat_ms, patience_ms, session.now_ms());

@@ -26,6 +26,8 @@ pub(super) struct Session {
     incoming: mpsc::UnboundedReceiver<v1::AgentMessage>,
     outgoing: Outgoing<v1::ManagerMessage>,
     pub(super) reports: usize,
+    /// How far the agent said that its kernel has come.
+    pub(super) through: watch::Sender<u64>,
 }
 
 /// A stream's tunnel as the manager has it.
@@ -59,6 +61,8 @@ pub(super) struct Manager {
     dug: Arc<Mutex<mpsc::Receiver<Tunnel>>>,
     mood: Arc<watch::Sender<Mood>>,
     tried: Arc<AtomicU64>,
+    /// How far all other nodes are; nobody knows.
+    parted: Arc<watch::Sender<Option<u64>>>,
 }
 
 impl Default for Manager {
@@ -72,6 +76,7 @@ impl Default for Manager {
             dug: Arc::new(Mutex::new(dug)),
             mood: Arc::new(watch::Sender::new(Mood::Well)),
             tried: Arc::default(),
+            parted: Arc::new(watch::Sender::new(None)),
         }
     }
 }
@@ -115,6 +120,11 @@ impl Manager {
         self.tried.load(Ordering::Relaxed)
     }
 
+    /// All other nodes have come so far.
+    pub(super) fn parted(&self, revision: u64) {
+        self.parted.send_replace(Some(revision));
+    }
+
     pub(super) async fn tunnel(&self) -> Tunnel {
         patiently(async { self.dug.lock().await.recv().await.unwrap() }).await
     }
@@ -134,9 +144,17 @@ impl Session {
 
     /// The statuses of the next report.
     pub(super) async fn report(&mut self) -> Vec<(TaskId, TaskStatus)> {
-        let message = patiently(self.incoming.recv()).await.expect("session is open");
-        let Some(v1::agent_message::Kind::Report(report)) = message.kind else {
-            panic!("not a report: {message:?}");
+        let report = loop {
+            let message = patiently(self.incoming.recv()).await.expect("session is open");
+            let Some(v1::agent_message::Kind::Report(report)) = message.kind else {
+                panic!("not a report: {message:?}");
+            };
+            if report.through > 0 {
+                self.through.send_replace(report.through);
+            }
+            if !report.statuses.is_empty() {
+                break report;
+            }
         };
         self.reports += 1;
         let parse = |status: v1::agent_message::Status| {
@@ -204,9 +222,28 @@ impl Dispatch for Manager {
         let (outgoing, messages) = mpsc::channel(16);
         let (forward, incoming_messages) = mpsc::unbounded_channel();
         tokio::spawn(listen(incoming, outgoing.clone(), forward, self.mood.subscribe()));
-        let session = Session { hello, incoming: incoming_messages, outgoing, reports: 0 };
+        let session = Session {
+            hello,
+            incoming: incoming_messages,
+            outgoing,
+            reports: 0,
+            through: watch::Sender::new(0),
+        };
         self.sessions.send(session).await.unwrap();
         Ok(Response::new(ReceiverStream::new(messages)))
+    }
+
+    async fn parted(
+        &self,
+        request: Request<v1::PartedRequest>,
+    ) -> Result<Response<v1::PartedResponse>, Status> {
+        let revision = request.into_inner().revision;
+        let mut parted = self.parted.subscribe();
+        let known = parted.wait_for(|parted| parted.is_none_or(|parted| parted >= revision)).await;
+        match *known.unwrap() {
+            Some(_) => Ok(Response::new(v1::PartedResponse { all: true })),
+            None => Err(Status::unavailable("there is no leader")),
+        }
     }
 
     async fn tunnel(

@@ -228,10 +228,49 @@ async fn what_other_nodes_lead_to_takes_connections_a_little_longer() {
     let asked = bench.mono();
     let wish = wish.at(1, 2).task(1, Desired::Shutdown);
     session.send(with(&wish, &table(&[3], false))).await;
-    // Here nothing leads to it any more, and it runs.
-    let leads = |table: &Table| table.services.iter().any(|s| s.backends.iter().any(|b| b.local));
+    // Here nothing leads to it any more, and it runs. Nobody says how far others are.
     until(&bench, |table| !leads(table)).await;
     assert_eq!(bench.runtime.running().len(), 1);
     session.until(task_id(1), TaskState::Complete, 1).await;
     assert!((150..1000).contains(&(bench.mono() - asked)), "{}", bench.mono() - asked);
+}
+
+fn leads(table: &Table) -> bool {
+    table.services.iter().any(|service| service.backends.iter().any(|backend| backend.local))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stops_waits_until_others_lead_nothing_to_it() {
+    let bench = Bench::new().await;
+    bench.manager.parted(1);
+    bench.hosts.put("m8.test", &["192.0.2.8".parse().unwrap()]);
+    let mut session = bench.session().await;
+    let wish = Wish::new().at(1, 1).task(1, RUN).task(2, RUN);
+    let mut table = table(&[3], false);
+    let web = Arc::make_mut(table.services.get_mut(&service_id()).unwrap());
+    web.tasks.push(TableTask { task: task_id(2), slot: 2, address: address(2), ..web.tasks[0] });
+    session.send(with(&wish, &table)).await;
+    session.until(task_id(1), TaskState::Running, 1).await;
+    let wish = wish.at(1, 7).task(1, Desired::Shutdown).task(2, Desired::Shutdown);
+    session.send(with(&wish, &table)).await;
+    until(&bench, |table| !leads(table)).await;
+    // This node has said so itself.
+    let leaving = |s: &TaskStatus| matches!(s.state, TaskState::Draining | TaskState::Stopping);
+    session.until_status(task_id(1), leaving).await;
+    assert_eq!(*session.through.borrow(), 7);
+    bench.clock_at(bench.mono() + 1_000).await;
+    assert_eq!(bench.runtime.running().len(), 2);
+    let asked = bench.mono();
+    bench.manager.parted(7);
+    let mut left = std::collections::BTreeSet::from([task_id(1), task_id(2)]);
+    while !left.is_empty() {
+        let complete = |(_, status): &(_, TaskStatus)| status.state == TaskState::Complete;
+        session
+            .report()
+            .await
+            .into_iter()
+            .filter(complete)
+            .for_each(|(id, _)| left.retain(|task| *task != id));
+    }
+    assert!(bench.mono() - asked < 150, "{}", bench.mono() - asked);
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use warren_base::clock::Clock;
 use warren_model::quantity::Time;
 use warren_model::{NodeId, TaskId};
@@ -15,6 +16,7 @@ use super::Message;
 use crate::effects;
 use crate::metrics::Metrics;
 use crate::names::Names;
+use crate::parted::Parted;
 use crate::ports::Ports;
 use crate::route::ManagerAddress;
 use crate::seams::{Images, Network};
@@ -43,6 +45,9 @@ pub(crate) struct Tools {
     pub(crate) metrics: Arc<Metrics>,
     /// With whom there is a session.
     pub(crate) manager: watch::Receiver<Option<ManagerAddress>>,
+    /// To whom, while there is a session.
+    pub(crate) channel: watch::Sender<Option<Channel>>,
+    pub(crate) parted: Parted,
     pub(crate) inbox: mpsc::Sender<Message>,
     /// The agent is stopping: insisting ends.
     pub(crate) stopping: CancellationToken,

@@ -156,6 +156,10 @@ impl Dispatch for Tunnels {
         Err(Status::unimplemented("there is no manager here"))
     }
 
+    async fn parted(&self, _: Request<v1::PartedRequest>) -> Answer<v1::PartedResponse> {
+        Err(Status::unimplemented("there is no manager here"))
+    }
+
     async fn tunnel(&self, request: Request<Streaming<v1::Frame>>) -> Answer<Frames> {
         let id = request.metadata().get(STREAM_ID_KEY);
         let id = id.and_then(|id| id.to_str().ok()).and_then(|id| id.parse::<u64>().ok());

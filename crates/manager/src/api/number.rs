@@ -43,7 +43,7 @@ without! {
     WaitServiceRequest StopNodeRequest LeaveClusterRequest GetClusterRequest
     RotateDataKeyRequest UnlockRequest BackupRequest ListOperatorsRequest ListAuditRequest
     SetLogLevelRequest JoinRequest RenewRequest ListNetworksRequest
-    ExplainRequest
+    ExplainRequest PartedRequest
 }
 
 impl<T> Numbered for Streaming<T> {}

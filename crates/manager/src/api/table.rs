@@ -60,6 +60,7 @@ pub(crate) enum Rpc {
     Renew,
     Session,
     Tunnel,
+    Parted,
 }
 
 impl Rpc {
@@ -100,6 +101,7 @@ impl Rpc {
             Self::Renew => "Renew",
             Self::Session => "Session",
             Self::Tunnel => "Tunnel",
+            Self::Parted => "Parted",
         }
     }
 }
@@ -145,7 +147,7 @@ pub(crate) fn may(role: Role, rpc: Rpc) -> bool {
         Rpc::Unlock => &[Local],
         // The token decides.
         Rpc::Join => &[Admin, Deploy, Read, Manager, Worker, Nobody],
-        Rpc::Renew | Rpc::Session | Rpc::Tunnel => &[Manager, Worker],
+        Rpc::Renew | Rpc::Session | Rpc::Tunnel | Rpc::Parted => &[Manager, Worker],
     };
     allowed.contains(&role)
 }

@@ -19,8 +19,8 @@ pub(crate) async fn run(core: Arc<Core>, mut seen: Arc<State>) {
             }
             let events = core.store.events_after(seen.revision()).ok();
             match touched(&seen, &view, events.as_deref()) {
-                Touched::Everyone => core.sessions.wake_all(),
-                Touched::Nodes(nodes) => core.sessions.wake(nodes),
+                Touched::Everyone => core.sessions.wake_all(view.revision()),
+                Touched::Nodes(nodes) => core.sessions.wake(nodes, view.revision()),
             }
             seen = view;
         }

@@ -196,6 +196,12 @@ async fn read(
                 }
             }
             Ok(Some(v1::AgentMessage { kind: Some(Kind::Report(report)) })) => {
+                if report.through > 0 {
+                    core.sessions.is_through(line, report.through);
+                }
+                if report.statuses.is_empty() {
+                    continue;
+                }
                 let report = status::Report { node, statuses: statuses(node, report) };
                 // Waits when the store is behind: the agent is slowed down, not forgotten.
                 if core.reports.send(report).await.is_err() {
@@ -245,6 +251,7 @@ async fn write(core: &Core, node: NodeId, line: &Line, outbox: &Outbox) -> &'sta
     let mut applies_to = held.revision();
     let mut next = Some(assign::complete(&held, node));
     loop {
+        line.looked(held.revision(), next.as_ref().map(|assignment| assignment.revision));
         if let Some(assignment) = next.take() {
             applies_to = assignment.revision;
             for part in assign::parts(assignment) {

@@ -58,6 +58,38 @@ impl Pulse {
     }
 }
 
+/// How far the node of a session has come with what changes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Marks {
+    /// Of the last change that concerned it; all of them until it was looked at first.
+    woken: u64,
+    /// Up to here it was looked at what concerns it.
+    looked: u64,
+    /// Of the last assignment it was sent.
+    sent: u64,
+    /// What its kernel acts upon.
+    through: u64,
+}
+
+impl Marks {
+    /// Whether it acts upon everything up to `revision` that concerns it. An assignment is one
+    /// difference over several revisions, so it counts as a whole.
+    fn are_past(&self, revision: u64) -> bool {
+        let looked = self.looked >= revision.min(self.woken);
+        looked && self.through >= revision.min(self.sent)
+    }
+}
+
+/// Whether nodes have come as far as somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Past {
+    All,
+    /// Some have not. Look again when something moved; or then, when one may count for gone.
+    NotYet {
+        again_ms: Option<u64>,
+    },
+}
+
 /// Why a manager ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -95,12 +127,28 @@ pub(crate) struct Line {
     pub(crate) pulse: Arc<Pulse>,
     /// Something that concerns this node has changed.
     pub(crate) wake: Arc<Notify>,
+    marks: Arc<Mutex<Marks>>,
     /// Cancelled when the session is to end, and when it has ended by itself.
     pub(crate) end: CancellationToken,
     why: Arc<OnceLock<End>>,
 }
 
 impl Line {
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What concerns the node was looked at up to `revision`; `sent` is that of the assignment that
+    /// it is sent.
+    pub(crate) fn looked(&self, revision: u64, sent: Option<u64>) {
+        let mut marks = self.marks();
+        if marks.woken == u64::MAX {
+            marks.woken = revision;
+        }
+        marks.looked = marks.looked.max(revision);
+        marks.sent = sent.unwrap_or(marks.sent);
+    }
+
     /// Ends the session; the first reason counts.
     pub(crate) fn end(&self, why: End) {
         // An error says that there is a reason already.
@@ -116,11 +164,13 @@ impl Line {
 pub(crate) struct Sessions {
     inner: Mutex<Inner>,
     count: watch::Sender<usize>,
+    /// A node came further, or need not any more.
+    moved: watch::Sender<()>,
 }
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { inner: Mutex::default(), count: watch::channel(0).0 }
+        Self { inner: Mutex::default(), count: watch::channel(0).0, moved: watch::channel(()).0 }
     }
 }
 
@@ -128,6 +178,8 @@ impl Default for Sessions {
 struct Inner {
     opened: u64,
     lines: BTreeMap<NodeId, Line>,
+    /// Up to here everybody whom a change concerns was woken.
+    woken: u64,
 }
 
 impl Sessions {
@@ -155,6 +207,7 @@ impl Sessions {
             outbox,
             pulse: Arc::default(),
             wake: Arc::default(),
+            marks: Arc::new(Mutex::new(Marks { woken: u64::MAX, ..Marks::default() })),
             end: CancellationToken::new(),
             why: Arc::default(),
         };
@@ -172,6 +225,7 @@ impl Sessions {
         if inner.lines.get(&node).is_some_and(|seated| seated.number == line.number) {
             inner.lines.remove(&node);
             self.count.send_replace(inner.lines.len());
+            self.moved();
         }
     }
 
@@ -197,16 +251,54 @@ impl Sessions {
         heard.map(|(node, pulse)| (node, pulse.at_ms(), pulse.rtt_ms())).collect()
     }
 
-    pub(crate) fn wake(&self, nodes: impl IntoIterator<Item = NodeId>) {
-        let inner = self.lock();
+    /// Wakes those whom what happened up to `revision` concerns.
+    pub(crate) fn wake(&self, nodes: impl IntoIterator<Item = NodeId>, revision: u64) {
+        let mut inner = self.lock();
         for line in nodes.into_iter().filter_map(|node| inner.lines.get(&node)) {
+            line.marks().woken = revision;
             line.wake.notify_one();
+        }
+        inner.woken = revision;
+        drop(inner);
+        self.moved();
+    }
+
+    pub(crate) fn wake_all(&self, revision: u64) {
+        let all = self.nodes();
+        self.wake(all, revision);
+    }
+
+    /// The node's kernel acts upon the assignment of `revision`.
+    pub(crate) fn is_through(&self, line: &Line, revision: u64) {
+        line.marks().through = revision;
+        self.moved();
+    }
+
+    fn moved(&self) {
+        if self.moved.receiver_count() > 0 {
+            self.moved.send_replace(());
         }
     }
 
-    pub(crate) fn wake_all(&self) {
-        for line in self.lock().lines.values() {
-            line.wake.notify_one();
+    /// Wakes when [`Sessions::past`] may say something else.
+    pub(crate) fn moves(&self) -> watch::Receiver<()> {
+        self.moved.subscribe()
+    }
+
+    /// Whether all nodes but one act upon what concerns them up to `revision`. Those that are not
+    /// heard of are not waited for.
+    pub(crate) fn past(&self, but: NodeId, revision: u64, now_ms: u64) -> Past {
+        let inner = self.lock();
+        if inner.woken < revision {
+            return Past::NotYet { again_ms: None };
+        }
+        let gone_ms = |line: &Line| line.pulse.at_ms() + ALIVE_MS;
+        let behind = inner.lines.iter().filter(|(node, line)| {
+            **node != but && gone_ms(line) > now_ms && !line.marks().are_past(revision)
+        });
+        match behind.map(|(_, line)| gone_ms(line)).min() {
+            None => Past::All,
+            again_ms => Past::NotYet { again_ms },
         }
     }
 
@@ -221,6 +313,54 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Marks as `woken looked sent through`.
+    #[track_caller]
+    fn check_past(marks: [u64; 4], revision: u64, expected: bool) {
+        let [woken, looked, sent, through] = marks;
+        let marks = Marks { woken, looked, sent, through };
+        assert_eq!(marks.are_past(revision), expected, "{marks:?} {revision}");
+    }
+
+    #[test]
+    fn a_node_is_past_what_concerns_it() {
+        // Nothing concerned it since.
+        check_past([5, 5, 5, 5], 9, true);
+        check_past([9, 5, 5, 5], 9, false);
+        check_past([9, 9, 5, 5], 9, true);
+        check_past([9, 9, 9, 5], 9, false);
+        check_past([9, 9, 9, 9], 9, true);
+        // More has come since, which says nothing of what was asked for.
+        check_past([12, 9, 9, 9], 9, true);
+        check_past([12, 12, 12, 9], 9, true);
+        check_past([12, 12, 12, 5], 9, false);
+        // Just opened.
+        check_past([u64::MAX, 0, 0, 0], 9, false);
+        check_past([u64::MAX, 9, 9, 0], 9, false);
+        check_past([u64::MAX, 9, 9, 9], 9, true);
+        check_past([12, 9, 9, 9], 11, false);
+    }
+
+    #[test]
+    fn others_are_waited_for_while_they_are_heard_of() {
+        let sessions = Sessions::default();
+        let (outbox, _inbox) = mpsc::channel(1);
+        let line = sessions.open(life(1), outbox, 100).unwrap();
+        let (node, other) = (life(1).node, NodeId::from_bytes([2; 10]));
+        let not_yet = |again_ms| Past::NotYet { again_ms };
+        assert_eq!(sessions.past(other, 7, 100), not_yet(None), "nobody was woken so far");
+        sessions.wake([node], 7);
+        assert_eq!(sessions.past(other, 7, 100), not_yet(Some(1100)));
+        assert_eq!(sessions.past(node, 7, 100), Past::All);
+        assert_eq!(sessions.past(other, 7, 1100), Past::All, "silent");
+        line.pulse.beat(1000, 0);
+        line.looked(7, Some(7));
+        let moves = sessions.moves();
+        assert_eq!(sessions.past(other, 7, 1100), not_yet(Some(2000)));
+        sessions.is_through(&line, 7);
+        assert!(moves.has_changed().unwrap());
+        assert_eq!(sessions.past(other, 7, 1100), Past::All);
+    }
 
     fn life(instance: u64) -> Life {
         let node = NodeId::from_bytes([1; 10]);

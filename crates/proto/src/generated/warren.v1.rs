@@ -1933,6 +1933,20 @@ pub struct StreamError {
     #[prost(string, tag = "3")]
     pub hint: ::prost::alloc::string::String,
 }
+/// node_id: who asks; its own kernel is not asked about.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PartedRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    pub node_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+}
+/// all: false when some node did not say so in time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PartedResponse {
+    #[prost(bool, tag = "1")]
+    pub all: bool,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
     #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3")]
@@ -1966,6 +1980,9 @@ pub mod agent_message {
     pub struct Report {
         #[prost(message, repeated, tag = "1")]
         pub statuses: ::prost::alloc::vec::Vec<Status>,
+        /// Of the last set that the node's kernel acts upon; 0: as told before.
+        #[prost(uint64, tag = "2")]
+        pub through: u64,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Status {
@@ -5669,6 +5686,27 @@ pub mod dispatch_client {
             req.extensions_mut().insert(GrpcMethod::new("warren.v1.Dispatch", "Tunnel"));
             self.inner.streaming(req, path, codec).await
         }
+        /// Answers once all other nodes that are heard of act upon a revision, or after a while.
+        pub async fn parted(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PartedRequest>,
+        ) -> std::result::Result<tonic::Response<super::PartedResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Dispatch/Parted",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("warren.v1.Dispatch", "Parted"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -5706,6 +5744,11 @@ pub mod dispatch_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::Frame>>,
         ) -> std::result::Result<tonic::Response<Self::TunnelStream>, tonic::Status>;
+        /// Answers once all other nodes that are heard of act upon a revision, or after a while.
+        async fn parted(
+            &self,
+            request: tonic::Request<super::PartedRequest>,
+        ) -> std::result::Result<tonic::Response<super::PartedResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct DispatchServer<T> {
@@ -5871,6 +5914,49 @@ pub mod dispatch_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Dispatch/Parted" => {
+                    #[allow(non_camel_case_types)]
+                    struct PartedSvc<T: Dispatch>(pub Arc<T>);
+                    impl<T: Dispatch> tonic::server::UnaryService<super::PartedRequest>
+                    for PartedSvc<T> {
+                        type Response = super::PartedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PartedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Dispatch>::parted(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PartedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

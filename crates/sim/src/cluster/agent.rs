@@ -357,22 +357,26 @@ impl Agent {
             task: others[at].id.as_bytes().to_vec(),
             status: Some(v1::TaskStatus::from(&status)),
         };
-        let kind = Some(Said::Report(Report { statuses: vec![status] }));
+        let kind = Some(Said::Report(Report { statuses: vec![status], through: 0 }));
         session.said.send(v1::AgentMessage { kind });
     }
 
     fn report(&mut self, now_ms: u64) {
         self.lie();
         let Some(session) = &self.session else { return };
-        let statuses = held(&self.host.machine).core.outbox().take(now_ms);
-        if statuses.is_empty() {
+        let (statuses, through) = {
+            let mut machine = held(&self.host.machine);
+            let outbox = machine.core.outbox();
+            (outbox.take(now_ms), outbox.take_through().unwrap_or(0))
+        };
+        if statuses.is_empty() && through == 0 {
             return;
         }
         let statuses = statuses.into_iter().map(|(task, status)| v1::agent_message::Status {
             task: task.as_bytes().to_vec(),
             status: Some(v1::TaskStatus::from(&status)),
         });
-        let kind = Some(Said::Report(Report { statuses: statuses.collect() }));
+        let kind = Some(Said::Report(Report { statuses: statuses.collect(), through }));
         session.said.send(v1::AgentMessage { kind });
     }
 }

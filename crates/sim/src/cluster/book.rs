@@ -106,12 +106,13 @@ impl Book {
 
     /// Each write of a user carries a token of its own: it is applied once.
     fn look_at_tokens(&mut self, view: &State) -> Held {
-        for service in view.services() {
+        // A removal is another write, and the planner that finishes it none of anybody's: a replica
+        // that catches up shows the write itself later.
+        for service in view.services().filter(|service| !service.removing) {
             let Some(token) = service.spec.labels.get(TOKEN) else { continue };
             let key = (service.spec.name.to_string(), token.clone());
             let first = *self.tokens.entry(key).or_insert(service.revision);
-            // The planner finishing a removal is no write of anybody.
-            if first != service.revision && !service.removing {
+            if first != service.revision {
                 return Err(format!(
                     "write {token} of {} was applied at revision {first} and again at {}",
                     service.spec.name, service.revision
