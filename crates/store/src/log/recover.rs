@@ -100,8 +100,10 @@ pub(super) fn recover(disk: &dyn Disk, keys: &KeyRing) -> Result<Recovered, LogE
         }
         replay.retire(segment.sequence);
     }
-    // Prepared ahead and never used, or torn at their first write.
-    for segment in &unused {
+    // Prepared ahead and never used, or torn at their first write. The first stays until the writer
+    // has made that one anew, which takes its place: the log may say already that it is there. The
+    // rest goes from its end, so that no gap is left.
+    for segment in unused.iter().skip(1).rev() {
         disk.remove(&segment_name(segment.sequence)).map_err(LogError::disk("remove segment"))?;
     }
     replay.finish(found)

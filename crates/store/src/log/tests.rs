@@ -337,6 +337,40 @@ fn missing_segments_are_told() {
     assert!(matches!(open(&disk), Err(LogError::Missing { .. })));
 }
 
+/// Opening clears away what was prepared and makes it anew: cut off anywhere, or without room, it
+/// must leave a log that opens.
+#[test]
+fn an_opening_that_breaks_off_leaves_a_log() {
+    for stop in 1..120 {
+        let disk = SimDisk::new();
+        let log = create(&disk);
+        disk.power_off_at(disk.operations() + stop);
+        let entries = (0..12).map(|index| entry(1, index, 500));
+        let acknowledged = entries.take_while(|e| append(&log, vec![e.clone()]).is_ok()).count();
+        drop(log);
+        let disk = disk.kill();
+        let whole = |disk: &SimDisk, what: &str| {
+            let log = open(disk).unwrap_or_else(|error| panic!("{stop} {what}: {error}"));
+            assert!(all(&log).len() >= acknowledged, "{stop} {what}");
+        };
+        let full = disk.fork();
+        full.fill(true);
+        assert!(open(&full).is_err(), "there is no room for the next segment");
+        full.fill(false);
+        whole(&full.kill(), "without room");
+        for cut in 0.. {
+            let disk = disk.fork();
+            disk.power_off_at(cut);
+            let done = open(&disk).is_ok();
+            whole(&disk.fork().kill(), &format!("killed at {cut}"));
+            whole(&disk.crash(&SeededRng::new(cut)), &format!("crashed at {cut}"));
+            if done {
+                break;
+            }
+        }
+    }
+}
+
 #[test]
 fn after_a_failed_sync_nothing_is_taken() {
     let disk = SimDisk::new();

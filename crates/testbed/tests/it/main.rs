@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::cast_precision_loss)]
 
 mod access;
+mod churn;
 mod edge;
 mod failover;
 mod formation;
@@ -18,3 +19,4 @@ mod register;
 mod secrets;
 mod soak;
 mod support;
+mod traffic;
