@@ -318,8 +318,7 @@ fn push_mesh(items: &mut BTreeSet<Item>, overlay: &Overlay, peer: &Member, mtu: 
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let own = &overlay.own;
-    for gateway in [Some(IpAddr::V4(peer.inner)), peer.inner6.map(IpAddr::V6)].into_iter().flatten()
-    {
+    for gateway in hops(peer) {
         if inner(own, gateway).is_none() {
             continue;
         }
@@ -329,7 +328,7 @@ fn push_mesh(items: &mut BTreeSet<Item>, overlay: &Overlay, peer: &Member, mtu: 
         items.insert(Item::Rule(Rule::Back { v4: gateway.is_ipv4(), number: peer.number }));
     }
     for block in &peer.blocks {
-        let Some(gateway) = inner(peer, block.0) else { continue };
+        let Some(gateway) = hop(peer, block.0) else { continue };
         let (to, by) = (subnet_of(*block), By::Vxlan(gateway));
         items.insert(Item::Route(Route { table: Lookup::Across, to, by, mtu, source: None }));
     }
@@ -337,8 +336,7 @@ fn push_mesh(items: &mut BTreeSet<Item>, overlay: &Overlay, peer: &Member, mtu: 
 
 fn push_peer(items: &mut BTreeSet<Item>, overlay: &Overlay, peer: &Member, below: Below) {
     let mac = peer.mac();
-    items.insert(Item::Neighbour { address: peer.inner.into(), mac });
-    items.extend(peer.inner6.map(|inner| Item::Neighbour { address: inner.into(), mac }));
+    items.extend(hops(peer).map(|address| Item::Neighbour { address, mac }));
     items.insert(Item::Forwarding { mac, to: outer(overlay, peer), port: peer.port });
     let vxlan_mtu = vxlan(overlay, below).mtu;
     push_mesh(items, overlay, peer, vxlan_mtu);
@@ -352,7 +350,7 @@ fn push_peer(items: &mut BTreeSet<Item>, overlay: &Overlay, peer: &Member, below
                 Some((By::Gateway(peer.underlay), 0))
             }
             // Also for blocks of the family that the underlay lacks.
-            Carrier::Plain | Carrier::Vxlan => inner(peer, block.0).map(by_vxlan),
+            Carrier::Plain | Carrier::Vxlan => hop(peer, block.0).map(by_vxlan),
             // Without its device they are unreachable, and nothing goes out in the clear.
             Carrier::Device if below.device => {
                 Some((By::Device, below.mtu.saturating_sub(DEVICE_OVERHEAD).max(MTU_MIN)))
@@ -387,6 +385,22 @@ fn inner(member: &Member, like: IpAddr) -> Option<IpAddr> {
         IpAddr::V4(_) => Some(member.inner).filter(|a| *a != Ipv4Addr::UNSPECIFIED).map(Into::into),
         IpAddr::V6(_) => member.inner6.map(Into::into),
     }
+}
+
+/// A node's address on the VXLAN segment, of the family of `like`. That of IPv6 is link-local: the
+/// kernel refuses another one as a next hop when a route leads to it by another link, as those
+/// into the tunnel's device do.
+fn hop(member: &Member, like: IpAddr) -> Option<IpAddr> {
+    let inner = inner(member, like)?;
+    Some(match inner {
+        IpAddr::V4(_) => inner,
+        IpAddr::V6(_) => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, member.number).into(),
+    })
+}
+
+fn hops(member: &Member) -> impl Iterator<Item = IpAddr> {
+    let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    any.into_iter().filter_map(|like| hop(member, like))
 }
 
 /// What to take away and what to add. What is replaced is not taken away first: no packet falls

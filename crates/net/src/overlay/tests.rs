@@ -83,9 +83,9 @@ fn foreign_clients_go_across_and_answers_back() {
         &overlay(Carrier::Plain, false, true, &[2]),
         &[
             "back 2 0.0.0.0/0 vxlan 10.128.2.0 mtu 1450",
-            "back 2 ::/0 vxlan fd00:2:: mtu 1450",
+            "back 2 ::/0 vxlan fe80::2 mtu 1450",
             "across 10.128.2.0/24 vxlan 10.128.2.0 mtu 1450",
-            "across fd00:2::/64 vxlan fd00:2:: mtu 1450",
+            "across fd00:2::/64 vxlan fe80::2 mtu 1450",
             "rule Unmarked { v4: false }",
             "rule Unmarked { v4: true }",
             "rule Back { v4: false, number: 2 }",
@@ -149,7 +149,7 @@ fn both_families() {
         "address 10.128.1.0",
         "address fd00:1::",
         "neighbour 10.128.2.0 2",
-        "neighbour fd00:2:: 2",
+        "neighbour fe80::2 2",
         "forward 2 192.0.2.2:4789",
         "route 10.64.0.0/16 unreachable",
         "route 10.64.0.0/16 segment src 10.128.1.0",
@@ -157,7 +157,7 @@ fn both_families() {
         "route 10.128.2.0/24 via 192.0.2.2 src 10.128.1.0",
         "route fd00::/16 unreachable",
         // The underlay has no IPv6: this family goes by VXLAN.
-        "route fd00:2::/64 vxlan fd00:2:: mtu 1450 src fd00:1::",
+        "route fd00:2::/64 vxlan fe80::2 mtu 1450 src fd00:1::",
     ];
     check(&overlay(Carrier::Plain, false, true, &[2]), BELOW, &dual);
     let over6 = overlay(Carrier::Vxlan, true, true, &[2]);
@@ -170,7 +170,7 @@ fn both_families() {
         routes,
         [
             "route 10.128.2.0/24 vxlan 10.128.2.0 mtu 1430 src 10.128.1.0",
-            "route fd00:2::/64 vxlan fd00:2:: mtu 1430 src fd00:1::",
+            "route fd00:2::/64 vxlan fe80::2 mtu 1430 src fd00:1::",
         ]
     );
 }

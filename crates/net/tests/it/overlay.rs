@@ -89,6 +89,17 @@ fn host_overlay_into_a_device() {
         let forward = within(&node.netns, || run("bridge fdb show dev w-node01"));
         assert!(forward.contains("dst 10.128.2.0"), "{forward}");
         assert!(within(&node.netns, || run("ip -d link show w-node01")).contains("mtu 1370"));
+        // Also beside routes that lead into the device.
+        let back = |family: &str| {
+            within(&node.netns, || run(&format!("ip {family} route show table all")))
+        };
+        for family in ["-4", "-6"] {
+            let has =
+                || back(family).lines().any(|l| l.starts_with("default") && l.contains("w-node01"));
+            crate::world::eventually("the way of answers", has);
+            within(&node.netns, || run("ip link set w-node01 down"));
+            crate::world::eventually(&format!("the way of answers again: {family}"), has);
+        }
         within(&node.netns, || run("ip link del w-tun"));
         crate::world::eventually("no route", || routes().is_empty());
     });

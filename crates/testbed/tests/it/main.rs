@@ -20,3 +20,4 @@ mod secrets;
 mod soak;
 mod support;
 mod traffic;
+mod weather;

@@ -1,0 +1,271 @@
+//! Networks in bad weather, for minutes: services come and go all the time, lines
+//! and machines fail. After each fault, names and virtual IPs must be right on
+//! every node; nobody is ever answered by another service's container.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use warren_testbed::{Cluster, Link, Node, Options};
+
+use crate::network::vips;
+use crate::pods::Pod;
+use crate::support::SOON;
+use crate::traffic::{Traffic, look_up, page};
+
+/// Minutes of it; the variable makes it shorter, for those who try the test itself.
+const MINUTES: u64 = 10;
+const MINUTES_VARIABLE: &str = "WARREN_SOAK_MINUTES";
+/// Changes of services that are not looked at: 200 a minute.
+const CHANGE_EVERY: Duration = Duration::from_millis(300);
+const CHANGING: usize = 10;
+/// Those that are looked at.
+const STEADY: [&str; 3] = ["one", "two", "three"];
+const REPLICAS: usize = 3;
+const FAULT: Duration = Duration::from_secs(10);
+/// Questions to a virtual IP in a row.
+const MANY: usize = 12;
+
+/// Answers with `name` and what the container is called.
+fn server(name: &str) -> String {
+    format!("echo {name} $(hostname) > /www/index.html; exec httpd -f -p 80 -h /www")
+}
+
+/// One after the other; each names what it does.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// Between two machines nothing passes.
+    Cut(&'static str, &'static str),
+    /// Nothing passes in one direction.
+    OneWay(&'static str, &'static str),
+    /// These and the others do not reach each other.
+    Apart(&'static [&'static str]),
+    Reboot(&'static str),
+    /// The process that answers names and encrypts.
+    DataPlane(&'static str),
+    Daemon(&'static str),
+}
+
+const FAULTS: [Fault; 8] = [
+    Fault::Cut("w1", "w2"),
+    Fault::OneWay("m2", "w1"),
+    Fault::Apart(&["m3"]),
+    Fault::DataPlane("w1"),
+    Fault::Apart(&["m1", "m2"]),
+    Fault::Reboot("w2"),
+    Fault::Daemon("m2"),
+    Fault::OneWay("w2", "m1"),
+];
+
+impl Fault {
+    /// Until everything is as it should be again.
+    fn befall(self, cluster: &Cluster) -> Result<()> {
+        let bed = cluster.bed();
+        match self {
+            Self::Cut(one, other) => bed.cut(one, other)?,
+            Self::OneWay(from, to) => bed.shape_one_way(from, to, Link::CUT)?,
+            Self::Apart(side) => {
+                for inside in side {
+                    let outside = |node: &&Arc<Node>| !side.contains(&node.name());
+                    for node in cluster.nodes().iter().filter(outside) {
+                        bed.cut(inside, node.name())?;
+                    }
+                }
+            }
+            Self::Reboot(name) => return cluster.node(name)?.reboot(),
+            Self::DataPlane(name) => {
+                let host = cluster.node(name)?.host();
+                let text = std::fs::read_to_string(host.run_dir().join("data.pid"))?;
+                let pid = text.split_whitespace().next().context("a pid")?;
+                return host.run("/bin/kill", &["-KILL", pid]).map(drop);
+            }
+            Self::Daemon(name) => {
+                cluster.node(name)?.kill()?;
+                return cluster.node(name)?.run();
+            }
+        }
+        std::thread::sleep(FAULT);
+        bed.heal();
+        Ok(())
+    }
+}
+
+/// What must be true of a steady service.
+struct Steady {
+    name: &'static str,
+    vip: Ipv4Addr,
+}
+
+/// Of each container that runs: where, and its address.
+fn running(cluster: &Cluster, service: &str) -> Result<Vec<Pod>> {
+    let tasks = cluster.tasks(service)?;
+    let count = |state: &str| tasks.iter().filter(|task| task["state"] == state).count();
+    ensure!(count("running") == tasks.len(), "{service}: {} of {}", count("running"), tasks.len());
+    tasks.iter().map(|task| Pod::of(cluster, task)).collect()
+}
+
+/// Names and virtual IPs are right for whoever asks on each node.
+fn right(cluster: &Cluster, steady: &[Steady]) -> Result<()> {
+    let clients = running(cluster, "client")?;
+    ensure!(clients.len() == cluster.nodes().len(), "{} clients", clients.len());
+    for service in steady {
+        let servers = running(cluster, service.name)?;
+        ensure!(servers.len() == REPLICAS, "{} of {}", servers.len(), service.name);
+        let addresses: BTreeSet<Ipv4Addr> = servers.iter().map(|server| server.v4).collect();
+        for client in &clients {
+            let who = format!("{} on {}", client.name, client.host.name());
+            let (name, vip) = (service.name, service.vip);
+            let asked = client.within(move || {
+                let tasks = look_up(&format!("tasks.{name}"))?;
+                let own = look_up(name)?;
+                for _ in 0..MANY {
+                    let said = page((IpAddr::V4(vip), 80).into())?;
+                    if said.split_whitespace().next() != Some(name) {
+                        return Err(format!("{said:?} answered"));
+                    }
+                }
+                Ok((tasks, own))
+            })?;
+            let (tasks, own) = asked.map_err(|why| anyhow::anyhow!("{who} to {name}: {why}"))?;
+            ensure!(own == [vip], "{who}: {name} is {own:?}, not {vip}");
+            let tasks: BTreeSet<Ipv4Addr> = tasks.into_iter().collect();
+            ensure!(tasks == addresses, "{who}: tasks.{name} are {tasks:?}, not {addresses:?}");
+        }
+    }
+    Ok(())
+}
+
+/// One change of a service that nobody looks at; refusals are part of the weather.
+fn change(cluster: &Cluster, round: usize) -> Result<()> {
+    let name = format!("change-{}", round % CHANGING);
+    let manager = cluster.managers().nth(round % 3).context("a manager")?;
+    let image = cluster.image();
+    let page = server(&name);
+    match (round / CHANGING) % 4 {
+        0 => {
+            let flags = ["--replicas", "2", "--stop-signal", "KILL", "-p"];
+            let port = format!("{}:80", 9000 + round % CHANGING);
+            let create = ["service", "create", &name, "--image", &image, "--detach"];
+            let all = [&create[..], &flags, &[&port, "sh", "-c", &page]].concat();
+            manager.warren(&all)?;
+        }
+        1 => drop(manager.warren(&["service", "scale", &format!("{name}=4"), "--detach"])?),
+        2 => drop(manager.warren(&["service", "scale", &format!("{name}=1"), "--detach"])?),
+        _ => drop(manager.warren(&["service", "rm", &name])?),
+    }
+    Ok(())
+}
+
+/// A node, and how much it has in its kernel: addresses in rules, links, routes.
+type Kept = (String, [usize; 3]);
+
+fn kept(cluster: &Cluster) -> Result<Vec<Kept>> {
+    let count = |node: &Arc<Node>| -> Result<Kept> {
+        let lines = |program: &str, args: &[&str]| -> Result<usize> {
+            Ok(node.host().run(program, args)?.out.lines().count())
+        };
+        let rules = node.host().run("nft", &["list", "ruleset"])?.out;
+        let addresses = rules.matches("10.128.").count() + rules.matches("10.192.").count();
+        let links = lines("ip", &["-o", "link"])?;
+        let routes = lines("ip", &["route", "show", "table", "all"])?;
+        Ok((node.name().to_owned(), [addresses, links, routes]))
+    };
+    cluster.nodes().iter().map(count).collect()
+}
+
+/// The weather begins: services change until told to stop.
+fn changes(cluster: &Cluster, stop: &AtomicBool, made: &AtomicUsize) -> Result<()> {
+    let begun = Instant::now();
+    let mut round = 0;
+    while !stop.load(Ordering::Relaxed) {
+        change(cluster, round)?;
+        round += 1;
+        made.store(round, Ordering::Relaxed);
+        let next = CHANGE_EVERY * u32::try_from(round)?;
+        std::thread::sleep(next.saturating_sub(begun.elapsed()));
+    }
+    Ok(())
+}
+
+fn faults(cluster: &Cluster, steady: &[Steady], end: Instant) -> Result<()> {
+    for fault in FAULTS.iter().cycle() {
+        if Instant::now() >= end {
+            return Ok(());
+        }
+        fault.befall(cluster)?;
+        let healed = Instant::now();
+        cluster.until(&format!("all is right after {fault:?}"), SOON, || {
+            right(cluster, steady).map(Some)
+        })?;
+        eprintln!("{fault:?}: right {:.2} s after", healed.elapsed().as_secs_f32());
+    }
+    Ok(())
+}
+
+#[test]
+fn soak_networks_are_right_after_every_fault() -> Result<()> {
+    let minutes = std::env::var(MINUTES_VARIABLE).ok().map_or(Ok(MINUTES), |text| text.parse())?;
+    let cluster = Cluster::form(3, 2, &Options { hybrid: true, ..Options::default() })?;
+    cluster.create("client", &["--mode", "global"], &["sleep", "100000"])?;
+    let mut steady = Vec::new();
+    for name in STEADY {
+        let replicas = REPLICAS.to_string();
+        let flags = ["--replicas", &replicas, "--stop-signal", "KILL", "--restart-delay", "0s"];
+        cluster.create(name, &flags, &["sh", "-c", &server(name)])?;
+        cluster.wait_running(name, REPLICAS, SOON)?;
+        steady.push(Steady { name, vip: vips(&cluster, "default", name)?.0 });
+    }
+    cluster.until("all is right", SOON, || right(&cluster, &steady).map(Some))?;
+    let before = kept(&cluster)?;
+    let mut traffic = Traffic::new();
+    for client in running(&cluster, "client")?.iter().filter(|c| c.host.name() != "w2") {
+        steady.iter().for_each(|to| traffic.fetch(client, to.vip, 80, to.name));
+    }
+    let (stop, made) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let begun = Instant::now();
+    let end = begun + Duration::from_secs(minutes * 60);
+    std::thread::scope(|scope| {
+        let changing = scope.spawn(|| changes(&cluster, &stop, &made));
+        let outcome = faults(&cluster, &steady, end);
+        stop.store(true, Ordering::Relaxed);
+        changing.join().map_err(|_| anyhow::anyhow!("who changes services panicked"))??;
+        outcome
+    })?;
+    let changes = made.load(Ordering::Relaxed);
+    eprintln!("{changes} changes in {:?}", begun.elapsed());
+    let tally = traffic.end()?;
+    let wrong: Vec<&String> = tally.failures.iter().filter(|f| f.contains("answered")).collect();
+    eprintln!("{} requests, {} without an answer", tally.requests, tally.failures.len());
+    ensure!(wrong.is_empty(), "answers of another service: {wrong:?}");
+    tidy(&cluster, &before)
+}
+
+/// Without the services that came and went, each node has what it had.
+fn tidy(cluster: &Cluster, before: &[Kept]) -> Result<()> {
+    let of_change = |service: &Value| {
+        let name = service["name"].as_str().unwrap_or_default().to_owned();
+        name.starts_with("change-").then_some(name)
+    };
+    cluster.until("what came and went is gone", SOON, || {
+        let names: Vec<String> = cluster.services()?.iter().filter_map(of_change).collect();
+        if names.is_empty() {
+            return Ok(Some(()));
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        cluster.asked()?.warren(&[&["service", "rm"], &names[..]].concat())?;
+        Ok(None)
+    })?;
+    cluster.until("nothing is left behind", SOON, || {
+        let now = kept(cluster)?;
+        // Of all nodes: containers of a machine that was away are elsewhere now.
+        let sum = |all: &[Kept]| [0, 1, 2].map(|at| all.iter().map(|(_, n)| n[at]).sum::<usize>());
+        if sum(before) != sum(&now) {
+            bail!("{before:?} became {now:?}")
+        }
+        Ok(Some(()))
+    })
+}
