@@ -18,7 +18,7 @@
 //! (`published`), who holds a port (`mesh`), how it is applied (`table`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use warren_model::node_table::{TableService, TableTask};
@@ -279,9 +279,9 @@ impl Drawing {
         }
         let ports: Vec<Frontend> = source
             .mesh_ports()
-            .filter_map(|port| match held.contains(&PortKey::of(port)) {
-                true => Some(published(port)),
-                false => serving.first().map(|_| elsewhere(port)),
+            .flat_map(|port| match held.contains(&PortKey::of(port)) {
+                true => published(port, self.site.ipv6),
+                false => serving.first().map(|_| elsewhere(port)).into_iter().collect(),
             })
             .collect();
         if !ports.is_empty() {
@@ -328,14 +328,17 @@ fn own_subnets(table: &NodeTable) -> impl Iterator<Item = Subnet> {
     own.map(|subnet| (subnet.address.into(), subnet.prefix))
 }
 
-fn published(port: &PortSpec) -> Frontend {
+/// One that is for every address is so for both families.
+fn published(port: &PortSpec, ipv6: bool) -> Vec<Frontend> {
     let key = PortKey::of(port);
-    Frontend::Published {
-        bind: key.bind.into(),
+    let v6 = (ipv6 && key.bind.is_unspecified()).then_some(Ipv6Addr::UNSPECIFIED.into());
+    let frontend = |bind| Frontend::Published {
+        bind,
         protocol: key.net_protocol(),
         port: key.port,
         target: port.target,
-    }
+    };
+    [Some(key.bind.into()), v6].into_iter().flatten().map(frontend).collect()
 }
 
 fn elsewhere(port: &PortSpec) -> Frontend {

@@ -9,6 +9,8 @@
 //! earlier server holds the port is it bound with SO_REUSEADDR, which those allow;
 //! then, a server that sets it as well is not kept out.
 //!
+//! A port on every address is reserved for both families, by one socket.
+//!
 //! A process that was given the socket (a container's supervisor) keeps the port
 //! reserved while the daemon is away; [`reclaim`] takes it from there.
 //!
@@ -16,7 +18,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -64,15 +66,36 @@ fn try_bind(
     port: u16,
     beside_leftovers: bool,
 ) -> Result<OwnedFd, Errno> {
-    let kind = socket_type(protocol);
-    let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+    if on.is_unspecified() {
+        match try_bind_to(protocol, (Ipv6Addr::UNSPECIFIED, port).into(), beside_leftovers) {
+            // The kernel has no IPv6, or it was turned off.
+            Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => {}
+            bound => return bound,
+        }
+    }
+    try_bind_to(protocol, (on, port).into(), beside_leftovers)
+}
+
+fn try_bind_to(
+    protocol: Protocol,
+    to: SocketAddr,
+    beside_leftovers: bool,
+) -> Result<OwnedFd, Errno> {
+    let (kind, family) = match to {
+        SocketAddr::V4(_) => (socket_type(protocol), AddressFamily::INET),
+        SocketAddr::V6(_) => (socket_type(protocol), AddressFamily::INET6),
+    };
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    if to.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, false)?;
+    }
     match protocol {
         Protocol::Tcp if beside_leftovers => sockopt::set_socket_reuseaddr(&socket, true)?,
         Protocol::Tcp => {}
         // Nobody reads: what arrives before the rules do must not fill memory. The kernel rounds up to its minimum.
         Protocol::Udp => sockopt::set_socket_recv_buffer_size(&socket, 1)?,
     }
-    bind(&socket, &SocketAddrV4::new(on, port))?;
+    bind(&socket, &to)?;
     if beside_leftovers {
         // Others that tolerate company, our own second attempt among them, are to find none here.
         sockopt::set_socket_reuseaddr(&socket, false)?;
@@ -113,8 +136,11 @@ pub(crate) fn reclaim(
 }
 
 fn is_reservation(socket: &OwnedFd, protocol: Protocol, on: Ipv4Addr, port: u16) -> bool {
-    let bound = getsockname(socket).ok().and_then(|name| SocketAddrV4::try_from(name).ok());
-    bound == Some(SocketAddrV4::new(on, port))
+    let name = getsockname(socket).ok();
+    let v4 = name.clone().and_then(|name| SocketAddrV4::try_from(name).ok());
+    let v6 = name.and_then(|name| SocketAddrV6::try_from(name).ok());
+    let any = v6.is_some_and(|v6| v6.ip().is_unspecified() && v6.port() == port);
+    (v4 == Some(SocketAddrV4::new(on, port)) || (on.is_unspecified() && any))
         && sockopt::socket_type(socket) == Ok(socket_type(protocol))
         && sockopt::socket_acceptconn(socket) == Ok(false)
         && getpeername(socket).is_err()
@@ -155,24 +181,29 @@ fn parse(table: &str, protocol: Protocol, on: Ipv4Addr, port: u16) -> Vec<Holder
         let state = u8::from_str_radix(fields.get(3)?, 16).ok()?;
         let inode = fields.get(9)?.parse().ok()?;
         let address = parse_address(address)?;
-        let overlaps = address.is_unspecified() || on.is_unspecified() || address == on;
+        let overlaps = address.is_unspecified() || on.is_unspecified() || address == IpAddr::V4(on);
         let in_way = overlaps && u16::from_str_radix(held, 16) == Ok(port);
         in_way.then_some(Holder { listens: protocol == Protocol::Udp || state == LISTEN, inode })
     };
     table.lines().skip(1).filter_map(line).collect()
 }
 
-/// The IPv4 address that a local address in /proc/net takes; `::` takes all of them.
-fn parse_address(hex: &str) -> Option<Ipv4Addr> {
-    const MAPPED: &str = "0000000000000000FFFF0000";
-    let v4 = match hex.len() {
-        8 => hex,
-        32 if hex.bytes().all(|digit| digit == b'0') => return Some(Ipv4Addr::UNSPECIFIED),
-        32 => hex.strip_prefix(MAPPED)?,
-        _ => return None,
+/// A local address in /proc/net, the one it stands for where that is of IPv4; `::` takes all.
+fn parse_address(hex: &str) -> Option<IpAddr> {
+    // Written as numbers in host order of what is in network order in memory.
+    let word = |at: usize| {
+        let number = u32::from_str_radix(hex.get(at * 8..at * 8 + 8)?, 16).ok()?;
+        Some(u32::from_be_bytes(number.to_ne_bytes()))
     };
-    // Written as a number in host order of what is in network order in memory.
-    Some(Ipv4Addr::from(u32::from_str_radix(v4, 16).ok()?.to_ne_bytes()))
+    match hex.len() {
+        8 => Some(IpAddr::V4(word(0)?.into())),
+        32 => {
+            let words = [word(0)?, word(1)?, word(2)?, word(3)?];
+            let bits = words.into_iter().fold(0_u128, |bits, word| bits << 32 | u128::from(word));
+            Some(IpAddr::V6(Ipv6Addr::from(bits)).to_canonical())
+        }
+        _ => None,
+    }
 }
 
 /// `nginx (pid 123)`, by looking for the socket in every process.
@@ -230,6 +261,7 @@ garbage
         check(TCP6, [0, 0, 0, 0], 8080, &[21]);
         check(TCP6, [10, 0, 0, 1], 8080, &[21]);
         check(TCP6, [127, 0, 0, 1], 8081, &[22]);
+        check(TCP6, [0, 0, 0, 0], 8081, &[22, 23]);
         check(TCP6, [10, 0, 0, 1], 8081, &[]);
     }
 

@@ -274,6 +274,27 @@ fn ports_of_the_mesh() {
 }
 
 #[test]
+fn a_port_on_every_address_is_of_both_families() {
+    let draw = |port: &str| {
+        let mut town = Town::new(&[TOWN, "web t1b+"].concat());
+        let id = ServiceId::from_bytes(bytes("web"));
+        let bind = port.parse().unwrap();
+        let (protocol, mode) = (Protocol::Tcp, PublishMode::Ingress);
+        let port = PortSpec { protocol, bind, published: 80, target: 80, mode };
+        town.held.insert(PortKey::of(&port), id);
+        Arc::make_mut(town.table.services.get_mut(&id).unwrap()).ports.push(port);
+        let whole = town.draw(&mut Drawing::new(Site { ipv6: true, ..site() }));
+        let bind = |frontend: &Frontend| match frontend {
+            Frontend::Published { bind, .. } => bind.to_string(),
+            other => panic!("{other:?}"),
+        };
+        whole.table().services[0].frontends.iter().map(bind).collect::<Vec<_>>()
+    };
+    assert_eq!(draw("0.0.0.0"), ["0.0.0.0", "::"]);
+    assert_eq!(draw("192.0.2.1"), ["192.0.2.1"]);
+}
+
+#[test]
 fn networks_have_numbers_of_their_own() {
     check(
         "node a\n node b\n network back internal\n network front\n web front back t1b+\n db back t2b+",

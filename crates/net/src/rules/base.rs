@@ -4,7 +4,7 @@
 //! node's VXLAN device with another that no container's link has.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use super::{Element, Expression, Family, Front, Part, Set, Value, Verdict, refusal};
 use crate::link::GATEWAY;
@@ -314,6 +314,11 @@ impl Base {
                 ("input", vec![gateway(), Then(Verdict::Return)]),
                 ("input", vec![NewState, LookUp(Set::RefusedAnywhere)]),
             ]);
+        }
+        if self.family == Family::V6 {
+            // Nothing of this address leaves the host, and nothing for it comes back.
+            let loopback = DestinationIs(Ipv6Addr::LOCALHOST.into());
+            rules.push(("ports", vec![loopback, Then(Verdict::Return)]));
         }
         rules.extend([
             ("ports", vec![LocalDestination, Choose(Front::Port)]),

@@ -139,6 +139,11 @@ fn reach(overlay: &str) -> Result<()> {
         for said in [outside.tcp(address, PUBLISHED)?, outside.udp(address, PUBLISHED)?] {
             assert!(said.ends_with(&format!(" {}", outside.v4)), "by {}: {said}", node.name());
         }
+        let (address, own) = (node.host().address6(), cluster.hub().address6());
+        all_answer(&cluster, &outside, address, PUBLISHED, &web)?;
+        for said in [outside.tcp(address, PUBLISHED)?, outside.udp(address, PUBLISHED)?] {
+            assert!(said.ends_with(&format!(" {own}")), "by {}: {said}", node.name());
+        }
     }
     // More than a greeting, and packets of full size.
     let first = cluster.nodes()[0].host().address();
