@@ -236,10 +236,10 @@ impl Core {
 
     fn step(&mut self, id: TaskId, event: Event, now: Now) {
         let Some(held) = self.tasks.get_mut(&id) else { return };
-        let serving = held.machine.is_serving();
+        let (serving, up) = (held.machine.is_serving(), held.machine.is_up());
         let effects = held.machine.step(event, now);
         let turned = serving != held.machine.is_serving();
-        self.table_stale |= turned;
+        self.table_stale |= turned || up != held.machine.is_up();
         if turned || !held.machine.awaits_table() {
             // What it waited for is not what it waits for now.
             self.publisher.forget(id);

@@ -56,6 +56,8 @@ pub(crate) struct Local {
     pub(crate) service: ServiceId,
     /// Running, ready and not draining.
     pub(crate) serving: bool,
+    /// Its container runs: what others still send is let in.
+    pub(crate) up: bool,
 }
 
 /// What is drawn from.
@@ -112,10 +114,17 @@ impl Whole {
 #[derive(Debug)]
 struct Drawn {
     source: Arc<TableService>,
-    /// Its tasks here that serve.
-    serving: BTreeSet<TaskId>,
+    here: Here,
     held: BTreeSet<PortKey>,
     part: Arc<Part>,
+}
+
+/// Tasks of a service on this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Here {
+    serving: BTreeSet<TaskId>,
+    /// Run, and are led to by nobody here any more.
+    leaving: BTreeSet<TaskId>,
 }
 
 /// Draws, and remembers what it has drawn.
@@ -161,9 +170,10 @@ impl Drawing {
         self.draw_overlay(ground);
         let same_networks = self.number(ground.table);
         let same_terms = same_networks && reached == self.overlay.is_some();
-        let mut serving: BTreeMap<ServiceId, BTreeSet<TaskId>> = BTreeMap::new();
-        for (task, local) in ground.locals.iter().filter(|(_, local)| local.serving) {
-            serving.entry(local.service).or_default().insert(*task);
+        let mut here: BTreeMap<ServiceId, Here> = BTreeMap::new();
+        for (task, local) in ground.locals.iter().filter(|(_, local)| local.serving || local.up) {
+            let here = here.entry(local.service).or_default();
+            if local.serving { &mut here.serving } else { &mut here.leaving }.insert(*task);
         }
         let mut held: BTreeMap<ServiceId, BTreeSet<PortKey>> = BTreeMap::new();
         for (key, service) in ground.held {
@@ -172,22 +182,20 @@ impl Drawing {
         self.drawn.retain(|id, _| ground.table.services.contains_key(id));
         let mut parts = BTreeMap::new();
         for (id, source) in &ground.table.services {
-            let (serving, held) =
-                (serving.remove(id).unwrap_or_default(), held.remove(id).unwrap_or_default());
+            let (here, held) =
+                (here.remove(id).unwrap_or_default(), held.remove(id).unwrap_or_default());
             let known = self.drawn.get(id);
             let same = same_terms
                 && known.is_some_and(|known| {
-                    Arc::ptr_eq(&known.source, source)
-                        && known.serving == serving
-                        && known.held == held
+                    Arc::ptr_eq(&known.source, source) && known.here == here && known.held == held
                 });
             let part = match known {
                 Some(known) if same => Arc::clone(&known.part),
                 known => {
-                    let part = self.part(ground.table, *id, source, &serving, &held);
+                    let part = self.part(ground.table, *id, source, &here, &held);
                     let part = keep(part, known.map(|known| &known.part));
                     let (source, kept) = (Arc::clone(source), Arc::clone(&part));
-                    self.drawn.insert(*id, Drawn { source, serving, held, part: kept });
+                    self.drawn.insert(*id, Drawn { source, here, held, part: kept });
                     part
                 }
             };
@@ -247,15 +255,21 @@ impl Drawing {
         table: &NodeTable,
         id: ServiceId,
         source: &TableService,
-        serving: &BTreeSet<TaskId>,
+        here: &Here,
         held: &BTreeSet<PortKey>,
     ) -> Part {
-        let able: Vec<&TableTask> =
-            source.tasks.iter().filter(|task| self.is_able(task, serving)).collect();
+        let backends: Vec<(u32, Backend)> = source
+            .tasks
+            .iter()
+            .filter_map(|task| self.weight(task, here).map(|weight| (task, weight)))
+            .flat_map(|(task, weight)| {
+                self.backends(table, task, weight).map(|backend| (task.slot, backend))
+            })
+            .collect();
         let mut services = Vec::new();
         let mut push = |key: String, frontends: Vec<Frontend>, slot: Option<u32>| {
-            let tasks = able.iter().filter(|task| slot.is_none_or(|slot| task.slot == slot));
-            let backends = tasks.flat_map(|task| self.backends(table, task)).collect();
+            let of = backends.iter().filter(|(of, _)| slot.is_none_or(|slot| *of == slot));
+            let backends = of.map(|(_, backend)| *backend).collect();
             services.push(Arc::new(Service {
                 key: key.into(),
                 frontends,
@@ -281,7 +295,7 @@ impl Drawing {
             .mesh_ports()
             .flat_map(|port| match held.contains(&PortKey::of(port)) {
                 true => published(port, self.site.ipv6),
-                false => serving.first().map(|_| elsewhere(port)).into_iter().collect(),
+                false => here.serving.first().map(|_| elsewhere(port)).into_iter().collect(),
             })
             .collect();
         if !ports.is_empty() {
@@ -290,13 +304,15 @@ impl Drawing {
         Part { published: Vec::new(), services, group: self.group(table, id, source) }
     }
 
-    /// Whether a task takes connections, as far as this node can tell.
-    fn is_able(&self, task: &TableTask, serving: &BTreeSet<TaskId>) -> bool {
+    /// A task's share of new connections, as far as this node can tell. None is led to one with
+    /// zero; what others send to it is let in.
+    fn weight(&self, task: &TableTask, here: &Here) -> Option<u16> {
         if task.node == self.site.node {
-            return serving.contains(&task.task);
+            let serves = here.serving.contains(&task.task).then_some(task.weight);
+            return serves.or_else(|| here.leaving.contains(&task.task).then_some(0));
         }
         // Without an overlay there is no way to it.
-        task.ready && self.overlay.is_some()
+        (task.ready && self.overlay.is_some()).then_some(task.weight)
     }
 
     fn addresses(&self, table: &NodeTable, task: &TableTask) -> impl Iterator<Item = IpAddr> {
@@ -304,8 +320,13 @@ impl Drawing {
         [Some(IpAddr::V4(task.address)), v6.map(IpAddr::V6)].into_iter().flatten()
     }
 
-    fn backends(&self, table: &NodeTable, task: &TableTask) -> impl Iterator<Item = Backend> {
-        let (weight, local) = (task.weight, task.node == self.site.node);
+    fn backends(
+        &self,
+        table: &NodeTable,
+        task: &TableTask,
+        weight: u16,
+    ) -> impl Iterator<Item = Backend> {
+        let local = task.node == self.site.node;
         self.addresses(table, task).map(move |address| Backend { address, weight, local })
     }
 

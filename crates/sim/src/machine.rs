@@ -227,7 +227,7 @@ impl Machine {
         let mesh = self.table.services.iter().filter(|mesh| mesh.frontends.iter().any(leads));
         let mesh =
             mesh.flat_map(|mesh| &mesh.backends).filter_map(|backend| match backend.address {
-                IpAddr::V4(address) => Some(address),
+                IpAddr::V4(address) => (backend.weight > 0).then_some(address),
                 IpAddr::V6(_) => None,
             });
         own.chain(mesh).collect()

@@ -36,8 +36,8 @@ impl Core {
             .tasks
             .iter()
             .map(|(id, held)| {
-                let (service, serving) = (held.spec.service, held.machine.is_serving());
-                (*id, Local { service, serving })
+                let (service, machine) = (held.spec.service, &held.machine);
+                (*id, Local { service, serving: machine.is_serving(), up: machine.is_up() })
             })
             .collect();
         let held = self.held_ports();

@@ -145,7 +145,7 @@ impl Town {
         self.table.services.insert(id, Arc::new(service));
     }
 
-    /// Tasks that run here: `1+ 2-`, the first serves.
+    /// Tasks that run here: `1+ 2- 3.`, the first serves, the last has ended.
     fn here(mut self, text: &str) -> Self {
         self.locals.clear();
         for word in text.split_whitespace() {
@@ -154,7 +154,10 @@ impl Town {
                 |service: &&Arc<TableService>| service.tasks.iter().any(|task| task.task == id);
             let found = self.table.services.iter().find(|(_, service)| of(service));
             let service = found.map_or(ServiceId::MIN, |(id, _)| *id);
-            self.locals.insert(id, Local { service, serving: word.ends_with('+') });
+            self.locals.insert(
+                id,
+                Local { service, serving: word.ends_with('+'), up: !word.ends_with('.') },
+            );
         }
         self
     }
@@ -194,7 +197,11 @@ fn shown(whole: &Whole) -> String {
         }
         text.push_str(" >");
         for backend in &service.backends {
-            let here = if backend.local { "!" } else { "" };
+            let here = match backend.weight {
+                0 => "-",
+                _ if backend.local => "!",
+                _ => "",
+            };
             let _ = write!(text, " {}{here}", short(&backend.address));
         }
         text.push_str(if service.affinity { " sticky" } else { "" });
@@ -228,7 +235,13 @@ fn who_is_behind_a_virtual_ip() {
     // Elsewhere as managers say.
     check("web back=.5 t1b+ t2b-", "", "vip 192.0.5 > 128.1.2\n group {1}: 128.1.2 128.1.3");
     // Here as it is: gone before managers know, and there before as well.
-    check("web back=.5 t1a+ t2b+", "1-", "vip 192.0.5 > 128.1.3\n group {1}: 128.0.2 128.1.3");
+    check("web back=.5 t1a+ t2b+", "1.", "vip 192.0.5 > 128.1.3\n group {1}: 128.0.2 128.1.3");
+    // What others send to it is let in for as long as it runs.
+    check(
+        "web back=.5 t1a+ t2b+",
+        "1-",
+        "vip 192.0.5 > 128.0.2- 128.1.3\n group {1}: 128.0.2 128.1.3",
+    );
     check(
         "web back=.5 t1a- t2b+",
         "1+",

@@ -236,7 +236,8 @@ async fn what_other_nodes_lead_to_takes_connections_a_little_longer() {
 }
 
 fn leads(table: &Table) -> bool {
-    table.services.iter().any(|service| service.backends.iter().any(|backend| backend.local))
+    let mut backends = table.services.iter().flat_map(|service| &service.backends);
+    backends.any(|backend| backend.local && backend.weight > 0)
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const PACE: Duration = Duration::from_millis(4);
 /// Where containers ask for names.
 const NAME_SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(169, 254, 1, 1), 53);
+/// As if a packet was lost: it is sent again after a second, or a fifth of one.
+const SLOW: Duration = Duration::from_millis(180);
 /// More is not told of failures.
 const TOLD_MAX: usize = 20;
 
@@ -29,6 +31,8 @@ pub(crate) struct Tally {
     /// When, by whom, and how it ended.
     pub(crate) failures: Vec<String>,
     pub(crate) longest: Duration,
+    /// Those that took longer than [`SLOW`], in the same words.
+    slow: Vec<String>,
 }
 
 impl Tally {
@@ -36,6 +40,7 @@ impl Tally {
         self.requests += other.requests;
         self.lookups += other.lookups;
         self.failures.extend(other.failures);
+        self.slow.extend(other.slow);
         self.longest = self.longest.max(other.longest);
     }
 
@@ -49,6 +54,9 @@ impl Tally {
             self.failures.len(),
             self.longest
         );
+        for slow in self.slow.iter().take(TOLD_MAX) {
+            eprintln!("slow: {slow}");
+        }
         if self.failures.is_empty() {
             return Ok(());
         }
@@ -108,8 +116,11 @@ impl Traffic {
                         tally.requests += 1
                     }
                     tally.longest = tally.longest.max(asked.elapsed());
+                    let at = start.elapsed().as_secs_f32();
+                    if asked.elapsed() > SLOW {
+                        tally.slow.push(format!("{at:.3} s: {who}: {:?}", asked.elapsed()));
+                    }
                     if let Err(why) = outcome {
-                        let at = start.elapsed().as_secs_f32();
                         tally.failures.push(format!("{at:.3} s: {who}: {why}"));
                     }
                     std::thread::sleep(PACE);

@@ -53,11 +53,12 @@ proptest! {
             prop_assert_eq!(drawn.internal.len(), fresh.internal.len());
             for service in drawn.table().services {
                 for backend in service.backends.iter().filter(|backend| backend.local) {
-                    let serves = town.table.services.values().flat_map(|s| &s.tasks).any(|task| {
+                    let fits = town.table.services.values().flat_map(|s| &s.tasks).any(|task| {
+                        let local = town.locals.get(&task.task);
                         IpAddr::V4(task.address) == backend.address
-                            && town.locals.get(&task.task).is_some_and(|local| local.serving)
+                            && local.is_some_and(|local| local.serving == (backend.weight > 0))
                     });
-                    prop_assert!(serves, "{:?}", backend);
+                    prop_assert!(fits, "{:?}", backend);
                 }
             }
         }
