@@ -169,6 +169,56 @@ fn host_services_reach_each_other_by_plain_routes() -> Result<()> {
     reach("none")
 }
 
+/// Whether somebody at the switch reads what containers say: by their addresses, a virtual IP and
+/// a published port, of both families. The page is the word that is looked for.
+fn is_readable(overlay: &str) -> Result<bool> {
+    const WORD: &str = "quite-a-secret";
+    let cluster = form(overlay)?;
+    let web = service(&cluster, "web", &["--replicas", "1", "-p", "8080:80"], 1)?.remove(0);
+    let elsewhere = cluster.nodes().iter().find(|node| node.name() != web.host.name());
+    let elsewhere = elsewhere.context("another node")?;
+    let clients = everywhere(&cluster, "client", "default")?;
+    let client = clients.iter().find(|pod| pod.host.name() == elsewhere.name());
+    let client = client.context("a client elsewhere")?;
+    let server = Pod { name: WORD.to_owned(), ..web.clone() };
+    server.serve(WEB)?;
+    let (vip, vip6) = vips(&cluster, "default", "web")?;
+    let server6 = server.v6()?;
+    let there = Pod::machine(elsewhere.host());
+    let ways: [(&Pod, IpAddr, u16); 5] = [
+        (client, server.v4.into(), WEB),
+        (client, server6.into(), WEB),
+        (client, vip.into(), WEB),
+        (client, vip6.into(), WEB),
+        (&there, elsewhere.host().address().into(), PUBLISHED),
+    ];
+    for (client, to, port) in ways {
+        becomes(&cluster, "answered", WORD, || Ok(first(&client.tcp(to, port)?)))?;
+    }
+    cluster.bed().listen();
+    for (client, to, port) in ways {
+        for said in [client.tcp(to, port)?, client.udp(to, port)?] {
+            // Published is TCP alone.
+            assert!(first(&said) == WORD || port == PUBLISHED, "{said}");
+        }
+    }
+    let heard = cluster.bed().heard()?;
+    assert!(!heard.is_empty());
+    let reads = |said: &Vec<u8>| said.windows(WORD.len()).any(|bytes| bytes == WORD.as_bytes());
+    Ok(heard.iter().any(reads))
+}
+
+fn first(said: &str) -> String {
+    said.split(' ').next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn host_nobody_between_nodes_reads_what_containers_say() -> Result<()> {
+    assert!(is_readable("vxlan")?, "who listens hears nothing");
+    assert!(!is_readable("wireguard")?);
+    Ok(())
+}
+
 /// Whoever is told that a backend is gone gets no failed request any more.
 #[test]
 fn host_backends_that_go_are_out() -> Result<()> {
