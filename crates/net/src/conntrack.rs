@@ -185,7 +185,7 @@ fn list_request(family: Family, to: Option<(Protocol, u16)>) -> Messages {
 }
 
 /// `None` for what has no ports (ICMP): it is not ours to end.
-fn parse(attributes: &[u8]) -> Option<Flow> {
+pub(crate) fn parse(attributes: &[u8]) -> Option<Flow> {
     let original = attribute(attributes, CTA_TUPLE_ORIG)?;
     let reply = attribute(attributes, CTA_TUPLE_REPLY)?;
     let (ip, protocol) =

@@ -28,6 +28,8 @@ mod handle;
 mod link;
 mod namespace;
 mod netlink;
+#[cfg(test)]
+mod netlink_fuzz;
 mod node;
 mod overlay;
 mod reserve;

@@ -489,7 +489,7 @@ fn push_neighbour(messages: &mut Messages, index: u32, address: IpAddr, mac: [u8
     });
 }
 
-fn parse_link(kind: u16, payload: &[u8]) -> Option<Link> {
+pub(crate) fn parse_link(kind: u16, payload: &[u8]) -> Option<Link> {
     (kind == RTM_NEWLINK).then_some(())?;
     let up = u32_at(payload, 8)? & IFF_UP != 0;
     let mut link = Link { index: u32_at(payload, 4)?, up, ..Link::default() };

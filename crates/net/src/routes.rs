@@ -162,6 +162,17 @@ fn forward_ipv6() -> Result<(), Error> {
     write_setting("ipv6/conf/all/forwarding", "1")
 }
 
+/// Reads a message as each kind that it may be.
+#[cfg(test)]
+pub(crate) fn read_all(payload: &[u8]) {
+    let numbers = overlay::Numbers::of("node");
+    let _ = parse::parse_device(payload);
+    let _ = parse::parse_address(payload);
+    let _ = parse::parse_neighbour(payload, 4789);
+    let _ = parse::parse_route(payload, 1, Some(2), numbers);
+    let _ = parse::parse_rule(payload, numbers);
+}
+
 fn find<'a>(links: &'a [Device], name: &str) -> Option<&'a Device> {
     links.iter().find(|link| link.name == name)
 }
