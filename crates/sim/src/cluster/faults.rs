@@ -223,8 +223,9 @@ fn stop(world: &World) -> Option<()> {
     const LONG_MS: u64 = 5_000;
     // An agent that does not run cannot stop what it should after a while without managers.
     const WORKER_MS: u64 = 2_000;
-    // A leader takes no notice of less.
-    const NOTICED_MS: u64 = 500;
+    // A leader takes no notice of less: a pause of half a second, which its consensus, that goes on
+    // meanwhile, may wake it from once (seed 4226).
+    const NOTICED_MS: u64 = 1_000;
     let host = any(world, |_| true)?;
     let most = if host.number().is_some() && !world.script.hybrid { LONG_MS } else { WORKER_MS };
     let for_ms = 100 + world.rng.below(most - 100);
