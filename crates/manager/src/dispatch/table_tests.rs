@@ -28,7 +28,7 @@ fn on(spec: ServiceSpec, networks: &[&str]) -> ServiceSpec {
 
 fn published(mut spec: ServiceSpec, mode: PublishMode) -> ServiceSpec {
     let (protocol, bind) = (Protocol::Tcp, Ipv4Addr::UNSPECIFIED);
-    spec.ports = vec![PortSpec { protocol, bind, published: 8080, target: 80, mode }];
+    spec.ports = vec![PortSpec { protocol, bind, published: 8080, target: 80, mode, name: None }];
     spec
 }
 

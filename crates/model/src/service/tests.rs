@@ -17,7 +17,8 @@ fn check(edit: impl FnOnce(&mut ServiceSpec), expected: &str) {
 
 fn port(published: u16, bind: [u8; 4]) -> PortSpec {
     let bind = Ipv4Addr::from(bind);
-    PortSpec { protocol: Protocol::Tcp, bind, published, target: 80, mode: PublishMode::Ingress }
+    let (protocol, mode) = (Protocol::Tcp, PublishMode::Ingress);
+    PortSpec { protocol, bind, published, target: 80, mode, name: None }
 }
 
 #[test]

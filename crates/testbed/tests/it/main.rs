@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::cast_precision_loss)]
 
 mod access;
+mod doctor;
 mod edge;
 mod failover;
 mod formation;
