@@ -176,3 +176,31 @@ fn network(features: &warren_net::Features) -> Vec<Finding> {
     out.extend(blockers.map(|blocker| finding("firewall", false, &blocker.what, &blocker.fix)));
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `ok`, `bad` or `minor` findings about w2; what is told in short.
+    #[track_caller]
+    fn check(words: &str, nodes: usize, expected: &[&str]) {
+        let findings = words.split_whitespace().map(|word| Finding {
+            peer: "w2".to_owned(),
+            minor: word == "minor",
+            ..finding("clock", word == "ok", word, "")
+        });
+        let looked = network::Looked { name: "w1".to_owned(), findings: findings.collect(), nodes };
+        let short = in_short(looked);
+        let shown: Vec<String> =
+            short.iter().map(|found| format!("{}: {}", found.name, found.detail)).collect();
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_in_short() {
+        check("", 0, &[]);
+        check("ok ok", 1, &["network: reaches 1 other node"]);
+        check("ok minor", 2, &["clock to w2: minor", "network: reaches 2 other nodes"]);
+        check("ok bad minor", 2, &["clock to w2: bad", "clock to w2: minor"]);
+    }
+}

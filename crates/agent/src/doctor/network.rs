@@ -29,6 +29,8 @@ use crate::worker::{Message, Tools};
 
 /// Other nodes that are looked at in one go.
 const NODES_MAX: usize = 256;
+/// Nodes that may be named.
+const NAMED_MAX: usize = 64;
 /// For the node's own loop to say what it knows.
 const MAP_MAX: Duration = Duration::from_secs(2);
 /// For a connection to a manager's port.
@@ -74,6 +76,11 @@ pub(super) async fn look(tools: &Arc<Tools>, wanted: &[String]) -> Looked {
         return looked;
     };
     looked.name = name_of(&map.table, tools.node);
+    if wanted.len() > NAMED_MAX {
+        let detail = format!("{} nodes are named, at most {NAMED_MAX} can be", wanted.len());
+        looked.findings.push(finding("network", false, detail, "ask more than once"));
+        return looked;
+    }
     let (targets, mut strange) = targets(&map, tools.node, wanted);
     looked.nodes = targets.len();
     let work = async {

@@ -5,6 +5,8 @@
 
 mod network;
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use warren_proto::v1;
@@ -17,6 +19,9 @@ use super::listing::{ListFlags, Record, View};
 use super::printer::Printer;
 use super::template::Format;
 use crate::settings::Place;
+
+/// For a node to look around; longer than its own limit.
+const LOOK_MAX: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -123,8 +128,9 @@ pub(crate) async fn run(
         return Box::pin(network::run(printer, args, place)).await;
     }
     let mut checks = local();
-    checks.extend(managers(printer, place).await);
-    match of_node(printer, place).await {
+    let asked = within(async { Ok(managers(printer, place).await) });
+    checks.extend(asked.await.ok().flatten());
+    match within(of_node(printer, place)).await {
         Ok(found) => {
             checks.push(Check::ok("node", format!("answers at {}", place.socket.display())));
             // The node sees its own network, which may not be ours.
@@ -187,6 +193,14 @@ async fn of_node(printer: &mut Printer, place: &Place) -> Result<Vec<Check>, Fai
     let kind = open_stream::Kind::Doctor(v1::Doctor::default());
     let found = ask(&mut context.client, Vec::new(), kind).await?;
     Ok(found.findings.into_iter().map(Check::from).collect())
+}
+
+/// A daemon that hangs is not waited for.
+async fn within<T>(asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(LOOK_MAX, asked).await.unwrap_or_else(|_| {
+        let text = format!("the node did not answer within {} s", LOOK_MAX.as_secs());
+        Err(Failure::failed(text).hint("its log says what it is busy with"))
+    })
 }
 
 /// What a node found; an empty id is the node that the call arrives at.

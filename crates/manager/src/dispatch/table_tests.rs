@@ -137,6 +137,24 @@ fn a_node_is_told_of_networks_that_its_tasks_are_on() {
 }
 
 #[test]
+fn host_names_are_told_to_those_who_may_ask_for_them() {
+    let mut view = networked(&WORLD);
+    let mut boxed = published(on(spec("web", 9), &["back"]), PublishMode::Ingress);
+    boxed.task.hostname = Some("box".to_owned());
+    apply(&mut view, vec![Mutation::UpdateService { id: service_id(0), spec: boxed.clone() }]);
+    let told =
+        |view: &State| complete(view, node_id('b')).services[&service_id(0)].hostname.clone();
+    assert_eq!(told(&view).as_deref(), Some("box"));
+    boxed.networks = on(spec("web", 9), &["default"]).networks;
+    apply(&mut view, vec![Mutation::UpdateService { id: service_id(0), spec: boxed }]);
+    assert_eq!(told(&view), None);
+    let peers = complete(&view, node_id('a')).peers;
+    let names: Vec<String> = peers.values().map(|peer| peer.name.clone()).collect();
+    let hosts: Vec<String> = view.nodes().map(|node| node.description.hostname.clone()).collect();
+    assert_eq!(names, hosts);
+}
+
+#[test]
 fn of_published_ports_every_node_is_told_and_of_nothing_else() {
     let mut view = networked(&WORLD);
     let ingress = published(on(spec("api", 9), &["front"]), PublishMode::Ingress);

@@ -172,6 +172,24 @@ fn limits_are_no_less_than_reservations() {
 }
 
 #[test]
+fn names_of_ports() {
+    let named = |published, target, name: &str| PortSpec {
+        target,
+        name: Some(name.parse().unwrap()),
+        ..port(published, [0; 4])
+    };
+    // One port at two places.
+    check(|s| s.ports = vec![named(80, 8080, "http"), named(81, 8080, "http")], "ok");
+    check(|s| s.ports = vec![named(80, 8080, "http"), port(81, [0; 4]), port(82, [0; 4])], "ok");
+    let udp = PortSpec { protocol: Protocol::Udp, ..named(80, 9090, "http") };
+    check(|s| s.ports = vec![named(80, 8080, "http"), udp], "ok");
+    check(
+        |s| s.ports = vec![named(80, 8080, "http"), named(81, 9090, "http")],
+        "ports: \"81:9090 (http)\" has the name of 80:8080 (http), another port",
+    );
+}
+
+#[test]
 fn placements() {
     let affinity = |text: &str, apart| crate::placement::Affinity::parse(text, apart).unwrap();
     let constraint = |n: usize| format!("node.labels.a{n}==1").parse().unwrap();

@@ -229,3 +229,20 @@ fn host_doctor_works_without_managers_and_data_plane() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn host_doctor_does_not_wait_for_a_daemon_that_hangs() -> Result<()> {
+    let cluster = form("wireguard")?;
+    let worker = cluster.node("w1")?;
+    worker.pause();
+    for args in [&["doctor", "network"][..], &["doctor"]] {
+        let start = std::time::Instant::now();
+        let said = worker.warren(args)?;
+        assert!(start.elapsed() < LOOK_MAX, "{args:?} took {:?}", start.elapsed());
+        let text = [said.out.as_str(), &said.err].concat();
+        assert!(said.exit != 0 && text.contains("did not answer within"), "{said:?}");
+    }
+    worker.resume();
+    cluster.wait_ready(3, SOON)?;
+    fine(&cluster, worker, &["m1", "w2"], &["tunnel"])
+}

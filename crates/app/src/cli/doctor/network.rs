@@ -4,14 +4,12 @@
 //! is cut and that one can be asked as well, both look at the same time: who is heard by whom
 //! tells which way it is.
 
-use std::time::Duration;
-
 use clap::Args;
 use serde::Serialize;
 use warren_proto::v1;
 use warren_proto::v1::open_stream;
 
-use super::{Level, ask};
+use super::{Level, ask, within};
 use crate::cli::client::{Client, Target};
 use crate::cli::context::Context;
 use crate::cli::failure::{Exit, Failure};
@@ -23,8 +21,6 @@ use crate::settings::Place;
 
 /// Other nodes that are asked for their view: with more, it is the node itself that is cut off.
 const OTHERS_MAX: usize = 8;
-/// For a node to look around; longer than its own limit.
-const LOOK_MAX: Duration = Duration::from_secs(20);
 /// What tells by itself whether anything comes through.
 const CHECKS: [&str; 2] = ["underlay", "tunnel"];
 
@@ -93,23 +89,28 @@ pub(crate) async fn run(
     place: &Place,
 ) -> Result<(), Failure> {
     let target = || Target::Socket(place.socket.clone());
-    let mut context = Context::connect(target(), printer).await?;
-    let from = match &args.from {
-        Some(text) => named(&mut context, text).await?,
-        None => Vec::new(),
+    let begin = async {
+        let mut context = Context::connect(target(), printer).await?;
+        let from = match &args.from {
+            Some(text) => named(&mut context, text).await?,
+            None => Vec::new(),
+        };
+        let found = look(&mut context.client, from.clone(), args.nodes.clone()).await?;
+        Ok((from, found))
     };
-    let found = look(&mut context.client, from.clone(), args.nodes.clone()).await?;
-    let own = id(&found.node);
+    let (from, found) = within(begin).await?;
+    let own = id(&found.node).unwrap_or_default();
     let mut paths = paths(&found);
-    for node in suspects(&found) {
-        let (Some(own), Some(other)) = (&own, id(&node)) else { continue };
+    let pairs = suspects(&found).into_iter().filter_map(|node| Some((id(&node)?, node)));
+    let views = pairs.map(|(other, node)| {
         // Both at the same time, on connections of their own.
         let mine = view(target(), from.clone(), other.clone());
-        let theirs = view(target(), node.clone(), own.clone());
-        let (mine, theirs) = tokio::join!(mine, theirs);
-        paths.iter_mut().filter(|path| path.node == other).for_each(|path| {
-            path.compare(mine.as_ref(), theirs.as_ref());
-        });
+        let theirs = view(target(), node, own.clone());
+        async { (other, tokio::join!(mine, theirs)) }
+    });
+    for (other, (mine, theirs)) in futures::future::join_all(views).await {
+        let of_pair = paths.iter_mut().filter(|path| path.node == other);
+        of_pair.for_each(|path| path.compare(mine.as_ref(), theirs.as_ref()));
     }
     let flags = ListFlags { format: Some(args.format.clone()), ..ListFlags::default() };
     printer.list(&paths, &flags, View::at(crate::cli::context::now()))?;
@@ -134,18 +135,16 @@ async fn look(
     node: Vec<u8>,
     nodes: Vec<String>,
 ) -> Result<v1::Findings, Failure> {
-    let kind = open_stream::Kind::Doctor(v1::Doctor { network: true, nodes });
-    let asked = tokio::time::timeout(LOOK_MAX, ask(client, node, kind)).await;
-    asked.unwrap_or_else(|_| {
-        let text = format!("the node did not answer within {} s", LOOK_MAX.as_secs());
-        Err(Failure::new(Exit::Unreachable, text).hint("its log says what it is busy with"))
-    })
+    ask(client, node, open_stream::Kind::Doctor(v1::Doctor { network: true, nodes })).await
 }
 
 /// What `node` finds of the way to `other`; nothing if it cannot be asked.
 async fn view(target: Target, node: Vec<u8>, other: String) -> Option<v1::Findings> {
-    let mut client = Client::connect(target).await.ok()?;
-    look(&mut client, node, vec![other]).await.ok()
+    let looked = within(async {
+        let mut client = Client::connect(target).await?;
+        look(&mut client, node, vec![other]).await
+    });
+    looked.await.ok()
 }
 
 fn id(node: &[u8]) -> Option<String> {
