@@ -195,9 +195,9 @@ async fn of_node(printer: &mut Printer, place: &Place) -> Result<Vec<Check>, Fai
     Ok(found.findings.into_iter().map(Check::from).collect())
 }
 
-/// A daemon that hangs is not waited for.
+/// A daemon that hangs is not waited for. Calls of a node are large: each is on the heap.
 async fn within<T>(asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::time::timeout(LOOK_MAX, asked).await.unwrap_or_else(|_| {
+    tokio::time::timeout(LOOK_MAX, Box::pin(asked)).await.unwrap_or_else(|_| {
         let text = format!("the node did not answer within {} s", LOOK_MAX.as_secs());
         Err(Failure::failed(text).hint("its log says what it is busy with"))
     })
