@@ -2,16 +2,22 @@
 //!
 //! Changes nothing; blocking look-ups run off the event loop.
 
+mod network;
+mod path;
+mod survey;
+
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use warren_model::Time;
 use warren_model::quantity::format_duration_ms;
+use warren_proto::v1;
 use warren_proto::v1::Finding;
 use warren_runtime::ContainerState;
 
 use crate::effects::chain;
 use crate::worker::{Message, Tools};
+pub(crate) use network::Map;
 
 /// Less than this is filled by one large image.
 const FREE_MIN_BYTES: u64 = 2 << 30;
@@ -20,10 +26,42 @@ const CLOCK_MIN: Time = Time(1_735_689_600_000);
 
 fn finding(name: &str, ok: bool, detail: impl Into<String>, hint: &str) -> Finding {
     let hint = if ok { String::new() } else { hint.to_owned() };
-    Finding { name: name.to_owned(), ok, detail: detail.into(), hint }
+    Finding { name: name.to_owned(), ok, detail: detail.into(), hint, ..Finding::default() }
 }
 
-pub(crate) async fn findings(tools: &Arc<Tools>) -> Vec<Finding> {
+/// What was asked for.
+pub(crate) async fn findings(tools: &Arc<Tools>, asked: &v1::Doctor) -> v1::Findings {
+    let node = tools.node.as_bytes().to_vec();
+    if asked.network {
+        let looked = network::look(tools, &asked.nodes).await;
+        return v1::Findings { findings: looked.findings, node, name: looked.name };
+    }
+    let (own, looked) = tokio::join!(own(tools), network::look(tools, &[]));
+    let name = looked.name.clone();
+    v1::Findings { findings: [own, in_short(looked)].concat(), node, name }
+}
+
+/// Of the way to other nodes what is wrong; else that nothing is.
+fn in_short(looked: network::Looked) -> Vec<Finding> {
+    let network::Looked { findings, nodes, .. } = looked;
+    let troubles = findings.into_iter().filter(|finding| !finding.ok);
+    let named = troubles.map(|finding| Finding {
+        name: match finding.peer.as_str() {
+            "" => finding.name,
+            peer => format!("{} to {peer}", finding.name),
+        },
+        ..finding
+    });
+    let mut short: Vec<Finding> = named.collect();
+    if short.iter().all(|finding| finding.minor) && nodes > 0 {
+        let detail = format!("reaches {nodes} other node{}", if nodes == 1 { "" } else { "s" });
+        short.push(finding("network", true, detail, ""));
+    }
+    short
+}
+
+/// What concerns this node alone.
+async fn own(tools: &Arc<Tools>) -> Vec<Finding> {
     let mut out = vec![containers(tools).await, clock(tools), manager(tools)];
     out.extend(forgotten(tools).await);
     out.extend(networks(tools).await);
@@ -137,4 +175,32 @@ fn network(features: &warren_net::Features) -> Vec<Finding> {
     let blockers = features.blockers.iter();
     out.extend(blockers.map(|blocker| finding("firewall", false, &blocker.what, &blocker.fix)));
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `ok`, `bad` or `minor` findings about w2; what is told in short.
+    #[track_caller]
+    fn check(words: &str, nodes: usize, expected: &[&str]) {
+        let findings = words.split_whitespace().map(|word| Finding {
+            peer: "w2".to_owned(),
+            minor: word == "minor",
+            ..finding("clock", word == "ok", word, "")
+        });
+        let looked = network::Looked { name: "w1".to_owned(), findings: findings.collect(), nodes };
+        let short = in_short(looked);
+        let shown: Vec<String> =
+            short.iter().map(|found| format!("{}: {}", found.name, found.detail)).collect();
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_in_short() {
+        check("", 0, &[]);
+        check("ok ok", 1, &["network: reaches 1 other node"]);
+        check("ok minor", 2, &["clock to w2: minor", "network: reaches 2 other nodes"]);
+        check("ok bad minor", 2, &["clock to w2: bad", "clock to w2: minor"]);
+    }
 }

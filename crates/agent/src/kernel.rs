@@ -158,6 +158,11 @@ impl Drawing {
         &self.site
     }
 
+    /// How other nodes are reached, as last drawn.
+    pub(crate) fn overlay(&self) -> Option<Arc<Overlay>> {
+        self.overlay.clone()
+    }
+
     /// Whether other nodes send connections to tasks of `service`.
     pub(crate) fn is_reached_from_elsewhere(&self, service: ServiceId) -> bool {
         let peers = self.overlay.as_ref().is_some_and(|overlay| !overlay.peers.is_empty());

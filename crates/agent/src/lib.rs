@@ -48,11 +48,12 @@ mod table;
 pub mod task;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 mod underlay;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +82,7 @@ pub use crate::route::{LocalManager, MANAGERS_MAX, ManagerAddress};
 pub use crate::seams::{Archive, Images, Network};
 pub use crate::session::{Connect, ConnectError};
 pub use crate::table::Applied;
+pub use crate::tunnel::{Tunnel, TunnelPeer, TunnelState};
 pub use crate::underlay::Resolve;
 
 use crate::container::Listed;
@@ -106,6 +108,10 @@ pub struct Options {
     pub network: Arc<dyn Network>,
     /// Answers containers' questions for names, if anybody does.
     pub names: Option<Arc<dyn Names>>,
+    /// Encrypts what goes to other nodes, if anybody does.
+    pub tunnel: Option<Arc<dyn Tunnel>>,
+    /// Where the name server itself listens, for `doctor`.
+    pub name_server: Option<SocketAddrV4>,
     /// Looks up names of nodes.
     pub resolve: Arc<dyn Resolve>,
     /// Name of the device that encrypts what goes to other nodes, where the cluster has that.
@@ -163,6 +169,8 @@ impl Agent {
             images: options.images,
             network: options.network,
             names: options.names,
+            tunnel: options.tunnel,
+            name_server: options.name_server,
             resolve: options.resolve,
             roll: effects::Roll::default(),
             applied: watch::Sender::default(),

@@ -162,12 +162,14 @@ mod tests {
                 published,
                 target: 80,
                 mode,
+                name: None,
             };
             let service = TableService {
                 name: name.parse().unwrap(),
                 on: vec![],
                 endpoint: Endpoint::default(),
                 ports: vec![spec],
+                hostname: None,
                 tasks: vec![],
             };
             (ServiceId::from_bytes([name.as_bytes()[0]; 10]), Arc::new(service))

@@ -171,6 +171,7 @@ mod tests {
                     published: published.parse().unwrap(),
                     target: target.parse().unwrap(),
                     mode: if host { PublishMode::Host } else { PublishMode::Ingress },
+                    name: None,
                 }
             })
             .collect();

@@ -208,7 +208,7 @@ async fn open(tools: &Arc<Tools>, line: &mut Line, kind: Option<Open>) -> Outcom
         Some(Open::ImageRemove(remove)) => images::remove(tools, remove, line).await,
         Some(Open::RegistryLogin(login)) => images::login(tools, login).await,
         Some(Open::Check(check)) => inspect::check(tools, check, line).await,
-        Some(Open::Doctor(_)) => inspect::doctor(tools, line).await,
+        Some(Open::Doctor(asked)) => inspect::doctor(tools, asked, line).await,
         None => Outcome::Failed(Failure::new(
             Code::BadInput,
             "this node does not know that kind of stream; is it older than its manager?",

@@ -114,7 +114,13 @@ mod tests {
 
     fn table(hosts: &str) -> NodeTable {
         let peers = hosts.split_whitespace().zip(1..).map(|(host, number)| {
-            let peer = Peer { number, underlay: host.into(), blocks: vec![], overlay_key: [0; 32] };
+            let peer = Peer {
+                number,
+                underlay: host.into(),
+                blocks: vec![],
+                overlay_key: [0; 32],
+                name: String::new(),
+            };
             (NodeId::from_bytes([u8::try_from(number).unwrap(); 10]), Arc::new(peer))
         });
         NodeTable { peers: peers.collect(), ..NodeTable::default() }

@@ -19,6 +19,7 @@ use crate::assignments::Gap;
 use crate::cache::{Cache, Cached, Changed, Pace};
 use crate::container::Parts;
 use crate::core::{Command, Core, Input, Order, TaskView};
+use crate::doctor::Map;
 use crate::effects;
 use crate::membership::MembershipView;
 use crate::metrics::count;
@@ -64,6 +65,8 @@ pub(crate) enum Message {
     Forgotten(oneshot::Sender<Option<(usize, Option<u64>)>>),
     /// What cannot be done for networks.
     Troubles(oneshot::Sender<Vec<String>>),
+    /// Who and where the other nodes are.
+    Map(oneshot::Sender<Map>),
     /// What is to be kept was written, or was not.
     Kept {
         ok: bool,
@@ -205,6 +208,9 @@ impl Worker {
             }
             Message::Troubles(reply) => {
                 let _ = reply.send(self.core.troubles());
+            }
+            Message::Map(reply) => {
+                let _ = reply.send(self.core.map());
             }
             Message::Kept { ok } => {
                 let metrics = &self.tools.metrics;

@@ -4,9 +4,8 @@
 //! costs those services; what all depend on (the cluster's id, networks) has the zone made anew.
 //! Which way it came about makes no difference: a test compares.
 //!
-//! Not here: how a name is looked up (`net::dns`). Stacks and host names of tasks are not in the
-//! tables yet, and slots' own virtual addresses are not in the zone: the name of a slot leads to
-//! its tasks.
+//! Not here: how a name is looked up (`net::dns`). Stacks are not in the tables, and slots' own
+//! virtual addresses are not in the zone: the name of a slot leads to its tasks.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -15,8 +14,8 @@ use std::sync::Arc;
 use warren_model::NodeTable;
 use warren_model::id::{ServiceId, TaskId};
 use warren_model::node_table::{TableAttachment, TableChange, TableService, TableTask};
-use warren_model::service::EndpointMode;
-use warren_net::dns::{self, Prefix, Tables, Zone};
+use warren_model::service::{EndpointMode, Protocol};
+use warren_net::dns::{self, NamedPort, Prefix, Tables, Zone};
 
 use crate::asker::Asker;
 
@@ -126,10 +125,26 @@ fn service(table: &NodeTable, id: ServiceId, service: &TableService) -> Option<d
         name: service.name.as_str().into(),
         stack: None,
         attachments: attachments.collect(),
-        // Ports have numbers alone.
-        ports: Vec::new(),
-        tasks: service.tasks.iter().map(|found| task(table, found)).collect(),
+        ports: ports(service),
+        tasks: service.tasks.iter().map(|found| task(table, service, found)).collect(),
     })
+}
+
+/// Ports that have names, each once: it may be published more than once.
+fn ports(service: &TableService) -> Vec<NamedPort> {
+    let mut ports: Vec<NamedPort> = Vec::new();
+    for port in &service.ports {
+        let Some(name) = port.name else { continue };
+        let protocol = match port.protocol {
+            Protocol::Tcp => warren_net::Protocol::Tcp,
+            Protocol::Udp => warren_net::Protocol::Udp,
+        };
+        let named = NamedPort { name: name.as_str().into(), protocol, port: port.target };
+        if !ports.contains(&named) {
+            ports.push(named);
+        }
+    }
+    ports
 }
 
 fn attachment(table: &NodeTable, service: &TableService, on: &TableAttachment) -> dns::Attachment {
@@ -144,10 +159,10 @@ fn attachment(table: &NodeTable, service: &TableService, on: &TableAttachment) -
     }
 }
 
-fn task(table: &NodeTable, task: &TableTask) -> dns::Task {
+fn task(table: &NodeTable, service: &TableService, task: &TableTask) -> dns::Task {
     dns::Task {
         slot: task.slot,
-        hostname: None,
+        hostname: service.hostname.clone(),
         addresses: both(task.address, table.container_v6(task.address)),
         ready: task.ready,
     }
@@ -163,7 +178,7 @@ mod tests {
 
     use warren_model::id::{ClusterId, NetworkId, NodeId};
     use warren_model::node_table::TableNetwork;
-    use warren_model::service::Endpoint;
+    use warren_model::service::{Endpoint, PortSpec, PublishMode};
     use warren_net::dns::{Data, Outcome, Upstream, kind};
 
     use super::*;
@@ -173,7 +188,8 @@ mod tests {
     }
 
     /// `web@1=192:1,-2` is a service on network 1 with the virtual IP 10.192.0.192 and tasks at .1,
-    /// ready, and .2, not; without `=` it answers with its tasks. `n1` is network 1.
+    /// ready, and .2, not; without `=` it answers with its tasks. `n1` is network 1. After that
+    /// `%http/80` is a named port, published twice, and `#box` what its containers are called.
     fn table(text: &str) -> NodeTable {
         let mut table =
             NodeTable { cluster: Some(ClusterId::from_bytes([1; 10])), ..NodeTable::default() };
@@ -190,7 +206,22 @@ mod tests {
                 table.networks.insert(network(n), Arc::new(spec));
                 continue;
             };
+            let (rest, hostname) = rest.split_once('#').map_or((rest, None), |(r, h)| (r, Some(h)));
+            let (rest, port) = rest.split_once('%').map_or((rest, None), |(r, p)| (r, Some(p)));
             let (at, tasks) = rest.split_once(':').unwrap();
+            let port = port.map(|port| {
+                let (name, target) = port.split_once('/').unwrap();
+                PortSpec {
+                    protocol: Protocol::Tcp,
+                    bind: [0; 4].into(),
+                    published: 8080,
+                    target: target.parse().unwrap(),
+                    mode: PublishMode::Ingress,
+                    name: Some(name.parse().unwrap()),
+                }
+            });
+            let nameless = port.map(|port| PortSpec { published: 9090, name: None, ..port });
+            let again = port.map(|port| PortSpec { published: 8081, ..port });
             let (on, vip) = at.split_once('=').map_or((at, None), |(on, vip)| (on, Some(vip)));
             let tasks = tasks.split(',').filter(|task| !task.is_empty()).map(|task| {
                 let n: u8 = task.trim_start_matches('-').parse().unwrap();
@@ -213,7 +244,8 @@ mod tests {
                 name: name.parse().unwrap(),
                 on: on.collect(),
                 endpoint: Endpoint::default(),
-                ports: vec![],
+                ports: [port, nameless, again].into_iter().flatten().collect(),
+                hostname: hostname.map(Into::into),
                 tasks: tasks.collect(),
             };
             let id = ServiceId::from_bytes([name.as_bytes()[0]; 10]);
@@ -274,6 +306,32 @@ mod tests {
         check(1, "api", kind::A, "no name");
         check(1, "mesh", kind::A, "no name");
         check(9, "web", kind::A, "refused");
+    }
+
+    #[test]
+    fn slots_ports_and_host_names_lead_to_tasks() {
+        let mut names = Names::default();
+        names.change(table("n1 n2 web@1=9:1,2%http/80#box db@1:3,-4%pg/5432 box@2:5").whole());
+        names.admit(asker(1, 1, &[1]));
+        names.admit(asker(5, 5, &[2]));
+        let check = |from, name: &str, kind, expected: &str| {
+            assert_eq!(told(&names, from, name, kind), expected, "{name} from {from}");
+        };
+        let srv = |port: u16, target: &str| {
+            format!("{:?}", Data::Srv { port, target: format!("{target}.warren.internal").into() })
+        };
+        check(1, "1.web", kind::A, "10.128.0.1");
+        check(1, "2.web", kind::AAAA, "fd01:101:101::a80:2");
+        check(1, "3.web", kind::A, "no name");
+        check(1, "3.db", kind::A, "10.128.0.3");
+        check(1, "4.db", kind::A, "no data");
+        check(1, "_http._tcp.web", kind::SRV, &srv(80, "web"));
+        check(1, "_http._tcp.web", kind::A, "no data");
+        check(1, "_http._udp.web", kind::SRV, "no name");
+        check(1, "_pg._tcp.db", kind::SRV, &srv(5432, "3.db"));
+        check(1, "box", kind::A, "10.128.0.1 10.128.0.2");
+        check(5, "box", kind::A, "10.128.0.5");
+        check(5, "_http._tcp.web", kind::SRV, "no name");
     }
 
     #[test]

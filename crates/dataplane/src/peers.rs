@@ -125,6 +125,7 @@ mod tests {
                 underlay: underlay.to_owned(),
                 blocks: blocks.map(|n| format!("10.128.{n}.0/24").parse().unwrap()).collect(),
                 overlay_key: [key.parse().unwrap(); 32],
+                name: String::new(),
             };
             table.peers.insert(node(n.parse().unwrap()), Arc::new(peer));
         }

@@ -254,4 +254,17 @@ pub struct PeerStatus {
     pub received_bytes: u64,
     #[prost(uint64, tag = "5")]
     pub sent_bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub received_packets: u64,
+    #[prost(uint64, tag = "7")]
+    pub sent_packets: u64,
+    /// How long ago anything of it came in, its handshakes included.
+    #[prost(uint64, optional, tag = "8")]
+    pub heard_ago_ms: Option<u64>,
+    /// Handshakes that were begun here and never answered.
+    #[prost(uint64, tag = "9")]
+    pub handshakes_failed: u64,
+    /// Packets of it and to it that were dropped.
+    #[prost(uint64, tag = "10")]
+    pub dropped_packets: u64,
 }

@@ -77,6 +77,63 @@ names! {
     Alias
 }
 
+/// A port's name, e.g. `http`: what `_http._tcp.web` asks for. Small, and without memory of its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortName {
+    len: u8,
+    /// Zeros behind the name.
+    bytes: [u8; Self::LEN_MAX],
+}
+
+impl PortName {
+    /// RFC 6335, section 5.1.
+    pub const LEN_MAX: usize = 15;
+
+    pub fn as_str(&self) -> &str {
+        // Letters, digits and hyphens alone: see `from_str`.
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+    }
+}
+
+impl FromStr for PortName {
+    type Err = PortNameError;
+
+    fn from_str(text: &str) -> Result<Self, PortNameError> {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let is_one = (1..=Self::LEN_MAX).contains(&text.len())
+            && text.bytes().all(plain)
+            && text.bytes().any(|b| b.is_ascii_lowercase())
+            && !text.starts_with('-')
+            && !text.ends_with('-')
+            && !text.contains("--");
+        let len = u8::try_from(text.len()).ok().filter(|_| is_one);
+        let len = len.ok_or_else(|| PortNameError(text.chars().take(40).collect()))?;
+        let mut bytes = [0; Self::LEN_MAX];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(Self { len, bytes })
+    }
+}
+
+impl fmt::Display for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PortName({:?})", self.as_str())
+    }
+}
+
+/// Why a text cannot be a port's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no name for a port; allowed are at most 15 of a-z, 0-9 and '-', one letter at least, \
+     no '-' first, last or twice in a row"
+)]
+pub struct PortNameError(String);
+
 impl NetworkName {
     /// Of the network that services are on which name none.
     pub const DEFAULT: &str = "default";
@@ -93,6 +150,23 @@ mod tests {
             Err(error) => format!("error: {error}"),
         };
         assert!(got.starts_with(expected), "{text:?} gave {got}");
+    }
+
+    #[test]
+    fn names_of_ports() {
+        for text in ["http", "x", "a-1-b", "123456789012345", "http2", "0a"] {
+            let parsed = text.parse::<PortName>();
+            match text.bytes().any(|b| b.is_ascii_lowercase()) {
+                true => assert_eq!(parsed.unwrap().as_str(), text),
+                false => assert!(parsed.is_err(), "{text}"),
+            }
+        }
+        for text in
+            ["", "-a", "a-", "a--b", "HTTP", "_http", "a.b", "abcdefghijklmnop", "8080", "ä"]
+        {
+            let error = text.parse::<PortName>().unwrap_err();
+            assert!(error.to_string().contains("no name for a port"), "{error}");
+        }
     }
 
     #[test]

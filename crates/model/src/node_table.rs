@@ -44,6 +44,8 @@ pub struct Peer {
     pub blocks: Vec<Subnet>,
     /// Its end of the overlay (X25519); zeros: it has none.
     pub overlay_key: [u8; 32],
+    /// What people call it; empty: not told.
+    pub name: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +67,8 @@ pub struct TableService {
     pub endpoint: Endpoint,
     /// All of them on a common network, else those of the routing mesh.
     pub ports: Vec<PortSpec>,
+    /// What its containers call themselves, as it is wanted now; none: each by its own id.
+    pub hostname: Option<Box<str>>,
     /// On a common network all that have not ended, else those that take connections; by slot.
     pub tasks: Vec<TableTask>,
 }
@@ -248,6 +252,7 @@ mod tests {
                 on: if name.starts_with('x') { vec![] } else { vec![on] },
                 endpoint: Endpoint::default(),
                 ports: vec![],
+                hostname: None,
                 tasks: ready.chain(rest).collect(),
             };
             let service_id = ServiceId::from_bytes(id(name.as_bytes()[0]));

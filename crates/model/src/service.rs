@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use crate::id::ServiceId;
-use crate::name::ServiceName;
+use crate::name::{PortName, ServiceName};
 use crate::placement::Placement;
 use crate::quantity::format_duration_ms;
 use crate::resources::Resources;
@@ -241,6 +241,8 @@ pub struct PortSpec {
     pub published: u16,
     pub target: u16,
     pub mode: PublishMode,
+    /// For those who ask for the port by SRV.
+    pub name: Option<PortName>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -277,7 +279,7 @@ impl PortSpec {
     }
 }
 
-/// `8080:80`, with bind address, protocol and mode where they are not the default.
+/// `8080:80`, with bind address, protocol, mode and name where they are not the default.
 impl fmt::Display for PortSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.bind.is_unspecified() {
@@ -287,7 +289,12 @@ impl fmt::Display for PortSpec {
         if self.protocol == Protocol::Udp {
             f.write_str("/udp")?;
         }
-        if self.mode == PublishMode::Host { f.write_str(" (host)") } else { Ok(()) }
+        match (self.mode, self.name) {
+            (PublishMode::Ingress, None) => Ok(()),
+            (PublishMode::Ingress, Some(name)) => write!(f, " ({name})"),
+            (PublishMode::Host, None) => f.write_str(" (host)"),
+            (PublishMode::Host, Some(name)) => write!(f, " (host, {name})"),
+        }
     }
 }
 
@@ -377,6 +384,14 @@ impl ServiceSpec {
             }
             if let Some(other) = self.ports[..at].iter().find(|other| other.clashes(port)) {
                 return Err(wrong("ports", port, format!("publishes the same port as {other}")));
+            }
+            let differs = |other: &&PortSpec| {
+                other.name.is_some()
+                    && (other.name, other.protocol) == (port.name, port.protocol)
+                    && other.target != port.target
+            };
+            if let Some(other) = self.ports[..at].iter().find(differs) {
+                return Err(wrong("ports", port, format!("has the name of {other}, another port")));
             }
         }
         Ok(())

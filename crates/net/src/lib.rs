@@ -32,6 +32,7 @@ mod netlink;
 mod netlink_fuzz;
 mod node;
 mod overlay;
+mod probe;
 mod reserve;
 mod routes;
 mod rules;
@@ -43,6 +44,7 @@ mod wire;
 pub use features::{Blocker, Features, features, link_kinds};
 pub use handle::Net;
 pub use node::{name_server, tunnel_name, underlay_mtu};
+pub use probe::{Answer, PROBES_MAX, Probe, Question, Round, Said, ask_names, link_mtu, probe};
 pub use table::{
     Action, Backend, Carrier, Clause, Count, Direction, Frontend, Group, Member, Networks, Overlay,
     Peers, Policy, PortRange, Service, Subnet, Table,

@@ -30,10 +30,18 @@ pub(crate) fn in_new_namespace<T: Send>(
 
 /// Opens netlink in the namespace behind `netns`.
 pub(crate) fn links_of(netns: &OwnedFd) -> Result<Links, Error> {
+    in_namespace(netns, Links::open)
+}
+
+/// Runs `work` in the namespace behind `netns`.
+pub(crate) fn in_namespace<T: Send>(
+    netns: &OwnedFd,
+    work: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
     on_thread(|| {
         move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
             .map_err(|source| Error::io("enter a container's network namespace", source.into()))?;
-        Links::open()
+        work()
     })
 }
 

@@ -32,6 +32,19 @@ const VXLAN_OVERHEAD: u32 = 50;
 const VXLAN6_OVERHEAD: u32 = 70;
 /// What WireGuard adds, whichever family is below.
 const DEVICE_OVERHEAD: u32 = 80;
+impl Carrier {
+    /// Bytes that it adds to a packet of containers, for a node at this address.
+    pub fn overhead(self, underlay: IpAddr) -> u16 {
+        let bytes = match (self, underlay) {
+            (Self::Plain, _) => 0,
+            (Self::Vxlan, IpAddr::V4(_)) => VXLAN_OVERHEAD,
+            (Self::Vxlan, IpAddr::V6(_)) => VXLAN6_OVERHEAD,
+            (Self::Device, _) => DEVICE_OVERHEAD,
+        };
+        u16::try_from(bytes).unwrap_or(u16::MAX)
+    }
+}
+
 /// No link of containers may be smaller (RFC 8200, section 5).
 const MTU_MIN: u32 = 1280;
 

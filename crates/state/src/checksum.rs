@@ -413,17 +413,25 @@ fn add_vip(digest: &mut Digest, vip: &Vip) {
 }
 
 fn add_port(digest: &mut Digest, port: &PortSpec) {
-    let PortSpec { protocol, bind, published, target, mode } = port;
+    let PortSpec { protocol, bind, published, target, mode, name } = port;
     digest.word(match protocol {
         Protocol::Tcp => 1,
         Protocol::Udp => 2,
     });
     digest.address(*bind);
     digest.word(u64::from(*published) << 16 | u64::from(*target));
-    digest.word(match mode {
+    let mode = match mode {
         PublishMode::Ingress => 1,
         PublishMode::Host => 2,
-    });
+    };
+    // Without a name as before there were any.
+    match name {
+        None => digest.word(mode),
+        Some(name) => {
+            digest.word(mode | 4);
+            digest.text(name.as_str());
+        }
+    }
 }
 
 fn add_template(digest: &mut Digest, template: &TaskTemplate) {

@@ -161,6 +161,7 @@ fn worse(one: Link, other: Link) -> Link {
         duplicate: one.duplicate.max(other.duplicate),
         reorder: one.reorder.max(other.reorder),
         bandwidth: one.bandwidth.into_iter().chain(other.bandwidth).min(),
+        frame_max: one.frame_max.into_iter().chain(other.frame_max).min(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::key::PublicKey;
 
@@ -111,13 +111,35 @@ pub(crate) struct Counters {
     sent_bytes: AtomicU64,
     /// Milliseconds since the epoch, 0 before the first.
     handshake_ms: AtomicU64,
+    /// By the engine's own clock, 0 before.
+    heard_ms: AtomicU64,
+    /// A handshake was begun here and is not answered.
+    is_asking: AtomicBool,
+    handshakes_failed: AtomicU64,
     pub(crate) drops: Drops,
 }
 
 impl Counters {
-    pub(crate) fn received(&self, packets: usize, bytes: usize) {
+    /// Of the peer, without a doubt.
+    pub(crate) fn received(&self, packets: usize, bytes: usize, now_ms: u64) {
         add(&self.received_packets, packets);
         add(&self.received_bytes, bytes);
+        self.heard_ms.store(now_ms.max(1), Ordering::Relaxed);
+    }
+
+    /// A handshake was answered, or is not needed any more.
+    pub(crate) fn answered(&self) {
+        // Seldom true: the line of memory stays shared.
+        if self.is_asking.load(Ordering::Relaxed) {
+            self.is_asking.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// A handshake is begun. If the one before was not answered, it never is.
+    pub(crate) fn asks(&self) {
+        if self.is_asking.swap(true, Ordering::Relaxed) {
+            add(&self.handshakes_failed, 1);
+        }
     }
 
     pub(crate) fn sent(&self, packets: usize, bytes: usize) {
@@ -129,8 +151,16 @@ impl Counters {
         self.handshake_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    pub(crate) fn read(&self, keys: Vec<PublicKey>, endpoint: Option<SocketAddr>) -> PeerStats {
+    pub(crate) fn read(
+        &self,
+        keys: Vec<PublicKey>,
+        endpoint: Option<SocketAddr>,
+        now_ms: u64,
+    ) -> PeerStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let ago = |at: &AtomicU64| {
+            Some(read(at)).filter(|&at| at > 0).map(|at| now_ms.saturating_sub(at))
+        };
         PeerStats {
             keys,
             endpoint,
@@ -139,6 +169,8 @@ impl Counters {
             sent_packets: read(&self.sent_packets),
             sent_bytes: read(&self.sent_bytes),
             handshake_ms: Some(read(&self.handshake_ms)).filter(|&ms| ms > 0),
+            heard_ago_ms: ago(&self.heard_ms),
+            handshakes_failed: read(&self.handshakes_failed),
             drops: self.drops.read(),
         }
     }
@@ -157,6 +189,10 @@ pub struct PeerStats {
     pub sent_bytes: u64,
     /// When the last handshake was completed, milliseconds since the epoch.
     pub handshake_ms: Option<u64>,
+    /// How long ago anything of it came in, its handshakes included.
+    pub heard_ago_ms: Option<u64>,
+    /// Handshakes that were begun here and never answered. One that is begun anew counts.
+    pub handshakes_failed: u64,
     pub drops: Vec<(Reason, u64)>,
 }
 
@@ -169,6 +205,26 @@ impl PeerStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_heard_need_not_hear() {
+        let counters = Counters::default();
+        let ago = |now| {
+            let stats = counters.read(Vec::new(), None, now);
+            (stats.heard_ago_ms, stats.handshakes_failed)
+        };
+        assert_eq!(ago(9), (None, 0));
+        counters.asks();
+        counters.received(1, 148, 10);
+        assert_eq!(ago(15), (Some(5), 0));
+        counters.asks();
+        counters.asks();
+        assert_eq!(ago(15), (Some(5), 2));
+        counters.received(1, 92, 20);
+        counters.answered();
+        counters.asks();
+        assert_eq!(ago(25), (Some(5), 2));
+    }
 
     #[test]
     fn each_reason_has_its_place() {

@@ -103,9 +103,9 @@ impl Engine {
 
     /// Each peer of the table.
     pub fn peers(&self) -> Vec<PeerStats> {
-        let routing = self.shared.routing.load();
+        let (routing, now_ms) = (self.shared.routing.load(), self.shared.now_ms());
         let read = |entry: &crate::routing::Entry| {
-            entry.peer.counters.read(entry.config.keys.clone(), entry.peer.endpoint())
+            entry.peer.counters.read(entry.config.keys.clone(), entry.peer.endpoint(), now_ms)
         };
         routing.entries.iter().map(read).collect()
     }

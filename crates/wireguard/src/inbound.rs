@@ -145,7 +145,8 @@ impl Opener {
             }
             return;
         }
-        peer.counters.received(good, good_bytes);
+        peer.counters.received(good, good_bytes, turn.now);
+        peer.counters.answered();
         peer.heard_from(from);
         link.hear(turn.now);
         if has_packets && link.touch(turn.now) {
@@ -203,15 +204,16 @@ impl Opener {
         drop(held);
         let len = match shaken {
             Shaken::Lost(reason) => return peer.counters.drops.add(reason, 1),
-            Shaken::Noted => return peer.counters.received(1, datagram.len()),
+            Shaken::Noted => return peer.counters.received(1, datagram.len(), now),
             Shaken::Responded(len) => len,
             Shaken::Established(len) => {
                 link.hear(now);
+                peer.counters.answered();
                 peer.prefer(&link, now);
                 len
             }
         };
-        peer.counters.received(1, datagram.len());
+        peer.counters.received(1, datagram.len(), now);
         peer.counters.handshake(shared.clock.now_ms());
         peer.heard_from(from);
         shared.send_to(udp, &peer, from, &self.answer[..len], now);

@@ -12,7 +12,7 @@ use warren_base::clock::Clock;
 
 use crate::Error;
 use crate::counters::{Drops, Reason};
-use crate::link::{Link, Pair};
+use crate::link::{Kind, Link, Pair};
 use crate::peer::Peer;
 use crate::routing::{Entry, Routing};
 use crate::table::{Table, TableError};
@@ -184,6 +184,9 @@ impl Shared {
         message: &[u8],
         now_ms: u64,
     ) {
+        if Kind::of(message) == Some(Kind::Initiation) {
+            peer.counters.asks();
+        }
         match udp.send(to, message) {
             Ok(()) => peer.sent(1, message.len(), now_ms),
             Err(_) => peer.counters.drops.add(Reason::SendFailed, 1),

@@ -168,6 +168,7 @@ fn part(complete: bool, letters: &str, gone: &str, more: bool) -> Option<TablePa
             on: vec![],
             endpoint: Endpoint::default(),
             ports: vec![],
+            hostname: None,
             tasks: vec![],
         };
         (id(letter), Arc::new(service))

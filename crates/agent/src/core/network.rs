@@ -189,6 +189,16 @@ impl Core {
         Asker { task, addresses, stack: None, networks, upstream }
     }
 
+    /// Who and where the other nodes are.
+    pub(crate) fn map(&self) -> crate::doctor::Map {
+        crate::doctor::Map {
+            table: Arc::clone(&self.set.table),
+            overlay: self.drawing.overlay(),
+            addresses: self.underlay.addresses().clone(),
+            managers: self.set.membership.iter().flat_map(|m| m.managers.clone()).collect(),
+        }
+    }
+
     /// What this node cannot do for networks right now, in words.
     pub fn troubles(&self) -> Vec<String> {
         let mut troubles = self.mesh.troubles();

@@ -72,6 +72,7 @@ impl Town {
                     underlay: host.first().map_or(own, |host| (*host).to_owned()),
                     blocks: vec![Pool { address: address(at, 0), prefix: 24 }],
                     overlay_key: [0; 32],
+                    name: String::new(),
                 };
                 self.table.peers.insert(node(name), Arc::new(peer));
             }
@@ -98,6 +99,7 @@ impl Town {
             on: vec![],
             endpoint: Endpoint::default(),
             ports: vec![],
+            hostname: None,
             tasks: vec![],
         };
         let vip =
@@ -106,7 +108,8 @@ impl Town {
             if let Some(port) = word.strip_prefix('p').and_then(|port| port.parse().ok()) {
                 let (protocol, bind) = (Protocol::Tcp, Ipv4Addr::UNSPECIFIED);
                 let mode = PublishMode::Ingress;
-                let port = PortSpec { protocol, bind, published: port, target: port, mode };
+                let name = None;
+                let port = PortSpec { protocol, bind, published: port, target: port, mode, name };
                 self.held.insert(PortKey::of(&port), id);
                 service.ports.push(port);
             } else if let Some(rest) = word.strip_prefix('t').filter(|t| t.ends_with(['+', '-'])) {
@@ -293,7 +296,7 @@ fn a_port_on_every_address_is_of_both_families() {
         let id = ServiceId::from_bytes(bytes("web"));
         let bind = port.parse().unwrap();
         let (protocol, mode) = (Protocol::Tcp, PublishMode::Ingress);
-        let port = PortSpec { protocol, bind, published: 80, target: 80, mode };
+        let port = PortSpec { protocol, bind, published: 80, target: 80, mode, name: None };
         town.held.insert(PortKey::of(&port), id);
         Arc::make_mut(town.table.services.get_mut(&id).unwrap()).ports.push(port);
         let whole = town.draw(&mut Drawing::new(Site { ipv6: true, ..site() }));

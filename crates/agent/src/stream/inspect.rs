@@ -95,8 +95,7 @@ fn port_failure(error: PortError) -> Failure {
 }
 
 /// What works on this node and what does not.
-pub(super) async fn doctor(tools: &Arc<Tools>, line: &mut Line) -> Outcome {
-    let findings = doctor::findings(tools).await;
-    let answer = Kind::Findings(v1::Findings { findings });
+pub(super) async fn doctor(tools: &Arc<Tools>, asked: v1::Doctor, line: &mut Line) -> Outcome {
+    let answer = Kind::Findings(doctor::findings(tools, &asked).await);
     line.send(answer).await.map_or(Outcome::Gone, |()| Outcome::Served)
 }

@@ -91,6 +91,8 @@ impl Host {
             network: Arc::new(Net::open(config).await.unwrap()),
             net_table: Arc::new(crate::HeldTable::default()),
             names: None,
+            tunnel: None,
+            name_server: None,
             resolve: Arc::new(crate::fake::FakeHosts::default()),
             overlay_device: String::new(),
             ipv6: warren_net::ipv6_enabled(),

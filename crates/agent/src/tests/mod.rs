@@ -128,6 +128,8 @@ impl Bench {
             network: self.network.clone(),
             net_table: self.net_table.clone(),
             names: Some(self.names.clone()),
+            tunnel: None,
+            name_server: None,
             resolve: self.hosts.clone(),
             overlay_device: "w-test".to_owned(),
             ipv6: true,
@@ -216,7 +218,7 @@ fn template() -> TaskTemplate {
 
 fn port(published: u16, mode: PublishMode) -> PortSpec {
     let (protocol, bind) = (Protocol::Tcp, Ipv4Addr::UNSPECIFIED);
-    PortSpec { protocol, bind, published, target: 80, mode }
+    PortSpec { protocol, bind, published, target: 80, mode, name: None }
 }
 
 /// What a node must hold, in the making. One service; tasks by number.

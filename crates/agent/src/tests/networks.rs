@@ -33,6 +33,7 @@ fn table(on: &[u8], internal: bool) -> NodeTable {
             underlay: host.into(),
             blocks: vec![block],
             overlay_key: [0; 32],
+            name: String::new(),
         };
         table.peers.insert(NodeId::from_bytes([node; 10]), Arc::new(peer));
     }
@@ -65,6 +66,7 @@ fn table(on: &[u8], internal: bool) -> NodeTable {
         on,
         endpoint: warren_model::service::Endpoint::default(),
         ports,
+        hostname: None,
         tasks,
     };
     let own = service("web", on.collect(), vec![], vec![task(1, HERE, false)]);

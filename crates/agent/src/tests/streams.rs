@@ -247,7 +247,7 @@ async fn checks_refuse_what_cannot_run() {
 async fn doctor_answers() {
     let bench = Bench::new().await;
     let session = running(&bench).await;
-    let answer = ask(&bench, &session, Open::Doctor(v1::Doctor {})).await;
+    let answer = ask(&bench, &session, Open::Doctor(v1::Doctor::default())).await;
     let [Kind::Findings(findings)] = &answer[..] else { panic!("{answer:?}") };
     let names: Vec<&str> = findings.findings.iter().map(|one| one.name.as_str()).collect();
     assert!(names.contains(&"containers") && names.contains(&"disk"), "{names:?}");

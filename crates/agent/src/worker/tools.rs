@@ -1,6 +1,6 @@
 //! What effects and streams work with.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use crate::ports::Ports;
 use crate::route::ManagerAddress;
 use crate::seams::{Images, Network};
 use crate::task::Now;
+use crate::tunnel::Tunnel;
 use crate::underlay::Resolve;
 
 /// The hands of the agent, shared by effects and streams.
@@ -31,6 +32,9 @@ pub(crate) struct Tools {
     pub(crate) images: Arc<dyn Images>,
     pub(crate) network: Arc<dyn Network>,
     pub(crate) names: Option<Arc<dyn Names>>,
+    pub(crate) tunnel: Option<Arc<dyn Tunnel>>,
+    /// Where the name server itself listens.
+    pub(crate) name_server: Option<SocketAddrV4>,
     pub(crate) resolve: Arc<dyn Resolve>,
     pub(crate) roll: effects::Roll,
     /// What the kernel holds.

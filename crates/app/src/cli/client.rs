@@ -166,8 +166,17 @@ impl Client {
     /// Opens a byte stream to the node that the call arrives at. Never retried
     /// here: what was sent may have been done.
     pub(crate) async fn open(&mut self, kind: v1::open_stream::Kind) -> Result<Frames, Failure> {
+        self.open_at(Vec::new(), kind).await
+    }
+
+    /// The same to the node with this id; only managers pass it on.
+    pub(crate) async fn open_at(
+        &mut self,
+        node: Vec<u8>,
+        kind: v1::open_stream::Kind,
+    ) -> Result<Frames, Failure> {
         let (to, frames) = mpsc::channel(FRAMES_MAX);
-        let open = v1::OpenStream { node: Vec::new(), kind: Some(kind) };
+        let open = v1::OpenStream { node, kind: Some(kind) };
         // There is room: the channel is new.
         let _ = to.try_send(frame(v1::frame::Kind::Open(open)));
         let opened = self.control.stream(ReceiverStream::new(frames)).await;

@@ -3,12 +3,16 @@
 //! Works without a running node: then only the machine is looked at. Exit code
 //! 1 when something that is needed is broken; warnings do not count.
 
-use clap::Args;
+mod network;
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use warren_proto::v1;
 use warren_proto::v1::{frame, open_stream};
 
-use super::client::Target;
+use super::client::{Client, Target};
 use super::context::Context;
 use super::failure::{Exit, Failure};
 use super::listing::{ListFlags, Record, View};
@@ -16,11 +20,23 @@ use super::printer::Printer;
 use super::template::Format;
 use crate::settings::Place;
 
+/// For a node to look around; longer than its own limit.
+const LOOK_MAX: Duration = Duration::from_secs(15);
+
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct DoctorArgs {
+    #[command(subcommand)]
+    verb: Option<DoctorVerb>,
     /// table, json, yaml or a template such as '{{.Name}}'
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum DoctorVerb {
+    /// Look at the way to each other node: links, tunnel, packet sizes, ports, clocks, names
+    Network(network::NetworkArgs),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -31,6 +47,24 @@ pub(crate) enum Level {
     Warn,
     /// Needed and not there.
     Bad,
+}
+
+impl Level {
+    fn of(finding: &v1::Finding) -> Self {
+        match (finding.ok, finding.minor) {
+            (true, _) => Self::Ok,
+            (false, true) => Self::Warn,
+            (false, false) => Self::Bad,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Bad => "bad",
+        }
+    }
 }
 
 /// One thing that was looked at.
@@ -60,8 +94,12 @@ impl Check {
 
 impl From<v1::Finding> for Check {
     fn from(finding: v1::Finding) -> Self {
-        let level = if finding.ok { Level::Ok } else { Level::Bad };
-        Self { level, name: finding.name, detail: finding.detail, hint: finding.hint }
+        Self {
+            level: Level::of(&finding),
+            name: finding.name,
+            detail: finding.detail,
+            hint: finding.hint,
+        }
     }
 }
 
@@ -70,12 +108,8 @@ impl Record for Check {
     const KEYS: &'static [&'static str] = &["level", "name", "detail", "hint"];
 
     fn cells(&self, _: View) -> Vec<String> {
-        let level = match self.level {
-            Level::Ok => "ok",
-            Level::Warn => "warn",
-            Level::Bad => "bad",
-        };
-        vec![level.to_owned(), self.name.clone(), self.detail.clone(), self.hint.clone()]
+        let level = self.level.word().to_owned();
+        vec![level, self.name.clone(), self.detail.clone(), self.hint.clone()]
     }
 
     fn key(&self) -> &str {
@@ -87,10 +121,16 @@ pub(crate) async fn run(
     printer: &mut Printer,
     args: &DoctorArgs,
     place: &Place,
-    mut checks: Vec<Check>,
+    local: impl FnOnce() -> Vec<Check>,
 ) -> Result<(), Failure> {
-    checks.extend(managers(printer, place).await);
-    match ask(printer, place).await {
+    if let Some(DoctorVerb::Network(args)) = &args.verb {
+        // Two nodes are asked at once in there: that takes room which others need not have.
+        return Box::pin(network::run(printer, args, place)).await;
+    }
+    let mut checks = local();
+    let asked = within(async { Ok(managers(printer, place).await) });
+    checks.extend(asked.await.ok().flatten());
+    match within(of_node(printer, place)).await {
         Ok(found) => {
             checks.push(Check::ok("node", format!("answers at {}", place.socket.display())));
             // The node sees its own network, which may not be ours.
@@ -148,21 +188,40 @@ fn of_managers(info: &v1::Info) -> Option<Check> {
 }
 
 /// What the running node says of itself.
-async fn ask(printer: &mut Printer, place: &Place) -> Result<Vec<Check>, Failure> {
+async fn of_node(printer: &mut Printer, place: &Place) -> Result<Vec<Check>, Failure> {
     let mut context = Context::connect(Target::Socket(place.socket.clone()), printer).await?;
-    let kind = open_stream::Kind::Doctor(v1::Doctor {});
-    let mut frames = context.client.open(kind).await?;
-    let mut checks = Vec::new();
+    let kind = open_stream::Kind::Doctor(v1::Doctor::default());
+    let found = ask(&mut context.client, Vec::new(), kind).await?;
+    Ok(found.findings.into_iter().map(Check::from).collect())
+}
+
+/// A daemon that hangs is not waited for. Calls of a node are large: each is on the heap.
+async fn within<T>(asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(LOOK_MAX, Box::pin(asked)).await.unwrap_or_else(|_| {
+        let text = format!("the node did not answer within {} s", LOOK_MAX.as_secs());
+        Err(Failure::failed(text).hint("its log says what it is busy with"))
+    })
+}
+
+/// What a node found; an empty id is the node that the call arrives at.
+async fn ask(
+    client: &mut Client,
+    node: Vec<u8>,
+    kind: open_stream::Kind,
+) -> Result<v1::Findings, Failure> {
+    let mut frames = client.open_at(node, kind).await?;
+    let mut all = v1::Findings::default();
     while let Some(message) = frames.from.message().await? {
         match message.kind {
             Some(frame::Kind::Findings(found)) => {
-                checks.extend(found.findings.into_iter().map(Check::from));
+                all.findings.extend(found.findings);
+                (all.node, all.name) = (found.node, found.name);
             }
             Some(frame::Kind::Error(error)) => return Err(error.into()),
             _ => {}
         }
     }
-    Ok(checks)
+    Ok(all)
 }
 
 #[cfg(test)]

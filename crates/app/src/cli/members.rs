@@ -147,7 +147,7 @@ pub(crate) async fn inspect(
 }
 
 /// By id, host name, or the beginning of an id, if that is one node's alone.
-fn find<'a>(nodes: &'a [v1::Node], name: &str) -> Result<Option<&'a v1::Node>, Failure> {
+pub(crate) fn find<'a>(nodes: &'a [v1::Node], name: &str) -> Result<Option<&'a v1::Node>, Failure> {
     let exact = |node: &&v1::Node| service_id(&node.id) == name;
     let host =
         |node: &&v1::Node| node.description.as_ref().is_some_and(|about| about.hostname == name);

@@ -259,7 +259,7 @@ pub(crate) async fn run(
     };
     let place = place.resolve(environment)?;
     let verb = match verb {
-        Verb::Doctor(args) => return doctor::run(printer, &args, &place, local()).await,
+        Verb::Doctor(args) => return doctor::run(printer, &args, &place, local).await,
         verb => verb,
     };
     let target = context::target(named.as_deref(), &place, environment)?;

@@ -10,7 +10,7 @@ use super::failure::nearest;
 const RANGE_MAX: usize = 256;
 
 /// Keys of the long form.
-const KEYS: [&str; 5] = ["published", "target", "protocol", "mode", "host_ip"];
+const KEYS: [&str; 6] = ["published", "target", "protocol", "mode", "host_ip", "name"];
 
 /// The ports of one `-p`; a range gives several.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,8 @@ fn short(text: &str) -> Result<Publish, String> {
     }
     let mode = PublishMode::Ingress;
     let pairs = published.into_iter().zip(target);
-    let spec = |(published, target)| PortSpec { protocol, bind, published, target, mode };
+    let spec =
+        |(published, target)| PortSpec { protocol, bind, published, target, mode, name: None };
     Ok(Publish(pairs.map(spec).collect()))
 }
 
@@ -54,6 +55,7 @@ fn long(text: &str) -> Result<Publish, String> {
         published: 0,
         target: 0,
         mode: PublishMode::Ingress,
+        name: None,
     };
     for pair in text.split(',') {
         let (key, value) = pair
@@ -64,6 +66,10 @@ fn long(text: &str) -> Result<Publish, String> {
             "target" => port.target = parse_port(value, text)?,
             "protocol" => port.protocol = parse_protocol(value, text)?,
             "host_ip" => port.bind = parse_ip(value, text)?,
+            "name" => {
+                let named = value.parse();
+                port.name = Some(named.map_err(|error| format!("name in {text:?}: {error}"))?);
+            }
             "mode" => {
                 port.mode = match value {
                     "ingress" => PublishMode::Ingress,
@@ -150,7 +156,8 @@ impl Unpublish {
                 port.target == *target && protocol.is_none_or(|p| p == port.protocol)
             }
             Self::Whole(Publish(ports)) => {
-                let plain = |p: &PortSpec| PortSpec { mode: PublishMode::Ingress, ..*p };
+                let plain =
+                    |p: &PortSpec| PortSpec { mode: PublishMode::Ingress, name: None, ..*p };
                 ports.iter().any(|p| plain(p) == plain(port))
             }
         }
@@ -179,6 +186,8 @@ mod tests {
         check("127.0.0.1:8080:80/tcp", "127.0.0.1:8080:80");
         check("8000-8002:80-82", "8000:80 8001:81 8002:82");
         check("published=8080,target=80", "8080:80");
+        check("published=8080,target=80,name=http", "8080:80 (http)");
+        check("published=53,target=53,mode=host,name=dns", "53:53 (host, dns)");
         check(
             "published=53,target=53,protocol=udp,mode=host,host_ip=10.0.0.1",
             "10.0.0.1:53:53/udp (host)",
@@ -218,6 +227,12 @@ mod tests {
         check(
             "published=80,target=80,mode=hots",
             "error: \"hots\" in \"published=80,target=80,mode=hots\" is not a mode; write ingress or host",
+        );
+        check(
+            "published=80,target=80,name=HTTP",
+            "error: name in \"published=80,target=80,name=HTTP\": \"HTTP\" is no name for a port; \
+             allowed are at most 15 of a-z, 0-9 and '-', one letter at least, no '-' first, last or \
+             twice in a row",
         );
         check(
             "published=80,80",

@@ -228,6 +228,8 @@ impl Node {
             images: tools.images,
             network: tools.net,
             names: Some(Arc::clone(&plane) as Arc<dyn Names>),
+            tunnel: Some(Arc::clone(&plane) as Arc<dyn warren_agent::Tunnel>),
+            name_server: Some(warren_net::name_server(&tools.key)),
             resolve: Arc::new(Hosts(shared.dialer.clone())),
             overlay_device: warren_net::tunnel_name(&tools.key),
             ipv6: warren_net::ipv6_enabled(),

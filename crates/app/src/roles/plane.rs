@@ -10,10 +10,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use warren_agent::{Asker, Names};
-use warren_dataplane::{End, Handle, Keeper, Options, Overlay, Status};
+use warren_agent::{Asker, Names, Tunnel as AskedTunnel, TunnelPeer, TunnelState};
+use warren_base::clock::{Clock as _, RealClock};
+use warren_dataplane::{End, Handle, Keeper, Options, Overlay, PeerStatus, Status};
 use warren_model::cluster::Subnet;
 use warren_model::{NodeTable, TaskId, ipv6};
 use warren_net::dns::Prefix;
@@ -88,12 +91,20 @@ impl Tunnel {
     }
 }
 
+/// How counters name a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NodeLabel {
+    pub(super) id: String,
+    pub(super) name: String,
+}
+
 /// The data plane of this node.
 pub(super) struct DataPlane {
     handle: Handle,
     /// `None` once it was stopped.
     keeper: Mutex<Option<Keeper>>,
     stop: CancellationToken,
+    tables: watch::Receiver<Arc<NodeTable>>,
 }
 
 impl DataPlane {
@@ -134,15 +145,28 @@ impl DataPlane {
             clock: Arc::clone(&shared.clock),
         });
         let (handle, stop) = (keeper.handle(), CancellationToken::new());
+        let known = tables.clone();
         let feeding = feed(handle.clone(), tables, shared.dialer.clone(), shared.clock.clone());
         let stopped = stop.clone();
         tokio::spawn(async move { stopped.run_until_cancelled(feeding).await });
-        Ok(Self { handle, keeper: Mutex::new(Some(keeper)), stop })
+        Ok(Self { handle, keeper: Mutex::new(Some(keeper)), stop, tables: known })
     }
 
     /// What it does; `None` while there is none that answers.
     pub(super) async fn status(&self) -> Option<Status> {
         self.handle.status().await
+    }
+
+    /// Other nodes by their keys, as the status names them.
+    pub(super) fn nodes(&self) -> BTreeMap<String, NodeLabel> {
+        let table = Arc::clone(&self.tables.borrow());
+        let peers = table.peers.iter();
+        peers
+            .map(|(id, peer)| {
+                let key = PublicKey::from_bytes(peer.overlay_key).to_string();
+                (key, NodeLabel { id: id.to_string(), name: peer.name.clone() })
+            })
+            .collect()
     }
 
     /// Leaves the process for the next daemon, or ends it with the containers.
@@ -172,6 +196,32 @@ impl Names for DataPlane {
     async fn restore(&self, askers: Vec<Asker>) {
         self.handle.restore(askers.into_iter().map(told).collect());
     }
+}
+
+#[tonic::async_trait]
+impl AskedTunnel for DataPlane {
+    async fn state(&self) -> Option<TunnelState> {
+        let status = self.status().await?;
+        let now_ms = RealClock::new().now_ms();
+        let peers = status.peers.iter().filter_map(|peer| tunnel_peer(peer, now_ms));
+        Some(TunnelState {
+            carries: status.carries,
+            trouble: status.trouble.clone(),
+            peers: peers.collect(),
+        })
+    }
+}
+
+/// `None`: of another version, which names its peers otherwise.
+fn tunnel_peer(peer: &PeerStatus, now_ms: u64) -> Option<TunnelPeer> {
+    let key = STANDARD.decode(&peer.key).ok()?;
+    Some(TunnelPeer {
+        key: key.try_into().ok()?,
+        endpoint: peer.endpoint.clone(),
+        handshake_ago_ms: (peer.handshake_ms > 0).then(|| now_ms.saturating_sub(peer.handshake_ms)),
+        heard_ago_ms: peer.heard_ago_ms,
+        failed: peer.handshakes_failed,
+    })
 }
 
 fn told(asker: Asker) -> warren_dataplane::Asker {
@@ -284,6 +334,7 @@ mod tests {
                 underlay: underlay.to_owned(),
                 blocks: Vec::new(),
                 overlay_key: [0; 32],
+                name: String::new(),
             };
             table.peers.insert(NodeId::from_bytes([n; 10]), Arc::new(peer));
         }

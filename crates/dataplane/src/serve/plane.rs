@@ -289,6 +289,11 @@ impl Plane {
             handshake_ms: peer.handshake_ms.unwrap_or(0),
             received_bytes: peer.received_bytes,
             sent_bytes: peer.sent_bytes,
+            received_packets: peer.received_packets,
+            sent_packets: peer.sent_packets,
+            heard_ago_ms: peer.heard_ago_ms,
+            handshakes_failed: peer.handshakes_failed,
+            dropped_packets: peer.drops.iter().map(|(_, count)| count).sum(),
         });
         Status {
             pid: std::process::id(),

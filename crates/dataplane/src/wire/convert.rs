@@ -274,6 +274,7 @@ mod tests {
                 on: vec![],
                 endpoint: Endpoint::default(),
                 ports: vec![],
+                hostname: None,
                 tasks: vec![],
             };
             (ServiceId::from_bytes(id), Arc::new(service))

@@ -107,6 +107,7 @@ fn services_change_with_ports_alone() {
         published: 8080,
         target: 80,
         mode: PublishMode::Ingress,
+        name: None,
     }];
     let update = |spec| vec![Mutation::UpdateService { id: web(), spec }];
     // Any node answers that port.

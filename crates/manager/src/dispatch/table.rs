@@ -206,6 +206,8 @@ fn told(view: &State, service: &Service, scope: Scope<'_>) -> Option<TableServic
         on,
         endpoint: spec.endpoint,
         ports: ports.copied().collect(),
+        // Of those who may find it by names alone.
+        hostname: spec.task.hostname.as_deref().filter(|_| shared).map(Into::into),
         tasks: tasks.filter(|task| shared || task.ready).collect(),
     })
 }
@@ -259,6 +261,7 @@ fn peer(view: &State, node: &Node) -> Peer {
         underlay: host(&node.description.address).to_owned(),
         blocks: node.blocks.clone(),
         overlay_key: node.description.overlay_key,
+        name: node.description.hostname.clone(),
     }
 }
 

@@ -28,7 +28,7 @@ fn on(spec: ServiceSpec, networks: &[&str]) -> ServiceSpec {
 
 fn published(mut spec: ServiceSpec, mode: PublishMode) -> ServiceSpec {
     let (protocol, bind) = (Protocol::Tcp, Ipv4Addr::UNSPECIFIED);
-    spec.ports = vec![PortSpec { protocol, bind, published: 8080, target: 80, mode }];
+    spec.ports = vec![PortSpec { protocol, bind, published: 8080, target: 80, mode, name: None }];
     spec
 }
 
@@ -134,6 +134,24 @@ fn a_node_is_told_of_networks_that_its_tasks_are_on() {
     let peers: Vec<String> =
         table.peers.values().map(|peer| format!("{} {}", peer.number, peer.blocks[0])).collect();
     assert_eq!(peers, ["1 10.128.0.0/24", "2 10.128.1.0/24", "3 10.128.2.0/24"]);
+}
+
+#[test]
+fn host_names_are_told_to_those_who_may_ask_for_them() {
+    let mut view = networked(&WORLD);
+    let mut boxed = published(on(spec("web", 9), &["back"]), PublishMode::Ingress);
+    boxed.task.hostname = Some("box".to_owned());
+    apply(&mut view, vec![Mutation::UpdateService { id: service_id(0), spec: boxed.clone() }]);
+    let told =
+        |view: &State| complete(view, node_id('b')).services[&service_id(0)].hostname.clone();
+    assert_eq!(told(&view).as_deref(), Some("box"));
+    boxed.networks = on(spec("web", 9), &["default"]).networks;
+    apply(&mut view, vec![Mutation::UpdateService { id: service_id(0), spec: boxed }]);
+    assert_eq!(told(&view), None);
+    let peers = complete(&view, node_id('a')).peers;
+    let names: Vec<String> = peers.values().map(|peer| peer.name.clone()).collect();
+    let hosts: Vec<String> = view.nodes().map(|node| node.description.hostname.clone()).collect();
+    assert_eq!(names, hosts);
 }
 
 #[test]

@@ -131,9 +131,15 @@ async fn bad_wishes_change_nothing() {
 #[tokio::test]
 async fn conflicts_name_the_other() {
     let mut house = House::open("a").await;
-    let port = v1::PortSpec { protocol: 1, published: 8080, target: 80, mode: 1, bind: 0 };
+    let port = v1::PortSpec {
+        protocol: 1,
+        published: 8080,
+        target: 80,
+        mode: 1,
+        ..v1::PortSpec::default()
+    };
     let mut web = wish("web", 0);
-    web.spec.as_mut().unwrap().ports = vec![port];
+    web.spec.as_mut().unwrap().ports = vec![port.clone()];
     let created = house.create(web.clone()).await.unwrap();
     let taken = refused(
         house.create(wish("web", 1)).await,

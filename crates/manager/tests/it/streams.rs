@@ -181,7 +181,7 @@ impl Clock for Impatient {
 async fn an_agent_that_does_not_answer() {
     let house = House::with_clock("a", Arc::new(Impatient(RealClock::new()))).await;
     let _agent = Agent::join(&house, 'a').await;
-    let refused = open(&house, open_stream::Kind::Doctor(v1::Doctor {})).await.unwrap_err();
+    let refused = open(&house, open_stream::Kind::Doctor(v1::Doctor::default())).await.unwrap_err();
     let expected = "node host-a did not answer within 5 s";
     assert_eq!((refused.code(), refused.message()), (Code::Unavailable, expected));
 }

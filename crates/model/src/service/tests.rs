@@ -17,7 +17,8 @@ fn check(edit: impl FnOnce(&mut ServiceSpec), expected: &str) {
 
 fn port(published: u16, bind: [u8; 4]) -> PortSpec {
     let bind = Ipv4Addr::from(bind);
-    PortSpec { protocol: Protocol::Tcp, bind, published, target: 80, mode: PublishMode::Ingress }
+    let (protocol, mode) = (Protocol::Tcp, PublishMode::Ingress);
+    PortSpec { protocol, bind, published, target: 80, mode, name: None }
 }
 
 #[test]
@@ -167,6 +168,24 @@ fn limits_are_no_less_than_reservations() {
         |s| s.task.reserve = gpus("memory"),
         "reserve: \"memory\" cannot be reserved: \"memory\" is counted by itself and has \
          a field of its own",
+    );
+}
+
+#[test]
+fn names_of_ports() {
+    let named = |published, target, name: &str| PortSpec {
+        target,
+        name: Some(name.parse().unwrap()),
+        ..port(published, [0; 4])
+    };
+    // One port at two places.
+    check(|s| s.ports = vec![named(80, 8080, "http"), named(81, 8080, "http")], "ok");
+    check(|s| s.ports = vec![named(80, 8080, "http"), port(81, [0; 4]), port(82, [0; 4])], "ok");
+    let udp = PortSpec { protocol: Protocol::Udp, ..named(80, 9090, "http") };
+    check(|s| s.ports = vec![named(80, 8080, "http"), udp], "ok");
+    check(
+        |s| s.ports = vec![named(80, 8080, "http"), named(81, 9090, "http")],
+        "ports: \"81:9090 (http)\" has the name of 80:8080 (http), another port",
     );
 }
 

@@ -145,6 +145,7 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
             published: value.parse().unwrap(),
             target: 80,
             mode: PublishMode::Host,
+            name: None,
         }),
         other => panic!("unknown option {other:?}"),
     }

@@ -76,6 +76,7 @@ impl From<&PortSpec> for v1::PortSpec {
             published: port.published.into(),
             target: port.target.into(),
             mode: v1::PublishMode::from(port.mode).into(),
+            name: port.name.map(|name| name.to_string()).unwrap_or_default(),
         }
     }
 }
@@ -90,6 +91,12 @@ impl TryFrom<v1::PortSpec> for PortSpec {
             published: port("published", wire.published)?,
             target: port("target", wire.target)?,
             mode: choice::<v1::PublishMode, _>("mode", wire.mode)?,
+            name: match wire.name.as_str() {
+                "" => None,
+                name => {
+                    Some(name.parse().map_err(|problem| Error::new("name", format!("{problem}")))?)
+                }
+            },
         })
     }
 }

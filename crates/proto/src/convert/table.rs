@@ -71,7 +71,7 @@ pub fn table_change(wire: v1::NetUpdate) -> (TableChange, Vec<Error>) {
 }
 
 fn wire_peer((id, peer): &(NodeId, Arc<Peer>)) -> v1::NetPeer {
-    let Peer { number, underlay, blocks, overlay_key } = &**peer;
+    let Peer { number, underlay, blocks, overlay_key, name } = &**peer;
     let zeros = *overlay_key == [0; 32];
     v1::NetPeer {
         node: id.as_bytes().to_vec(),
@@ -79,6 +79,7 @@ fn wire_peer((id, peer): &(NodeId, Arc<Peer>)) -> v1::NetPeer {
         underlay: underlay.clone(),
         blocks: blocks.iter().map(Into::into).collect(),
         overlay_key: if zeros { Vec::new() } else { overlay_key.to_vec() },
+        name: name.clone(),
     }
 }
 
@@ -89,6 +90,7 @@ fn peer(wire: v1::NetPeer) -> Result<(NodeId, Arc<Peer>), Error> {
         underlay: wire.underlay,
         blocks: each("blocks", wire.blocks).map_err(|e| e.within("peer"))?,
         overlay_key: hash_or_zeros("peer.overlay_key", &wire.overlay_key)?,
+        name: wire.name,
     };
     Ok((id, Arc::new(peer)))
 }
@@ -119,7 +121,7 @@ fn network(wire: v1::NetNetwork) -> Result<(NetworkId, Arc<TableNetwork>), Error
 }
 
 fn wire_service((id, service): &(ServiceId, Arc<TableService>)) -> v1::NetService {
-    let TableService { name, on, endpoint, ports, tasks } = &**service;
+    let TableService { name, on, endpoint, ports, hostname, tasks } = &**service;
     v1::NetService {
         id: id.as_bytes().to_vec(),
         name: name.to_string(),
@@ -127,6 +129,7 @@ fn wire_service((id, service): &(ServiceId, Arc<TableService>)) -> v1::NetServic
         endpoint: (*endpoint != Endpoint::default()).then(|| (*endpoint).into()),
         ports: ports.iter().map(Into::into).collect(),
         tasks: tasks.iter().map(Into::into).collect(),
+        hostname: hostname.as_deref().map(str::to_owned),
     }
 }
 
@@ -139,6 +142,7 @@ fn service(wire: v1::NetService) -> Result<(ServiceId, Arc<TableService>), Error
         on: each("on", wire.on).map_err(within)?,
         endpoint: part_or_default("endpoint", wire.endpoint).map_err(within)?,
         ports: each("ports", wire.ports).map_err(within)?,
+        hostname: wire.hostname.map(Into::into),
         tasks: each("tasks", wire.tasks).map_err(within)?,
     };
     Ok((id, Arc::new(service)))
@@ -223,6 +227,7 @@ mod tests {
             underlay: "192.0.2.7".to_owned(),
             blocks: vec!["10.128.2.0/24".parse().unwrap()],
             overlay_key: [7; 32],
+            name: "w7".to_owned(),
         };
         let table_network = TableNetwork {
             name: "back".parse().unwrap(),
@@ -251,12 +256,14 @@ mod tests {
             published: 53,
             target: 5353,
             mode: PublishMode::Ingress,
+            name: Some("dns".parse().unwrap()),
         };
         let service = TableService {
             name: "web".parse().unwrap(),
             on: vec![on],
             endpoint: Endpoint { mode: EndpointMode::Dnsrr, ..Endpoint::default() },
             ports: vec![port],
+            hostname: Some("db-1".into()),
             tasks: vec![task, TableTask { ready: false, ..task }],
         };
         TableChange {

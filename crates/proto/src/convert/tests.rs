@@ -57,8 +57,10 @@ fn subnet() -> impl Strategy<Value = Subnet> {
 fn ports() -> impl Strategy<Value = Vec<PortSpec>> {
     let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
     let mode = prop_oneof![Just(PublishMode::Ingress), Just(PublishMode::Host)];
-    let port = (protocol, any::<u32>(), any::<u16>(), any::<u16>(), mode).prop_map(
-        |(protocol, bind, published, target, mode)| PortSpec {
+    let name = prop::option::of("[a-z][a-z0-9]{0,13}");
+    let port = (protocol, any::<u32>(), any::<u16>(), any::<u16>(), mode, name).prop_map(
+        |(protocol, bind, published, target, mode, name)| PortSpec {
+            name: name.map(|name| name.parse().unwrap()),
             protocol,
             bind: bind.into(),
             published,
@@ -557,21 +559,22 @@ fn refuses(edit: impl FnOnce(&mut v1::ServiceSpec), expected: &str) {
 
 #[test]
 fn refusals_name_the_field() {
-    let tcp = v1::PortSpec { protocol: 1, published: 80, target: 80, mode: 1, bind: 0 };
+    let tcp =
+        v1::PortSpec { protocol: 1, published: 80, target: 80, mode: 1, ..v1::PortSpec::default() };
     refuses(|s| s.name.clear(), "name: a name cannot be empty");
     refuses(|s| s.mode = None, "mode: is missing");
     refuses(|s| s.mode = Some(v1::Mode { kind: None }), "mode.kind: is missing");
     refuses(|s| s.task = None, "task: is missing");
     refuses(
-        |s| s.ports = vec![tcp, v1::PortSpec { target: 70_000, ..tcp }],
+        |s| s.ports = vec![tcp.clone(), v1::PortSpec { target: 70_000, ..tcp.clone() }],
         "ports[1].target: 70000 is more than 65535",
     );
     refuses(
-        |s| s.ports = vec![v1::PortSpec { protocol: 0, ..tcp }],
+        |s| s.ports = vec![v1::PortSpec { protocol: 0, ..tcp.clone() }],
         "ports[0].protocol: is missing",
     );
     refuses(
-        |s| s.ports = vec![v1::PortSpec { mode: 9, ..tcp }],
+        |s| s.ports = vec![v1::PortSpec { mode: 9, ..tcp.clone() }],
         "ports[0].mode: 9 is not a known value",
     );
     refuses(|s| s.update = Some(v1::UpdatePolicy::default()), "update.order: is missing");

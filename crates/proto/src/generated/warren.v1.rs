@@ -375,7 +375,7 @@ pub mod mode {
         Global(Global),
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PortSpec {
     #[prost(enumeration = "Protocol", tag = "1")]
     pub protocol: i32,
@@ -387,6 +387,9 @@ pub struct PortSpec {
     pub target: u32,
     #[prost(enumeration = "PublishMode", tag = "5")]
     pub mode: i32,
+    /// A label without the underscore; empty: it has none.
+    #[prost(string, tag = "6")]
+    pub name: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdatePolicy {
@@ -1874,8 +1877,15 @@ pub struct CheckResult {
     #[prost(string, tag = "1")]
     pub image_id: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Doctor {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Doctor {
+    /// The way to other nodes, and nothing else.
+    #[prost(bool, tag = "1")]
+    pub network: bool,
+    /// To these alone, by id, name or address; none: to all.
+    #[prost(string, repeated, tag = "2")]
+    pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Finding {
     #[prost(string, tag = "1")]
@@ -1886,11 +1896,27 @@ pub struct Finding {
     pub detail: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub hint: ::prost::alloc::string::String,
+    /// Of what is not ok: it works, but not as well as it could.
+    #[prost(bool, tag = "5")]
+    pub minor: bool,
+    /// The node that it is about, if that is another: its id, and how people know it.
+    #[prost(bytes = "vec", tag = "6")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "7")]
+    pub peer: ::prost::alloc::string::String,
+    /// Something of that node arrived here just now.
+    #[prost(bool, tag = "8")]
+    pub heard: bool,
 }
+/// `node` and `name`: who was asked.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Findings {
     #[prost(message, repeated, tag = "1")]
     pub findings: ::prost::alloc::vec::Vec<Finding>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PullProgress {
@@ -2086,6 +2112,8 @@ pub struct NetPeer {
     pub blocks: ::prost::alloc::vec::Vec<Subnet>,
     #[prost(bytes = "vec", tag = "5")]
     pub overlay_key: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "6")]
+    pub name: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NetNetwork {
@@ -2117,6 +2145,8 @@ pub struct NetService {
     pub ports: ::prost::alloc::vec::Vec<PortSpec>,
     #[prost(message, repeated, tag = "6")]
     pub tasks: ::prost::alloc::vec::Vec<NetTask>,
+    #[prost(string, optional, tag = "7")]
+    pub hostname: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NetAttachment {

@@ -273,6 +273,7 @@ impl User {
             published,
             target: 80,
             mode: PublishMode::Ingress,
+            name: None,
         }]
     }
 

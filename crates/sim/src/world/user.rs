@@ -78,6 +78,7 @@ impl World {
             published,
             target: 80,
             mode: PublishMode::Ingress,
+            name: None,
         }]
     }
 

@@ -128,6 +128,7 @@ fn port(word: &str) -> PortSpec {
         published: published.parse().unwrap(),
         target: 80,
         mode: PublishMode::Ingress,
+        name: None,
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Link {
     pub reorder: f64,
     /// Bytes a second; nothing: as fast as it goes.
     pub bandwidth: Option<u64>,
+    /// Longer frames are lost without a word; nothing: all pass.
+    pub frame_max: Option<usize>,
 }
 
 impl Link {
@@ -45,6 +47,7 @@ impl Link {
         duplicate: 0.0,
         reorder: 0.0,
         bandwidth: None,
+        frame_max: None,
     };
 
     /// A line that is only slow.
@@ -69,7 +72,8 @@ pub(crate) type Arrivals = [Option<u64>; 2];
 impl Line {
     pub(crate) fn admit(&mut self, now: u64, bytes: usize, rng: &dyn Rng) -> Arrivals {
         let link = self.link;
-        if link.cut || chance(link.loss, rng) {
+        let is_long = link.frame_max.is_some_and(|max| bytes > max);
+        if link.cut || is_long || chance(link.loss, rng) {
             return [None, None];
         }
         let mut start = now;
@@ -138,6 +142,8 @@ mod tests {
         check(Link::delayed(ms(50)), &[0, 1], "50 51");
         check(Link { loss: 1.0, ..Link::default() }, &[0], "-");
         check(Link { duplicate: 1.0, ..Link::default() }, &[3], "3+3");
+        check(Link { frame_max: Some(1000), ..Link::default() }, &[3], "3");
+        check(Link { frame_max: Some(999), ..Link::default() }, &[3], "-");
         check(Link { reorder: 1.0, ..Link::default() }, &[3], "13");
         // 1000 bytes take 100 ms; the seventh would wait for longer than half a second.
         let narrow = Link { bandwidth: Some(10_000), ..Link::default() };

@@ -117,6 +117,44 @@ fn host_containers_find_services_by_name() -> Result<()> {
     Ok(())
 }
 
+/// Slots, named ports and what containers call themselves.
+#[test]
+fn host_parts_of_services_have_names() -> Result<()> {
+    let cluster = form()?;
+    let port = ["-p", "published=8080,target=80,name=http", "--hostname", "box"];
+    let servers = pods(&web(&cluster, "web", 3, None, &port)?, &cluster)?;
+    let port = ["-p", "published=5432,target=432,name=pg", "--endpoint-mode", "dnsrr"];
+    let plain = pods(&web(&cluster, "db", 1, None, &port)?, &cluster)?;
+    let (v4, _) = vips(&cluster, "default", "web")?;
+    let all = sorted(servers.iter().map(|pod| pod.v4.to_string()));
+    for client in servers.iter().chain(&plain) {
+        for server in &servers {
+            let (service, slot) = server.name.split_once('.').context("a slot")?;
+            let name = format!("{slot}.{service}");
+            becomes(&cluster, client, &name, "A", &[server.v4.to_string()])?;
+            becomes(&cluster, client, &name, "AAAA", &[server.v6()?.to_string()])?;
+        }
+        becomes(&cluster, client, "4.web", "A", &["NXDOMAIN".to_owned()])?;
+        becomes(&cluster, client, "box", "A", &all)?;
+        let srv = "0 1 80 web.warren.internal.".to_owned();
+        becomes(&cluster, client, "_http._tcp.web", "SRV", from_ref(&srv))?;
+        becomes(&cluster, client, "web.warren.internal", "A", from_ref(&v4))?;
+        // Without a virtual IP a port is at each task.
+        let srv = "0 1 432 1.db.warren.internal.".to_owned();
+        becomes(&cluster, client, "_pg._tcp.db.warren.internal", "SRV", &[srv])?;
+        becomes(&cluster, client, "1.db.warren.internal", "A", &[plain[0].v4.to_string()])?;
+        becomes(&cluster, client, "_pg._udp.db", "SRV", &["NXDOMAIN".to_owned()])?;
+    }
+    // The port is called otherwise from now on.
+    let manager = cluster.asked()?;
+    let port = "published=5432,target=432,name=sql";
+    let change = ["--publish-rm", "432", "--publish-add", port];
+    manager.ok(&[&["service", "update", "--detach"], &change[..], &["db"]].concat())?;
+    let srv = "0 1 432 1.db.warren.internal.".to_owned();
+    becomes(&cluster, &servers[0], "_sql._tcp.db", "SRV", &[srv])?;
+    becomes(&cluster, &servers[0], "_pg._tcp.db", "SRV", &["NXDOMAIN".to_owned()])
+}
+
 #[test]
 fn host_names_outlive_daemon_and_data_plane() -> Result<()> {
     let cluster = form()?;

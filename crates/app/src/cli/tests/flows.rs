@@ -303,9 +303,10 @@ async fn doctor_counts_what_is_broken() {
         ok,
         detail: "looked at".into(),
         hint: if ok { String::new() } else { "mend it".into() },
+        ..v1::Finding::default()
     };
-    let findings =
-        v1::Findings { findings: vec![finding("images", true), finding("rules", false)] };
+    let findings = vec![finding("images", true), finding("rules", false)];
+    let findings = v1::Findings { findings, ..v1::Findings::default() };
     let node = FakeNode::start(World {
         frames: vec![frame::Kind::Findings(findings)],
         ..World::default()

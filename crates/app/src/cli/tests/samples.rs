@@ -18,6 +18,7 @@ pub(crate) fn web() -> v1::Service {
             published: 8080,
             target: 80,
             mode: v1::PublishMode::Ingress.into(),
+            name: String::new(),
         }],
         update: Some(v1::UpdatePolicy {
             parallelism: 1,

@@ -34,7 +34,8 @@ pub(super) fn text(
         }
         agent(registry.sub_registry_with_prefix("agent"), &rooms.agent);
         identity(&mut registry, rooms);
-        plane::register(registry.sub_registry_with_prefix("dataplane"), plane_status);
+        let nodes = rooms.plane.nodes();
+        plane::register(registry.sub_registry_with_prefix("dataplane"), plane_status, &nodes);
     }
     let mut text = String::new();
     encode(&mut text, &registry)?;

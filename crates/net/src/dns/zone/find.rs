@@ -131,6 +131,10 @@ impl Zone {
                 }
             }
         }
+        // Nobody takes a service's name by calling a container so.
+        if hits.iter().any(|hit| hit.hostname.is_none()) {
+            hits.retain(|hit| hit.hostname.is_none());
+        }
         hits
     }
 

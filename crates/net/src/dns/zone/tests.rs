@@ -218,6 +218,18 @@ fn aliases_and_hostnames() {
 }
 
 #[test]
+fn a_service_has_its_name_before_containers_do() {
+    check(
+        "db a: 1(web)=10.1.0.1\nweb a:10.9.0.2 1=10.1.0.2\n? 10.1.0.9 - a",
+        "
+        10.1.0.9 web A: 10.9.0.2/1
+        10.1.0.9 tasks.web A: 10.1.0.2/0
+        10.1.0.9 db A: 10.1.0.1/0
+        ",
+    );
+}
+
+#[test]
 fn ports_and_reverse_names() {
     check(
         SHOP,

@@ -119,6 +119,9 @@ fn expected(
         }
         let best = ranked.iter().map(|(rank, ..)| *rank).min();
         ranked.retain(|(rank, ..)| Some(*rank) == best);
+        if ranked.iter().any(|(.., host)| host.is_none()) {
+            ranked.retain(|(.., host)| host.is_none());
+        }
         ranked.into_iter().map(|(_, s, a, h)| (s, a, h)).collect()
     };
     let mut all = Vec::new();

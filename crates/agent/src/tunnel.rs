@@ -1,0 +1,37 @@
+//! Whoever carries packets to other nodes encrypted, as the agent asks it.
+//!
+//! Not here: carrying them.
+
+use async_trait::async_trait;
+
+/// Carries packets.
+#[async_trait]
+pub trait Tunnel: Send + Sync + 'static {
+    /// What it does now; `None` if it does not answer. Ends by itself, within a second or two.
+    async fn state(&self) -> Option<TunnelState>;
+}
+
+/// What is carried, and for whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TunnelState {
+    /// Whether anything is.
+    pub carries: bool,
+    /// Why not, if it should be.
+    pub trouble: Option<String>,
+    pub peers: Vec<TunnelPeer>,
+}
+
+/// Another node, as the tunnel knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TunnelPeer {
+    /// Its public key.
+    pub key: [u8; 32],
+    /// Address and port; empty: nobody knows.
+    pub endpoint: String,
+    /// How long ago a handshake was last done.
+    pub handshake_ago_ms: Option<u64>,
+    /// How long ago anything of it came in, attempts at handshakes included.
+    pub heard_ago_ms: Option<u64>,
+    /// Handshakes that were begun here and never answered.
+    pub failed: u64,
+}
