@@ -17,7 +17,9 @@ use rustix::io::Errno;
 use crate::conntrack::{Conntrack, Exposed, Flow};
 use crate::link::Links;
 use crate::netlink::{Messages, Refused, Socket};
-use crate::rules::{self, Family, GET_TABLE, Op, Port, Ports, Rules, Services, header};
+use crate::rules::{
+    self, Counted, Counter, Family, GET_TABLE, Judge, Op, Port, Ports, Rules, Services, header,
+};
 use crate::table::{Backend, Count, Frontend};
 use crate::wire::Reply;
 use crate::{Error, NetConfig, Protocol, Table};
@@ -55,7 +57,12 @@ pub(crate) struct Firewall {
     held: Option<Both>,
     /// Counts changes, to begin with another backend each time.
     round: usize,
+    /// What policies counted in chains that are no more.
+    carried: Counts,
 }
+
+/// By clauses' names and actions.
+type Counts = BTreeMap<Counted, Counter>;
 
 impl Firewall {
     /// In the calling thread's network namespace. A table left by an earlier daemon keeps
@@ -73,6 +80,7 @@ impl Firewall {
             exposed,
             held: None,
             round: 0,
+            carried: Counts::new(),
         };
         if !exists {
             firewall.apply(&Table::default())?;
@@ -137,7 +145,7 @@ impl Firewall {
         self.round = self.round.wrapping_add(1);
         let held = self.held.take();
         let changed = match &held {
-            Some(held) => match self.commit(&changes(Some(held), &mut wanted, self.round)) {
+            Some(held) => match self.change(held, &mut wanted) {
                 Ok(()) => true,
                 Err(Refusal { operation, source }) => {
                     // Somebody else emptied the rule set, most likely (`nft flush ruleset`).
@@ -161,8 +169,45 @@ impl Firewall {
         self.exposed.add(fresh.map(|backend| (*backend.ip()).into()));
         self.forget(before, after)?;
         self.part(held.as_ref(), &wanted)?;
+        self.judge(held.as_ref(), &wanted)?;
         self.held = Some(wanted);
         Ok(())
+    }
+
+    /// From what is held to what is wanted; counts of chains that go are kept.
+    fn change(&mut self, held: &Both, wanted: &mut Both) -> Result<(), Refusal> {
+        let ops = changes(Some(held), wanted, self.round);
+        for ((family, ops), held) in ops.iter().zip(held) {
+            let Some(held) = held else { continue };
+            let cleared = |op: &Op| match op {
+                Op::ClearChain { name } => rules::is_policy_chain(name).then(|| name.clone()),
+                _ => None,
+            };
+            let whole = ops.iter().any(|op| *op == Op::DeleteTable);
+            let cleared: BTreeSet<String> = ops.iter().filter_map(cleared).collect();
+            if whole || !cleared.is_empty() {
+                self.carry(*family, held, |chain| whole || cleared.contains(chain));
+            }
+        }
+        self.commit(&ops)?;
+        // Nobody asks for those of policies that are gone.
+        let wanted = wanted.iter().flatten();
+        let names: BTreeSet<&str> = wanted.flat_map(|rules| rules.counted_names()).collect();
+        self.carried.retain(|(name, _), _| name.is_empty() || names.contains(&**name));
+        Ok(())
+    }
+
+    /// Remembers what was counted in some chains. A loss of counts is no reason to stop.
+    fn carry(&mut self, family: Family, held: &Rules, which: impl Fn(&str) -> bool) {
+        match self.found(family) {
+            Ok(mut found) => {
+                found.retain(|chain, _| which(chain));
+                add_counts(&mut self.carried, held.counted(&found));
+            }
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "keep counts");
+            }
+        }
     }
 
     /// Replaces everything, whatever is there.
@@ -362,29 +407,48 @@ impl Firewall {
         Ok(())
     }
 
-    /// How often each clause of a policy decided, of both families.
+    /// How often clauses decided, of both families.
     fn counts(&mut self) -> Result<Vec<Count>, Error> {
-        let mut counts: BTreeMap<(Box<str>, usize), (u64, u64)> = BTreeMap::new();
-        let none = [None, None];
-        let held = self.held.as_ref().unwrap_or(&none);
-        for (family, held) in Family::ALL.into_iter().zip(held) {
-            let Some(held) = held else { continue };
-            let mut found: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
-            let request = rules::get_rules(&self.table, family);
-            self.socket
-                .query(&request, |kind, payload| {
-                    if let Some((chain, packets, bytes)) = rules::parse_counter(kind, payload) {
-                        found.entry(chain).or_default().push((packets, bytes));
-                    }
-                })
-                .map_err(|source| Error::io("read counters", source))?;
-            for ((policy, clause), (packets, bytes)) in held.counted(&found) {
-                let count = counts.entry((policy, clause)).or_default();
-                *count = (count.0 + packets, count.1 + bytes);
-            }
+        let mut counts = self.carried.clone();
+        for family in Family::ALL {
+            let found = match &self.held {
+                Some(held) if held[family as usize].is_some() => self.found(family)?,
+                Some(_) | None => continue,
+            };
+            let held = self.held.as_ref().and_then(|held| held[family as usize].as_ref());
+            held.into_iter().for_each(|held| add_counts(&mut counts, held.counted(&found)));
         }
-        let count = |((policy, clause), (packets, bytes))| Count { policy, clause, packets, bytes };
+        let count = |((name, action), (packets, bytes))| Count { name, action, packets, bytes };
         Ok(counts.into_iter().map(count).collect())
+    }
+
+    /// The counters of each chain, in the order of its rules.
+    fn found(&mut self, family: Family) -> Result<BTreeMap<String, Vec<Counter>>, Error> {
+        let mut found: BTreeMap<String, Vec<Counter>> = BTreeMap::new();
+        let request = rules::get_rules(&self.table, family);
+        self.socket
+            .query(&request, |kind, payload| {
+                if let Some((chain, packets, bytes)) = rules::parse_counter(kind, payload) {
+                    found.entry(chain).or_default().push((packets, bytes));
+                }
+            })
+            .map_err(|source| Error::io("read counters", source))?;
+        Ok(found)
+    }
+
+    /// Connections that go on are judged anew where policies have changed for them.
+    fn judge(&mut self, held: Option<&Both>, wanted: &Both) -> Result<(), Error> {
+        for (at, family) in Family::ALL.into_iter().enumerate() {
+            let Some(wanted) = &wanted[at] else { continue };
+            let held = held.and_then(|held| held[at].as_ref());
+            if held.is_some_and(|held| !held.judges_otherwise(wanted)) {
+                continue;
+            }
+            let judge = Judge::new(wanted);
+            let (denied, freed) = self.conntrack.judge(family, |passage| judge.denies(passage))?;
+            tracing::debug!(denied, freed, "judged connections by policies");
+        }
+        Ok(())
     }
 
     /// Ends the connections to containers that are no more, wherever they were: a client learns
@@ -460,6 +524,13 @@ impl Firewall {
             Err(source) if source.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             answer => answer.map(|()| found).map_err(|e| Error::io("look up a set's element", e)),
         }
+    }
+}
+
+fn add_counts(all: &mut Counts, found: Vec<(Counted, Counter)>) {
+    for (counted, (packets, bytes)) in found {
+        let count = all.entry(counted).or_default();
+        *count = (count.0.saturating_add(packets), count.1.saturating_add(bytes));
     }
 }
 

@@ -43,7 +43,7 @@ pub use handle::Net;
 pub use node::{name_server, tunnel_name, underlay_mtu};
 pub use table::{
     Action, Backend, Carrier, Clause, Count, Direction, Frontend, Group, Member, Networks, Overlay,
-    Peers, Policy, PortRange, Service, Subnet, Table,
+    PeerSet, Peers, Policy, PortRange, Service, Subnet, Table, Traffic,
 };
 
 /// Where a node's names and addresses come from.

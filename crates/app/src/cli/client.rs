@@ -166,11 +166,20 @@ impl Client {
     /// Opens a byte stream to the node that the call arrives at. Never retried
     /// here: what was sent may have been done.
     pub(crate) async fn open(&mut self, kind: v1::open_stream::Kind) -> Result<Frames, Failure> {
+        self.open_at(Vec::new(), kind).await
+    }
+
+    /// The same to another node, by its id.
+    pub(crate) async fn open_at(
+        &self,
+        node: Vec<u8>,
+        kind: v1::open_stream::Kind,
+    ) -> Result<Frames, Failure> {
         let (to, frames) = mpsc::channel(FRAMES_MAX);
-        let open = v1::OpenStream { node: Vec::new(), kind: Some(kind) };
+        let open = v1::OpenStream { node, kind: Some(kind) };
         // There is room: the channel is new.
         let _ = to.try_send(frame(v1::frame::Kind::Open(open)));
-        let opened = self.control.stream(ReceiverStream::new(frames)).await;
+        let opened = self.control.clone().stream(ReceiverStream::new(frames)).await;
         let from = opened.map_err(|status| self.told(status))?.into_inner();
         Ok(Frames { to, from })
     }
