@@ -55,8 +55,8 @@ async fn policies_from_making_to_removing() {
     let (code, text, hint) = told(make(&mut house, policy("p", &["web"], &["db"])).await);
     assert_eq!((code, text.as_str()), (Code::NotFound, "there is no service web"));
     assert!(hint.contains("warren service ls"), "{hint}");
-    house.create(wish("web", 1)).await.unwrap();
-    house.create(wish("db", 1)).await.unwrap();
+    house.create(wish("web", 0)).await.unwrap();
+    house.create(wish("db", 0)).await.unwrap();
     let first =
         v1::CreatePolicyRequest { request_id: vec![7; 16], ..policy("p", &["web"], &["db"]) };
     let made = make(&mut house, first.clone()).await.unwrap();

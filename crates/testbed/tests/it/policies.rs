@@ -72,25 +72,25 @@ fn differences(
     pods: &[Pod],
     may: &(dyn Fn(&str, &str, Way) -> bool + Sync),
 ) -> Result<Vec<String>> {
-    let look = |from: &Pod| -> Result<Vec<String>> {
+    let look = |from: &Pod, to: &Pod| -> Result<Vec<String>> {
         let mut wrong = Vec::new();
-        for to in pods.iter().filter(|to| to.v4 != from.v4) {
-            for address in [IpAddr::from(to.v4), IpAddr::from(to.v6()?)] {
-                for way in WAYS {
-                    let expected = may(service(from), service(to), way);
-                    if reaches(from, address, way)? != expected {
-                        let but = if expected { "is dropped" } else { "passes" };
-                        let (a, b) = (&from.name, &to.name);
-                        wrong.push(format!("{a} to {b} at {address} by {way:?} {but}"));
-                    }
+        for address in [IpAddr::from(to.v4), IpAddr::from(to.v6()?)] {
+            for way in WAYS {
+                let expected = may(service(from), service(to), way);
+                if reaches(from, address, way)? != expected {
+                    let but = if expected { "is dropped" } else { "passes" };
+                    let (a, b) = (&from.name, &to.name);
+                    wrong.push(format!("{a} to {b} at {address} by {way:?} {but}"));
                 }
             }
         }
         Ok(wrong)
     };
-    // What is dropped takes its time: a thread for each that asks.
+    // What is dropped takes its time: a thread for each pair.
     std::thread::scope(|scope| {
-        let asking: Vec<_> = pods.iter().map(|from| scope.spawn(move || look(from))).collect();
+        let pairs = pods.iter().flat_map(|from| pods.iter().map(move |to| (from, to)));
+        let pairs = pairs.filter(|(from, to)| from.v4 != to.v4);
+        let asking: Vec<_> = pairs.map(|(from, to)| scope.spawn(move || look(from, to))).collect();
         let mut wrong = Vec::new();
         for asked in asking {
             wrong.extend(asked.join().unwrap()?);

@@ -101,8 +101,13 @@ fn who_is_kept_from_whom() {
 
 #[test]
 fn what_is_looked_at_first() {
-    let order =
-        |policies: &str, expected: &str| check(policies, &format!("db in [128.0.4]: {expected}"));
+    let order = |policies: &str, expected: &str| {
+        let town = "node a\n network back\n db back t3a+\n";
+        let whole = Town::new(&[town, policies].concat()).draw(&mut Drawing::new(site()));
+        let text = shown(&whole);
+        let into = text.lines().find_map(|line| line.strip_prefix("db in [128.0.4]: "));
+        assert_eq!(into, Some(expected), "{policies}");
+    };
     // At the same priority what denies; then the name.
     order("policy a allow to db\n policy b deny to db", "-b +a");
     order("policy b allow to db priority 9\n policy a deny to db priority 10", "+b -a");

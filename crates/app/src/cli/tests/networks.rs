@@ -76,9 +76,22 @@ async fn mistakes_are_named() {
     "#]],
     )
     .await;
-    check("network create back --attachable", expect![[r#""#]]).await;
+    check("network create back --attachable", expect![[r#"
+        exit 2
+        --- err
+        error: --attachable: "true" means nothing here: every container is a service's, and services join networks by themselves
+    "#]]).await;
     // The cluster's packets travel by VXLAN.
-    check("network create back --encrypted", expect![[r#""#]]).await;
+    check(
+        "network create back --encrypted",
+        expect![[r#"
+        exit 2
+        --- err
+        error: --encrypted: true is not to be had: this cluster's overlay does not encrypt
+        hint: leave it out; the overlay is chosen when a cluster is made: warren cluster settings
+    "#]],
+    )
+    .await;
     check(
         "network create back --driver overlay",
         expect![[r#"
