@@ -6,6 +6,8 @@
 //! connections are not part of the table: they live through each change, except
 //! datagram flows to backends that are no more.
 
+mod policies;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -18,7 +20,7 @@ use crate::conntrack::{Conntrack, Exposed, Flow};
 use crate::link::Links;
 use crate::netlink::{Messages, Refused, Socket};
 use crate::rules::{
-    self, Counted, Counter, Family, GET_TABLE, Judge, Op, Port, Ports, Rules, Services, header,
+    self, Counted, Counter, Family, GET_TABLE, Op, Port, Ports, Rules, Services, header,
 };
 use crate::table::{Backend, Count, Frontend};
 use crate::wire::Reply;
@@ -183,7 +185,7 @@ impl Firewall {
                 Op::ClearChain { name } => rules::is_policy_chain(name).then(|| name.clone()),
                 _ => None,
             };
-            let whole = ops.iter().any(|op| *op == Op::DeleteTable);
+            let whole = ops.contains(&Op::DeleteTable);
             let cleared: BTreeSet<String> = ops.iter().filter_map(cleared).collect();
             if whole || !cleared.is_empty() {
                 self.carry(*family, held, |chain| whole || cleared.contains(chain));
@@ -195,19 +197,6 @@ impl Firewall {
         let names: BTreeSet<&str> = wanted.flat_map(|rules| rules.counted_names()).collect();
         self.carried.retain(|(name, _), _| name.is_empty() || names.contains(&**name));
         Ok(())
-    }
-
-    /// Remembers what was counted in some chains. A loss of counts is no reason to stop.
-    fn carry(&mut self, family: Family, held: &Rules, which: impl Fn(&str) -> bool) {
-        match self.found(family) {
-            Ok(mut found) => {
-                found.retain(|chain, _| which(chain));
-                add_counts(&mut self.carried, held.counted(&found));
-            }
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "keep counts");
-            }
-        }
     }
 
     /// Replaces everything, whatever is there.
@@ -407,50 +396,6 @@ impl Firewall {
         Ok(())
     }
 
-    /// How often clauses decided, of both families.
-    fn counts(&mut self) -> Result<Vec<Count>, Error> {
-        let mut counts = self.carried.clone();
-        for family in Family::ALL {
-            let found = match &self.held {
-                Some(held) if held[family as usize].is_some() => self.found(family)?,
-                Some(_) | None => continue,
-            };
-            let held = self.held.as_ref().and_then(|held| held[family as usize].as_ref());
-            held.into_iter().for_each(|held| add_counts(&mut counts, held.counted(&found)));
-        }
-        let count = |((name, action), (packets, bytes))| Count { name, action, packets, bytes };
-        Ok(counts.into_iter().map(count).collect())
-    }
-
-    /// The counters of each chain, in the order of its rules.
-    fn found(&mut self, family: Family) -> Result<BTreeMap<String, Vec<Counter>>, Error> {
-        let mut found: BTreeMap<String, Vec<Counter>> = BTreeMap::new();
-        let request = rules::get_rules(&self.table, family);
-        self.socket
-            .query(&request, |kind, payload| {
-                if let Some((chain, packets, bytes)) = rules::parse_counter(kind, payload) {
-                    found.entry(chain).or_default().push((packets, bytes));
-                }
-            })
-            .map_err(|source| Error::io("read counters", source))?;
-        Ok(found)
-    }
-
-    /// Connections that go on are judged anew where policies have changed for them.
-    fn judge(&mut self, held: Option<&Both>, wanted: &Both) -> Result<(), Error> {
-        for (at, family) in Family::ALL.into_iter().enumerate() {
-            let Some(wanted) = &wanted[at] else { continue };
-            let held = held.and_then(|held| held[at].as_ref());
-            if held.is_some_and(|held| !held.judges_otherwise(wanted)) {
-                continue;
-            }
-            let judge = Judge::new(wanted);
-            let (denied, freed) = self.conntrack.judge(family, |passage| judge.denies(passage))?;
-            tracing::debug!(denied, freed, "judged connections by policies");
-        }
-        Ok(())
-    }
-
     /// Ends the connections to containers that are no more, wherever they were: a client learns
     /// it at its next packet, and the next holder of the address gets none of them.
     fn bury(&mut self, held: &Rules, wanted: &Rules, family: Family) -> Result<(), Error> {
@@ -524,13 +469,6 @@ impl Firewall {
             Err(source) if source.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             answer => answer.map(|()| found).map_err(|e| Error::io("look up a set's element", e)),
         }
-    }
-}
-
-fn add_counts(all: &mut Counts, found: Vec<(Counted, Counter)>) {
-    for (counted, (packets, bytes)) in found {
-        let count = all.entry(counted).or_default();
-        *count = (count.0.saturating_add(packets), count.1.saturating_add(bytes));
     }
 }
 
