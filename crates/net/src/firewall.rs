@@ -4,25 +4,27 @@
 //! since each is whole. What the kernel holds is remembered; after any doubt (a
 //! restart, a refused batch) everything is replaced in one transaction. Tracked
 //! connections are not part of the table: they live through each change, except
-//! datagram flows to backends that are no more.
+//! datagram flows to backends that are no more, and what policies deny now.
 
 mod policies;
+mod stale;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use rustix::io::Errno;
 
-use crate::conntrack::{Conntrack, Exposed, Flow};
+use self::stale::{is_stale, parted};
+use crate::conntrack::{Conntrack, Exposed};
 use crate::link::Links;
 use crate::netlink::{Messages, Refused, Socket};
 use crate::rules::{
     self, Counted, Counter, Family, GET_TABLE, Op, Port, Ports, Rules, Services, header,
 };
-use crate::table::{Backend, Count, Frontend};
+use crate::table::Count;
 use crate::wire::Reply;
 use crate::{Error, NetConfig, Protocol, Table};
 
@@ -247,6 +249,9 @@ impl Firewall {
             "the packet filter was changed by somebody else: setting it again"
         );
         self.held = None;
+        for (family, held) in Family::ALL.into_iter().zip(&held) {
+            held.iter().for_each(|held| self.carry(family, held, |_| true));
+        }
         self.install(&mut held)?;
         self.held = Some(held);
         Ok(())
@@ -308,54 +313,6 @@ fn changes(held: Option<&Both>, wanted: &mut Both, round: usize) -> Vec<(Family,
         (family, ops)
     };
     Family::ALL.into_iter().zip(held.iter().zip(wanted)).map(change).collect()
-}
-
-/// Backends that a service has no more, and what it was reached by.
-struct Parted<'a> {
-    frontends: &'a [Frontend],
-    removed: Vec<IpAddr>,
-}
-
-impl Parted<'_> {
-    fn is_stale(&self, flow: &Flow) -> bool {
-        let reached = |frontend: &Frontend| match *frontend {
-            Frontend::Address(vip) => vip == flow.destination,
-            Frontend::Port { vip, port, .. } => {
-                (vip, port) == (flow.destination, flow.destination_port)
-            }
-            Frontend::Published { bind, port, .. } => {
-                port == flow.destination_port && (bind.is_unspecified() || bind == flow.destination)
-            }
-            Frontend::Elsewhere { .. } => false,
-        };
-        self.removed.contains(&flow.answered_by) && self.frontends.iter().any(reached)
-    }
-}
-
-/// Services that datagrams may have been sent to, each with the backends that it lost.
-fn parted<'a>(held: &'a Rules, wanted: &'a Rules, family: Family) -> Vec<Parted<'a>> {
-    let (old, new) = held.services.list.changes(&wanted.services.list);
-    let takes_datagrams = |frontend: &Frontend| match frontend {
-        Frontend::Address(_) => true,
-        Frontend::Port { protocol, .. } | Frontend::Published { protocol, .. } => {
-            *protocol == Protocol::Udp
-        }
-        Frontend::Elsewhere { .. } => false,
-    };
-    let old = old.into_iter().filter(|s| s.entry.frontends.iter().any(takes_datagrams));
-    old.filter_map(|old| {
-        let now = new.iter().find(|new| new.id == old.id).map(|new| &new.entry.backends);
-        let is_gone = |backend: &&Backend| {
-            family.has(&backend.address)
-                && !now.is_some_and(|now| {
-                    now.iter().any(|b| b.address == backend.address && b.weight > 0)
-                })
-        };
-        let removed: Vec<IpAddr> =
-            old.entry.backends.iter().filter(is_gone).map(|backend| backend.address).collect();
-        (!removed.is_empty()).then_some(Parted { frontends: &old.entry.frontends, removed })
-    })
-    .collect()
 }
 
 /// What is published, of the family that has it.
@@ -489,32 +446,6 @@ impl Refusal {
             _ => Error::io(format!("{operation} (table {table})"), source),
         }
     }
-}
-
-/// Whether a flow to `port` goes elsewhere than a new one would.
-fn is_stale(
-    flow: &Flow,
-    port: &Port,
-    wanted: &Ports,
-    pool: (Ipv4Addr, u8),
-    local: &[Ipv4Addr],
-) -> bool {
-    let (IpAddr::V4(destination), IpAddr::V4(answered_by)) = (flow.destination, flow.answered_by)
-    else {
-        return false;
-    };
-    if !port.bind.is_unspecified() && port.bind != destination {
-        return false;
-    }
-    let backends = wanted.get(port);
-    let answers = SocketAddrV4::new(answered_by, flow.answered_by_port);
-    let is_backend = |backends: &BTreeSet<SocketAddrV4>| backends.contains(&answers);
-    if answered_by == destination {
-        // Not translated: begun before there was a backend, or nothing of ours at all.
-        let is_local = destination.is_loopback() || local.contains(&destination);
-        return is_local && backends.is_some_and(|backends| !backends.is_empty());
-    }
-    crate::in_network(answered_by, pool) && !backends.is_some_and(is_backend)
 }
 
 pub(crate) fn open_socket() -> Result<Socket, Error> {
