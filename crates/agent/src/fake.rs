@@ -19,7 +19,7 @@ use warren_image::{
     Removed,
 };
 use warren_model::{NodeTable, TaskId};
-use warren_net::{Addresses, Error as NetError, Protocol, Sandbox, Table};
+use warren_net::{Addresses, Clause, Count, Error as NetError, Protocol, Sandbox, Table};
 
 use crate::names::{Asker, Names};
 use crate::net_table::NetTable;
@@ -120,6 +120,20 @@ impl Network for FakeNetwork {
     async fn sweep(&self, keep: &[String]) -> Result<(), NetError> {
         lock(&self.state).attached.retain(|id, _| keep.contains(id));
         Ok(())
+    }
+
+    /// As if each clause had decided once.
+    async fn counts(&self) -> Result<Vec<Count>, NetError> {
+        let table = self.applied.borrow().clone();
+        let policies = table.networks.iter().flat_map(|networks| &networks.policies);
+        let clauses = policies.flat_map(|policy| &policy.clauses);
+        let count = |clause: &Clause| Count {
+            name: clause.name.clone(),
+            action: clause.action,
+            packets: 1,
+            bytes: 60,
+        };
+        Ok(clauses.map(count).collect())
     }
 }
 

@@ -12,7 +12,8 @@
 //!   here the agent does: one that drains, stops or has ended is out at once,
 //!   one that serves is in before managers have heard of it.
 //! - Containers on the same networks may reach each other. An address that is
-//!   in no table is on no network, and parted from everybody.
+//!   in no table is on no network, and parted from everybody. What policies
+//!   say of a service is part of what its containers wait for.
 //!
 //! Not here: ports that this node publishes for its own containers alone
 //! (`published`), who holds a port (`mesh`), how it is applied (`table`).
@@ -24,11 +25,14 @@ use std::sync::Arc;
 use warren_model::node_table::{TableService, TableTask};
 use warren_model::service::{Affinity, PortSpec};
 use warren_model::{Cluster, NetworkId, NodeId, NodeTable, OverlayKind, ServiceId, TaskId};
-use warren_net::{Backend, Frontend, Group, Networks, Overlay, PublishedPort, Service, Subnet};
+use warren_net::{
+    Backend, Frontend, Group, Networks, Overlay, PeerSet, Policy, PublishedPort, Service, Subnet,
+};
 
 use crate::published::PortKey;
 
 mod overlay;
+mod policies;
 #[cfg(test)]
 mod tests;
 
@@ -79,6 +83,8 @@ pub(crate) struct Part {
     pub(crate) published: Vec<PublishedPort>,
     pub(crate) services: Vec<Arc<Service>>,
     pub(crate) group: Option<Arc<Group>>,
+    /// About its containers here.
+    pub(crate) policies: Vec<Arc<Policy>>,
 }
 
 /// Everything, but for what each service has of its own on this node.
@@ -88,6 +94,8 @@ pub(crate) struct Whole {
     pub(crate) overlay: Option<Arc<Overlay>>,
     /// Numbers of networks without a way out.
     pub(crate) internal: BTreeSet<u32>,
+    /// Whom policies name.
+    pub(crate) peers: Vec<Arc<PeerSet>>,
 }
 
 impl Whole {
@@ -104,7 +112,8 @@ impl Whole {
             networks: Some(Networks {
                 groups: parts().filter_map(|part| part.group.clone()).collect(),
                 internal: self.internal.clone(),
-                policies: Vec::new(),
+                policies: parts().flat_map(|part| &part.policies).cloned().collect(),
+                peers: self.peers.clone(),
             }),
         }
     }
@@ -139,6 +148,8 @@ pub(crate) struct Drawing {
     table: Arc<NodeTable>,
     terms: Option<Terms>,
     overlay: Option<Arc<Overlay>>,
+    /// What was made of policies, and of which table.
+    policies: (Arc<NodeTable>, policies::Drawn),
 }
 
 /// What the overlay depends on beside the table.
@@ -206,11 +217,35 @@ impl Drawing {
             };
             parts.insert(*id, part);
         }
+        self.draw_policies(ground.table, &mut parts);
         let internal = self.numbers.iter().filter(|(id, _)| {
             ground.table.networks.get(id).is_some_and(|network| network.internal)
         });
         let internal = internal.map(|(_, number)| *number).collect();
-        Whole { parts, overlay: self.overlay.clone(), internal }
+        let peers = self.policies.1.peers.clone();
+        Whole { parts, overlay: self.overlay.clone(), internal, peers }
+    }
+
+    /// Puts policies beside what services have otherwise.
+    fn draw_policies(
+        &mut self,
+        table: &Arc<NodeTable>,
+        parts: &mut BTreeMap<ServiceId, Arc<Part>>,
+    ) {
+        if !Arc::ptr_eq(&self.policies.0, table) {
+            let drawn = policies::draw(&self.site, table, &self.policies.1);
+            self.policies = (Arc::clone(table), drawn);
+        }
+        for (id, policies) in &self.policies.1.of {
+            let Some(part) = parts.get_mut(id) else { continue };
+            let Part { published, services, group, policies: _ } = &**part;
+            *part = Arc::new(Part {
+                published: published.clone(),
+                services: services.clone(),
+                group: group.clone(),
+                policies: policies.clone(),
+            });
+        }
     }
 
     fn draw_overlay(&mut self, ground: &Ground<'_>) {
@@ -306,7 +341,8 @@ impl Drawing {
         if !ports.is_empty() {
             push(format!("{id}/mesh"), ports, None);
         }
-        Part { published: Vec::new(), services, group: self.group(table, id, source) }
+        let group = self.group(table, id, source);
+        Part { services, group, ..Part::default() }
     }
 
     /// A task's share of new connections, as far as this node can tell. None is led to one with
@@ -320,11 +356,6 @@ impl Drawing {
         (task.ready && self.overlay.is_some()).then_some(task.weight)
     }
 
-    fn addresses(&self, table: &NodeTable, task: &TableTask) -> impl Iterator<Item = IpAddr> {
-        let v6 = table.container_v6(task.address).filter(|_| self.site.ipv6);
-        [Some(IpAddr::V4(task.address)), v6.map(IpAddr::V6)].into_iter().flatten()
-    }
-
     fn backends(
         &self,
         table: &NodeTable,
@@ -332,7 +363,7 @@ impl Drawing {
         weight: u16,
     ) -> impl Iterator<Item = Backend> {
         let local = task.node == self.site.node;
-        self.addresses(table, task).map(move |address| Backend { address, weight, local })
+        addresses(&self.site, table, task).map(move |address| Backend { address, weight, local })
     }
 
     fn group(&self, table: &NodeTable, id: ServiceId, source: &TableService) -> Option<Arc<Group>> {
@@ -342,10 +373,20 @@ impl Drawing {
         let networks = source.on.iter().filter_map(|on| self.numbers.get(&on.network));
         Some(Arc::new(Group {
             key: id.to_string().into(),
-            addresses: source.tasks.iter().flat_map(|task| self.addresses(table, task)).collect(),
+            addresses: source
+                .tasks
+                .iter()
+                .flat_map(|task| addresses(&self.site, table, task))
+                .collect(),
             networks: networks.copied().collect(),
         }))
     }
+}
+
+/// Of both families, where there are two.
+fn addresses(site: &Site, table: &NodeTable, task: &TableTask) -> impl Iterator<Item = IpAddr> {
+    let v6 = table.container_v6(task.address).filter(|_| site.ipv6);
+    [Some(IpAddr::V4(task.address)), v6.map(IpAddr::V6)].into_iter().flatten()
 }
 
 /// Addresses of virtual IPs on networks of this node, beside those that every node has.
@@ -381,6 +422,7 @@ fn keep(part: Part, known: Option<&Arc<Part>>) -> Arc<Part> {
         |new: Arc<Service>| known.services.iter().find(|old| **old == new).map_or(new, Arc::clone);
     Arc::new(Part {
         published: part.published,
+        policies: part.policies,
         services: part.services.into_iter().map(same).collect(),
         group: match (part.group, &known.group) {
             (Some(new), Some(old)) if new == *old => Some(Arc::clone(old)),

@@ -12,7 +12,7 @@ use tokio::io::AsyncRead;
 use warren_image::{
     Error, Image, ImportOptions, Listed, Loaded, Progress, Reference, Removed, Store,
 };
-use warren_net::{Addresses, Net, Protocol, Sandbox, Table};
+use warren_net::{Addresses, Count, Net, Protocol, Sandbox, Table};
 
 /// Bytes of an image on their way in.
 pub type Archive = Box<dyn AsyncRead + Send + Unpin>;
@@ -36,6 +36,7 @@ pub trait Network: Send + Sync + 'static {
         port: u16,
     ) -> Result<OwnedFd, warren_net::Error>;
     async fn sweep(&self, keep: &[String]) -> Result<(), warren_net::Error>;
+    async fn counts(&self) -> Result<Vec<Count>, warren_net::Error>;
 }
 
 #[async_trait]
@@ -72,6 +73,10 @@ impl Network for Net {
 
     async fn sweep(&self, keep: &[String]) -> Result<(), warren_net::Error> {
         self.sweep(keep).await
+    }
+
+    async fn counts(&self) -> Result<Vec<Count>, warren_net::Error> {
+        self.counts().await
     }
 }
 

@@ -209,6 +209,7 @@ async fn open(tools: &Arc<Tools>, line: &mut Line, kind: Option<Open>) -> Outcom
         Some(Open::RegistryLogin(login)) => images::login(tools, login).await,
         Some(Open::Check(check)) => inspect::check(tools, check, line).await,
         Some(Open::Doctor(asked)) => inspect::doctor(tools, asked, line).await,
+        Some(Open::CountPolicies(_)) => inspect::count_policies(tools, line).await,
         None => Outcome::Failed(Failure::new(
             Code::BadInput,
             "this node does not know that kind of stream; is it older than its manager?",

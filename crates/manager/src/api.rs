@@ -20,6 +20,7 @@ mod networks;
 pub(crate) mod nodes;
 mod number;
 mod operators;
+mod policies;
 mod request;
 mod resolve;
 mod serve;

@@ -155,10 +155,15 @@ impl Refusal {
                 .hint("choose another name, or use the one that is there"),
             missing @ Rejection::NoNetwork { .. } => Self::not_found(missing.to_string())
                 .hint("warren network ls shows them; warren network create makes one"),
+            taken @ Rejection::PolicyTaken { .. } => Self::taken(taken.to_string())
+                .hint("choose another name, or remove the one that is there: warren policy rm"),
+            missing @ Rejection::NoService { .. } => Self::not_found(missing.to_string())
+                .hint("warren service ls shows them; make the service first"),
             Rejection::NetworkInUse { ref name, .. } => {
                 let hint = format!(
                     "remove these services, or take them off it: \
-                     warren service update --network-rm {name} SERVICE"
+                     warren service update --network-rm {name} SERVICE; \
+                     policies: warren policy rm POLICY"
                 );
                 Self::not_now(rejection.to_string()).hint(hint)
             }
@@ -235,6 +240,9 @@ fn name_of(view: &State, key: Key) -> String {
             .map_or_else(|| format!("service {id}"), |s| format!("service {}", s.spec.name)),
         Key::Task(id) => format!("task {id}"),
         Key::Operator(name) => format!("operator {name}"),
+        Key::Policy(id) => view
+            .policy(id)
+            .map_or_else(|| format!("policy {id}"), |p| format!("policy {}", p.spec.name)),
         Key::Network(id) => view
             .network(id)
             .map_or_else(|| format!("network {id}"), |n| format!("network {}", n.spec.name)),
@@ -305,7 +313,8 @@ mod tests {
         check(
             Rejection::NetworkInUse { name, users: "web, api".into() },
             "FailedPrecondition: network back is in use by web, api (remove these services, or take \
-             them off it: warren service update --network-rm back SERVICE)",
+             them off it: warren service update --network-rm back SERVICE; policies: warren policy \
+             rm POLICY)",
         );
         check(Rejection::NotFound { key }, "NotFound: service 0000000000000000 does not exist ()");
         check(Rejection::Invalid("no".into()), "FailedPrecondition: no ()");

@@ -24,11 +24,19 @@ pub enum Kind {
     Task,
     Operator,
     Network,
+    Policy,
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] =
-        [Self::Cluster, Self::Node, Self::Service, Self::Task, Self::Operator, Self::Network];
+    pub const ALL: [Self; 7] = [
+        Self::Cluster,
+        Self::Node,
+        Self::Service,
+        Self::Task,
+        Self::Operator,
+        Self::Network,
+        Self::Policy,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -38,6 +46,7 @@ impl Kind {
             Self::Task => "task",
             Self::Operator => "operator",
             Self::Network => "network",
+            Self::Policy => "policy",
         }
     }
 }

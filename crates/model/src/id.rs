@@ -100,6 +100,8 @@ ids! {
     NodeId
     /// One network, whatever it is called.
     NetworkId
+    /// One policy, whatever it is called.
+    PolicyId
     /// One service, whatever it is called.
     ServiceId
     /// One task: a slot of a service at a revision on a node. Restarts in place keep it.

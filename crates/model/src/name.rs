@@ -73,6 +73,8 @@ names! {
     ServiceName
     /// A label naming a network, e.g. `shop_default`.
     NetworkName
+    /// A label naming a policy, e.g. `db-from-web`.
+    PolicyName
     /// Another name of a service on one network.
     Alias
 }

@@ -31,7 +31,7 @@ pub struct NetworkSpec {
     pub labels: BTreeMap<String, String>,
     /// Nothing on it reaches what is outside of the cluster, nor is reached from there.
     pub internal: bool,
-    /// Containers that are no service's may join it.
+    /// Means nothing: every container is a service's. Kept of those that were made with it.
     pub attachable: bool,
     /// What goes from node to node is encrypted.
     pub encrypted: bool,
@@ -69,6 +69,12 @@ impl NetworkSpec {
     /// The first [`SpecError`] found.
     pub fn validate(&self) -> Result<(), SpecError> {
         check_labels("labels", &self.labels)?;
+        if self.attachable {
+            let (field, value) = ("attachable".to_owned(), "true".to_owned());
+            let problem = "means nothing here: every container is a service's, and services join \
+                           networks by themselves";
+            return Err(SpecError { field, value, problem: problem.to_owned() });
+        }
         let Some(subnet) = self.subnet else { return Ok(()) };
         if subnet.prefix > Self::SUBNET_PREFIX_MAX {
             let (field, value) = ("subnet".to_owned(), subnet.to_string());
@@ -142,6 +148,13 @@ mod tests {
             with("10.192.4.0/31").unwrap_err().to_string(),
             "subnet: \"10.192.4.0/31\" has room for no service: at most /30"
         );
+    }
+
+    #[test]
+    fn nothing_is_attachable() {
+        let spec = NetworkSpec { attachable: true, ..NetworkSpec::of_default().unwrap() };
+        let text = spec.validate().unwrap_err().to_string();
+        assert!(text.starts_with("attachable: \"true\" means nothing here"), "{text}");
     }
 
     #[test]

@@ -15,9 +15,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::cluster::Subnet;
-use crate::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+use crate::id::{ClusterId, NetworkId, NodeId, PolicyId, ServiceId, TaskId};
 use crate::ipv6::{self, Subnet6};
-use crate::name::{Alias, NetworkName, ServiceName};
+use crate::name::{Alias, NetworkName, PolicyName, ServiceName};
+use crate::policy::{IpRange, PolicyAction, PolicyPort};
 use crate::service::{Endpoint, PortSpec, PublishMode};
 
 /// Everything that one node knows.
@@ -30,6 +31,31 @@ pub struct NodeTable {
     /// Those that tasks of this node are on.
     pub networks: BTreeMap<NetworkId, Arc<TableNetwork>>,
     pub services: BTreeMap<ServiceId, Arc<TableService>>,
+    /// Those that are about tasks of this node.
+    pub policies: BTreeMap<PolicyId, Arc<TablePolicy>>,
+}
+
+/// A policy, with the services that it means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TablePolicy {
+    pub name: PolicyName,
+    pub action: PolicyAction,
+    pub priority: u16,
+    /// Who begins connections; nothing: anybody.
+    pub from: Option<TablePeers>,
+    /// Whom they are for; nothing: anybody.
+    pub to: Option<TablePeers>,
+    /// None: everything.
+    pub ports: Vec<PolicyPort>,
+}
+
+/// One end of a policy. With nothing in it, it is nobody.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TablePeers {
+    /// Of those that the node knows of, in order of id.
+    pub services: Vec<ServiceId>,
+    pub ranges: Vec<IpRange>,
+    pub outside: bool,
 }
 
 /// A node as others reach its containers.
@@ -146,6 +172,7 @@ impl NodeTable {
         let (peers, removed_peers) = changed(&before.peers, &self.peers);
         let (networks, removed_networks) = changed(&before.networks, &self.networks);
         let (services, removed_services) = changed(&before.services, &self.services);
+        let (policies, removed_policies) = changed(&before.policies, &self.policies);
         let change = TableChange {
             complete: false,
             cluster: self.cluster.filter(|_| self.cluster != before.cluster),
@@ -155,6 +182,8 @@ impl NodeTable {
             removed_networks,
             services,
             removed_services,
+            policies,
+            removed_policies,
         };
         (!change.is_empty()).then_some(change)
     }
@@ -173,6 +202,7 @@ impl NodeTable {
         put(&mut self.peers, change.peers, &change.removed_peers);
         put(&mut self.networks, change.networks, &change.removed_networks);
         put(&mut self.services, change.services, &change.removed_services);
+        put(&mut self.policies, change.policies, &change.removed_policies);
     }
 }
 
@@ -188,6 +218,8 @@ pub struct TableChange {
     pub removed_networks: Vec<NetworkId>,
     pub services: Vec<(ServiceId, Arc<TableService>)>,
     pub removed_services: Vec<ServiceId>,
+    pub policies: Vec<(PolicyId, Arc<TablePolicy>)>,
+    pub removed_policies: Vec<PolicyId>,
 }
 
 impl TableChange {

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use crate::netlink::{Messages, Socket, attribute, attributes_in, flag};
-use crate::rules::{Family, header};
+use crate::netlink::{Attributes, Messages, Socket, attribute, attributes_in, flag};
+use crate::rules::{Family, Passage, header};
 use crate::{Error, Protocol};
 
 // linux/netfilter/nfnetlink_conntrack.h
@@ -32,10 +32,14 @@ const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
+const CTA_MARK: u16 = 8;
+const CTA_MARK_MASK: u16 = 21;
+/// Bit of a connection's mark: policies deny it, since after it began. Nodes' numbers have others.
+pub(crate) const DENIED_MARK: u32 = 1 << 10;
 /// `struct nfgenmsg`
 const HEADER_LEN: usize = 4;
-/// Entries deleted by one system call: about 8 KiB.
-const DELETE_BATCH: usize = 100;
+/// Entries deleted or changed by one system call: about 8 KiB.
+const BATCH: usize = 100;
 
 /// A connection as its first packet had it, and who answers it after translation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,26 +84,67 @@ impl Conntrack {
                 }
             })
             .map_err(|source| Error::io("list tracked connections", source))?;
-        for keys in keys.chunks(DELETE_BATCH) {
+        self.each(family, CT_DELETE, &keys, "remove tracked connections", |_| {})?;
+        Ok(keys.len())
+    }
+
+    /// Marks connections of a family as `denies` says, unless it says nothing; returns how many
+    /// were marked and how many are free again.
+    pub(crate) fn judge(
+        &mut self,
+        family: Family,
+        denies: impl Fn(&Passage) -> Option<bool>,
+    ) -> Result<(usize, usize), Error> {
+        let (mut denied, mut freed) = (Vec::new(), Vec::new());
+        let list = list_request(family, None);
+        self.0
+            .query(&list, |kind, payload| {
+                let attributes = payload.get(HEADER_LEN..).unwrap_or_default();
+                let passage = if kind == CT_NEW { parse_passage(attributes) } else { None };
+                let verdict = passage.and_then(|passage| denies(&passage));
+                match (verdict, is_denied(attributes)) {
+                    (Some(true), false) => denied.push(Key::of(attributes)),
+                    (Some(false), true) => freed.push(Key::of(attributes)),
+                    (None | Some(_), _) => {}
+                }
+            })
+            .map_err(|source| Error::io("list tracked connections", source))?;
+        for (keys, mark) in [(&denied, DENIED_MARK), (&freed, 0)] {
+            self.each(family, CT_NEW, keys, "mark tracked connections", |a| {
+                a.net32(CTA_MARK, mark).net32(CTA_MARK_MASK, DENIED_MARK);
+            })?;
+        }
+        Ok((denied.len(), freed.len()))
+    }
+
+    /// One message for each connection; those that are gone are fine.
+    fn each(
+        &mut self,
+        family: Family,
+        kind: u16,
+        keys: &[Key],
+        what: &str,
+        more: impl Fn(&mut Attributes<'_>),
+    ) -> Result<(), Error> {
+        for keys in keys.chunks(BATCH) {
             let mut messages = Messages::default();
             for key in keys {
-                messages.push(CT_DELETE, 0, &header(family), |a| {
+                messages.push(kind, 0, &header(family), |a| {
                     a.bytes(CTA_TUPLE_ORIG | 0x8000, &key.tuple);
                     if let Some(zone) = &key.zone {
                         a.bytes(CTA_ZONE, zone);
                     }
+                    more(a);
                 });
             }
-            let refused = self
-                .0
-                .attempt(&mut messages, keys.len() - 1)
-                .map_err(|source| Error::io("remove tracked connections", source))?;
+            let refused = self.0.attempt(&mut messages, keys.len() - 1);
+            let refused = refused.map_err(|source| Error::io(what, source))?;
             let gone = |code| code == Some(libc::ENOENT);
             if let Some(refused) = refused.into_iter().find(|r| !gone(r.source.raw_os_error())) {
-                return Err(Error::io("remove a tracked connection", refused.source));
+                return Err(Error::io(what, refused.source));
             }
         }
-        Ok(keys.len())
+        Ok(())
     }
 }
 
@@ -197,6 +242,27 @@ pub(crate) fn parse(attributes: &[u8]) -> Option<Flow> {
         answered_by: address(attribute(reply, CTA_TUPLE_IP)?, [CTA_IP_V4_SRC, CTA_IP_V6_SRC])?,
         answered_by_port: port(attribute(reply, CTA_TUPLE_PROTO)?, CTA_PROTO_SRC_PORT)?,
     })
+}
+
+/// Of any protocol; one without ports has the port 0.
+fn parse_passage(attributes: &[u8]) -> Option<Passage> {
+    let original = attribute(attributes, CTA_TUPLE_ORIG)?;
+    let reply = attribute(attributes, CTA_TUPLE_REPLY)?;
+    let (ip, protocol) =
+        (attribute(original, CTA_TUPLE_IP)?, attribute(original, CTA_TUPLE_PROTO)?);
+    let answered = attribute(reply, CTA_TUPLE_PROTO)?;
+    Some(Passage {
+        source: address(ip, [CTA_IP_V4_SRC, CTA_IP_V6_SRC])?,
+        destination: address(ip, [CTA_IP_V4_DST, CTA_IP_V6_DST])?,
+        answered_by: address(attribute(reply, CTA_TUPLE_IP)?, [CTA_IP_V4_SRC, CTA_IP_V6_SRC])?,
+        protocol: *attribute(protocol, CTA_PROTO_NUM)?.first()?,
+        port: port(answered, CTA_PROTO_SRC_PORT).unwrap_or(0),
+    })
+}
+
+fn is_denied(attributes: &[u8]) -> bool {
+    let mark = attribute(attributes, CTA_MARK).and_then(|mark| <[u8; 4]>::try_from(mark).ok());
+    mark.is_some_and(|mark| u32::from_be_bytes(mark) & DENIED_MARK != 0)
 }
 
 /// Of whichever family the tuple is.

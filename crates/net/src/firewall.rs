@@ -4,21 +4,27 @@
 //! since each is whole. What the kernel holds is remembered; after any doubt (a
 //! restart, a refused batch) everything is replaced in one transaction. Tracked
 //! connections are not part of the table: they live through each change, except
-//! datagram flows to backends that are no more.
+//! datagram flows to backends that are no more, and what policies deny now.
+
+mod policies;
+mod stale;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use rustix::io::Errno;
 
-use crate::conntrack::{Conntrack, Exposed, Flow};
+use self::stale::{is_stale, parted};
+use crate::conntrack::{Conntrack, Exposed};
 use crate::link::Links;
 use crate::netlink::{Messages, Refused, Socket};
-use crate::rules::{self, Family, GET_TABLE, Op, Port, Ports, Rules, Services, header};
-use crate::table::{Backend, Count, Frontend};
+use crate::rules::{
+    self, Counted, Counter, Family, GET_TABLE, Op, Port, Ports, Rules, Services, header,
+};
+use crate::table::Count;
 use crate::wire::Reply;
 use crate::{Error, NetConfig, Protocol, Table};
 
@@ -55,7 +61,12 @@ pub(crate) struct Firewall {
     held: Option<Both>,
     /// Counts changes, to begin with another backend each time.
     round: usize,
+    /// What policies counted in chains that are no more.
+    carried: Counts,
 }
+
+/// By clauses' names and actions.
+type Counts = BTreeMap<Counted, Counter>;
 
 impl Firewall {
     /// In the calling thread's network namespace. A table left by an earlier daemon keeps
@@ -73,6 +84,7 @@ impl Firewall {
             exposed,
             held: None,
             round: 0,
+            carried: Counts::new(),
         };
         if !exists {
             firewall.apply(&Table::default())?;
@@ -137,7 +149,7 @@ impl Firewall {
         self.round = self.round.wrapping_add(1);
         let held = self.held.take();
         let changed = match &held {
-            Some(held) => match self.commit(&changes(Some(held), &mut wanted, self.round)) {
+            Some(held) => match self.change(held, &mut wanted) {
                 Ok(()) => true,
                 Err(Refusal { operation, source }) => {
                     // Somebody else emptied the rule set, most likely (`nft flush ruleset`).
@@ -161,7 +173,31 @@ impl Firewall {
         self.exposed.add(fresh.map(|backend| (*backend.ip()).into()));
         self.forget(before, after)?;
         self.part(held.as_ref(), &wanted)?;
+        self.judge(held.as_ref(), &wanted)?;
         self.held = Some(wanted);
+        Ok(())
+    }
+
+    /// From what is held to what is wanted; counts of chains that go are kept.
+    fn change(&mut self, held: &Both, wanted: &mut Both) -> Result<(), Refusal> {
+        let ops = changes(Some(held), wanted, self.round);
+        for ((family, ops), held) in ops.iter().zip(held) {
+            let Some(held) = held else { continue };
+            let cleared = |op: &Op| match op {
+                Op::ClearChain { name } => rules::is_policy_chain(name).then(|| name.clone()),
+                _ => None,
+            };
+            let whole = ops.contains(&Op::DeleteTable);
+            let cleared: BTreeSet<String> = ops.iter().filter_map(cleared).collect();
+            if whole || !cleared.is_empty() {
+                self.carry(*family, held, |chain| whole || cleared.contains(chain));
+            }
+        }
+        self.commit(&ops)?;
+        // Nobody asks for those of policies that are gone.
+        let wanted = wanted.iter().flatten();
+        let names: BTreeSet<&str> = wanted.flat_map(|rules| rules.counted_names()).collect();
+        self.carried.retain(|(name, _), _| name.is_empty() || names.contains(&**name));
         Ok(())
     }
 
@@ -213,6 +249,9 @@ impl Firewall {
             "the packet filter was changed by somebody else: setting it again"
         );
         self.held = None;
+        for (family, held) in Family::ALL.into_iter().zip(&held) {
+            held.iter().for_each(|held| self.carry(family, held, |_| true));
+        }
         self.install(&mut held)?;
         self.held = Some(held);
         Ok(())
@@ -276,54 +315,6 @@ fn changes(held: Option<&Both>, wanted: &mut Both, round: usize) -> Vec<(Family,
     Family::ALL.into_iter().zip(held.iter().zip(wanted)).map(change).collect()
 }
 
-/// Backends that a service has no more, and what it was reached by.
-struct Parted<'a> {
-    frontends: &'a [Frontend],
-    removed: Vec<IpAddr>,
-}
-
-impl Parted<'_> {
-    fn is_stale(&self, flow: &Flow) -> bool {
-        let reached = |frontend: &Frontend| match *frontend {
-            Frontend::Address(vip) => vip == flow.destination,
-            Frontend::Port { vip, port, .. } => {
-                (vip, port) == (flow.destination, flow.destination_port)
-            }
-            Frontend::Published { bind, port, .. } => {
-                port == flow.destination_port && (bind.is_unspecified() || bind == flow.destination)
-            }
-            Frontend::Elsewhere { .. } => false,
-        };
-        self.removed.contains(&flow.answered_by) && self.frontends.iter().any(reached)
-    }
-}
-
-/// Services that datagrams may have been sent to, each with the backends that it lost.
-fn parted<'a>(held: &'a Rules, wanted: &'a Rules, family: Family) -> Vec<Parted<'a>> {
-    let (old, new) = held.services.list.changes(&wanted.services.list);
-    let takes_datagrams = |frontend: &Frontend| match frontend {
-        Frontend::Address(_) => true,
-        Frontend::Port { protocol, .. } | Frontend::Published { protocol, .. } => {
-            *protocol == Protocol::Udp
-        }
-        Frontend::Elsewhere { .. } => false,
-    };
-    let old = old.into_iter().filter(|s| s.entry.frontends.iter().any(takes_datagrams));
-    old.filter_map(|old| {
-        let now = new.iter().find(|new| new.id == old.id).map(|new| &new.entry.backends);
-        let is_gone = |backend: &&Backend| {
-            family.has(&backend.address)
-                && !now.is_some_and(|now| {
-                    now.iter().any(|b| b.address == backend.address && b.weight > 0)
-                })
-        };
-        let removed: Vec<IpAddr> =
-            old.entry.backends.iter().filter(is_gone).map(|backend| backend.address).collect();
-        (!removed.is_empty()).then_some(Parted { frontends: &old.entry.frontends, removed })
-    })
-    .collect()
-}
-
 /// What is published, of the family that has it.
 fn published(rules: Option<&Both>) -> Option<&Ports> {
     rules.and_then(|[v4, _]| v4.as_ref()).map(|rules| &rules.ports)
@@ -360,31 +351,6 @@ impl Firewall {
             tracing::debug!(removed, "ended datagram flows to backends that are gone");
         }
         Ok(())
-    }
-
-    /// How often each clause of a policy decided, of both families.
-    fn counts(&mut self) -> Result<Vec<Count>, Error> {
-        let mut counts: BTreeMap<(Box<str>, usize), (u64, u64)> = BTreeMap::new();
-        let none = [None, None];
-        let held = self.held.as_ref().unwrap_or(&none);
-        for (family, held) in Family::ALL.into_iter().zip(held) {
-            let Some(held) = held else { continue };
-            let mut found: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
-            let request = rules::get_rules(&self.table, family);
-            self.socket
-                .query(&request, |kind, payload| {
-                    if let Some((chain, packets, bytes)) = rules::parse_counter(kind, payload) {
-                        found.entry(chain).or_default().push((packets, bytes));
-                    }
-                })
-                .map_err(|source| Error::io("read counters", source))?;
-            for ((policy, clause), (packets, bytes)) in held.counted(&found) {
-                let count = counts.entry((policy, clause)).or_default();
-                *count = (count.0 + packets, count.1 + bytes);
-            }
-        }
-        let count = |((policy, clause), (packets, bytes))| Count { policy, clause, packets, bytes };
-        Ok(counts.into_iter().map(count).collect())
     }
 
     /// Ends the connections to containers that are no more, wherever they were: a client learns
@@ -480,32 +446,6 @@ impl Refusal {
             _ => Error::io(format!("{operation} (table {table})"), source),
         }
     }
-}
-
-/// Whether a flow to `port` goes elsewhere than a new one would.
-fn is_stale(
-    flow: &Flow,
-    port: &Port,
-    wanted: &Ports,
-    pool: (Ipv4Addr, u8),
-    local: &[Ipv4Addr],
-) -> bool {
-    let (IpAddr::V4(destination), IpAddr::V4(answered_by)) = (flow.destination, flow.answered_by)
-    else {
-        return false;
-    };
-    if !port.bind.is_unspecified() && port.bind != destination {
-        return false;
-    }
-    let backends = wanted.get(port);
-    let answers = SocketAddrV4::new(answered_by, flow.answered_by_port);
-    let is_backend = |backends: &BTreeSet<SocketAddrV4>| backends.contains(&answers);
-    if answered_by == destination {
-        // Not translated: begun before there was a backend, or nothing of ours at all.
-        let is_local = destination.is_loopback() || local.contains(&destination);
-        return is_local && backends.is_some_and(|backends| !backends.is_empty());
-    }
-    crate::in_network(answered_by, pool) && !backends.is_some_and(is_backend)
 }
 
 pub(crate) fn open_socket() -> Result<Socket, Error> {

@@ -22,17 +22,20 @@
 //!
 //! Not here: bytes (`encode`), the socket (`firewall`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddrV4};
 
+use crate::table::Action;
 use crate::{NetConfig, Protocol, Table};
 
 mod base;
 mod encode;
 mod expression;
 mod isolation;
+mod judge;
 mod numbered;
+mod policies;
 mod published;
 mod services;
 mod set;
@@ -46,6 +49,8 @@ pub(crate) use encode::{
 };
 pub(crate) use expression::{Expression, Field, Verdict};
 pub(crate) use isolation::Isolation;
+pub(crate) use judge::{Judge, Passage};
+pub(crate) use policies::is_chain as is_policy_chain;
 pub(crate) use published::{Port, Ports, ports};
 pub(crate) use services::{Front, Services};
 pub(crate) use set::{Element, Holds, Part, Set, Value};
@@ -67,10 +72,18 @@ impl Family {
     pub(crate) fn has(self, address: &IpAddr) -> bool {
         Self::of(address) == self
     }
+
+    /// The number of its ICMP.
+    pub(crate) fn icmp(self) -> u8 {
+        match self {
+            Self::V4 => 1,
+            Self::V6 => 58,
+        }
+    }
 }
 
-/// A policy's key and the position of one of its clauses.
-pub(crate) type Clause = (Box<str>, usize);
+/// What clauses are counted under.
+pub(crate) type Counted = (Box<str>, Action);
 /// Packets and bytes.
 pub(crate) type Counter = (u64, u64);
 
@@ -109,18 +122,32 @@ impl Rules {
     }
 
     /// Whose the counters are that were found in each chain, in the order of its rules.
-    pub(crate) fn counted(&self, found: &BTreeMap<String, Vec<Counter>>) -> Vec<(Clause, Counter)> {
+    pub(crate) fn counted(
+        &self,
+        found: &BTreeMap<String, Vec<Counter>>,
+    ) -> Vec<(Counted, Counter)> {
         let mut counted = Vec::new();
+        let chains = policies::Chains::new(&self.base, &self.isolation);
         for policy in self.isolation.policies.iter() {
-            let rules = isolation::chain_rules(policy, self.base.family());
-            let counts = found.get(&isolation::chain(policy.id)).into_iter().flatten();
-            for ((clause, _), count) in rules.iter().zip(counts) {
-                counted.push(((policy.entry.key.clone(), *clause), *count));
-            }
+            let Some(counts) = found.get(&policies::chain(policy.id)) else { continue };
+            let rules = chains.rules(policy).into_iter().filter_map(|rule| rule.counted);
+            counted.extend(rules.zip(counts.iter().copied()));
         }
-        let parted = found.get("isolate").into_iter().flatten();
-        counted.extend(parted.map(|count| ((Box::default(), 0), *count)));
+        let parted = found.get(ISOLATE).into_iter().flatten();
+        counted.extend(parted.map(|count| ((Box::default(), Action::Deny), *count)));
         counted
+    }
+
+    /// Whether connections that are there may have another verdict in `next`: policies differ, in
+    /// more than containers that came or went.
+    pub(crate) fn judges_otherwise(&self, next: &Self) -> bool {
+        policies::judge_otherwise(&self.isolation, &next.isolation)
+    }
+
+    /// What clauses can be counted under.
+    pub(crate) fn counted_names(&self) -> BTreeSet<&str> {
+        let policies = self.isolation.policies.iter();
+        policies.flat_map(|policy| &policy.entry.clauses).map(|clause| &*clause.name).collect()
     }
 
     /// The same without anything that changes.
@@ -218,6 +245,9 @@ impl fmt::Display for Op {
     }
 }
 
+/// The chain that new packets between containers go to.
+const ISOLATE: &str = "isolate";
+
 /// Elements of one message: at most 64 KiB in an attribute, at most 120 bytes an element.
 const ELEMENTS_MAX: usize = 512;
 
@@ -247,7 +277,8 @@ pub(crate) fn install(wanted: &mut Rules, round: usize) -> Vec<Op> {
         add("postrouting", Some(Hook::NatPostrouting)),
         add("tracked", Some(Hook::Tracked)),
         add("leaving", Some(Hook::Leaving)),
-        add("isolate", None),
+        add(ISOLATE, None),
+        add(base::DENIED, None),
         add("untranslated", Some(Hook::Translated)),
         add("untranslated-output", Some(Hook::TranslatedOutput)),
         add("input", Some(Hook::Input)),
@@ -284,6 +315,11 @@ fn changes(held: &Rules, wanted: &mut Rules, round: usize) -> Vec<Op> {
     services::diff(&mut ops, &held.services, &mut wanted.services, family);
     let internal = wanted.base.internal().clone();
     isolation::diff(&mut ops, &held.isolation, &mut wanted.isolation, &internal, family);
+    wanted.isolation.contested |= policies::diff(
+        &mut ops,
+        &policies::Chains::new(&held.base, &held.isolation),
+        &policies::Chains::new(&wanted.base, &wanted.isolation),
+    );
     ops
 }
 

@@ -40,6 +40,8 @@ pub struct Networks {
     pub internal: BTreeSet<u32>,
     /// What is parted within networks. Ordered as [`Table::services`] is.
     pub policies: Vec<Arc<Policy>>,
+    /// Whom their clauses name. Likewise.
+    pub peers: Vec<Arc<PeerSet>>,
 }
 
 /// Containers that are on the same networks, for example those of one service.
@@ -53,10 +55,23 @@ pub struct Group {
     pub networks: BTreeSet<u32>,
 }
 
+/// Containers that clauses name, for example those of one service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerSet {
+    /// Names it in the table.
+    pub key: Box<str>,
+    /// Of both families.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// What may be sent by some containers, or to them. Networks come first: a policy opens nothing.
 ///
 /// Judged when a connection begins, by the container that is reached, not by the service's
-/// address; one each direction for a container.
+/// address; one each direction for a container. What goes to a container is judged where it
+/// arrives, but for what goes there by a port of the node: that is judged where it leaves, too,
+/// since it may arrive as this node's own. What no clause matches passes. Nobody is kept from
+/// itself, and from the node's DNS. Connections that were there before are judged when a policy
+/// changes: those that are denied end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// Names it in the table.
@@ -65,15 +80,13 @@ pub struct Policy {
     pub subjects: Vec<IpAddr>,
     /// What they send, or what is sent to them.
     pub direction: Direction,
-    /// The first that matches decides. At most [`Policy::CLAUSES_MAX`], later ones are ignored.
+    /// The first that matches decides. More than [`Policy::CLAUSES_MAX`] let nothing pass.
     pub clauses: Vec<Clause>,
-    /// What is decided if none matches.
-    pub otherwise: Action,
 }
 
 impl Policy {
-    /// Numbers of clauses have eight bits in the kernel's sets.
-    pub const CLAUSES_MAX: usize = 255;
+    /// So that a chain that is looked through for each connection stays within sight.
+    pub const CLAUSES_MAX: usize = 4096;
 }
 
 /// From where a policy's subjects are seen.
@@ -86,7 +99,7 @@ pub enum Direction {
 }
 
 /// A decision of a policy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
     /// Let pass.
     Allow,
@@ -97,12 +110,14 @@ pub enum Action {
 /// One line of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Clause {
+    /// What it is counted under, together with its action; several may have the same.
+    pub name: Box<str>,
     /// What is done.
     pub action: Action,
     /// The other end.
     pub peers: Peers,
-    /// To which ports; all of them, of every protocol, if there are none.
-    pub ports: Vec<PortRange>,
+    /// For what; everything, of every protocol, if there is none.
+    pub traffic: Vec<Traffic>,
 }
 
 /// The other end of a connection.
@@ -110,10 +125,24 @@ pub struct Clause {
 pub enum Peers {
     /// Everybody.
     Any,
-    /// These containers.
-    Containers(Vec<IpAddr>),
-    /// Whoever has an address in these networks.
-    Subnets(Vec<Subnet>),
+    /// Whoever is one of these.
+    Some {
+        /// Key of a [`PeerSet`].
+        set: Option<Box<str>>,
+        /// Whoever has an address in these networks.
+        subnets: Vec<Subnet>,
+        /// Whoever is no container of the cluster: nodes are not.
+        outside: bool,
+    },
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Traffic {
+    /// Ports of the container that is reached.
+    Ports(PortRange),
+    /// ICMP of either family.
+    Icmp,
 }
 
 /// Ports of one protocol.
@@ -127,14 +156,16 @@ pub struct PortRange {
     pub last: u16,
 }
 
-/// How often a clause decided, since the policy was set.
+/// How often clauses of a name decided, since this process began.
+///
+/// What is allowed is counted where it arrives, or where it leaves the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Count {
-    /// The policy's key; empty for what was dropped because no network is shared.
-    pub policy: Box<str>,
-    /// Position of the clause; that of [`Policy::otherwise`] is their number.
-    pub clause: usize,
-    /// Packets that began a connection.
+    /// The clauses' name; empty for what was dropped because no network is shared.
+    pub name: Box<str>,
+    /// What was done.
+    pub action: Action,
+    /// Packets that began a connection, or tried to.
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,

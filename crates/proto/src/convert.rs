@@ -14,6 +14,7 @@ mod event;
 mod network;
 mod operator;
 mod placement;
+mod policy;
 mod service;
 mod table;
 mod task;
@@ -25,7 +26,7 @@ use std::net::Ipv4Addr;
 pub use placement::{amounts, amounts_from};
 pub use table::table_change;
 use warren_model::OperatorName;
-use warren_model::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+use warren_model::id::{ClusterId, NetworkId, NodeId, PolicyId, ServiceId, TaskId};
 
 /// What is wrong with a message: `spec.ports[0].target: 70000 is more than 65535`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -97,6 +98,14 @@ pub fn task_id(field: &str, bytes: &[u8]) -> Result<TaskId, Error> {
 /// When there are not ten bytes.
 pub fn network_id(field: &str, bytes: &[u8]) -> Result<NetworkId, Error> {
     id_bytes(field, bytes).map(NetworkId::from_bytes)
+}
+
+/// The id of a policy in `field`.
+///
+/// # Errors
+/// When there are not ten bytes.
+pub fn policy_id(field: &str, bytes: &[u8]) -> Result<PolicyId, Error> {
+    id_bytes(field, bytes).map(PolicyId::from_bytes)
 }
 
 /// A SHA-256 in `field`.

@@ -11,6 +11,7 @@ use imbl::Vector;
 use warren_model::cluster::Cluster;
 use warren_model::network::NetworkSpec;
 use warren_model::node::Node;
+use warren_model::policy::{PolicyPeer, PolicySpec};
 use warren_model::resources::Resources;
 use warren_model::service::{Mode, ServiceSpec, TaskTemplate};
 use warren_model::{AuditRecord, NodeId, Time};
@@ -153,6 +154,13 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
             let name = state.network(*id).map(|network| network.spec.name.to_string());
             note("network.remove", name.unwrap_or_default(), String::new())
         }
+        Mutation::CreatePolicy { id: _, spec } => {
+            note("policy.create", spec.name.to_string(), policy(spec))
+        }
+        Mutation::RemovePolicy { id } => {
+            let name = state.policy(*id).map(|policy| policy.spec.name.to_string());
+            note("policy.remove", name.unwrap_or_default(), String::new())
+        }
         Mutation::CreateService { id: _, spec } => {
             let detail = format!("image={} {}", spec.task.image, mode(spec.mode));
             note("service.create", spec.name.to_string(), detail)
@@ -192,6 +200,19 @@ fn network(spec: &NetworkSpec) -> String {
         word(!*encrypted, "encrypted=false"),
         (subnet.is_some(), subnet_text),
         (subnet_v6.is_some(), v6_text),
+    ])
+}
+
+fn policy(spec: &PolicySpec) -> String {
+    let list = |words: Vec<String>| words.join(",");
+    let ends = |peers: &[PolicyPeer]| list(peers.iter().map(ToString::to_string).collect());
+    let ports = list(spec.ports.iter().map(ToString::to_string).collect());
+    joined([
+        (true, format!("action={}", spec.action)),
+        (!spec.from.is_empty(), format!("from={}", ends(&spec.from))),
+        (!spec.to.is_empty(), format!("to={}", ends(&spec.to))),
+        (!spec.ports.is_empty(), format!("ports={ports}")),
+        (spec.priority != PolicySpec::PRIORITY, format!("priority={}", spec.priority)),
     ])
 }
 

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use warren_model::cluster::Cluster;
-use warren_model::id::{NetworkId, NodeId, ServiceId, TaskId};
+use warren_model::id::{NetworkId, NodeId, PolicyId, ServiceId, TaskId};
 use warren_model::network::{NetworkSpec, VipHolder};
 use warren_model::node::{Availability, Description, Forgotten, Node, NodeStatus};
 use warren_model::operator::{Operator, OperatorName};
 use warren_model::placement::Taint;
+use warren_model::policy::PolicySpec;
 use warren_model::resources::Resources;
 use warren_model::service::ServiceSpec;
 use warren_model::task::{Desired, Task, TaskStatus};
-use warren_model::{NetworkName, ServiceName, Time, cluster::Subnet};
+use warren_model::{NetworkName, PolicyName, ServiceName, Time, cluster::Subnet};
 
 /// One change, applied whole or not at all with the rest of its transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,10 +96,18 @@ pub enum Mutation {
         id: NetworkId,
         spec: NetworkSpec,
     },
-    /// Not while a service is on it, and never the default one. What is left of its virtual IPs
-    /// goes into quarantine.
+    /// Not while a service is on it or a policy names it, and never the default one. What is left
+    /// of its virtual IPs goes into quarantine.
     RemoveNetwork {
         id: NetworkId,
+    },
+    /// Services and networks that it names are there. Services may be gone later: it holds by name.
+    CreatePolicy {
+        id: PolicyId,
+        spec: PolicySpec,
+    },
+    RemovePolicy {
+        id: PolicyId,
     },
     /// A service on the network, or one of its slots, gets a virtual IP; one that it had before
     /// goes into quarantine. Addresses that a service's spec asks for are granted with the spec.
@@ -164,6 +173,7 @@ pub enum Key {
     Task(TaskId),
     Operator(OperatorName),
     Network(NetworkId),
+    Policy(PolicyId),
 }
 
 impl std::fmt::Display for Key {
@@ -175,6 +185,7 @@ impl std::fmt::Display for Key {
             Self::Task(id) => write!(f, "task {id}"),
             Self::Operator(name) => write!(f, "operator {name}"),
             Self::Network(id) => write!(f, "network {id}"),
+            Self::Policy(id) => write!(f, "policy {id}"),
         }
     }
 }
@@ -239,6 +250,10 @@ pub enum Rejection {
     NoNetwork { name: NetworkName },
     #[error("network {name} is in use by {users}")]
     NetworkInUse { name: NetworkName, users: String },
+    #[error("policy {name} exists already")]
+    PolicyTaken { name: PolicyName },
+    #[error("there is no service {name}")]
+    NoService { name: ServiceName },
     #[error("virtual IP {address} {why}")]
     AddressTaken { address: Ipv4Addr, why: String },
     #[error("{key} does not exist")]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use warren_model::NetworkName;
 use warren_model::network::Vip;
+use warren_model::policy::PolicyPeer;
 use warren_model::task::TaskState;
 
 use crate::State;
@@ -27,6 +28,7 @@ impl State {
         self.check_members(&mut wrong);
         self.check_operators(&mut wrong);
         self.check_networks(&mut wrong);
+        self.check_policies(&mut wrong);
         wrong
     }
 
@@ -47,6 +49,7 @@ impl State {
             ),
             ("tombstones", self.ends == fresh.ends),
             ("network names", self.network_names == fresh.network_names),
+            ("policy names", self.policy_names == fresh.policy_names),
             ("users of networks", self.users == fresh.users),
             ("virtual IPs", self.holders == fresh.holders && self.quarantine == fresh.quarantine),
             ("requests", self.requests.is_consistent()),
@@ -191,6 +194,22 @@ impl State {
             }
             if vip.released.is_none() && own.is_some_and(|subnet| !subnet.contains(address)) {
                 wrong.push(format!("virtual IP {address} is not of its network's subnet"));
+            }
+        }
+    }
+
+    fn check_policies(&self, wrong: &mut Vec<String>) {
+        for policy in self.policies() {
+            let name = &policy.spec.name;
+            if let Err(error) = policy.spec.validate() {
+                wrong.push(format!("policy {name}: {error}"));
+            }
+            for peer in policy.spec.peers() {
+                if let PolicyPeer::Network(network) = peer
+                    && self.network_named(network).is_none()
+                {
+                    wrong.push(format!("policy {name} names network {network}, which is gone"));
+                }
             }
         }
     }

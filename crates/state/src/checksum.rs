@@ -6,6 +6,7 @@
 //! encryption).
 
 mod placement;
+mod policy;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -141,6 +142,7 @@ impl State {
         self.audit().for_each(|record| add_record(&mut digest, record));
         self.networks().for_each(|network| add_network(&mut digest, network));
         self.vips().for_each(|vip| add_vip(&mut digest, vip));
+        self.policies().for_each(|policy| policy::add(&mut digest, policy));
         digest.0
     }
 }

@@ -15,6 +15,7 @@ mod check;
 mod checksum;
 mod mutate;
 mod networks;
+mod policies;
 mod requests;
 mod snapshot;
 mod table;
@@ -27,14 +28,15 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use warren_model::cluster::Cluster;
-use warren_model::id::{NetworkId, NodeId, ServiceId, TaskId};
+use warren_model::id::{NetworkId, NodeId, PolicyId, ServiceId, TaskId};
 use warren_model::network::{Network, Vip, VipHolder};
 use warren_model::node::{Node, Tombstone};
 use warren_model::operator::{Operator, OperatorName};
+use warren_model::policy::Policy;
 use warren_model::resources::Resources;
 use warren_model::service::{Protocol, Service, TaskTemplate};
 use warren_model::task::Task;
-use warren_model::{AuditRecord, NetworkName, ServiceName, Time};
+use warren_model::{AuditRecord, NetworkName, PolicyName, ServiceName, Time};
 
 use crate::audit::Audit;
 use crate::change::Key;
@@ -59,6 +61,7 @@ pub struct State {
     tombstones: OrdMap<NodeId, Arc<Tombstone>>,
     operators: OrdMap<OperatorName, Arc<Operator>>,
     networks: OrdMap<NetworkId, Arc<Network>>,
+    policies: OrdMap<PolicyId, Arc<Policy>>,
     vips: OrdMap<Ipv4Addr, Vip>,
     requests: Requests,
     audit: Audit,
@@ -69,6 +72,7 @@ pub struct State {
     /// Tombstones by their end.
     ends: OrdSet<(Time, NodeId)>,
     network_names: OrdMap<NetworkName, NetworkId>,
+    policy_names: OrdMap<PolicyName, PolicyId>,
     /// Services by the networks that they are on.
     users: OrdSet<(NetworkName, ServiceId)>,
     /// Virtual IPs that somebody has.
@@ -275,6 +279,7 @@ impl State {
             Key::Task(id) => self.task(id).map_or(0, |task| task.revision),
             Key::Operator(name) => self.operator(name).map_or(0, |operator| operator.revision),
             Key::Network(id) => self.network(id).map_or(0, |network| network.revision),
+            Key::Policy(id) => self.policy(id).map_or(0, |policy| policy.revision),
         }
     }
 }

@@ -4,6 +4,7 @@ mod cluster;
 mod networks;
 mod nodes;
 mod operators;
+mod policies;
 
 use std::fmt::Write;
 use std::net::Ipv4Addr;
@@ -62,6 +63,8 @@ impl Step<'_> {
             Mutation::RemoveOperator { name } => self.remove_operator(*name),
             Mutation::CreateNetwork { id, spec } => self.create_network(*id, spec),
             Mutation::RemoveNetwork { id } => self.remove_network(*id),
+            Mutation::CreatePolicy { id, spec } => self.create_policy(*id, spec),
+            Mutation::RemovePolicy { id } => self.remove_policy(*id),
             Mutation::GrantVip { holder, address } => self.grant_vip(*holder, *address),
             Mutation::ReleaseVip { address } => self.release_vip(*address),
             Mutation::CreateService { id, spec } => self.create_service(*id, spec),

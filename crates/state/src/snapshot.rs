@@ -11,6 +11,7 @@ use warren_model::id::ServiceId;
 use warren_model::network::{Network, Vip};
 use warren_model::node::{Node, Tombstone};
 use warren_model::operator::Operator;
+use warren_model::policy::Policy;
 use warren_model::service::{Service, TaskTemplate};
 use warren_model::task::Task;
 use warren_model::{AuditRecord, Time};
@@ -54,6 +55,7 @@ pub enum Object {
     Network(Network),
     /// A virtual IP that somebody has, or had lately.
     Vip(Vip),
+    Policy(Policy),
 }
 
 /// Why objects do not make a state.
@@ -75,7 +77,7 @@ impl State {
     }
 
     /// Every object, kind by kind: nodes, services, templates, tasks, requests, tombstones,
-    /// operators, records, networks, virtual IPs.
+    /// operators, records, networks, virtual IPs, policies.
     /// [`State::import`] takes them in this order.
     pub fn export(&self) -> impl Iterator<Item = Object> {
         let nodes = self.nodes().cloned().map(Object::Node);
@@ -97,8 +99,9 @@ impl State {
         let running = nodes.chain(services).chain(templates).chain(tasks);
         let networks = self.networks().cloned().map(Object::Network);
         let vips = self.vips().copied().map(Object::Vip);
+        let policies = self.policies().cloned().map(Object::Policy);
         let people = tombstones.chain(operators).chain(audit);
-        running.chain(requests).chain(people).chain(networks).chain(vips)
+        running.chain(requests).chain(people).chain(networks).chain(vips).chain(policies)
     }
 
     pub(crate) fn templates(&self) -> impl Iterator<Item = (ServiceId, u32, &TemplateRow)> {
@@ -119,6 +122,7 @@ impl State {
             + self.audit.len()
             + self.networks.len()
             + self.vips.len()
+            + self.policies.len()
     }
 }
 
@@ -187,6 +191,7 @@ impl State {
             }
             Object::Network(network) => self.import_network(network)?,
             Object::Vip(vip) => self.import_vip(vip)?,
+            Object::Policy(policy) => self.import_policy(policy)?,
         }
         Ok(())
     }
@@ -201,6 +206,19 @@ impl State {
             return Err(ImportError::Clash { object: name(), clash, holder });
         }
         self.put_network(id, Some(Arc::new(network)));
+        Ok(())
+    }
+
+    fn import_policy(&mut self, policy: Policy) -> Result<(), ImportError> {
+        let id = policy.id;
+        let name = || format!("policy {id}");
+        self.check_revision(policy.revision, name)?;
+        not_twice(self.policy(id).is_some(), name)?;
+        if let Some(holder) = self.policy_named(&policy.spec.name) {
+            let (clash, holder) = (format!("name {}", policy.spec.name), holder.id.to_string());
+            return Err(ImportError::Clash { object: name(), clash, holder });
+        }
+        self.put_policy(id, Some(Arc::new(policy)));
         Ok(())
     }
 

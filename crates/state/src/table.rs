@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use warren_model::cluster::Cluster;
-use warren_model::id::{NetworkId, NodeId, ServiceId, TaskId};
+use warren_model::id::{NetworkId, NodeId, PolicyId, ServiceId, TaskId};
 use warren_model::network::{Network, Vip};
 use warren_model::node::{Node, Tombstone};
 use warren_model::operator::{Operator, OperatorName};
+use warren_model::policy::Policy;
 use warren_model::resources::Resources;
 use warren_model::service::{Service, TaskTemplate};
 use warren_model::task::Task;
@@ -65,6 +66,7 @@ enum Before {
     Tombstone(NodeId, Option<Arc<Tombstone>>),
     Operator(OperatorName, Option<Arc<Operator>>),
     Network(NetworkId, Option<Arc<Network>>),
+    Policy(PolicyId, Option<Arc<Policy>>),
     Vip(Ipv4Addr, Option<Vip>),
 }
 
@@ -138,6 +140,16 @@ impl State {
     ) {
         let before = self.put_network(id, network.map(Arc::new));
         journal.before.push(Before::Network(id, before));
+    }
+
+    pub(crate) fn set_policy(
+        &mut self,
+        journal: &mut Journal,
+        id: PolicyId,
+        policy: Option<Policy>,
+    ) {
+        let before = self.put_policy(id, policy.map(Arc::new));
+        journal.before.push(Before::Policy(id, before));
     }
 
     pub(crate) fn set_vip(&mut self, journal: &mut Journal, vip: Vip) {
@@ -220,6 +232,7 @@ impl State {
             | Before::Tombstone(..)
             | Before::Operator(..)
             | Before::Network(..)
+            | Before::Policy(..)
             | Before::Vip(..) => false,
         };
         if journal.before.iter().any(topology) {
@@ -247,6 +260,7 @@ impl State {
                 Before::Tombstone(id, tombstone) => drop(self.put_tombstone(id, tombstone)),
                 Before::Operator(name, operator) => drop(self.put_operator(name, operator)),
                 Before::Network(id, network) => drop(self.put_network(id, network)),
+                Before::Policy(id, policy) => drop(self.put_policy(id, policy)),
                 Before::Vip(address, vip) => {
                     self.put_vip(address, vip);
                 }
@@ -321,6 +335,25 @@ impl State {
         }
         if let Some(name) = name {
             self.network_names.insert(name, id);
+        }
+        before
+    }
+
+    pub(crate) fn put_policy(
+        &mut self,
+        id: PolicyId,
+        policy: Option<Arc<Policy>>,
+    ) -> Option<Arc<Policy>> {
+        let name = policy.as_ref().map(|policy| policy.spec.name.clone());
+        let before = match policy {
+            None => self.policies.remove(&id),
+            Some(policy) => self.policies.insert(id, policy),
+        };
+        if let Some(before) = &before {
+            self.policy_names.remove(&before.spec.name);
+        }
+        if let Some(name) = name {
+            self.policy_names.insert(name, id);
         }
         before
     }

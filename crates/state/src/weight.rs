@@ -9,6 +9,7 @@ use warren_model::cluster::Cluster;
 use warren_model::network::NetworkSpec;
 use warren_model::node::Description;
 use warren_model::placement::{Placement, Taint};
+use warren_model::policy::{PolicyPeer, PolicySpec};
 use warren_model::resources::Resources;
 use warren_model::service::{Attachment, ServiceSpec};
 
@@ -78,6 +79,7 @@ fn texts(mutation: &Mutation) -> usize {
             of_spec(spec)
         }
         Mutation::CreateNetwork { id: _, spec } => of_network(spec),
+        Mutation::CreatePolicy { id: _, spec } => of_policy(spec),
         Mutation::CreateTask(task) => task.status.error.as_ref().map_or(0, |error| error.len()),
         Mutation::ExplainTask { id: _, error } => error.len(),
         Mutation::ReportTask { id: _, node: _, status } => {
@@ -94,6 +96,7 @@ fn texts(mutation: &Mutation) -> usize {
         | Mutation::RemoveService { .. }
         | Mutation::DropService { .. }
         | Mutation::RemoveNetwork { .. }
+        | Mutation::RemovePolicy { .. }
         | Mutation::GrantVip { .. }
         | Mutation::ReleaseVip { .. }
         | Mutation::PlaceTask { .. }
@@ -166,6 +169,18 @@ fn of_attachment(attachment: &Attachment) -> usize {
 fn of_network(spec: &NetworkSpec) -> usize {
     // A subnet of each family.
     spec.name.as_str().len() + of_labels(&spec.labels) + 32
+}
+
+fn of_policy(spec: &PolicySpec) -> usize {
+    let peer = |peer: &PolicyPeer| match peer {
+        PolicyPeer::Service(name) => name.as_str().len() + 6,
+        PolicyPeer::Network(name) => name.as_str().len() + 6,
+        PolicyPeer::Range(_) | PolicyPeer::Outside => 24,
+    };
+    spec.name.as_str().len()
+        + of_labels(&spec.labels)
+        + spec.peers().map(peer).sum::<usize>()
+        + spec.ports.len() * 12
 }
 
 fn of_labels(labels: &BTreeMap<String, String>) -> usize {

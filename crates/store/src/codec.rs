@@ -20,7 +20,7 @@ use warren_model::placement::{Taint, TaintError};
 use warren_model::service::TaskTemplate;
 use warren_proto::{
     Error as FieldError, amounts, amounts_from, hash, network_id, node_id, operator_name,
-    service_id, task_id, v1,
+    policy_id, service_id, task_id, v1,
 };
 use warren_state::change::{Expect, Key, Mutation, Request, Transaction};
 use warren_state::{Head, Object};
@@ -107,6 +107,7 @@ pub(crate) fn expect(from: &Expect) -> v1::Expect {
         Key::Task(id) => Kind::Task(id.as_bytes().to_vec()),
         Key::Operator(name) => Kind::Operator(name.as_str().to_owned()),
         Key::Network(id) => Kind::Network(id.as_bytes().to_vec()),
+        Key::Policy(id) => Kind::Policy(id.as_bytes().to_vec()),
     };
     v1::Expect { key: Some(v1::Key { kind: Some(kind) }), revision: from.revision }
 }
@@ -122,6 +123,7 @@ pub(crate) fn expect_from(wire: v1::Expect) -> Result<Expect, CodecError> {
         Kind::Task(id) => Key::Task(task_id("task", &id).map_err(wrong)?),
         Kind::Operator(name) => Key::Operator(operator_name("operator", &name).map_err(wrong)?),
         Kind::Network(id) => Key::Network(network_id("network", &id).map_err(wrong)?),
+        Kind::Policy(id) => Key::Policy(policy_id("policy", &id).map_err(wrong)?),
     };
     Ok(Expect { key, revision: wire.revision })
 }
@@ -197,6 +199,11 @@ fn mutation(from: &Mutation) -> v1::Mutation {
             spec: Some(spec.into()),
         }),
         Mutation::RemoveNetwork { id } => Kind::RemoveNetwork(id.as_bytes().to_vec()),
+        Mutation::CreatePolicy { id, spec } => Kind::CreatePolicy(wire::CreatePolicy {
+            id: id.as_bytes().to_vec(),
+            spec: Some(spec.into()),
+        }),
+        Mutation::RemovePolicy { id } => Kind::RemovePolicy(id.as_bytes().to_vec()),
         Mutation::GrantVip { holder, address } => Kind::GrantVip(wire::GrantVip {
             holder: Some((*holder).into()),
             address: (*address).into(),
@@ -256,6 +263,7 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
     use v1::mutation::Kind;
     let node = |id: &[u8]| node_id("node", id).map_err(field("mutation"));
     let network = |id: &[u8]| network_id("network", id).map_err(field("mutation"));
+    let policy = |id: &[u8]| policy_id("policy", id).map_err(field("mutation"));
     let service = |id: &[u8]| service_id("service", id).map_err(field("mutation"));
     let task = |id: &[u8]| task_id("task", id).map_err(field("mutation"));
     Ok(match wire.kind.ok_or_else(|| absent("mutation"))? {
@@ -315,6 +323,10 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
             Mutation::CreateNetwork { id: network(&m.id)?, spec: part("network", m.spec)? }
         }
         Kind::RemoveNetwork(id) => Mutation::RemoveNetwork { id: network(&id)? },
+        Kind::CreatePolicy(m) => {
+            Mutation::CreatePolicy { id: policy(&m.id)?, spec: part("policy", m.spec)? }
+        }
+        Kind::RemovePolicy(id) => Mutation::RemovePolicy { id: policy(&id)? },
         Kind::GrantVip(m) => {
             Mutation::GrantVip { holder: part("holder", m.holder)?, address: m.address.into() }
         }
@@ -388,6 +400,7 @@ pub(crate) fn object(from: &Object) -> v1::SnapshotObject {
         Object::Audit(record) => Kind::Audit(record.as_ref().into()),
         Object::Network(network) => Kind::Network(network.into()),
         Object::Vip(vip) => Kind::Vip(vip.into()),
+        Object::Policy(policy) => Kind::Policy(policy.into()),
         Object::Request { request: asked, revision, time } => Kind::Request(v1::AnsweredRequest {
             request: Some(request(asked)),
             revision: *revision,
@@ -413,6 +426,7 @@ pub(crate) fn object_from(wire: v1::SnapshotObject) -> Result<Object, CodecError
         Kind::Audit(record) => Object::Audit(Arc::new(part("audit record", Some(record))?)),
         Kind::Network(network) => Object::Network(part("network", Some(network))?),
         Kind::Vip(vip) => Object::Vip(part("virtual IP", Some(vip))?),
+        Kind::Policy(policy) => Object::Policy(part("policy", Some(policy))?),
         Kind::Request(answered) => Object::Request {
             request: request_from(answered.request.ok_or_else(|| absent("request"))?)?,
             revision: answered.revision,

@@ -188,6 +188,7 @@ fn object_name(mutation: &Mutation) -> &'static str {
         | Mutation::GrantBlock { .. } => "bytes of a node",
         Mutation::PutOperator(_) | Mutation::RemoveOperator { .. } => "bytes of an operator",
         Mutation::CreateNetwork { .. } | Mutation::RemoveNetwork { .. } => "bytes of a network",
+        Mutation::CreatePolicy { .. } | Mutation::RemovePolicy { .. } => "bytes of a policy",
         Mutation::GrantVip { .. } | Mutation::ReleaseVip { .. } => "bytes of a virtual IP",
         Mutation::CreateService { .. }
         | Mutation::UpdateService { .. }

@@ -80,6 +80,12 @@ fn rejection(from: &Rejection) -> WireRejection {
         Rejection::NetworkInUse { name, users } => {
             WireRejection { kind: 11, text: name.to_string(), holder: users.clone(), ..empty }
         }
+        Rejection::PolicyTaken { name } => {
+            WireRejection { kind: 50, text: name.to_string(), ..empty }
+        }
+        Rejection::NoService { name } => {
+            WireRejection { kind: 51, text: name.to_string(), ..empty }
+        }
         Rejection::AddressTaken { address, why } => WireRejection {
             kind: 12,
             number: u64::from(address.to_bits()),
@@ -124,6 +130,8 @@ fn rejection_from(wire: WireRejection) -> Result<Rejection, CodecError> {
             let bits = u32::try_from(wire.number).map_err(|_| absent("address"))?;
             Rejection::AddressTaken { address: Ipv4Addr::from_bits(bits), why: wire.text }
         }
+        50 => Rejection::PolicyTaken { name: wire.text.parse().map_err(|_| absent("policy"))? },
+        51 => Rejection::NoService { name: name(&wire.text)? },
         _ => return Err(absent("rejection")),
     })
 }
@@ -207,6 +215,8 @@ mod tests {
             Rejection::NetworkTaken { name: "back".parse().unwrap() },
             Rejection::NoNetwork { name: "back".parse().unwrap() },
             Rejection::NetworkInUse { name: "back".parse().unwrap(), users: "web".to_owned() },
+            Rejection::PolicyTaken { name: "db-in".parse().unwrap() },
+            Rejection::NoService { name: "web".parse().unwrap() },
             Rejection::AddressTaken { address: [10, 9, 0, 2].into(), why: "is taken".to_owned() },
         ];
         for rejection in rejections {

@@ -50,10 +50,12 @@ impl Core {
         };
         let mut whole = self.drawing.draw(&ground);
         for (service, published) in self.published() {
-            let part = whole.parts.get(&service);
-            let (services, group) =
-                part.map(|part| (part.services.clone(), part.group.clone())).unwrap_or_default();
-            whole.parts.insert(service, Arc::new(Part { published, services, group }));
+            let known = whole.parts.get(&service).map(|part| {
+                let Part { published: _, services, group, policies } = &**part;
+                (services.clone(), group.clone(), policies.clone())
+            });
+            let (services, group, policies) = known.unwrap_or_default();
+            whole.parts.insert(service, Arc::new(Part { published, services, group, policies }));
         }
         self.publisher.want(whole);
     }

@@ -2,13 +2,16 @@
 
 use std::fmt::Write as _;
 
+use warren_model::PolicyId;
 use warren_model::cluster::Subnet as Pool;
 use warren_model::id::ClusterId;
-use warren_model::node_table::{Peer, TableAttachment, TableNetwork};
+use warren_model::node_table::{Peer, TableAttachment, TableNetwork, TablePeers, TablePolicy};
+use warren_model::policy::{PolicyAction, PolicyPeer};
 use warren_model::service::{Endpoint, Protocol, PublishMode};
 
 use super::*;
 
+mod policies;
 mod random;
 
 fn bytes(word: &str) -> [u8; 10] {
@@ -76,6 +79,7 @@ impl Town {
                 };
                 self.table.peers.insert(node(name), Arc::new(peer));
             }
+            ["policy", name, action, ref words @ ..] => self.policy(name, action, words),
             ["network", name, ref internal @ ..] => {
                 let network = TableNetwork {
                     name: name.parse().unwrap(),
@@ -90,6 +94,44 @@ impl Town {
             [name, ref words @ ..] => self.service(name, words),
             [] => {}
         }
+    }
+
+    /// `policy NAME ACTION [from A,B] [to C] [ports D] [priority N]`, as people write them.
+    fn policy(&mut self, name: &str, action: &str, words: &[&str]) {
+        let actions = PolicyAction::ALL;
+        let mut policy = TablePolicy {
+            name: name.parse().unwrap(),
+            action: actions.into_iter().find(|a| a.as_str() == action).unwrap(),
+            priority: 100,
+            from: None,
+            to: None,
+            ports: vec![],
+        };
+        let peers = |text: &str| {
+            let mut peers = TablePeers::default();
+            for word in text.split(',') {
+                match word.parse().unwrap() {
+                    PolicyPeer::Outside => peers.outside = true,
+                    PolicyPeer::Range(range) => peers.ranges.push(range),
+                    PolicyPeer::Service(name) => {
+                        peers.services.push(ServiceId::from_bytes(bytes(name.as_str())));
+                    }
+                    PolicyPeer::Network(_) => unreachable!("managers look networks up"),
+                }
+            }
+            Some(peers)
+        };
+        for pair in words.chunks(2) {
+            match pair {
+                ["from", text] => policy.from = peers(text),
+                ["to", text] => policy.to = peers(text),
+                ["ports", text] => {
+                    policy.ports = text.split(',').map(|p| p.parse().unwrap()).collect()
+                }
+                _ => policy.priority = pair[1].parse().unwrap(),
+            }
+        }
+        self.table.policies.insert(PolicyId::from_bytes(bytes(name)), Arc::new(policy));
     }
 
     fn service(&mut self, name: &str, words: &[&str]) {

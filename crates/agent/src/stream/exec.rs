@@ -152,7 +152,8 @@ async fn take(frame: Kind, input: &mut Option<mpsc::Sender<Bytes>>, control: &mu
         | Kind::Images(_)
         | Kind::Error(_)
         | Kind::Checked(_)
-        | Kind::Findings(_) => Ok(()),
+        | Kind::Findings(_)
+        | Kind::PolicyCounts(_) => Ok(()),
     };
     if let Err(error) = result {
         // The process may just have ended.

@@ -1,9 +1,11 @@
-//! Checks before a service is accepted, and the node's own health.
+//! Checks before a service is accepted, the node's own health, and what policies did on it.
 
 use std::sync::Arc;
 
 use warren_image::{Image, Progress, Reference, check as image_check};
+use warren_model::PolicyId;
 use warren_model::service::ServiceSpec;
+use warren_net::Action;
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
 
@@ -97,5 +99,27 @@ fn port_failure(error: PortError) -> Failure {
 /// What works on this node and what does not.
 pub(super) async fn doctor(tools: &Arc<Tools>, asked: v1::Doctor, line: &mut Line) -> Outcome {
     let answer = Kind::Findings(doctor::findings(tools, &asked).await);
+    line.send(answer).await.map_or(Outcome::Gone, |()| Outcome::Served)
+}
+
+/// How often policies decided on this node.
+pub(super) async fn count_policies(tools: &Arc<Tools>, line: &mut Line) -> Outcome {
+    let counts = match tools.network.counts().await {
+        Ok(counts) => counts,
+        Err(error) => {
+            let text = format!("count what policies did: {}", crate::effects::chain(&error));
+            return Outcome::Failed(Failure::new(Code::Failed, text));
+        }
+    };
+    let counts = counts.into_iter().filter_map(|count| {
+        // Names of clauses are ours; nothing: no policy, but networks.
+        let policy = match &*count.name {
+            "" => Vec::new(),
+            name => name.parse::<PolicyId>().ok()?.as_bytes().to_vec(),
+        };
+        let denied = count.action == Action::Deny;
+        Some(v1::PolicyCount { policy, denied, packets: count.packets, bytes: count.bytes })
+    });
+    let answer = Kind::PolicyCounts(v1::PolicyCounts { counts: counts.collect() });
     line.send(answer).await.map_or(Outcome::Gone, |()| Outcome::Served)
 }

@@ -171,7 +171,7 @@ impl Client {
 
     /// The same to the node with this id; only managers pass it on.
     pub(crate) async fn open_at(
-        &mut self,
+        &self,
         node: Vec<u8>,
         kind: v1::open_stream::Kind,
     ) -> Result<Frames, Failure> {
@@ -179,7 +179,7 @@ impl Client {
         let open = v1::OpenStream { node, kind: Some(kind) };
         // There is room: the channel is new.
         let _ = to.try_send(frame(v1::frame::Kind::Open(open)));
-        let opened = self.control.stream(ReceiverStream::new(frames)).await;
+        let opened = self.control.clone().stream(ReceiverStream::new(frames)).await;
         let from = opened.map_err(|status| self.told(status))?.into_inner();
         Ok(Frames { to, from })
     }

@@ -28,6 +28,7 @@ mod network;
 mod node;
 mod operator;
 mod placing;
+mod policy;
 mod ports;
 pub(crate) mod printer;
 pub(crate) mod probe;
@@ -113,6 +114,9 @@ enum Verb {
     /// Networks: which services reach each other, and by which names
     #[command(subcommand, arg_required_else_help = true)]
     Network(network::NetworkVerb),
+    /// Policies: who may reach whom within networks, and what is outside
+    #[command(subcommand, arg_required_else_help = true)]
+    Policy(policy::PolicyVerb),
     /// People and programs that may call from afar
     #[command(subcommand, arg_required_else_help = true)]
     Operator(operator::OperatorVerb),
@@ -278,6 +282,7 @@ pub(crate) async fn run(
         Verb::Audit(args) => operator::audit(&mut context, &args).await,
         Verb::Operator(verb) => operator::run(&mut context, verb).await,
         Verb::Network(verb) => network::run(&mut context, verb).await,
+        Verb::Policy(verb) => policy::run(&mut context, verb).await,
         Verb::Node(NodeVerb::Ls(args)) => node::ls(&mut context, &args).await,
         Verb::Node(NodeVerb::Inspect(args)) => members::inspect(&mut context, &args).await,
         Verb::Node(NodeVerb::Update(args)) => members::update(&mut context, args).await,

@@ -41,10 +41,11 @@ pub(crate) struct CreateArgs {
     /// Nothing on it reaches what is outside of the cluster
     #[arg(long)]
     internal: bool,
-    /// Containers that are no service's may join it
-    #[arg(long)]
+    /// As Docker has it; there is nothing to attach here
+    #[arg(long, hide = true)]
     attachable: bool,
-    /// Whether what goes from node to node is encrypted [default: true]
+    /// Insist that what goes from node to node is encrypted, or is not: the cluster's overlay
+    /// decides, and what it does not do is refused
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     encrypted: Option<bool>,
     /// Part of the cluster's pool that its virtual IPs are from; once for IPv4, once for IPv6
@@ -127,8 +128,31 @@ impl CreateArgs {
     }
 }
 
+/// Refuses what the cluster's overlay does not do.
+async fn check_encryption(context: &mut Context<'_>, wanted: bool) -> Result<(), Failure> {
+    let request = v1::GetClusterRequest {};
+    let cluster = context.client.call(async |mut c| c.get_cluster(request).await).await?;
+    let text = match (wanted, encrypts(cluster.overlay())) {
+        (true, false) => "true is not to be had: this cluster's overlay does not encrypt",
+        (false, true) => "false is not to be had: this cluster's overlay encrypts all networks",
+        (true, true) | (false, false) => return Ok(()),
+    };
+    let hint =
+        "leave it out; the overlay is chosen when a cluster is made: warren cluster settings";
+    Err(Failure::input(format!("--encrypted: {text}")).hint(hint))
+}
+
+/// Whether packets between nodes are encrypted, of whatever network.
+fn encrypts(overlay: v1::OverlayKind) -> bool {
+    overlay == v1::OverlayKind::Wireguard
+}
+
 async fn create(context: &mut Context<'_>, args: CreateArgs) -> Result<(), Failure> {
+    let asked = args.encrypted;
     let spec = args.spec()?;
+    if let Some(wanted) = asked {
+        check_encryption(context, wanted).await?;
+    }
     let request = v1::CreateNetworkRequest { spec: Some((&spec).into()), request_id: request_id() };
     let changed = context
         .client
@@ -137,12 +161,13 @@ async fn create(context: &mut Context<'_>, args: CreateArgs) -> Result<(), Failu
     changed.ids.iter().try_for_each(|id| context.printer.line(service_id(id)))
 }
 
+/// Networks, and whether the overlay encrypts them.
 async fn list(
     context: &mut Context<'_>,
     networks: Vec<String>,
     users: bool,
     read: ReadFlags,
-) -> Result<Vec<v1::Network>, Failure> {
+) -> Result<(Vec<v1::Network>, bool), Failure> {
     let linearizable = read.linearizable;
     let request = v1::ListNetworksRequest { networks, min_revision: 0, linearizable, users };
     let answer = context
@@ -150,12 +175,13 @@ async fn list(
         .call(async |mut control| control.list_networks(request.clone()).await)
         .await?;
     context.stale(answer.stale_ms);
-    Ok(answer.networks)
+    let encrypted = encrypts(answer.overlay());
+    Ok((answer.networks, encrypted))
 }
 
 async fn ls(context: &mut Context<'_>, args: &LsArgs) -> Result<(), Failure> {
-    let networks = list(context, Vec::new(), true, args.read).await?;
-    let rows = networks.into_iter().map(NetworkRow::try_from);
+    let (networks, encrypted) = list(context, Vec::new(), true, args.read).await?;
+    let rows = networks.into_iter().map(|network| NetworkRow::new(network, encrypted));
     let mut rows: Vec<NetworkRow> = rows.collect::<Result<_, _>>()?;
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     let view = context.view();
@@ -163,8 +189,9 @@ async fn ls(context: &mut Context<'_>, args: &LsArgs) -> Result<(), Failure> {
 }
 
 async fn inspect(context: &mut Context<'_>, args: InspectArgs) -> Result<(), Failure> {
-    let networks = list(context, args.networks, true, ReadFlags::default()).await?;
-    let objects: Vec<Value> = networks.into_iter().map(whole).collect::<Result<_, _>>()?;
+    let (networks, encrypted) = list(context, args.networks, true, ReadFlags::default()).await?;
+    let objects = networks.into_iter().map(|network| whole(network, encrypted));
+    let objects: Vec<Value> = objects.collect::<Result<_, _>>()?;
     match &args.format {
         Format::Template(_) => {
             objects.iter().try_for_each(|o| context.printer.object(o, &args.format))
@@ -190,7 +217,7 @@ fn understood(message: &v1::Network) -> Result<Network, Failure> {
 }
 
 /// A network as `inspect` shows it.
-fn whole(message: v1::Network) -> Result<Value, Failure> {
+fn whole(message: v1::Network, encrypted: bool) -> Result<Value, Failure> {
     let Network { id, spec, created, revision } = understood(&message)?;
     let services: Vec<Value> = message.users.into_iter().map(user).collect();
     Ok(json!({
@@ -198,8 +225,7 @@ fn whole(message: v1::Network) -> Result<Value, Failure> {
         "name": spec.name.to_string(),
         "labels": spec.labels,
         "internal": spec.internal,
-        "attachable": spec.attachable,
-        "encrypted": spec.encrypted,
+        "encrypted": encrypted,
         "subnet": spec.subnet.map(|subnet| subnet.to_string()),
         "subnet_v6": spec.subnet_v6.map(|subnet| subnet.to_string()),
         "created_at": created.to_string(),
@@ -232,7 +258,7 @@ pub(crate) struct NetworkRow {
     id: String,
     name: String,
     internal: bool,
-    attachable: bool,
+    /// Whether the cluster's overlay encrypts what goes between nodes.
     encrypted: bool,
     subnet: Option<String>,
     subnet_v6: Option<String>,
@@ -243,18 +269,15 @@ pub(crate) struct NetworkRow {
     created_ms: u64,
 }
 
-impl TryFrom<v1::Network> for NetworkRow {
-    type Error = Failure;
-
-    fn try_from(message: v1::Network) -> Result<Self, Failure> {
+impl NetworkRow {
+    pub(crate) fn new(message: v1::Network, encrypted: bool) -> Result<Self, Failure> {
         let Network { id, spec, created, revision: _ } = understood(&message)?;
         let Time(created_ms) = created;
         Ok(Self {
             id: id.to_string(),
             name: spec.name.to_string(),
             internal: spec.internal,
-            attachable: spec.attachable,
-            encrypted: spec.encrypted,
+            encrypted,
             subnet: spec.subnet.map(|subnet| subnet.to_string()),
             subnet_v6: spec.subnet_v6.map(|subnet| subnet.to_string()),
             services: message.users.len(),
@@ -267,17 +290,8 @@ impl TryFrom<v1::Network> for NetworkRow {
 impl Record for NetworkRow {
     const COLUMNS: &'static [&'static str] =
         &["ID", "NAME", "INTERNAL", "ENCRYPTED", "SUBNET", "SERVICES", "CREATED"];
-    const KEYS: &'static [&'static str] = &[
-        "id",
-        "name",
-        "internal",
-        "attachable",
-        "encrypted",
-        "subnet",
-        "subnet_v6",
-        "services",
-        "created_at",
-    ];
+    const KEYS: &'static [&'static str] =
+        &["id", "name", "internal", "encrypted", "subnet", "subnet_v6", "services", "created_at"];
 
     fn cells(&self, view: View) -> Vec<String> {
         let yes = |said: bool| if said { "yes" } else { "no" }.to_owned();

@@ -152,12 +152,16 @@ impl TryFrom<&WireAsker> for Asker {
     }
 }
 
-/// A change in messages of bounded length.
+/// A change in messages of bounded length. Policies are the kernel's business alone.
 pub(crate) fn parts(change: &TableChange) -> Vec<v1::NetUpdate> {
     let mut parts = Vec::new();
     let mut services = change.services.chunks(SERVICES_PER_PART);
-    let first =
-        TableChange { services: services.next().unwrap_or_default().to_vec(), ..change.clone() };
+    let first = TableChange {
+        services: services.next().unwrap_or_default().to_vec(),
+        policies: Vec::new(),
+        removed_policies: Vec::new(),
+        ..change.clone()
+    };
     parts.push(v1::NetUpdate::from(&first));
     for chunk in services {
         let part = TableChange { services: chunk.to_vec(), ..TableChange::default() };

@@ -116,7 +116,9 @@ pub(super) fn list(
     };
     let (revision, stale_ms) = (view.revision(), quorum::stale_ms(core));
     let networks = networks.into_iter().map(row).collect();
-    Ok(v1::ListNetworksResponse { networks, revision, stale_ms })
+    let overlay = view.cluster().map(|cluster| v1::OverlayKind::from(cluster.overlay));
+    let overlay = overlay.unwrap_or_default().into();
+    Ok(v1::ListNetworksResponse { networks, revision, stale_ms, overlay })
 }
 
 fn users(view: &State, network: &Network) -> Vec<v1::NetworkUser> {

@@ -35,7 +35,7 @@ numbered! {
     CreateServiceRequest UpdateServiceRequest RemoveServicesRequest UpdateNodeRequest
     RemoveNodeRequest UpdateClusterRequest GetJoinTokenRequest RotateAuthorityRequest
     SetLockRequest CreateOperatorRequest RemoveOperatorRequest CreateNetworkRequest
-    RemoveNetworksRequest
+    RemoveNetworksRequest CreatePolicyRequest RemovePoliciesRequest
 }
 
 without! {
@@ -43,7 +43,7 @@ without! {
     WaitServiceRequest StopNodeRequest LeaveClusterRequest GetClusterRequest
     RotateDataKeyRequest UnlockRequest BackupRequest ListOperatorsRequest ListAuditRequest
     SetLogLevelRequest JoinRequest RenewRequest ListNetworksRequest
-    ExplainRequest PartedRequest
+    ListPoliciesRequest ExplainRequest PartedRequest
 }
 
 impl<T> Numbered for Streaming<T> {}

@@ -7,7 +7,7 @@ use warren_proto::v1;
 use super::table::Rpc;
 use super::{
     Control, audit, backup, call, cluster, explain, info, leave, list, lock, networks, nodes,
-    operators, read, services, token, wait, watch,
+    operators, policies, read, services, token, wait, watch,
 };
 use crate::stream;
 
@@ -300,6 +300,37 @@ impl v1::control_server::Control for Control {
         call(&self.core, Rpc::ListNetworks, request, |core, _, wire| async move {
             let view = read(&core, wire.min_revision, wire.linearizable).await?;
             Ok(Response::new(networks::list(&core, &view, &wire)?))
+        })
+        .await
+    }
+
+    async fn create_policy(
+        &self,
+        request: Request<v1::CreatePolicyRequest>,
+    ) -> Answer<v1::Changed> {
+        call(&self.core, Rpc::CreatePolicy, request, |core, who, wire| async move {
+            Ok(Response::new(policies::create(&core, &who, wire).await?))
+        })
+        .await
+    }
+
+    async fn remove_policies(
+        &self,
+        request: Request<v1::RemovePoliciesRequest>,
+    ) -> Answer<v1::Changed> {
+        call(&self.core, Rpc::RemovePolicies, request, |core, who, wire| async move {
+            Ok(Response::new(policies::remove(&core, &who, wire).await?))
+        })
+        .await
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<v1::ListPoliciesRequest>,
+    ) -> Answer<v1::ListPoliciesResponse> {
+        call(&self.core, Rpc::ListPolicies, request, |core, _, wire| async move {
+            let view = read(&core, wire.min_revision, wire.linearizable).await?;
+            Ok(Response::new(policies::list(&core, &view, &wire)?))
         })
         .await
     }

@@ -55,6 +55,9 @@ pub(crate) enum Rpc {
     CreateNetwork,
     RemoveNetworks,
     ListNetworks,
+    CreatePolicy,
+    RemovePolicies,
+    ListPolicies,
     Explain,
     Join,
     Renew,
@@ -96,6 +99,9 @@ impl Rpc {
             Self::CreateNetwork => "CreateNetwork",
             Self::RemoveNetworks => "RemoveNetworks",
             Self::ListNetworks => "ListNetworks",
+            Self::CreatePolicy => "CreatePolicy",
+            Self::RemovePolicies => "RemovePolicies",
+            Self::ListPolicies => "ListPolicies",
             Self::Explain => "Explain",
             Self::Join => "Join",
             Self::Renew => "Renew",
@@ -116,6 +122,7 @@ pub(crate) fn may(role: Role, rpc: Rpc) -> bool {
         | Rpc::ListTasks
         | Rpc::ListNodes
         | Rpc::ListNetworks
+        | Rpc::ListPolicies
         | Rpc::Explain
         | Rpc::Watch
         | Rpc::WaitService
@@ -126,7 +133,9 @@ pub(crate) fn may(role: Role, rpc: Rpc) -> bool {
         | Rpc::UpdateService
         | Rpc::RemoveServices
         | Rpc::CreateNetwork
-        | Rpc::RemoveNetworks => &[Local, Admin, Deploy],
+        | Rpc::RemoveNetworks
+        | Rpc::CreatePolicy
+        | Rpc::RemovePolicies => &[Local, Admin, Deploy],
         Rpc::StopNode
         | Rpc::UpdateNode
         | Rpc::RemoveNode
@@ -156,9 +165,10 @@ pub(crate) fn may(role: Role, rpc: Rpc) -> bool {
 pub(crate) fn may_stream(role: Role, kind: &StreamKind) -> bool {
     use Role::{Admin, Deploy, Local, Manager, Nobody, Read, Worker};
     let allowed: &[Role] = match kind {
-        StreamKind::Logs(_) | StreamKind::ImageList(_) | StreamKind::Doctor(_) => {
-            &[Local, Admin, Deploy, Read, Manager]
-        }
+        StreamKind::Logs(_)
+        | StreamKind::ImageList(_)
+        | StreamKind::Doctor(_)
+        | StreamKind::CountPolicies(_) => &[Local, Admin, Deploy, Read, Manager],
         StreamKind::Exec(_)
         | StreamKind::ImagePull(_)
         | StreamKind::ImageLoad(_)
@@ -202,7 +212,8 @@ mod tests {
             GetJoinToken LA      RotateAuthority LA    RotateDataKey LAm    SetLock LA
             Unlock L             Backup LA             CreateOperator LA    RemoveOperator LA
             ListOperators LA     ListAudit LA          SetLogLevel LA       CreateNetwork LAD
-            RemoveNetworks LAD   ListNetworks LADR     Explain LADR         Join ADRmwn
+            RemoveNetworks LAD   ListNetworks LADR     CreatePolicy LAD     RemovePolicies LAD
+            ListPolicies LADR    Explain LADR         Join ADRmwn
             Renew mw             Session mw            Tunnel mw";
         let all = [
             Rpc::GetInfo,
@@ -235,6 +246,9 @@ mod tests {
             Rpc::CreateNetwork,
             Rpc::RemoveNetworks,
             Rpc::ListNetworks,
+            Rpc::CreatePolicy,
+            Rpc::RemovePolicies,
+            Rpc::ListPolicies,
             Rpc::Explain,
             Rpc::Join,
             Rpc::Renew,
@@ -261,6 +275,7 @@ mod tests {
             (StreamKind::RegistryLogin(v1::RegistryLogin::default()), "LAm"),
             (StreamKind::Check(v1::Check::default()), "LADm"),
             (StreamKind::Doctor(v1::Doctor::default()), "LADRm"),
+            (StreamKind::CountPolicies(v1::CountPolicies::default()), "LADRm"),
         ];
         for (kind, expected) in rows {
             assert_eq!(letters(|role| may_stream(role, &kind)), expected, "{kind:?}");

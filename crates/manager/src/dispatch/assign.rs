@@ -96,7 +96,8 @@ pub(crate) fn touched(old: &State, new: &State, events: Option<&[Event]>) -> Tou
     let mut moved = BTreeSet::new();
     for event in events {
         match event.kind {
-            Kind::Cluster => return Touched::Everyone,
+            // Of policies there are few, and each may be about any container.
+            Kind::Cluster | Kind::Policy => return Touched::Everyone,
             // Of a network is told who has tasks on it.
             Kind::Operator | Kind::Network => {}
             Kind::Node => {

@@ -26,6 +26,9 @@ use warren_model::{NetworkId, NodeId, ServiceId};
 use warren_proto::v1;
 use warren_state::State;
 
+#[path = "policies.rs"]
+mod policies;
+
 /// Bytes of the objects of one message, about; a single one may be larger. Beats and other
 /// assignments are not held up for long behind it.
 const PART_BYTES: usize = 1 << 20;
@@ -48,6 +51,7 @@ pub fn complete(view: &State, node: NodeId) -> NodeTable {
         peers: peers.collect(),
         networks: networks.collect(),
         services: services.collect(),
+        policies: policies::of(view, node, &scope),
     }
 }
 
@@ -71,6 +75,12 @@ pub(crate) fn changes(old: &State, new: &State, node: NodeId) -> Option<TableCha
             ids.extend(new.tasks_on(id).map(|task| task.service));
         }
     }
+    policies::changes(
+        old,
+        new,
+        &policies::Since { node, before: &before, after: &after, ids: &ids },
+        &mut change,
+    );
     for id in ids {
         let known = old.service(id).and_then(|service| told(old, service, Scope::Of(&before)));
         let now = new.service(id).and_then(|service| told(new, service, Scope::Of(&after)));
@@ -281,24 +291,40 @@ fn host(address: &str) -> &str {
 }
 
 /// An update in messages that are not too large; `more` says which is not the last.
-pub(crate) fn parts(update: v1::NetUpdate) -> Vec<v1::NetUpdate> {
+pub(crate) fn parts(mut update: v1::NetUpdate) -> Vec<v1::NetUpdate> {
     use prost::Message;
-    let mut parts = Vec::new();
-    let v1::NetUpdate { services, complete, .. } = update;
-    let mut part = v1::NetUpdate { services: Vec::new(), complete, ..update };
-    let mut bytes = part.encoded_len();
+    let services = std::mem::take(&mut update.services);
+    let policies = std::mem::take(&mut update.policies);
+    let mut cutting = Cutting { bytes: update.encoded_len(), part: update, parts: Vec::new() };
     for service in services {
-        let len = service.encoded_len();
-        if bytes + len > PART_BYTES && bytes > 0 {
-            part.more = true;
-            parts.push(std::mem::take(&mut part));
-            bytes = 0;
-        }
-        bytes += len + FRAMING_BYTES;
-        part.services.push(service);
+        cutting.part_for(service.encoded_len()).services.push(service);
     }
-    parts.push(part);
-    parts
+    for policy in policies {
+        cutting.part_for(policy.encoded_len()).policies.push(policy);
+    }
+    cutting.parts.push(cutting.part);
+    cutting.parts
+}
+
+/// An update that is being cut.
+struct Cutting {
+    parts: Vec<v1::NetUpdate>,
+    part: v1::NetUpdate,
+    /// Of the last part, so far.
+    bytes: usize,
+}
+
+impl Cutting {
+    /// Where an object of `len` bytes goes.
+    fn part_for(&mut self, len: usize) -> &mut v1::NetUpdate {
+        if self.bytes + len > PART_BYTES && self.bytes > 0 {
+            self.part.more = true;
+            self.parts.push(std::mem::take(&mut self.part));
+            self.bytes = 0;
+        }
+        self.bytes += len + FRAMING_BYTES;
+        &mut self.part
+    }
 }
 
 #[cfg(test)]

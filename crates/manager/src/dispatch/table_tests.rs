@@ -3,9 +3,11 @@
 use proptest::prelude::*;
 use warren_model::network::NetworkSpec;
 use warren_model::node::{Availability, Description};
+use warren_model::node_table::TablePeers;
+use warren_model::policy::{PolicyAction, PolicySpec};
 use warren_model::service::{PortSpec, Protocol, ServiceSpec};
 use warren_model::task::TaskStatus;
-use warren_model::{TaskId, Time};
+use warren_model::{PolicyId, TaskId, Time};
 use warren_state::change::Mutation;
 
 use super::*;
@@ -311,8 +313,83 @@ fn large_updates_go_in_parts() {
     assert_eq!(super::parts(v1::NetUpdate::default()), [v1::NetUpdate::default()]);
 }
 
+fn policy_id(n: u8) -> PolicyId {
+    PolicyId::from_bytes([200 + n; 10])
+}
+
+/// `from=A,B to=C`, as people write the ends.
+fn policy(name: &str, action: &str, words: &[&str]) -> PolicySpec {
+    let mut spec = PolicySpec {
+        name: name.parse().unwrap(),
+        labels: Default::default(),
+        action: PolicyAction::ALL.into_iter().find(|a| a.as_str() == action).unwrap(),
+        from: vec![],
+        to: vec![],
+        ports: vec![],
+        priority: PolicySpec::PRIORITY,
+    };
+    for word in words {
+        let (key, peers) = word.split_once('=').unwrap();
+        let peers = peers.split(',').map(|peer| peer.parse().unwrap()).collect();
+        if key == "from" { spec.from = peers } else { spec.to = peers }
+    }
+    spec
+}
+
+/// What node `letter` is told of policies: `p web>db`, with `*` for anybody.
+fn told_policies(view: &State, letter: char) -> String {
+    let name = |id: &ServiceId| view.service(*id).unwrap().spec.name.to_string();
+    let end = |peers: &Option<TablePeers>| {
+        let Some(TablePeers { services, ranges, outside }) = peers else { return "*".to_owned() };
+        let mut all: Vec<String> = services.iter().map(name).collect();
+        all.extend(ranges.iter().map(ToString::to_string));
+        all.extend(outside.then(|| "outside".to_owned()));
+        all.join(",")
+    };
+    let table = complete(view, node_id(letter));
+    let policies = table.policies.values();
+    words(policies.map(|p| format!("{} {}>{}", p.name, end(&p.from), end(&p.to))))
+}
+
+#[test]
+fn policies_are_told_where_they_matter() {
+    let mut view = networked(&WORLD);
+    let mut make = |n: u8, name: &str, words: &[&str]| {
+        let spec = policy(name, "deny", words);
+        apply(&mut view, vec![Mutation::CreatePolicy { id: policy_id(n), spec }]);
+    };
+    make(0, "p", &["from=api", "to=db"]);
+    make(1, "q", &["to=web,outside"]);
+    make(2, "r", &["from=network=front", "to=192.0.2.0/24"]);
+    // Nodes `a` and `c` run web alone, `b` runs api and db.
+    assert_eq!(told_policies(&view, 'b'), "p api>db q *>web,outside r api,db>192.0.2.0/24");
+    assert_eq!(told_policies(&view, 'a'), "q *>web,outside");
+    // Of api, which is on no network of its own, it does not hear.
+    apply(
+        &mut view,
+        vec![Mutation::CreatePolicy {
+            id: policy_id(3),
+            spec: policy("s", "only-from", &["from=api,db", "to=web"]),
+        }],
+    );
+    assert_eq!(told_policies(&view, 'c'), "q *>web,outside s db>web");
+    let both = on(spec("api", 9), &["back", "front"]);
+    apply(&mut view, vec![Mutation::UpdateService { id: service_id(1), spec: both }]);
+    assert_eq!(told_policies(&view, 'c'), "q *>web,outside s api,db>web");
+    // One that is gone is nobody, and somebody once it is back.
+    let remove =
+        [Mutation::RemoveService { id: service_id(1) }, Mutation::DropTask { id: task_id(2) }];
+    apply(&mut view, vec![report(2, 'b', TaskState::Removed)]);
+    apply(&mut view, remove.into());
+    apply(&mut view, vec![Mutation::DropService { id: service_id(1) }]);
+    assert_eq!(told_policies(&view, 'c'), "q *>web,outside s db>web");
+    let api = Mutation::CreateService { id: service_id(7), spec: on(spec("api", 9), &["back"]) };
+    apply(&mut view, vec![api]);
+    assert_eq!(told_policies(&view, 'c'), "q *>web,outside s db,api>web");
+}
+
 fn any_step() -> impl Strategy<Value = (u8, u8, u8)> {
-    (0..12u8, 0..5u8, 0..3u8)
+    (0..14u8, 0..5u8, 0..3u8)
 }
 
 /// Applies what may happen, if the state takes it.
@@ -360,6 +437,12 @@ fn step(state: &mut State, (what, which, other): (u8, u8, u8)) {
         },
         9 => Mutation::ReleaseVip { address: [10, 192, 0, which + 1].into() },
         10 => Mutation::DropTask { id: task },
+        12 => {
+            let peer = ["to=network=front", "from=web", "to=db", "from=network=back", "to=outside"];
+            let spec = policy(name, "deny", &[peer[usize::from(which)]]);
+            Mutation::CreatePolicy { id: policy_id(other), spec }
+        }
+        13 => Mutation::RemovePolicy { id: policy_id(other) },
         _ => {
             let id = TaskId::from_bytes([0, 0, 0, 0, 0, 0, 0, which, 9, other]);
             let node = Some(node_id(letter));
@@ -423,6 +506,8 @@ proptest! {
         before.into_iter().for_each(|what| step(&mut old, what));
         let mut new = old.clone();
         step(&mut new, last);
+        // Of policies everybody is woken: `touched` sees to it.
+        prop_assume!(!new.policies_differ(&old));
         let nodes: BTreeSet<NodeId> = new.nodes_since(&old).into_iter().collect();
         let services = new.services_since(&old).into_iter().collect();
         if let Concerned::Nodes(woken) = concerned(&old, &new, services, &nodes) {

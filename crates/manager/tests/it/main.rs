@@ -10,6 +10,7 @@ mod house;
 mod joining;
 mod networks;
 mod nodes;
+mod policies;
 
 mod services;
 mod sessions;

@@ -3,6 +3,8 @@
 //! Links are told apart by name: containers' begin with the node's prefix, every
 //! node's VXLAN device with another that no container's link has.
 
+mod around;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
@@ -14,6 +16,9 @@ use crate::table::{Carrier, Subnet};
 use crate::{NetConfig, Protocol, Table, subnet_of};
 
 const LOOPBACK: Subnet = (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8);
+
+/// The chain of connections that are denied since they began.
+pub(super) const DENIED: &str = "denied";
 
 /// Where containers ask for names.
 const DNS: u16 = 53;
@@ -66,6 +71,9 @@ pub(super) fn peers(table: &Table, family: Family) -> Vec<(Set, Element)> {
         let value = Value::Parts(vec![Part::Number(mark(peer.number))]);
         elements.push((Set::Marks, Element::Entry { key: vec![Part::Mac(peer.mac())], value }));
     }
+    let own = [Some(IpAddr::V4(overlay.own.inner)), overlay.own.inner6.map(IpAddr::V6)];
+    let own = own.into_iter().flatten().filter(|address| family.has(address));
+    elements.extend(own.map(|a| (Set::Nodes, Element::key_of(vec![Part::Address(a)]))));
     elements.sort_unstable();
     elements.dedup();
     elements
@@ -121,6 +129,15 @@ impl Base {
         })
     }
 
+    pub(super) fn pool(&self) -> Subnet {
+        self.pool
+    }
+
+    /// Services' addresses.
+    pub(super) fn vips(&self) -> impl Iterator<Item = &Subnet> {
+        self.overlay.iter().flat_map(|overlay| &overlay.vips)
+    }
+
     pub(super) fn internal(&self) -> &BTreeSet<u32> {
         &self.internal
     }
@@ -133,6 +150,7 @@ impl Base {
         rules.extend(self.translation());
         rules.extend(self.forward());
         rules.extend(self.isolation());
+        rules.extend(self.denial());
         rules
     }
 
@@ -217,52 +235,6 @@ impl Base {
             rules.push(("untranslated-output", [&[ToLinkNot(self.ours())], &foreign[..]].concat()));
         }
         rules
-    }
-
-    /// What containers without a way out may have of the node itself.
-    fn confinement(&self) -> Vec<(&'static str, Vec<Expression>)> {
-        use Expression::{
-            DestinationIs, DestinationPort, FromLink, In, NewState, Over, Verdict as Then,
-        };
-        if !self.isolated {
-            return Vec::new();
-        }
-        let from = || vec![FromLink(self.ours()), NewState, In(Set::Confined)];
-        let mut rules = Vec::new();
-        if self.family == Family::V4 {
-            let server = self.name_server;
-            let dns = |protocol| {
-                let at = [Over(protocol), DestinationIs((*server.ip()).into())];
-                let to = [DestinationPort(server.port()), Then(Verdict::Accept)];
-                [&from()[..], &at, &to].concat()
-            };
-            rules.extend([dns(Protocol::Udp), dns(Protocol::Tcp)]);
-        }
-        // A service's address that is pinged: the node answers for it.
-        rules.push([from(), vec![Expression::EchoRequest, Then(Verdict::Accept)]].concat());
-        rules.push([from(), vec![Then(Verdict::Drop)]].concat());
-        named("input", rules)
-    }
-
-    /// The chain that new packets between containers go to: it always decides.
-    fn isolation(&self) -> Vec<(&'static str, Vec<Expression>)> {
-        use Expression::{Count, In, OriginallyNotIn, Published, Together, Verdict as Then};
-        let (drop, accept) = (|| Then(Verdict::Drop), || Then(Verdict::Accept));
-        if !self.isolated {
-            return vec![("isolate", vec![accept()])];
-        }
-        // By a port of the node, that is open to everybody who may reach the node.
-        let vips = self.overlay.iter().flat_map(|overlay| &overlay.vips);
-        let mut by_node = vec![Published];
-        by_node.extend(vips.map(|vips| OriginallyNotIn(*vips)));
-        let rules = vec![
-            vec![In(Set::Nodes), accept()],
-            vec![Together, accept()],
-            [&by_node[..], &[In(Set::Confined), Count, drop()]].concat(),
-            [&by_node[..], &[accept()]].concat(),
-            vec![Count, drop()],
-        ];
-        named("isolate", rules)
     }
 
     /// Questions of this node's containers come to this node's server, whoever else is here.
@@ -379,9 +351,9 @@ impl Base {
 
     fn forward(&self) -> Vec<(&'static str, Vec<Expression>)> {
         use Expression::{
-            Clamp, Count, DestinationIn, DestinationNotIn, FromLink, FromLinkNot, HostUnreachable,
-            In, InvalidState, Known, LookUp, Over, Published, ResetTcp, SourceIn, SourceNotIn, Syn,
-            ToBackend, ToLink, ToLinkNot, Verdict as Then,
+            Clamp, Count, Denied, DestinationIn, DestinationNotIn, FromLink, FromLinkNot,
+            HostUnreachable, In, InvalidState, Known, LookUp, Over, Published, ResetTcp, SourceIn,
+            SourceNotIn, Syn, ToBackend, ToLink, ToLinkNot, Verdict as Then,
         };
         let (drop, accept) = (|| Then(Verdict::Drop), || Then(Verdict::Accept));
         let (to_ours, to_others) = (|| ToLink(self.ours()), || ToLinkNot(self.ours()));
@@ -415,10 +387,19 @@ impl Base {
                 vec![to_others(), ToBackend, Published, drop()],
             ]);
         }
+        if self.isolated {
+            // One comparison for what goes on, whatever there is of policies.
+            rules.push(vec![Denied, Then(Verdict::Jump(DENIED.to_owned()))]);
+        }
         rules.push(vec![Known, accept()]);
         // Invalid packets escape translation; dropped where translation is ours alone.
         rules.push(vec![from_ours(), InvalidState, drop()]);
         if self.isolated {
+            // Nobody is kept from itself.
+            rules.push(vec![from_ours(), to_ours(), In(Set::Loops), accept()]);
+            if self.family == Family::V4 {
+                rules.push(vec![from_ours(), to_ours(), In(Set::Hairpin), accept()]);
+            }
             rules.extend([
                 vec![from_ours(), LookUp(Set::Outbound)],
                 vec![to_ours(), LookUp(Set::Inbound)],

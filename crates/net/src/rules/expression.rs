@@ -127,6 +127,18 @@ pub(crate) enum Expression {
     DestinationAs(IpAddr),
     /// What the client connected to is not in there.
     OriginallyNotIn(Subnet),
+    OriginallyIn(Subnet),
+    /// What the client connected to is what it reaches.
+    Untranslated,
+    /// The destination is in a set of addresses that is else asked for sources, or is not.
+    DestinationIsOf {
+        set: Set,
+        is: bool,
+    },
+    /// ICMP of the family.
+    Icmp,
+    /// A policy denies it, since after it began.
+    Denied,
     /// Source and destination share a network.
     Together,
     /// The packet's field is one of a policy's clause's peers.
@@ -190,6 +202,12 @@ impl fmt::Display for Expression {
             Self::ByClient { front, turns } => write!(f, "hash {turns} of {}", front.set().name()),
             Self::DestinationAs(address) => write!(f, "dnat {address}"),
             Self::OriginallyNotIn((address, len)) => write!(f, "not for {address}/{len}"),
+            Self::OriginallyIn((address, len)) => write!(f, "for {address}/{len}"),
+            Self::Untranslated => f.write_str("untranslated"),
+            Self::DestinationIsOf { set, is: true } => write!(f, "dst in {}", set.name()),
+            Self::DestinationIsOf { set, is: false } => write!(f, "dst not in {}", set.name()),
+            Self::Icmp => f.write_str("icmp"),
+            Self::Denied => f.write_str("denied"),
             Self::Together => f.write_str("together"),
             Self::Peer { number, field } => write!(f, "{field:?} peer {number}"),
             Self::Count => f.write_str("count"),

@@ -1,21 +1,18 @@
-//! Who may reach whom: networks and policies.
+//! Who may reach whom by networks.
 //!
 //! Containers on the same networks have one number, their combination. Two may talk if
 //! the pair of their combinations is in a set. So a container that comes is one element,
 //! whatever the number of its networks and of others on them.
 //!
-//! A policy is a chain that its subjects' packets pass; addresses of peers are in a set
-//! beside it, so that the chain stays when containers come and go.
-//!
-//! Not here: where in the forward chain these are asked (`base`).
+//! Not here: where in the forward chain this is asked (`base`), policies (`policies`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::numbered::{Keyed, List, Numbered};
-use super::{Element, Expression, Family, Field, Op, Part, Set, Value, Verdict, push_difference};
-use crate::table::{Action, Direction, Group, Networks, Peers, Policy};
+use super::{Element, Family, Op, Part, Set, Value, push_difference};
+use crate::table::{Group, Networks, PeerSet, Policy};
 
 impl Keyed for Group {
     fn key(&self) -> &str {
@@ -29,11 +26,19 @@ impl Keyed for Policy {
     }
 }
 
+impl Keyed for PeerSet {
+    fn key(&self) -> &str {
+        &self.key
+    }
+}
+
 /// Networks and policies of a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Isolation {
     pub(crate) groups: List<Group>,
     pub(crate) policies: List<Policy>,
+    /// Whom policies' clauses name.
+    pub(crate) sets: List<PeerSet>,
     combinations: Arc<Combinations>,
     /// Some address is in two groups, or the subject of two policies.
     pub(super) contested: bool,
@@ -50,11 +55,12 @@ struct Combinations {
 impl Isolation {
     /// The same as `self` where nothing changed, with its numbers.
     pub(crate) fn next(&self, networks: Option<&Networks>) -> Self {
-        let (groups, policies) =
-            networks.map_or((&[][..], &[][..]), |n| (&n.groups[..], &n.policies[..]));
+        let none = Networks::default();
+        let Networks { groups, internal: _, policies, peers } = networks.unwrap_or(&none);
         Self {
             groups: self.groups.next(groups),
             policies: self.policies.next(policies),
+            sets: self.sets.next(peers),
             combinations: Arc::clone(&self.combinations),
             contested: self.contested,
         }
@@ -62,7 +68,12 @@ impl Isolation {
 
     /// Nothing that the kernel holds.
     pub(crate) fn bare(&self) -> Self {
-        Self { groups: self.groups.bare(), policies: self.policies.bare(), ..Self::default() }
+        Self {
+            groups: self.groups.bare(),
+            policies: self.policies.bare(),
+            sets: self.sets.bare(),
+            ..Self::default()
+        }
     }
 
     /// Addresses that were a container's and are none any more.
@@ -96,41 +107,15 @@ pub(super) fn diff(
         }
         push_group(&mut after, &combinations, &group.entry, internal, family);
     }
-    let (old, new) = held.policies.changes(&wanted.policies);
-    let was: BTreeMap<u32, &Numbered<Policy>> = old.iter().map(|p| (p.id, *p)).collect();
-    let is: BTreeSet<u32> = new.iter().map(|policy| policy.id).collect();
-    for policy in &new {
-        let rules = chain_rules(policy, family);
-        match was.get(&policy.id) {
-            Some(was) if chain_rules(was, family) == rules => {}
-            was => {
-                ops.push(match was {
-                    Some(_) => Op::ClearChain { name: chain(policy.id) },
-                    None => Op::AddChain { name: chain(policy.id), hook: None },
-                });
-                ops.extend(
-                    rules
-                        .into_iter()
-                        .map(|(_, rule)| Op::AddRule { chain: chain(policy.id), rule }),
-                );
-            }
-        }
-        push_policy(&mut after, policy, family);
-    }
-    old.iter().for_each(|policy| push_policy(&mut before, policy, family));
     before.sort_unstable();
     before.dedup();
     after.sort_unstable();
     after.dedup();
-    // An address has one group, and one policy each way: the first, the kernel refuses the second.
+    // An address has one group: the first, the kernel refuses the second.
     let count = after.len();
     after.dedup_by(|b, a| a.0 == b.0 && a.1.key() == b.1.key());
     let contested = held.contested || after.len() < count;
     push_difference(ops, &before, &after);
-    for policy in old.iter().filter(|policy| !is.contains(&policy.id)) {
-        ops.push(Op::ClearChain { name: chain(policy.id) });
-        ops.push(Op::DeleteChain { name: chain(policy.id) });
-    }
     wanted.combinations = combinations;
     wanted.contested = contested;
 }
@@ -168,83 +153,4 @@ fn push_group(
         let value = Value::Parts(vec![Part::Number(number), Part::Number(number)]);
         all.push((Set::Combination, Element::Entry { key, value }));
     }
-}
-
-pub(crate) fn chain(id: u32) -> String {
-    format!("policy-{id}")
-}
-
-/// A clause's number in the set of peers.
-fn clause_number(policy: u32, clause: usize) -> u32 {
-    (policy << 8) | u32::try_from(clause).unwrap_or(u32::MAX).min(0xff)
-}
-
-fn push_policy(all: &mut Vec<(Set, Element)>, policy: &Numbered<Policy>, family: Family) {
-    let set = match policy.entry.direction {
-        Direction::In => Set::Inbound,
-        Direction::Out => Set::Outbound,
-    };
-    for subject in policy.entry.subjects.iter().filter(|subject| family.has(subject)) {
-        let value = Value::Verdict(Verdict::Jump(chain(policy.id)));
-        all.push((set, Element::Entry { key: vec![Part::Address(*subject)], value }));
-    }
-    for (index, clause) in policy.entry.clauses.iter().take(Policy::CLAUSES_MAX).enumerate() {
-        let Peers::Containers(peers) = &clause.peers else { continue };
-        let number = Part::Number(clause_number(policy.id, index));
-        for peer in peers.iter().filter(|peer| family.has(peer)) {
-            all.push((Set::Peers, Element::key_of(vec![number.clone(), Part::Address(*peer)])));
-        }
-    }
-}
-
-/// The rules of a policy's chain, each with the position of its clause.
-pub(crate) fn chain_rules(
-    policy: &Numbered<Policy>,
-    family: Family,
-) -> Vec<(usize, Vec<Expression>)> {
-    let field = match policy.entry.direction {
-        Direction::In => Field::Source,
-        Direction::Out => Field::Destination,
-    };
-    let verdict = |action| match action {
-        Action::Allow => Expression::Verdict(Verdict::Return),
-        Action::Deny => Expression::Verdict(Verdict::Drop),
-    };
-    let mut rules = Vec::new();
-    let clauses = policy.entry.clauses.iter().take(Policy::CLAUSES_MAX);
-    for (index, clause) in clauses.enumerate() {
-        let peers = match &clause.peers {
-            Peers::Any => vec![Vec::new()],
-            Peers::Containers(_) => {
-                vec![vec![Expression::Peer { number: clause_number(policy.id, index), field }]]
-            }
-            Peers::Subnets(subnets) => {
-                let of_family = subnets.iter().filter(|subnet| family.has(&subnet.0));
-                let within = |subnet| match field {
-                    Field::Destination => Expression::DestinationIn(subnet),
-                    _ => Expression::SourceIn(subnet),
-                };
-                of_family.map(|subnet| vec![within(*subnet)]).collect()
-            }
-        };
-        let ports: Vec<Vec<Expression>> = match clause.ports.as_slice() {
-            [] => vec![Vec::new()],
-            ports => {
-                let range = |range: &crate::table::PortRange| {
-                    let ports = Expression::DestinationPorts(range.first, range.last);
-                    vec![Expression::Over(range.protocol), ports]
-                };
-                ports.iter().map(range).collect()
-            }
-        };
-        for peers in &peers {
-            for ports in &ports {
-                let end = [Expression::Count, verdict(clause.action)];
-                rules.push((index, [&peers[..], &ports[..], &end[..]].concat()));
-            }
-        }
-    }
-    let last = policy.entry.clauses.len();
-    rules.push((last, vec![Expression::Count, verdict(policy.entry.otherwise)]));
-    rules
 }

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use super::encode::{self, encode};
 use super::{Family, Op, Rules, diff, install};
 mod isolation;
+mod policies;
 mod services;
 
 use crate::netlink::{attribute, attributes_in, messages_in, text};
@@ -259,6 +260,7 @@ fn installing_replaces_the_table_first() {
     let chains: BTreeSet<&str> =
         lines.iter().filter_map(|line| line.strip_prefix("newchain ")).collect();
     let expected = [
+        "denied",
         "forward",
         "guard",
         "input",

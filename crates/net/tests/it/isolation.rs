@@ -1,18 +1,15 @@
-//! Networks and policies, probed pair by pair from inside containers.
+//! Networks, probed pair by pair from inside containers.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use warren_net::{
-    Action, Carrier, Clause, Direction, Frontend, Group, Networks, Peers, Policy, PortRange,
-    Protocol, Table,
-};
+use warren_net::{Carrier, Group, Networks, Table};
 
-use crate::cluster::{Cluster, Pod, name_server_of, on_cluster, service, vip};
+use crate::cluster::{Cluster, Pod, name_server_of, on_cluster};
 use crate::world::{Server, pings, tcp_to, tcp_to_briefly, udp_to, udp_to_briefly, within};
 
-fn group(key: &str, pods: &[&Pod], networks: &[u32]) -> Arc<Group> {
+pub(crate) fn group(key: &str, pods: &[&Pod], networks: &[u32]) -> Arc<Group> {
     Arc::new(Group {
         key: key.into(),
         addresses: pods.iter().flat_map(|pod| [pod.v4(), pod.v6()]).collect(),
@@ -25,7 +22,7 @@ async fn apply(cluster: &Cluster, carrier: Carrier, networks: &Networks) {
     cluster.apply(carrier, table).await;
 }
 
-fn ping(from: &Pod, to: IpAddr) -> bool {
+pub(crate) fn ping(from: &Pod, to: IpAddr) -> bool {
     within(from.netns(), || pings(to))
 }
 
@@ -114,7 +111,7 @@ fn host_internal_networks_have_no_way_out() {
                 group("free", &[&free], &[1]),
             ],
             internal: BTreeSet::from([9]),
-            policies: Vec::new(),
+            ..Networks::default()
         };
         apply(&cluster, Carrier::Vxlan, &networks).await;
         let ask = |pod: &Pod, to, port| within(pod.netns(), || tcp_to_briefly(to, port));
@@ -130,67 +127,5 @@ fn host_internal_networks_have_no_way_out() {
         networks.internal.clear();
         apply(&cluster, Carrier::Vxlan, &networks).await;
         assert_eq!(ask(&job, world, 80), "world 192.0.2.1");
-    });
-}
-
-#[test]
-fn host_policies_part_within_networks() {
-    on_cluster(2, |cluster| async move {
-        let [one, two] = cluster.nodes.as_slice() else { unreachable!() };
-        let (db, web, other) =
-            (one.pod("db", 2).await, two.pod("web", 2).await, one.pod("other", 3).await);
-        let world: IpAddr = "192.0.2.100".parse().unwrap();
-        let _servers = (db.serve("db", 80), db.serve("db", 81), web.serve("web", 80));
-        let _world = within(&cluster.outside, || Server::tcp("world", world, 80));
-        let tcp = |first, last| vec![PortRange { protocol: Protocol::Tcp, first, last }];
-        let policy = |key: &str, pod: &Pod, direction, clauses, otherwise| {
-            let subjects = vec![pod.v4(), pod.v6()];
-            Arc::new(Policy { key: key.into(), subjects, direction, clauses, otherwise })
-        };
-        let to_db = Clause {
-            action: Action::Allow,
-            peers: Peers::Containers(vec![web.v4(), web.v6()]),
-            ports: tcp(80, 80),
-        };
-        let no_world = Clause {
-            action: Action::Deny,
-            peers: Peers::Subnets(vec![("192.0.2.0".parse().unwrap(), 24)]),
-            ports: tcp(1, 1000),
-        };
-        let networks = Networks {
-            groups: vec![group("all", &[&db, &web, &other], &[1])],
-            internal: BTreeSet::new(),
-            policies: vec![
-                policy("db", &db, Direction::In, vec![to_db], Action::Deny),
-                policy("other", &other, Direction::Out, vec![no_world], Action::Allow),
-            ],
-        };
-        let table = |from| Table {
-            networks: Some(networks.clone()),
-            services: vec![service("db", &[Frontend::Address(vip(1))], &[&db], from)],
-            ..Table::default()
-        };
-        cluster.apply(Carrier::Vxlan, table).await;
-        let ask = |pod: &Pod, to, port| within(pod.netns(), || tcp_to_briefly(to, port));
-        for (to, from) in [(db.v4(), web.v4()), (db.v6(), web.v6()), (vip(1), web.v4())] {
-            assert_eq!(ask(&web, to, 80), format!("db {from}"));
-            assert_eq!(ask(&web, to, 81), "silence");
-            assert_eq!(within(web.netns(), || udp_to_briefly(to, 80)), "silence");
-            assert_eq!(ask(&other, to, 80), "silence");
-        }
-        // Answers are no connections of their own.
-        assert_eq!(ask(&db, web.v4(), 80), "web 10.128.1.2");
-        assert_eq!(ask(&other, world, 80), "silence");
-        assert_eq!(ask(&other, web.v4(), 80), "web 10.128.1.3");
-        assert_eq!(ask(&db, world, 80), "world 192.0.2.1");
-        let counts = one.net.counts().await.unwrap();
-        let of = |policy: &str, clause| {
-            let found = counts.iter().find(|c| &*c.policy == policy && c.clause == clause);
-            found.map(|count| count.packets).unwrap()
-        };
-        assert_eq!(of("db", 0), 3);
-        assert!(of("db", 1) >= 9, "{counts:?}");
-        assert!(of("other", 0) >= 1, "{counts:?}");
-        assert!(of("other", 1) >= 1, "{counts:?}");
     });
 }

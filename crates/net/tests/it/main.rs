@@ -13,6 +13,7 @@ mod isolation;
 mod lifecycle;
 mod mesh;
 mod overlay;
+mod policies;
 mod ports;
 mod reserve;
 mod services;

@@ -266,7 +266,13 @@ impl Connection {
 
     /// Whether both directions still work.
     pub(crate) fn echoes(&mut self) -> bool {
-        self.stream.write_all(b"ping\n").is_ok() && self.line().is_ok_and(|line| line == "ping")
+        self.ask().is_ok_and(|line| line == "ping")
+    }
+
+    /// What comes back of a line.
+    pub(crate) fn ask(&mut self) -> io::Result<String> {
+        self.stream.write_all(b"ping\n")?;
+        self.line()
     }
 
     fn line(&mut self) -> io::Result<String> {

@@ -6,15 +6,16 @@
 use std::sync::Arc;
 
 use warren_model::Alias;
-use warren_model::id::{NetworkId, NodeId, ServiceId};
+use warren_model::id::{NetworkId, NodeId, PolicyId, ServiceId};
 use warren_model::node_table::{
     Peer, TableAttachment, TableChange, TableNetwork, TableService, TableTask,
 };
 use warren_model::service::Endpoint;
 
+use super::policy::{table_policy, wire_policy};
 use super::{
     Error, address, cluster_id, each, hash_or_zeros, network_id, node_id, part_if_any,
-    part_or_default, service_id, task_id,
+    part_or_default, policy_id, service_id, task_id,
 };
 use crate::v1;
 
@@ -35,6 +36,8 @@ impl From<&TableChange> for v1::NetUpdate {
             removed_networks: bytes(&change.removed_networks, NetworkId::as_bytes),
             services: change.services.iter().map(wire_service).collect(),
             removed_services: bytes(&change.removed_services, ServiceId::as_bytes),
+            policies: change.policies.iter().map(wire_policy).collect(),
+            removed_policies: bytes(&change.removed_policies, PolicyId::as_bytes),
         }
     }
 }
@@ -57,6 +60,10 @@ pub fn table_change(wire: v1::NetUpdate) -> (TableChange, Vec<Error>) {
     let services = services.filter_map(|service| service.map_err(&mut fine).ok()).collect();
     let removed = wire.removed_services.iter().map(|id| service_id("removed_services", id));
     let removed_services = removed.filter_map(|id| id.map_err(&mut fine).ok()).collect();
+    let policies = wire.policies.into_iter().map(table_policy);
+    let policies = policies.filter_map(|policy| policy.map_err(&mut fine).ok()).collect();
+    let removed = wire.removed_policies.iter().map(|id| policy_id("removed_policies", id));
+    let removed_policies = removed.filter_map(|id| id.map_err(&mut fine).ok()).collect();
     let change = TableChange {
         complete: wire.complete,
         cluster,
@@ -66,6 +73,8 @@ pub fn table_change(wire: v1::NetUpdate) -> (TableChange, Vec<Error>) {
         removed_networks,
         services,
         removed_services,
+        policies,
+        removed_policies,
     };
     (change, wrong)
 }
@@ -214,6 +223,8 @@ impl TryFrom<v1::NetTask> for TableTask {
 #[cfg(test)]
 mod tests {
     use prost::Message;
+    use warren_model::node_table::{TablePeers, TablePolicy};
+    use warren_model::policy::PolicyAction;
     use warren_model::service::{EndpointMode, PortSpec, Protocol, PublishMode};
     use warren_model::{ClusterId, TaskId};
 
@@ -266,6 +277,18 @@ mod tests {
             hostname: Some("db-1".into()),
             tasks: vec![task, TableTask { ready: false, ..task }],
         };
+        let policy = TablePolicy {
+            name: "db-in".parse().unwrap(),
+            action: PolicyAction::OnlyFrom,
+            priority: 7,
+            from: Some(TablePeers {
+                services: vec![ServiceId::from_bytes([7; 10])],
+                ranges: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+                outside: true,
+            }),
+            to: None,
+            ports: vec!["5432/tcp".parse().unwrap(), "icmp".parse().unwrap()],
+        };
         TableChange {
             complete: true,
             cluster: Some(ClusterId::from_bytes([9; 10])),
@@ -275,6 +298,8 @@ mod tests {
             removed_networks: vec![NetworkId::from_bytes([6; 10])],
             services: vec![(ServiceId::from_bytes([7; 10]), Arc::new(service))],
             removed_services: vec![ServiceId::from_bytes([8; 10])],
+            policies: vec![(PolicyId::from_bytes([11; 10]), Arc::new(policy))],
+            removed_policies: vec![PolicyId::from_bytes([12; 10])],
         }
     }
 
@@ -293,10 +318,15 @@ mod tests {
         wire.services.push(v1::NetService { name: "Bad".into(), ..wire.services[0].clone() });
         wire.peers[0].overlay_key.pop();
         wire.removed_networks.push(vec![1]);
+        let newer = v1::NetPolicy { action: 99, ..wire.policies[0].clone() };
+        wire.policies.push(newer);
         let (found, wrong) = table_change(wire);
         let expected = TableChange { peers: vec![], ..change() };
         assert_eq!(found, expected);
         let fields: Vec<&str> = wrong.iter().map(|error| error.field.as_str()).collect();
-        assert_eq!(fields, ["peer.overlay_key", "removed_networks", "service.name"]);
+        assert_eq!(
+            fields,
+            ["peer.overlay_key", "removed_networks", "service.name", "policy.action"]
+        );
     }
 }

@@ -333,6 +333,83 @@ pub struct Vip {
     #[prost(uint64, optional, tag = "3")]
     pub released: ::core::option::Option<u64>,
 }
+/// What of the traffic that networks allow is denied after all.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PolicySpec {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(map = "string, string", tag = "2")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(enumeration = "PolicyAction", tag = "3")]
+    pub action: i32,
+    /// None: anybody.
+    #[prost(message, repeated, tag = "4")]
+    pub from: ::prost::alloc::vec::Vec<PolicyPeer>,
+    #[prost(message, repeated, tag = "5")]
+    pub to: ::prost::alloc::vec::Vec<PolicyPeer>,
+    /// None: everything, of every protocol.
+    #[prost(message, repeated, tag = "6")]
+    pub ports: ::prost::alloc::vec::Vec<PolicyPort>,
+    /// Lower ones are looked at first; absent: 100.
+    #[prost(uint32, optional, tag = "7")]
+    pub priority: ::core::option::Option<u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyPeer {
+    #[prost(oneof = "policy_peer::Kind", tags = "1, 2, 3, 4")]
+    pub kind: ::core::option::Option<policy_peer::Kind>,
+}
+/// Nested message and enum types in `PolicyPeer`.
+pub mod policy_peer {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// Names.
+        #[prost(string, tag = "1")]
+        Service(::prost::alloc::string::String),
+        #[prost(string, tag = "2")]
+        Network(::prost::alloc::string::String),
+        #[prost(message, tag = "3")]
+        Range(super::IpRange),
+        /// Whoever is no container of the cluster.
+        #[prost(bool, tag = "4")]
+        Outside(bool),
+    }
+}
+/// 4 or 16 bytes of an address.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IpRange {
+    #[prost(bytes = "vec", tag = "1")]
+    pub address: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub prefix: u32,
+}
+/// 0 to 65535: all ports. Of ICMP there are none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyPort {
+    #[prost(enumeration = "PolicyProtocol", tag = "1")]
+    pub protocol: i32,
+    #[prost(uint32, tag = "2")]
+    pub first: u32,
+    #[prost(uint32, tag = "3")]
+    pub last: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Policy {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "2")]
+    pub spec: ::core::option::Option<PolicySpec>,
+    #[prost(uint64, tag = "3")]
+    pub created: u64,
+    #[prost(uint64, tag = "4")]
+    pub revision: u64,
+    /// Of the answer to a listing only: services that it names and that are not there.
+    #[prost(string, repeated, tag = "5")]
+    pub missing: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Endpoint {
     #[prost(enumeration = "EndpointMode", tag = "1")]
@@ -673,7 +750,7 @@ pub struct Event {
 pub struct Mutation {
     #[prost(
         oneof = "mutation::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 40, 41"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 40, 41, 50, 51"
     )]
     pub kind: ::core::option::Option<mutation::Kind>,
 }
@@ -807,6 +884,13 @@ pub mod mutation {
         pub forgotten: ::core::option::Option<super::Forgotten>,
     }
     #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct CreatePolicy {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(message, optional, tag = "2")]
+        pub spec: ::core::option::Option<super::PolicySpec>,
+    }
+    #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct SetResources {
         #[prost(bytes = "vec", tag = "1")]
         pub id: ::prost::alloc::vec::Vec<u8>,
@@ -892,11 +976,15 @@ pub mod mutation {
         SetResources(SetResources),
         #[prost(message, tag = "41")]
         SetTaints(SetTaints),
+        #[prost(message, tag = "50")]
+        CreatePolicy(CreatePolicy),
+        #[prost(bytes, tag = "51")]
+        RemovePolicy(::prost::alloc::vec::Vec<u8>),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Key {
-    #[prost(oneof = "key::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "key::Kind", tags = "1, 2, 3, 4, 5, 6, 50")]
     pub kind: ::core::option::Option<key::Kind>,
 }
 /// Nested message and enum types in `Key`.
@@ -915,6 +1003,8 @@ pub mod key {
         Operator(::prost::alloc::string::String),
         #[prost(bytes, tag = "6")]
         Network(::prost::alloc::vec::Vec<u8>),
+        #[prost(bytes, tag = "50")]
+        Policy(::prost::alloc::vec::Vec<u8>),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -987,7 +1077,7 @@ pub struct SnapshotHead {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SnapshotObject {
-    #[prost(oneof = "snapshot_object::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "snapshot_object::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 50")]
     pub kind: ::core::option::Option<snapshot_object::Kind>,
 }
 /// Nested message and enum types in `SnapshotObject`.
@@ -1014,6 +1104,8 @@ pub mod snapshot_object {
         Network(super::Network),
         #[prost(message, tag = "10")]
         Vip(super::Vip),
+        #[prost(message, tag = "50")]
+        Policy(super::Policy),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1459,10 +1551,47 @@ pub struct ListNetworksRequest {
     #[prost(bool, tag = "4")]
     pub users: bool,
 }
+/// `overlay` carries all of them between nodes.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListNetworksResponse {
     #[prost(message, repeated, tag = "1")]
     pub networks: ::prost::alloc::vec::Vec<Network>,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    #[prost(uint64, tag = "3")]
+    pub stale_ms: u64,
+    #[prost(enumeration = "OverlayKind", tag = "4")]
+    pub overlay: i32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreatePolicyRequest {
+    #[prost(message, optional, tag = "1")]
+    pub spec: ::core::option::Option<PolicySpec>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+/// Names, ids, or beginnings of ids.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemovePoliciesRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub policies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+/// Empty names: all. In the order in which they are looked at.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListPoliciesRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub policies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "2")]
+    pub min_revision: u64,
+    #[prost(bool, tag = "3")]
+    pub linearizable: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListPoliciesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub policies: ::prost::alloc::vec::Vec<Policy>,
     #[prost(uint64, tag = "2")]
     pub revision: u64,
     #[prost(uint64, tag = "3")]
@@ -1680,7 +1809,7 @@ pub struct Renewed {
 pub struct Frame {
     #[prost(
         oneof = "frame::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 50"
     )]
     pub kind: ::core::option::Option<frame::Kind>,
 }
@@ -1719,6 +1848,9 @@ pub mod frame {
         /// The node's parts and whether they work.
         #[prost(message, tag = "14")]
         Findings(super::Findings),
+        /// What policies have let pass and dropped on the node.
+        #[prost(message, tag = "50")]
+        PolicyCounts(super::PolicyCounts),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1733,7 +1865,7 @@ pub struct OpenStream {
     /// Empty: the node that the call arrives at.
     #[prost(bytes = "vec", tag = "1")]
     pub node: ::prost::alloc::vec::Vec<u8>,
-    #[prost(oneof = "open_stream::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "open_stream::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 50")]
     pub kind: ::core::option::Option<open_stream::Kind>,
 }
 /// Nested message and enum types in `OpenStream`.
@@ -1761,6 +1893,8 @@ pub mod open_stream {
         Check(super::Check),
         #[prost(message, tag = "11")]
         Doctor(super::Doctor),
+        #[prost(message, tag = "50")]
+        CountPolicies(super::CountPolicies),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1917,6 +2051,26 @@ pub struct Findings {
     pub node: ::prost::alloc::vec::Vec<u8>,
     #[prost(string, tag = "3")]
     pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CountPolicies {}
+/// First packets of connections, since the node's daemon started. Without a policy: dropped because
+/// no network is shared.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyCount {
+    #[prost(bytes = "vec", tag = "1")]
+    pub policy: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bool, tag = "2")]
+    pub denied: bool,
+    #[prost(uint64, tag = "3")]
+    pub packets: u64,
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PolicyCounts {
+    #[prost(message, repeated, tag = "1")]
+    pub counts: ::prost::alloc::vec::Vec<PolicyCount>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PullProgress {
@@ -2099,6 +2253,38 @@ pub struct NetUpdate {
     pub services: ::prost::alloc::vec::Vec<NetService>,
     #[prost(bytes = "vec", repeated, tag = "9")]
     pub removed_services: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(message, repeated, tag = "50")]
+    pub policies: ::prost::alloc::vec::Vec<NetPolicy>,
+    #[prost(bytes = "vec", repeated, tag = "51")]
+    pub removed_policies: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+/// A policy with the services that it means, of those that the node knows of.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetPolicy {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "PolicyAction", tag = "3")]
+    pub action: i32,
+    #[prost(uint32, tag = "4")]
+    pub priority: u32,
+    /// Absent: anybody.
+    #[prost(message, optional, tag = "5")]
+    pub from: ::core::option::Option<NetPeers>,
+    #[prost(message, optional, tag = "6")]
+    pub to: ::core::option::Option<NetPeers>,
+    #[prost(message, repeated, tag = "7")]
+    pub ports: ::prost::alloc::vec::Vec<PolicyPort>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetPeers {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub services: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(message, repeated, tag = "2")]
+    pub ranges: ::prost::alloc::vec::Vec<IpRange>,
+    #[prost(bool, tag = "3")]
+    pub outside: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NetPeer {
@@ -2459,6 +2645,74 @@ impl OperatorRole {
             "OPERATOR_ROLE_ADMIN" => Some(Self::Admin),
             "OPERATOR_ROLE_DEPLOY" => Some(Self::Deploy),
             "OPERATOR_ROLE_READ" => Some(Self::Read),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PolicyAction {
+    Unspecified = 0,
+    Allow = 1,
+    Deny = 2,
+    /// Allow, and whatever else is for the same containers, or is begun by them, is denied.
+    OnlyFrom = 3,
+    OnlyTo = 4,
+}
+impl PolicyAction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "POLICY_ACTION_UNSPECIFIED",
+            Self::Allow => "POLICY_ACTION_ALLOW",
+            Self::Deny => "POLICY_ACTION_DENY",
+            Self::OnlyFrom => "POLICY_ACTION_ONLY_FROM",
+            Self::OnlyTo => "POLICY_ACTION_ONLY_TO",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "POLICY_ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "POLICY_ACTION_ALLOW" => Some(Self::Allow),
+            "POLICY_ACTION_DENY" => Some(Self::Deny),
+            "POLICY_ACTION_ONLY_FROM" => Some(Self::OnlyFrom),
+            "POLICY_ACTION_ONLY_TO" => Some(Self::OnlyTo),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PolicyProtocol {
+    Unspecified = 0,
+    Tcp = 1,
+    Udp = 2,
+    Icmp = 3,
+}
+impl PolicyProtocol {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "POLICY_PROTOCOL_UNSPECIFIED",
+            Self::Tcp => "POLICY_PROTOCOL_TCP",
+            Self::Udp => "POLICY_PROTOCOL_UDP",
+            Self::Icmp => "POLICY_PROTOCOL_ICMP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "POLICY_PROTOCOL_UNSPECIFIED" => Some(Self::Unspecified),
+            "POLICY_PROTOCOL_TCP" => Some(Self::Tcp),
+            "POLICY_PROTOCOL_UDP" => Some(Self::Udp),
+            "POLICY_PROTOCOL_ICMP" => Some(Self::Icmp),
             _ => None,
         }
     }
@@ -3488,6 +3742,72 @@ pub mod control_client {
                 .insert(GrpcMethod::new("warren.v1.Control", "ListNetworks"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn create_policy(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreatePolicyRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/CreatePolicy",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "CreatePolicy"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn remove_policies(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemovePoliciesRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/RemovePolicies",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "RemovePolicies"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_policies(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListPoliciesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPoliciesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/ListPolicies",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "ListPolicies"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Why a task is where it is, or nowhere; what a service's next one would meet; what a node has.
         pub async fn explain(
             &mut self,
@@ -3713,6 +4033,21 @@ pub mod control_server {
             request: tonic::Request<super::ListNetworksRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListNetworksResponse>,
+            tonic::Status,
+        >;
+        async fn create_policy(
+            &self,
+            request: tonic::Request<super::CreatePolicyRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status>;
+        async fn remove_policies(
+            &self,
+            request: tonic::Request<super::RemovePoliciesRequest>,
+        ) -> std::result::Result<tonic::Response<super::Changed>, tonic::Status>;
+        async fn list_policies(
+            &self,
+            request: tonic::Request<super::ListPoliciesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPoliciesResponse>,
             tonic::Status,
         >;
         /// Why a task is where it is, or nowhere; what a service's next one would meet; what a node has.
@@ -5121,6 +5456,141 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListNetworksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/CreatePolicy" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreatePolicySvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::CreatePolicyRequest>
+                    for CreatePolicySvc<T> {
+                        type Response = super::Changed;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreatePolicyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::create_policy(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreatePolicySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/RemovePolicies" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemovePoliciesSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::RemovePoliciesRequest>
+                    for RemovePoliciesSvc<T> {
+                        type Response = super::Changed;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemovePoliciesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::remove_policies(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemovePoliciesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/ListPolicies" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListPoliciesSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::ListPoliciesRequest>
+                    for ListPoliciesSvc<T> {
+                        type Response = super::ListPoliciesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListPoliciesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::list_policies(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListPoliciesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -60,11 +60,12 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// The services on a network, for people.
+    /// The services on a network and the policies that name it, for people.
     fn users(&self, name: &NetworkName) -> Option<String> {
-        let mut users = self.state.users_of(name).filter_map(|id| self.state.service(id));
-        let named = users.by_ref().take(USERS_NAMED).map(|service| service.spec.name.to_string());
-        let named: Vec<String> = named.collect();
+        let users = self.state.users_of(name).filter_map(|id| self.state.service(id));
+        let users = users.map(|service| service.spec.name.to_string());
+        let mut users = users.chain(self.policies_naming(name));
+        let named: Vec<String> = users.by_ref().take(USERS_NAMED).collect();
         match (named.is_empty(), users.count()) {
             (true, _) => None,
             (false, 0) => Some(named.join(", ")),

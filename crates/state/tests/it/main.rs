@@ -6,6 +6,7 @@
 mod audit;
 mod members;
 mod networks;
+mod policies;
 mod props;
 mod reservations;
 mod rules;

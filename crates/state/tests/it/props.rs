@@ -14,7 +14,7 @@ use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_state::change::{Expect, Key, Mutation, Outcome, Request, Transaction};
 use warren_state::{Object, State};
 
-use crate::script::{network, node, service, spec, task};
+use crate::script::{network, node, policy, policy_spec, service, spec, task};
 
 // Few objects, so that random transactions meet.
 const NODES: [&str; 3] = ["a", "b", "c"];
@@ -212,6 +212,19 @@ fn any_task() -> impl Strategy<Value = Mutation> {
     ]
 }
 
+fn any_policy() -> impl Strategy<Value = Mutation> {
+    let names = ["p", "q"];
+    let to = prop::sample::select(vec!["to=web", "to=network=back", "from=api", "from=outside"]);
+    let action = prop::sample::select(vec!["allow", "deny"]);
+    prop_oneof![
+        2 => (0..names.len(), action, to).prop_map(move |(at, action, to)| {
+            let spec = policy_spec(names[at], action, &[to]);
+            Mutation::CreatePolicy { id: policy(names[at]), spec }
+        }),
+        1 => (0..names.len()).prop_map(move |at| Mutation::RemovePolicy { id: policy(names[at]) }),
+    ]
+}
+
 fn any_transaction() -> impl Strategy<Value = Transaction> {
     let mutation = prop_oneof![
         3 => any_node(),
@@ -219,6 +232,7 @@ fn any_transaction() -> impl Strategy<Value = Transaction> {
         6 => any_task(),
         1 => any_operator(),
         3 => any_network(),
+        2 => any_policy(),
     ];
     let request = (0..4u128, 0..2u64).prop_map(|(id, hash)| Request {
         principal: "socket:0".into(),

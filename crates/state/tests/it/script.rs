@@ -5,6 +5,7 @@
 //! service web [PORT…] | update web [PORT…] [image=I] [on=back[:ADDRESS]] [dnsrr] [slots] | remove web | drop-service web
 //! task 1 web.2 [t3] [@a .5] | place 1 @a .5 | desired 1 shutdown | explain 1 TEXT
 //! network back [internal] [subnet=CIDR] [v6=CIDR] | rm-network back
+//! policy p ACTION [from=A,B] [to=C] [ports=D] [priority=N] | rm-policy p
 //! has a [BYTES for the system] [gpu:4] | taint a [KEY=VALUE:EFFECT…] | update web reserve=512|gpu:2
 //! vip web[.SLOT] back ADDRESS | release ADDRESS
 //! report 1 @a running#2 [error=E] [since=T] | drop 1
@@ -16,10 +17,11 @@ use std::net::Ipv4Addr;
 
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
-use warren_model::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+use warren_model::id::{ClusterId, NetworkId, NodeId, PolicyId, ServiceId, TaskId};
 use warren_model::network::{NetworkSpec, VipHolder};
 use warren_model::node::{Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus};
 use warren_model::operator::Operator;
+use warren_model::policy::{PolicyAction, PolicySpec};
 use warren_model::resources::Resources;
 use warren_model::service::{
     Attachment, EndpointMode, Mode, PortSpec, Protocol, PublishMode, ServiceSpec, TaskTemplate,
@@ -48,6 +50,33 @@ pub(crate) fn task(word: &str) -> TaskId {
 
 pub(crate) fn network(word: &str) -> NetworkId {
     NetworkId::from_bytes(bytes(word))
+}
+
+pub(crate) fn policy(word: &str) -> PolicyId {
+    PolicyId::from_bytes(bytes(word))
+}
+
+pub(crate) fn policy_spec(name: &str, action: &str, words: &[&str]) -> PolicySpec {
+    let mut spec = PolicySpec {
+        name: name.parse().unwrap(),
+        labels: Default::default(),
+        action: PolicyAction::ALL.into_iter().find(|a| a.as_str() == action).unwrap(),
+        from: vec![],
+        to: vec![],
+        ports: vec![],
+        priority: PolicySpec::PRIORITY,
+    };
+    for word in words {
+        let (key, value) = word.split_once('=').unwrap();
+        let peers = || value.split(',').map(|peer| peer.parse().unwrap()).collect();
+        match key {
+            "from" => spec.from = peers(),
+            "to" => spec.to = peers(),
+            "ports" => spec.ports = value.split(',').map(|port| port.parse().unwrap()).collect(),
+            _ => spec.priority = value.parse().unwrap(),
+        }
+    }
+    spec
 }
 
 pub(crate) fn subnet(word: &str) -> Subnet {
@@ -266,6 +295,10 @@ fn mutation(state: &State, text: &str) -> Mutation {
             Mutation::CreateNetwork { id: network(name), spec: network_spec(name, rest) }
         }
         ("rm-network", [name]) => Mutation::RemoveNetwork { id: network(name) },
+        ("policy", [name, action, rest @ ..]) => {
+            Mutation::CreatePolicy { id: policy(name), spec: policy_spec(name, action, rest) }
+        }
+        ("rm-policy", [name]) => Mutation::RemovePolicy { id: policy(name) },
         ("vip", [name, on, address]) => {
             Mutation::GrantVip { holder: holder(name, on), address: address.parse().unwrap() }
         }

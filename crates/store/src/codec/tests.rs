@@ -11,10 +11,13 @@ use warren_model::node::{
 };
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::placement::{Placement, Strategy};
+use warren_model::policy::{Policy, PolicyAction, PolicySpec};
 use warren_model::resources::Resources;
 use warren_model::service::{Attachment, Endpoint, EndpointMode, OnDisconnect, ServiceSpec};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
-use warren_model::{AuditRecord, NetworkId, NodeId, OverlayKind, Secret, ServiceId, TaskId};
+use warren_model::{
+    AuditRecord, NetworkId, NodeId, OverlayKind, PolicyId, Secret, ServiceId, TaskId,
+};
 
 use super::*;
 
@@ -101,6 +104,20 @@ fn network() -> Network {
     Network { id: NetworkId::from_bytes([7; 10]), spec, created: TIME, revision: 2 }
 }
 
+fn policy() -> Policy {
+    let peers = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let spec = PolicySpec {
+        name: "db-in".parse().unwrap(),
+        labels: BTreeMap::from([("a".into(), "b".into())]),
+        action: PolicyAction::OnlyFrom,
+        from: peers(&["web", "network=back", "192.0.2.0/24", "2001:db8::/32", "outside"]),
+        to: peers(&["db"]),
+        ports: vec!["5432/tcp".parse().unwrap(), "udp".parse().unwrap(), "icmp".parse().unwrap()],
+        priority: 0,
+    };
+    Policy { id: PolicyId::from_bytes([8; 10]), spec, created: TIME, revision: 2 }
+}
+
 fn vip() -> Vip {
     let holder = VipHolder { service: task().service, network: network().id, slot: 2 };
     Vip { address: [10, 9, 0, 2].into(), holder, released: Some(TIME) }
@@ -152,6 +169,8 @@ fn mutations() -> Vec<Mutation> {
         Mutation::Restored { epoch: 3, revision_at_least: 900 },
         Mutation::CreateNetwork { id: network().id, spec: network().spec },
         Mutation::RemoveNetwork { id: network().id },
+        Mutation::CreatePolicy { id: policy().id, spec: policy().spec },
+        Mutation::RemovePolicy { id: policy().id },
         Mutation::GrantVip { holder: vip().holder, address: vip().address },
         Mutation::ReleaseVip { address: vip().address },
         Mutation::CreateService { id: service, spec: spec() },
@@ -186,6 +205,7 @@ fn every_mutation_survives() {
         Key::Task(task().id),
         Key::Operator(operator().name),
         Key::Network(network().id),
+        Key::Policy(policy().id),
     ];
     survives(&Transaction {
         request: Some(Request { principal: "socket:0".into(), id: 1 << 100, hash: 2 }),
@@ -209,6 +229,7 @@ fn every_object_survives() {
         Object::Tombstone(Tombstone { node: node(3), key_hash: [1; 32], keep_until: TIME }),
         Object::Operator(operator()),
         Object::Network(network()),
+        Object::Policy(policy()),
         Object::Vip(vip()),
         Object::Vip(Vip { released: None, ..vip() }),
         Object::Audit(Arc::new(AuditRecord {

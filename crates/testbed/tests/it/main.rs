@@ -16,6 +16,7 @@ mod machines;
 mod names;
 mod network;
 mod pods;
+mod policies;
 mod register;
 mod secrets;
 mod soak;

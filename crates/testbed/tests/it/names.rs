@@ -27,7 +27,7 @@ fn pods(tasks: &[Value], cluster: &Cluster) -> Result<Vec<Pod>> {
 }
 
 /// What a resolver in a container says, sorted; `NXDOMAIN` and the like where that is the answer.
-fn dig(pod: &Pod, name: &str, kind: &str) -> Result<Vec<String>> {
+pub(crate) fn dig(pod: &Pod, name: &str, kind: &str) -> Result<Vec<String>> {
     let out = pod.within(|| {
         let flags = ["@169.254.1.1", ASK_SECONDS, "+tries=1", "+noall", "+answer", "+comments"];
         Command::new("dig").args(flags).args([name, kind]).output()

@@ -339,6 +339,7 @@ async fn help() {
           events      Show what happens in the cluster
           audit       Show who changed what
           network     Networks: which services reach each other, and by which names
+          policy      Policies: who may reach whom within networks, and what is outside
           operator    People and programs that may call from afar
           context     Clusters that are called from afar
           doctor      Look for what is wrong with this machine and its node

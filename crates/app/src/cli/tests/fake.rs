@@ -459,7 +459,44 @@ impl Control for Answering {
         if !request.into_inner().users {
             networks[0].users.clear();
         }
-        Ok(Response::new(v1::ListNetworksResponse { networks, revision: 7, stale_ms }))
+        let overlay = v1::OverlayKind::Wireguard.into();
+        Ok(Response::new(v1::ListNetworksResponse { networks, revision: 7, stale_ms, overlay }))
+    }
+
+    async fn create_policy(
+        &self,
+        request: Request<v1::CreatePolicyRequest>,
+    ) -> Result<Response<v1::Changed>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        Ok(Response::new(v1::Changed { ids: vec![vec![8; 10]], revision: 8 }))
+    }
+
+    async fn remove_policies(
+        &self,
+        request: Request<v1::RemovePoliciesRequest>,
+    ) -> Result<Response<v1::Changed>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        Ok(Response::new(v1::Changed { ids: vec![vec![8; 10]], revision: 8 }))
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<v1::ListPoliciesRequest>,
+    ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        self.gate()?;
+        let stale_ms = self.world().stale_ms;
+        let wanted = request.into_inner().policies;
+        let mut policies = super::samples::policies();
+        let is_wanted = |policy: &v1::Policy| {
+            let name = policy.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
+            wanted.is_empty() || wanted.contains(&name)
+        };
+        policies.retain(is_wanted);
+        Ok(Response::new(v1::ListPoliciesResponse { policies, revision: 7, stale_ms }))
     }
 
     async fn explain(

@@ -6,6 +6,7 @@ mod fake;
 mod flows;
 mod networks;
 mod placing;
+mod policies;
 mod samples;
 mod tables;
 

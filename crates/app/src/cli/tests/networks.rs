@@ -34,20 +34,20 @@ async fn networks_are_made() {
     )
     .await;
     let wire = asked(
-        "network create back --internal --attachable --encrypted=false --label a=b \
+        "network create back --internal --encrypted=false --label a=b \
          --subnet 10.192.1.0/24 --subnet fd01:101:101:7::/64",
     )
     .await;
     for part in [
         "name: \"back\"",
-        "internal: true, attachable: true, plain: true",
+        "internal: true, attachable: false, plain: true",
         "Subnet { address: 180355328, prefix: 24 }",
         "prefix: 64",
         "{\"a\": \"b\"}",
     ] {
         assert!(wire.contains(part), "{part} is not in {wire}");
     }
-    assert!(asked("network create back --encrypted").await.contains("plain: false"));
+    assert!(asked("network create back").await.contains("plain: false"));
 }
 
 #[tokio::test]
@@ -73,6 +73,22 @@ async fn mistakes_are_named() {
         exit 2
         --- err
         error: --subnet: 10.192.2.0/24 is a second one of its family
+    "#]],
+    )
+    .await;
+    check("network create back --attachable", expect![[r#"
+        exit 2
+        --- err
+        error: --attachable: "true" means nothing here: every container is a service's, and services join networks by themselves
+    "#]]).await;
+    // The cluster's packets travel by VXLAN.
+    check(
+        "network create back --encrypted",
+        expect![[r#"
+        exit 2
+        --- err
+        error: --encrypted: true is not to be had: this cluster's overlay does not encrypt
+        hint: leave it out; the overlay is chosen when a cluster is made: warren cluster settings
     "#]],
     )
     .await;
@@ -115,7 +131,6 @@ async fn networks_are_shown() {
         --- out
         [
           {
-            "attachable": false,
             "created_at": "2027-01-15T08:00:00.000Z",
             "encrypted": true,
             "id": "0w3ge1r70w3ge1r7",
@@ -148,7 +163,7 @@ async fn networks_are_shown() {
     "#]],
     )
     .await;
-    let row = NetworkRow::try_from(super::samples::network()).unwrap();
+    let row = NetworkRow::new(super::samples::network(), true).unwrap();
     let object = row.object();
     let mut keys: Vec<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
     let mut promised = NetworkRow::KEYS.to_vec();

@@ -215,6 +215,37 @@ pub(crate) fn network() -> v1::Network {
     }
 }
 
+pub(crate) fn policies() -> Vec<v1::Policy> {
+    let service =
+        |name: &str| v1::PolicyPeer { kind: Some(v1::policy_peer::Kind::Service(name.into())) };
+    let outside = v1::PolicyPeer { kind: Some(v1::policy_peer::Kind::Outside(true)) };
+    let (tcp, first, last) = (v1::PolicyProtocol::Tcp.into(), 5432, 5432);
+    let db_in = v1::PolicySpec {
+        name: "db-in".into(),
+        action: v1::PolicyAction::OnlyFrom.into(),
+        from: vec![service("web"), service("api")],
+        to: vec![service("db")],
+        ports: vec![v1::PolicyPort { protocol: tcp, first, last }],
+        ..v1::PolicySpec::default()
+    };
+    let db_out = v1::PolicySpec {
+        name: "db-out".into(),
+        action: v1::PolicyAction::Deny.into(),
+        from: vec![service("db")],
+        to: vec![outside],
+        priority: Some(7),
+        ..v1::PolicySpec::default()
+    };
+    let policy = |id: u8, spec, missing: &[&str]| v1::Policy {
+        id: vec![id; 10],
+        spec: Some(spec),
+        created: NOW,
+        revision: 4,
+        missing: missing.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    vec![policy(8, db_out, &[]), policy(9, db_in, &["api"])]
+}
+
 /// Of a task that waits for memory.
 pub(crate) fn explanation() -> v1::Explanation {
     let short = v1::Obstacle {

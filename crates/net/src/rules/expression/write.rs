@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use super::{Expression, Field, Verdict};
+use crate::conntrack::DENIED_MARK;
 use crate::netlink::Attributes;
 use crate::overlay::MARK_MASK;
 use crate::rules::{Family, Front, Holds, Set};
@@ -74,9 +75,7 @@ const FIB_ADDRTYPE: u32 = 3;
 const FIB_SADDR: u32 = 1;
 const FIB_DADDR: u32 = 2;
 const FIB_IIF: u32 = 8;
-const ICMP: u8 = 1;
 const ICMP_ECHO_REQUEST: u8 = 8;
-const ICMP6: u8 = 58;
 const ICMP6_ECHO_REQUEST: u8 = 128;
 const RANDOM: u32 = 1;
 const HASH_JENKINS: u32 = 0;
@@ -191,12 +190,12 @@ impl Expression {
             Self::Masquerade => expression(list, "masq", |_| {}),
             Self::Clamp => clamp(list),
             Self::EchoRequest => {
-                let (protocol, kind) = match family {
-                    Family::V4 => (ICMP, ICMP_ECHO_REQUEST),
-                    Family::V6 => (ICMP6, ICMP6_ECHO_REQUEST),
+                let kind = match family {
+                    Family::V4 => ICMP_ECHO_REQUEST,
+                    Family::V6 => ICMP6_ECHO_REQUEST,
                 };
                 load(list, family, R0, Field::Protocol);
-                compare(list, R0, CMP_EQ, &[protocol]);
+                compare(list, R0, CMP_EQ, &[family.icmp()]);
                 payload(list, R0, PAYLOAD_TRANSPORT, 0, 1);
                 compare(list, R0, CMP_EQ, &[kind]);
             }
@@ -228,18 +227,24 @@ impl Expression {
                 immediate(list, R0, &octets(address));
                 nat(list, family, NAT_DNAT, R0, None);
             }
-            Self::OriginallyNotIn(network) => {
-                let (address, len) = crate::subnet_of(*network);
-                let key = match family {
-                    Family::V4 => CT_DST_IP,
-                    Family::V6 => CT_DST_IP6,
-                };
+            Self::OriginallyNotIn(network) => originally(list, family, CMP_NEQ, *network),
+            Self::OriginallyIn(network) => originally(list, family, CMP_EQ, *network),
+            Self::Untranslated => {
                 expression(list, "ct", |a| {
-                    a.net32(1, R0).net32(2, key).bytes(3, &[CT_ORIGINAL]);
+                    a.net32(1, R0).net32(2, CT_STATUS);
                 });
-                mask(list, &prefix_mask(family, len));
-                compare(list, R0, CMP_NEQ, &octets(&address));
+                mask(list, &STATUS_DST_NAT.to_ne_bytes());
+                compare(list, R0, CMP_EQ, &[0; 4]);
             }
+            Self::DestinationIsOf { set, is } => {
+                load(list, family, R0, Field::Destination);
+                look_up(list, *set, R0, !is);
+            }
+            Self::Icmp => {
+                load(list, family, R0, Field::Protocol);
+                compare(list, R0, CMP_EQ, &[family.icmp()]);
+            }
+            Self::Denied => tracked(list, CT_MARK, DENIED_MARK),
             Self::Together => {
                 load(list, family, R0, Field::Source);
                 look_up_data(list, Set::Combination, R0, OF_SOURCE - 1);
@@ -397,6 +402,20 @@ fn mask(list: &mut Attributes<'_>, mask: &[u8]) {
 fn within(list: &mut Attributes<'_>, family: Family, field: Field, op: u32, network: Subnet) {
     let (address, len) = crate::subnet_of(network);
     load(list, family, R0, field);
+    mask(list, &prefix_mask(family, len));
+    compare(list, R0, op, &octets(&address));
+}
+
+/// What the client connected to, compared with a network.
+fn originally(list: &mut Attributes<'_>, family: Family, op: u32, network: Subnet) {
+    let (address, len) = crate::subnet_of(network);
+    let key = match family {
+        Family::V4 => CT_DST_IP,
+        Family::V6 => CT_DST_IP6,
+    };
+    expression(list, "ct", |a| {
+        a.net32(1, R0).net32(2, key).bytes(3, &[CT_ORIGINAL]);
+    });
     mask(list, &prefix_mask(family, len));
     compare(list, R0, op, &octets(&address));
 }
