@@ -31,16 +31,23 @@ const AGAIN_MS: u64 = 50;
 /// Of one message: no cluster is larger.
 const HEARD_MAX: usize = 20_000;
 
+/// The store is closed: this manager was dismissed, or stops.
+struct Closed;
+
 /// Runs until the manager stops.
 pub(crate) async fn run(core: Arc<Core>) {
     let mut seated = core.sessions.count();
     while seated.wait_for(|count| *count > 0).await.is_ok() {
-        host(&core, &mut seated).await;
+        if let Err(Closed) = host(&core, &mut seated).await {
+            // Nobody is told of them any more. Their nodes look for another manager.
+            core.sessions.end_all(End::NoLeader);
+            return;
+        }
     }
 }
 
 /// As long as there are sessions.
-async fn host(core: &Core, seated: &mut watch::Receiver<usize>) {
+async fn host(core: &Core, seated: &mut watch::Receiver<usize>) -> Result<(), Closed> {
     let mut leads = core.store.leader();
     let mut contact_ms = core.clock.monotonic_ms();
     let mut told_ms = 0;
@@ -49,8 +56,8 @@ async fn host(core: &Core, seated: &mut watch::Receiver<usize>) {
         core.beats.stalled_until(now_ms);
         if *leads.borrow_and_update() {
             tokio::select! {
-                changed = leads.changed() => if changed.is_err() { return },
-                _ = seated.wait_for(|count| *count == 0) => return,
+                changed = leads.changed() => changed.map_err(|_| Closed)?,
+                _ = seated.wait_for(|count| *count == 0) => return Ok(()),
             }
             // What was heard until now the next leader has to hear again.
             (contact_ms, told_ms) = (core.clock.monotonic_ms(), 0);
@@ -64,14 +71,15 @@ async fn host(core: &Core, seated: &mut watch::Receiver<usize>) {
         if core.clock.monotonic_ms() >= contact_ms + ALONE_MS {
             tracing::warn!("no leader answers: sessions of nodes are closed");
             core.sessions.end_all(End::NoLeader);
-            return;
+            return Ok(());
         }
         tokio::select! {
             () = core.clock.sleep_until(now_ms + TELL_MS) => {}
-            changed = leads.changed() => if changed.is_err() { return },
-            _ = seated.wait_for(|count| *count == 0) => return,
+            changed = leads.changed() => changed.map_err(|_| Closed)?,
+            _ = seated.wait_for(|count| *count == 0) => return Ok(()),
         }
     }
+    Ok(())
 }
 
 /// Tells the leader of a node that is here now, until it was told.
