@@ -1,3 +1,5 @@
+//! Ways to other nodes, as tables: what is asked of a pair, and what follows from the answers.
+
 use super::*;
 
 /// What came back, in words: `u` its address answers, `h` it is heard, `4:1420` and `6:1420` full

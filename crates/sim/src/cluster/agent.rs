@@ -363,7 +363,11 @@ impl Agent {
 
     fn report(&mut self, now_ms: u64) {
         self.lie();
-        let Some(session) = &self.session else { return };
+        let Some(session) = &self.session else {
+            // It is said anew with the next session; until then it would only wake.
+            held(&self.host.machine).core.outbox().take_through();
+            return;
+        };
         let (statuses, through) = {
             let mut machine = held(&self.host.machine);
             let outbox = machine.core.outbox();
