@@ -27,7 +27,8 @@ impl Parted {
     pub(crate) async fn wait(&self, tools: &Tools, revision: u64) {
         // Held meanwhile: those that come wait for the same answer.
         let mut last = self.revision.lock().await;
-        if *last >= revision {
+        // Not an earlier one either: after a recovery revisions begin lower again.
+        if *last == revision {
             return;
         }
         let began_ms = tools.clock.monotonic_ms();

@@ -2,7 +2,6 @@
 //! cluster, whichever they are.
 
 use clap::{Args, ValueEnum};
-use serde_json::Value;
 use warren_model::placement::{Taint, Toleration};
 use warren_model::resources::Resources;
 use warren_proto::v1;
@@ -134,16 +133,7 @@ pub(crate) async fn inspect(
         })?;
         objects.push(NodeRow::from(found).object());
     }
-    match &args.format {
-        Format::Template(_) => {
-            objects.iter().try_for_each(|o| context.printer.object(o, &args.format))
-        }
-        Format::Table => {
-            Err(Failure::input("--format: inspect has no table")
-                .hint("write json, yaml or a template"))
-        }
-        format => context.printer.object(&Value::Array(objects), format),
-    }
+    context.printer.inspected(objects, &args.format)
 }
 
 /// By id, host name, or the beginning of an id, if that is one node's alone.

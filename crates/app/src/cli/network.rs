@@ -192,16 +192,7 @@ async fn inspect(context: &mut Context<'_>, args: InspectArgs) -> Result<(), Fai
     let (networks, encrypted) = list(context, args.networks, true, ReadFlags::default()).await?;
     let objects = networks.into_iter().map(|network| whole(network, encrypted));
     let objects: Vec<Value> = objects.collect::<Result<_, _>>()?;
-    match &args.format {
-        Format::Template(_) => {
-            objects.iter().try_for_each(|o| context.printer.object(o, &args.format))
-        }
-        Format::Table => {
-            Err(Failure::input("--format: inspect has no table")
-                .hint("write json, yaml or a template"))
-        }
-        Format::Json | Format::Yaml => context.printer.object(&Value::Array(objects), &args.format),
-    }
+    context.printer.inspected(objects, &args.format)
 }
 
 async fn rm(context: &mut Context<'_>, args: RmArgs) -> Result<(), Failure> {

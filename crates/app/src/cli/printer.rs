@@ -185,6 +185,20 @@ impl Printer {
         }
     }
 
+    /// What was inspected, whole: a template is filled for each of them.
+    pub(crate) fn inspected(
+        &mut self,
+        objects: Vec<Value>,
+        format: &Format,
+    ) -> Result<(), Failure> {
+        match format {
+            Format::Template(_) => objects.iter().try_for_each(|o| self.object(o, format)),
+            Format::Table => Err(Failure::input("--format: inspect has no table")
+                .hint("write json, yaml or a template")),
+            Format::Json | Format::Yaml => self.object(&Value::Array(objects), format),
+        }
+    }
+
     /// One object: a table is `key: value` lines.
     pub(crate) fn object(&mut self, object: &Value, format: &Format) -> Result<(), Failure> {
         match format {

@@ -240,16 +240,7 @@ async fn tasks(
 async fn show(context: &mut Context<'_>, args: InspectArgs) -> Result<(), Failure> {
     let services = list(context, args.services, ReadFlags::default()).await?;
     let objects: Vec<Value> = services.iter().map(inspect::whole).collect::<Result<_, _>>()?;
-    match &args.format {
-        Format::Template(_) => {
-            objects.iter().try_for_each(|o| context.printer.object(o, &args.format))
-        }
-        Format::Table => {
-            Err(Failure::input("--format: inspect has no table")
-                .hint("write json, yaml or a template"))
-        }
-        Format::Json | Format::Yaml => context.printer.object(&Value::Array(objects), &args.format),
-    }
+    context.printer.inspected(objects, &args.format)
 }
 
 async fn update(context: &mut Context<'_>, args: UpdateArgs) -> Result<(), Failure> {
