@@ -3,6 +3,8 @@
 //! Replicated services have slots 1 to n, so scaling down takes the highest
 //! numbers; global services have one on every worker that is active and ready.
 
+use warren_model::task::Desired;
+
 use crate::service::Pass;
 use crate::slot::{Slot, Wanted, is_stop_first, is_up, wanted, wanted_keys};
 
@@ -55,6 +57,9 @@ pub(crate) fn scale_down(pass: &mut Pass<'_, '_>) {
         for task in tasks {
             if !pass.draft.room(1) {
                 return;
+            }
+            if task.desired == Desired::Running {
+                pass.vacate(at, task);
             }
             pass.leave(task);
         }

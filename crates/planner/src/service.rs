@@ -149,6 +149,18 @@ impl<'a> Pass<'_, 'a> {
 
     /// Stops a wanted task and keeps it for history; forgets one that never had a place.
     pub(crate) fn stop(&mut self, at: usize, task: &'a Task) {
+        self.vacate(at, task);
+        self.draft.note_stop(self.service, task.id);
+        if task.node.is_none() {
+            self.draft.push(Mutation::DropTask { id: task.id });
+            return;
+        }
+        insert_by_age(&mut self.slots[at].past, task);
+        self.draft.push(Mutation::SetDesired { id: task.id, desired: Desired::Shutdown });
+    }
+
+    /// A wanted task is not any more: its place may be the one that another task waits for.
+    pub(crate) fn vacate(&mut self, at: usize, task: &Task) {
         self.slots[at].wanted.retain(|other| other.id != task.id);
         let site = task.node.and_then(|node| self.draft.nodes.position(node));
         if is_live(task)
@@ -157,17 +169,9 @@ impl<'a> Pass<'_, 'a> {
             self.change(site, |share| share.wanted = share.wanted.saturating_sub(1));
             self.reasons.clear();
             if self.unplaced {
-                // The place that it leaves may be the one that another task waits for.
                 self.draft.look_again();
             }
         }
-        self.draft.note_stop(self.service, task.id);
-        if task.node.is_none() {
-            self.draft.push(Mutation::DropTask { id: task.id });
-            return;
-        }
-        insert_by_age(&mut self.slots[at].past, task);
-        self.draft.push(Mutation::SetDesired { id: task.id, desired: Desired::Shutdown });
     }
 
     /// Sends a task away for good; at once if its node has nothing left of it. `false` if it is on

@@ -238,6 +238,20 @@ fn most_per_node() {
         nodes c
         plan => place web.5@c",
     );
+    // Who leaves makes room at once.
+    check(
+        "nodes a
+        service web n=3 max=1
+        plan => +web.1@a +web.2 +web.3
+        fail web.1
+        plan => place web.2@a wake 1s
+        fail web.2
+        plan => place web.3@a wake 1s
+        wait 1s
+        plan => -web.1 +web.1 -web.2 +web.2
+        update web n=2
+        plan => x web.3 place web.1@a",
+    );
     // The old task of a slot does not stand in the way of the new one.
     check(
         "nodes a
