@@ -291,9 +291,10 @@ impl Book {
             return Err(format!("nobody was elected from term {before} to {term}"));
         }
         self.led.insert(number, term);
-        let known = *self.terms.entry(term).or_insert(number);
-        if known != number {
-            return Err(format!("managers {known} and {number} both lead in term {term}"));
+        // In one term a higher number may follow a lower one, never the other way round.
+        let known = self.terms.insert(term, number).unwrap_or(number);
+        if known > number {
+            return Err(format!("manager {number} leads in term {term} after {known}"));
         }
         Ok(())
     }

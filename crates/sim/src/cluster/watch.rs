@@ -45,8 +45,8 @@ pub(crate) fn replica(
         loop {
             let leading = *leads.borrow_and_update();
             let at_ms = here.now_ms();
-            if leading {
-                let term = store.status().term;
+            // It may have stepped down by now, and know of a term that another leads in.
+            if let Some(term) = store.status().leads_in.filter(|_| leading) {
                 here.note(|| format!("{}: leads in term {term}", now.name));
                 here.count(|counts| counts.leaders += 1);
                 here.hold(held(&here.book).leads(now.place, number, term, at_ms));

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Node;
+use super::types::LeaderId;
 
 /// A leader without a majority, and a follower without a leader, for so long are on their own.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(1);
@@ -84,12 +85,12 @@ fn tell<T: PartialEq>(told: &watch::Sender<T>, now: T) {
 
 impl Node {
     /// Starts telling; ends with the member.
-    pub(super) fn follow(&self, applied_term: watch::Receiver<u64>) -> Signals {
+    pub(super) fn follow(&self, applied_by: watch::Receiver<Option<LeaderId>>) -> Signals {
         let (leads, leads_seen) = watch::channel(false);
         let (leader, leader_seen) = watch::channel(None);
         let (in_touch, in_touch_seen) = watch::channel(false);
         let told = Told { leads, leader, in_touch };
-        tokio::spawn(self.clone().tell_changes(applied_term, told));
+        tokio::spawn(self.clone().tell_changes(applied_by, told));
         Signals {
             leads: leads_seen,
             leader: leader_seen,
@@ -98,13 +99,13 @@ impl Node {
         }
     }
 
-    async fn tell_changes(self, mut applied_term: watch::Receiver<u64>, told: Told) {
+    async fn tell_changes(self, mut applied_by: watch::Receiver<Option<LeaderId>>, told: Told) {
         let mut server = self.raft.server_metrics();
         let mut data = self.raft.data_metrics();
         // When this member began to lead, until a majority has answered.
         let mut began = None;
         loop {
-            let applied = *applied_term.borrow_and_update();
+            let applied = *applied_by.borrow_and_update();
             let seen = self.look(&mut server, applied, &mut began);
             let verdict = judge(seen);
             tell(&told.in_touch, verdict.in_touch);
@@ -121,7 +122,7 @@ impl Node {
             let alive = tokio::select! {
                 biased;
                 changed = server.changed() => changed.is_ok(),
-                changed = applied_term.changed() => changed.is_ok(),
+                changed = applied_by.changed() => changed.is_ok(),
                 () = self.shared.contact.heard(), if !seen.leads => true,
                 changed = data.changed(), if lonely => changed.is_ok(),
                 () = deadline => true,
@@ -138,16 +139,16 @@ impl Node {
     fn look(
         &self,
         server: &mut super::members::ServerWatch,
-        applied_term: u64,
+        applied_by: Option<LeaderId>,
         began: &mut Option<Instant>,
     ) -> Seen {
-        let (leads, term, leader, voters) = {
+        let (leads, leadership, leader, voters) = {
             let now = server.borrow_and_update();
             let membership = now.membership_config.membership();
             let voters: Vec<u64> = membership.voter_ids().collect();
             let leads = now.state == ServerState::Leader;
-            let term = super::types::metrics_leads(&now.vote);
-            (leads, term, now.current_leader, voters)
+            let leadership = super::types::granted(&now.vote);
+            (leads, leadership, now.current_leader, voters)
         };
         if !leads {
             *began = None;
@@ -164,7 +165,7 @@ impl Node {
             number: self.shared.number,
             leads,
             alone: voters == [self.shared.number],
-            ready: leads && term == Some(applied_term),
+            ready: leads && leadership.is_some() && leadership == applied_by,
             leader,
             silent_for,
         }

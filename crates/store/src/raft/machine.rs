@@ -13,7 +13,9 @@ use warren_state::State;
 use warren_state::change::Outcome;
 
 use super::Parts;
-use super::types::{Command, LogId, Outcomes, StoredMembership, Types, position, position_from};
+use super::types::{
+    Command, LeaderId, LogId, Outcomes, StoredMembership, Types, position, position_from,
+};
 use crate::codec::{self, CodecError};
 use crate::publish::Published;
 use crate::snapshot::{SnapshotError, SnapshotFile, Snapshots};
@@ -70,7 +72,7 @@ pub(super) struct Machine {
     current: Arc<Mutex<Option<Current>>>,
     options: MachineOptions,
     drafts: mpsc::Sender<Draft>,
-    applied_term: watch::Sender<u64>,
+    applied_by: watch::Sender<Option<LeaderId>>,
     applied_index: watch::Sender<u64>,
     /// Of log since the last snapshot was begun.
     log_bytes: u64,
@@ -80,7 +82,8 @@ pub(super) struct Machine {
 
 /// What was applied last; told after it was published.
 pub(super) struct Applied {
-    pub(super) term: watch::Receiver<u64>,
+    /// The leadership that its entry is of.
+    pub(super) by: watch::Receiver<Option<LeaderId>>,
     pub(super) index: watch::Receiver<u64>,
 }
 
@@ -98,7 +101,7 @@ impl Machine {
         drafts: mpsc::Sender<Draft>,
     ) -> Result<(Self, Applied), CodecError> {
         let (applied, membership) = position_from(parts.position.clone())?;
-        let (applied_term, term) = watch::channel(0);
+        let (applied_by, by) = watch::channel(None);
         let (applied_index, index) = watch::channel(applied.map_or(0, |id| id.index));
         let current = parts.current.clone().map(|file| Current {
             last: applied,
@@ -116,11 +119,11 @@ impl Machine {
             current: Arc::new(Mutex::new(current)),
             options: parts.options,
             drafts,
-            applied_term,
+            applied_by,
             applied_index,
             log_bytes: if parts.log.segments() > SEGMENTS_MAX { SNAPSHOT_LOG_MAX } else { 0 },
         };
-        Ok((machine, Applied { term, index }))
+        Ok((machine, Applied { by, index }))
     }
 
     fn apply_one(&mut self, id: LogId, command: &Command, group: &mut Group) -> io::Result<()> {
@@ -148,9 +151,9 @@ impl Machine {
             }
         }
         if let Some(id) = &self.applied {
-            let (term, index) = (id.leader_id.term, id.index);
+            let (by, index) = (Some(id.leader_id), id.index);
             self.applied_index.send_replace(index);
-            self.applied_term.send_if_modified(|known| std::mem::replace(known, term) != term);
+            self.applied_by.send_if_modified(|known| std::mem::replace(known, by) != by);
         }
         self.ask_for_snapshot();
     }

@@ -62,6 +62,8 @@ pub struct Status {
     /// Who leads, if this member is in touch with a majority.
     pub leader: Option<u64>,
     pub term: u64,
+    /// The term that it leads in, whether or not it is in touch with a majority.
+    pub leads_in: Option<u64>,
     /// Numbers and addresses.
     pub voters: BTreeMap<u64, String>,
     pub learners: BTreeMap<u64, String>,
@@ -250,6 +252,7 @@ impl Node {
             number,
             leader,
             term: metrics.current_term,
+            leads_in: leads.then_some(metrics.current_term),
             member: voting.contains_key(&number) || learners.contains_key(&number),
             voters: voting,
             learners,

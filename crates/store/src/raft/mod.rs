@@ -206,7 +206,7 @@ impl Node {
             .await
             .map_err(|error| fatal(&error))?;
         let node = Self { raft, shared };
-        let signals = node.follow(applied.term);
+        let signals = node.follow(applied.by);
         tokio::spawn(node.clone().keep_time(parts.election.pace()));
         tokio::spawn(node.clone().write_drafts(written));
         Ok((node, signals))

@@ -50,10 +50,10 @@ impl RaftTypeConfig for Types {
     type NodeId = u64;
     type Node = BasicNode;
     type Term = u64;
-    type LeaderId = leader_id_adv::LeaderId<u64, u64>;
+    type LeaderId = LeaderId;
     type Vote = openraft::impls::Vote<Self::LeaderId>;
     type Payload = EntryPayload<Command, u64, BasicNode>;
-    type Entry = openraft::Entry<leader_id_adv::LeaderId<u64, u64>, Self::Payload>;
+    type Entry = openraft::Entry<LeaderId, Self::Payload>;
     type AsyncRuntime = super::runtime::Runtime;
     type Responder<T>
         = Answer<T>
@@ -66,6 +66,9 @@ impl RaftTypeConfig for Types {
     type ErrorSource = BoxedErrorSource;
 }
 
+/// A leadership is a term and a member: in one term a candidate with a higher number may follow
+/// one with a lower, so the term alone names no leader.
+pub(super) type LeaderId = leader_id_adv::LeaderId<u64, u64>;
 pub(super) type LogId = LogIdOf<Types>;
 pub(super) type StoredMembership = StoredMembershipOf<Types>;
 pub(super) type Entry = <Types as RaftTypeConfig>::Entry;
@@ -87,7 +90,7 @@ impl<T: OptionalSend + 'static> Responder<Types, T> for Answer<T> {
 }
 
 pub(super) fn log_id(id: log::LogId) -> LogId {
-    let leader_id = leader_id_adv::LeaderId { term: id.term, node_id: id.node };
+    let leader_id = LeaderId { term: id.term, node_id: id.node };
     LogId { leader_id, index: id.index }
 }
 
@@ -96,7 +99,7 @@ pub(super) fn our_log_id(id: &LogId) -> log::LogId {
 }
 
 pub(super) fn vote(vote: log::Vote) -> Vote {
-    let leader_id = leader_id_adv::LeaderId { term: vote.term, node_id: vote.node };
+    let leader_id = LeaderId { term: vote.term, node_id: vote.node };
     Vote { leader_id, committed: vote.committed }
 }
 
@@ -104,9 +107,9 @@ pub(super) fn our_vote(vote: &Vote) -> log::Vote {
     log::Vote { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
 }
 
-/// The term of a leader that a majority granted.
-pub(super) fn metrics_leads(vote: &Vote) -> Option<u64> {
-    vote.committed.then_some(vote.leader_id.term)
+/// The leadership that a majority granted.
+pub(super) fn granted(vote: &Vote) -> Option<LeaderId> {
+    vote.committed.then_some(vote.leader_id)
 }
 
 fn wire_log_id(id: &LogId) -> WireLogId {
