@@ -15,7 +15,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 .PHONY: help build demo demo-clean test test-mutants sim testbed soak check deps unit lint deny install bench \
 	bench-create bench-dns bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state \
 	bench-log bench-cluster bench-load bench-writes bench-form bench-failover bench-rotation bench-worker-loss bench-pause bench-edge \
-	bench-quorum bench-idle bench-agents bench-soak bench-wireguard fuzz-wireguard bench-net bench-place
+	bench-quorum bench-idle bench-agents bench-replicas bench-change bench-soak bench-wireguard fuzz-wireguard bench-net bench-place
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -122,7 +122,7 @@ bench-memory: build ## memory and idle CPU with 0 and 100 containers
 bench-crash: build ## kill -9 of the daemon, 50 times, under load
 	bench/node.py crash
 
-bench-cluster: bench-writes bench-form bench-failover bench-rotation bench-worker-loss bench-pause bench-edge bench-quorum bench-idle bench-agents ## figures of clusters
+bench-cluster: bench-writes bench-form bench-failover bench-rotation bench-worker-loss bench-pause bench-edge bench-quorum bench-idle bench-agents bench-replicas bench-change ## figures of clusters
 
 bench-load:     # clients and agents for the benchmarks of clusters
 	cargo build --locked --release -q -p warren-testbed --bin warren-load
@@ -157,6 +157,12 @@ bench-idle: build bench-load ## what a cluster costs at rest, 5 minutes
 
 bench-agents: build bench-load ## 1,000 agents on 3 managers
 	bench/cluster.py agents
+
+bench-replicas: build bench-load ## 1 to 1,000 replicas on 100 agents that run nothing, by the API of 3 managers
+	bench/cluster.py replicas
+
+bench-change: build bench-load ## one backend more among 5,000 services: until the kernel of every node has it
+	bench/change.py
 
 bench-soak: build bench-load ## an hour of churn: what grows
 	bench/cluster.py soak

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Clusters: bench/cluster.py form | failover | worker-loss | pause | edge | quorum | idle | agents | soak
+"""Clusters: bench/cluster.py form | failover | worker-loss | pause | edge | quorum | idle | agents | replicas | soak
 
 WARREN_BENCH_ROUNDS, WARREN_BENCH_SECONDS and WARREN_BENCH_AGENTS make a run shorter or longer.
 """
@@ -394,6 +394,32 @@ def agents(bed):
     show(f'{AGENTS} agents on 3 managers', rows)
 
 
+def replicas(bed):
+    """A service of one replica gets a thousand, on agents that only say that they run."""
+    c = bed.cluster(3, 0)
+    c.form()
+    managers = [x for n in c.managers for x in ('--manager', f'{n.host.address}:2377')]
+    load = Load('agents', '--obey', '--count', '100', *managers, WARREN_TOKEN=c.token('worker'))
+    up, down = [], []
+    try:
+        for _ in range(ROUNDS or 5):
+            c.asked().cli('service', 'create', 'wide', '--image', 'none:1', '--no-check')
+            for count, waits in ((1000, up), (1, down)):
+                sent = time.monotonic()
+                c.asked().cli('service', 'scale', f'wide={count}', '--detach')
+
+                def all_there():
+                    (wide,) = c.asked().json('service', 'ls')
+                    return (wide['running'] == count) or False
+                wait_for(all_there, f'{count} replicas', 60, 0.02)
+                waits.append(1000 * (time.monotonic() - sent))
+            c.remove('wide')
+            wait_for(lambda: not c.asked().json('service', 'ls'), 'the end of all', 60)
+    finally:
+        load.end()
+    show('1 to 1,000 replicas on 100 agents, 3 managers', [('until all run', millis(up)), ('back to one', millis(down))])
+
+
 def slope(samples):
     """Per hour, by least squares."""
     if len(samples) < 2:
@@ -457,7 +483,7 @@ def soak(bed):
 
 def main():
     all = {'form': form, 'failover': failover, 'worker-loss': worker_loss, 'pause': pause, 'edge': edge, 'quorum': quorum, 'idle': idle,
-           'agents': agents, 'soak': soak}
+           'agents': agents, 'replicas': replicas, 'soak': soak}
     wanted = sys.argv[1:]
     if not wanted or not set(wanted) <= set(all):
         sys.exit(__doc__)

@@ -1,6 +1,7 @@
 //! Agents that are members of the cluster, each with a key, a certificate and a
 //! session of its own, and run nothing: what the managers bear of a thousand
-//! nodes.
+//! nodes. If asked to, they say of their tasks what an agent says whose
+//! containers start and stop in no time.
 //!
 //! They join with a token, as machines do, then hold one session each with one
 //! of the managers, beat as they are told to, and go to the next manager when a
@@ -23,7 +24,7 @@ use warren_base::clock::{Clock, RealClock};
 use warren_base::rng::{Rng, SystemRng};
 use warren_model::NodeId;
 use warren_proto::v1;
-use warren_proto::v1::agent_message::{Beat, Hello, Kind};
+use warren_proto::v1::agent_message::{Beat, Hello, Kind, Report, Status};
 use warren_proto::v1::dispatch_client::DispatchClient;
 use warren_proto::v1::join_client::JoinClient;
 use warren_proto::v1::manager_message::Kind as Told;
@@ -48,6 +49,9 @@ pub(crate) struct Args {
     managers: Vec<String>,
     #[arg(long, default_value_t = 1000)]
     count: usize,
+    /// Say that tasks run and stop as soon as they are told to
+    #[arg(long)]
+    obey: bool,
     /// For workers; in the environment, since arguments are for everybody to see
     #[arg(long, env = "WARREN_TOKEN", hide_env_values = true, hide = true)]
     token: String,
@@ -61,6 +65,7 @@ struct Counts {
     beats: AtomicU64,
     answers: AtomicU64,
     assignments: AtomicU64,
+    reports: AtomicU64,
 }
 
 pub(crate) async fn run(args: Args, mut stop: watch::Receiver<bool>) -> Result<Value> {
@@ -74,7 +79,7 @@ pub(crate) async fn run(args: Args, mut stop: watch::Receiver<bool>) -> Result<V
         let (counts, turns) = (Shared::clone(&counts), Arc::clone(&turns));
         joining.push(tokio::spawn(async move {
             let turn = turns.acquire_owned().await?;
-            let agent = Agent::join(number, managers, &token, counts).await?;
+            let agent = Agent::join(number, managers, &token, counts, args.obey).await?;
             drop(turn);
             tokio::spawn(agent.hold());
             anyhow::Ok(())
@@ -99,6 +104,7 @@ pub(crate) async fn run(args: Args, mut stop: watch::Receiver<bool>) -> Result<V
         "beats": count(&counts.beats),
         "answers": count(&counts.answers),
         "assignments": count(&counts.assignments),
+        "reports": count(&counts.reports),
     }))
 }
 
@@ -109,6 +115,7 @@ struct Agent {
     next: usize,
     config: Arc<ClientConfig>,
     counts: Shared<Counts>,
+    obey: bool,
     revision: u64,
     epoch: u64,
 }
@@ -119,6 +126,7 @@ impl Agent {
         managers: Vec<String>,
         token: &JoinToken,
         counts: Shared<Counts>,
+        obey: bool,
     ) -> Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
         let node = NodeId::from_bytes(SystemRng.id_bytes());
@@ -152,6 +160,7 @@ impl Agent {
                         next,
                         config,
                         counts,
+                        obey,
                         revision: 0,
                         epoch,
                     };
@@ -201,6 +210,13 @@ impl Agent {
                         Some(Told::Assignment(assignment)) => {
                             self.counts.assignments.fetch_add(1, Relaxed);
                             self.revision = assignment.revision;
+                            if self.obey {
+                                let report = obeyed(&assignment);
+                                let many = report.statuses.len() as u64;
+                                let report = Kind::Report(report);
+                                say.send(v1::AgentMessage { kind: Some(report) }).await?;
+                                self.counts.reports.fetch_add(many, Relaxed);
+                            }
                             if let Some(membership) = assignment.membership {
                                 self.epoch = membership.epoch;
                                 beat = Duration::from_millis(u64::from(membership.beat_ms.max(50)));
@@ -222,6 +238,27 @@ impl Agent {
             }
         }
     }
+}
+
+/// What an agent says whose containers start and stop in no time.
+fn obeyed(assignment: &v1::Assignment) -> Report {
+    use v1::TaskState;
+    let now = RealClock::new().now_ms();
+    let statuses = assignment.tasks.iter().filter_map(|task| {
+        let known = task.status.clone().unwrap_or_default();
+        let state = match (task.desired(), known.state()) {
+            (v1::Desired::Running, state) if state < TaskState::Running => TaskState::Running,
+            (v1::Desired::Shutdown, state) if state < TaskState::Complete => TaskState::Complete,
+            (v1::Desired::Remove, state) if state < TaskState::Removed => TaskState::Removed,
+            _ => return None,
+        };
+        let started = known.started.or(Some(now));
+        let attempt = known.attempt.max(1);
+        let status =
+            v1::TaskStatus { state: state.into(), since: now, attempt, pid: 1, started, ..known };
+        Some(Status { task: task.id.clone(), status: Some(status) })
+    });
+    Report { statuses: statuses.collect(), through: assignment.revision }
 }
 
 /// A session while it is open.

@@ -1,6 +1,6 @@
 //! Load for the benchmarks: clients that write without a pause, to Warren or to
 //! etcd by the same rules, and agents that hold real sessions without running
-//! anything.
+//! anything, in earnest or by their own word.
 //!
 //! Says `ready` on standard output once the load is on, goes on until standard
 //! input ends, then writes one line of JSON about what it saw. Times are of the
