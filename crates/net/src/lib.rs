@@ -40,6 +40,7 @@ mod sandbox;
 mod table;
 mod watch;
 mod wire;
+mod wireguard;
 
 pub use features::{Blocker, Features, features, link_kinds};
 pub use handle::Net;
@@ -49,6 +50,8 @@ pub use table::{
     Action, Backend, Carrier, Clause, Count, Direction, Frontend, Group, Member, Networks, Overlay,
     PeerSet, Peers, Policy, PortRange, Service, Subnet, Table, Traffic,
 };
+
+pub use wireguard::{Wireguard, WireguardPeer, WireguardState};
 
 /// Where a node's names and addresses come from.
 #[derive(Debug, Clone)]

@@ -47,6 +47,7 @@ const RTNH_F_ONLINK: u32 = 4;
 // linux/if_link.h, linux/veth.h
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
@@ -94,6 +95,8 @@ pub(crate) struct Link {
     pub(crate) peer: Option<u32>,
     pub(crate) group: u32,
     pub(crate) up: bool,
+    /// As whoever made it asked for; a real one has none.
+    pub(crate) kind: Option<String>,
 }
 
 pub(crate) struct Links {
@@ -144,6 +147,52 @@ impl Links {
             Ok(()) => true,
             // It knows the kind well enough to miss what links of this kind must be told.
             Err(refused) => refused.source.raw_os_error() == Some(libc::EINVAL),
+        }
+    }
+
+    /// A link of this kind and name, made if it is not there; one of another kind gives way.
+    pub(crate) fn ensure_device(&mut self, name: &str, kind: &str, mtu: u32) -> Result<(), Error> {
+        let create = |links: &mut Self| {
+            let mut messages = Messages::default();
+            messages.push(RTM_NEWLINK, flag::CREATE | flag::EXCL, &ifinfo(0, 0, 0), |a| {
+                a.text(IFLA_IFNAME, name).host32(IFLA_MTU, mtu).nested(IFLA_LINKINFO, |a| {
+                    a.text(IFLA_INFO_KIND, kind);
+                });
+            });
+            links.socket.transact(&mut messages).map_err(|refused| refused.source)
+        };
+        let made = match create(self) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let found = self.find(name)?;
+                if found.kind.as_deref() == Some(kind) {
+                    return Ok(());
+                }
+                self.delete_one(found.index)?;
+                create(self)
+            }
+            made => made,
+        };
+        made.map_err(|source| match source.raw_os_error() {
+            Some(libc::EOPNOTSUPP) => {
+                Error::Unsupported(format!("the kernel has no links of kind {kind}"))
+            }
+            _ => Error::io(format!("make the {kind} device {name}"), source),
+        })
+    }
+
+    /// Brings a link up as it is.
+    pub(crate) fn raise(&mut self, name: &str) -> Result<(), Error> {
+        let index = self.find(name)?.index;
+        let mut messages = Messages::default();
+        messages.push(RTM_NEWLINK, 0, &ifinfo(index, IFF_UP, IFF_UP), |_| {});
+        self.transact(&mut messages, &["bring up"], name)
+    }
+
+    /// Removes a link by its name; one that is gone is fine.
+    pub(crate) fn remove_device(&mut self, name: &str) -> Result<(), Error> {
+        match self.list(name)?.iter().find(|link| link.name == name) {
+            Some(link) => self.delete_one(link.index),
+            None => Ok(()),
         }
     }
 
@@ -500,6 +549,7 @@ pub(crate) fn parse_link(kind: u16, payload: &[u8]) -> Option<Link> {
             IFLA_ADDRESS => link.mac = value.try_into().ok(),
             IFLA_LINK => link.peer = u32_at(value, 0),
             IFLA_GROUP => link.group = u32_at(value, 0)?,
+            IFLA_LINKINFO => link.kind = attribute(value, IFLA_INFO_KIND).map(text),
             _ => {}
         }
     }

@@ -9,6 +9,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use zeroize::Zeroize as _;
+
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto,
@@ -168,6 +170,12 @@ impl Messages {
         &self.bytes
     }
 
+    /// Leaves nothing of them in memory: they held a secret.
+    pub(crate) fn wipe(&mut self) {
+        self.bytes.zeroize();
+        self.starts.clear();
+    }
+
     /// Asks for an acknowledgement of the message at `index` alone: refusals are reported without asking.
     fn acknowledge(&mut self, index: usize) {
         let at = self.starts[index] + 6;
@@ -199,6 +207,11 @@ impl Socket {
     /// For packet filter and connection tracking, likewise.
     pub(crate) fn netfilter() -> io::Result<Self> {
         Self::open(Some(netlink::NETFILTER))
+    }
+
+    /// For protocols that have a name and no number of their own, likewise.
+    pub(crate) fn generic() -> io::Result<Self> {
+        Self::open(Some(netlink::GENERIC))
     }
 
     /// Joins multicast groups, a bit each. The socket then only receives.
