@@ -12,7 +12,7 @@ FUZZ_SEED ?= 1
 FROM ?= 0
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help build demo demo-clean test test-mutants sim testbed soak check deps unit lint deny install bench \
+.PHONY: help build demo demo-clean test test-guest test-mutants sim testbed soak check deps unit lint deny install bench \
 	bench-create bench-dns bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state \
 	bench-log bench-cluster bench-load bench-writes bench-form bench-failover bench-rotation bench-worker-loss bench-pause bench-edge \
 	bench-quorum bench-idle bench-agents bench-replicas bench-change bench-soak bench-wireguard fuzz-wireguard bench-net bench-place
@@ -58,6 +58,10 @@ fuzz-wireguard: ## hostile bytes to the WireGuard engine, in both directions: FU
 soak: deps      ## tests that take long: load, and faults for minutes
 	cargo build --locked -p warren
 	cargo nextest run --locked --profile soak -p warren-testbed
+
+test-guest: deps ## what needs WireGuard, netem or pure cgroup v2 of the kernel, in a virtual machine with Debian's
+	cargo nextest run --locked --no-run -p warren-net
+	scripts/guest-tests warren-net guest_ host_
 
 check: lint unit ## the quick ring
 

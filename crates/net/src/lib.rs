@@ -51,7 +51,7 @@ pub use table::{
     PeerSet, Peers, Policy, PortRange, Service, Subnet, Table, Traffic,
 };
 
-pub use wireguard::{Wireguard, WireguardPeer, WireguardState};
+pub use wireguard::{Wireguard, WireguardPeer, WireguardState, WireguardWatch};
 
 /// Where a node's names and addresses come from.
 #[derive(Debug, Clone)]

@@ -14,10 +14,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 use crate::link::Links;
 use crate::netlink::{Attributes, Messages, Socket, attribute, attributes_in, flag, text, u16_at};
 use crate::{Error, Subnet};
 
+// linux/rtnetlink.h
+const LINKS: u32 = 1;
+const RTM_DELLINK: u16 = 17;
+const IFLA_IFNAME: u16 = 3;
 // linux/genetlink.h
 const CONTROL: u16 = 0x10;
 const GET_FAMILY: u8 = 3;
@@ -108,8 +115,7 @@ impl Wireguard {
         let failed = |source| Error::io("open a generic netlink socket", source);
         let mut socket = Socket::generic().map_err(failed)?;
         let family = family(&mut socket)?;
-        let mut device =
-            Self { name: name.to_owned(), socket, family, told: BTreeMap::default() };
+        let mut device = Self { name: name.to_owned(), socket, family, told: BTreeMap::default() };
         let mut messages = Messages::default();
         device.push(&mut messages, SET_DEVICE, flag::ACK, |a| {
             a.bytes(DEVICE_PRIVATE_KEY, private_key);
@@ -213,6 +219,52 @@ impl Wireguard {
     fn gone(&self) -> Error {
         Error::io(format!("ask about {}", self.name), io::ErrorKind::NotFound.into())
     }
+}
+
+/// Tells when the device was taken away by somebody else.
+pub struct WireguardWatch {
+    socket: AsyncFd<Socket>,
+    name: String,
+}
+
+impl WireguardWatch {
+    /// Of the device of this name, in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the thread has no event loop.
+    pub fn open(name: &str) -> Result<Self, Error> {
+        let failed = |source| Error::io("watch links", source);
+        let mut socket = Socket::route().map_err(failed)?;
+        socket.subscribe(LINKS).map_err(failed)?;
+        let socket = watched(socket).map_err(failed)?;
+        Ok(Self { socket, name: name.to_owned() })
+    }
+
+    /// Returns once it may be gone.
+    ///
+    /// # Errors
+    /// The kernel tells nothing any more.
+    pub async fn gone(&mut self) -> Result<(), Error> {
+        let failed = |source| Error::io("watch links", source);
+        loop {
+            let mut ready = self.socket.readable_mut().await.map_err(failed)?;
+            let mut gone = false;
+            let complete = ready.get_inner_mut().drain(|kind, payload| {
+                let name = payload.get(16..).and_then(|all| attribute(all, IFLA_IFNAME));
+                gone |= kind == RTM_DELLINK && name.map(text).as_deref() == Some(&self.name);
+            });
+            ready.clear_ready();
+            if gone || !complete.map_err(failed)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn watched(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: a `Socket` owns its descriptor, which stays the same until the `AsyncFd` is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE)? })
 }
 
 /// One peer's part of a message.
@@ -424,7 +476,8 @@ mod tests {
                 word += &format!("@{endpoint}");
             }
             if let Some(allowed) = change.allowed {
-                let all: Vec<String> = allowed.iter().map(|(a, len)| format!("{a}/{len}")).collect();
+                let all: Vec<String> =
+                    allowed.iter().map(|(a, len)| format!("{a}/{len}")).collect();
                 word += &format!("={}", all.join(","));
             }
             word
@@ -462,7 +515,8 @@ mod tests {
     #[test]
     fn messages_stay_below_their_limit() {
         let one = |prefixes: u16| {
-            let prefix = |n: u16| (IpAddr::from([10, 1, n.to_be_bytes()[0], n.to_be_bytes()[1]]), 32);
+            let prefix =
+                |n: u16| (IpAddr::from([10, 1, n.to_be_bytes()[0], n.to_be_bytes()[1]]), 32);
             let allowed = Some((0..prefixes).map(prefix).collect());
             Change { key: [1; 32], remove: false, endpoint: at("[::1]:1"), allowed }
         };

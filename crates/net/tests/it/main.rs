@@ -17,4 +17,5 @@ mod policies;
 mod ports;
 mod reserve;
 mod services;
+mod wireguard;
 mod world;
