@@ -8,7 +8,7 @@ use std::path::Path;
 use warren_model::node::Description;
 use warren_model::{Cluster, ClusterId};
 
-use crate::address::Address;
+use crate::address::{Address, Host};
 use crate::settings::NodeSettings;
 
 /// An address of the documentation range: asking for the way there sends nothing.
@@ -23,7 +23,7 @@ pub(crate) fn describe(advertise: &Address, data_dir: &Path) -> Description {
     let memory = rustix::system::sysinfo();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     Description {
-        hostname: text(names.nodename()),
+        hostname: hostname(&text(names.nodename()), advertise),
         address: advertise.to_string(),
         version: warren_base::build::VERSION.to_owned(),
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
@@ -36,6 +36,27 @@ pub(crate) fn describe(advertise: &Address, data_dir: &Path) -> Description {
         features: features(),
         // Whoever has the key says so.
         overlay_key: [0; 32],
+    }
+}
+
+/// The machine's name as managers take it. A machine that was given none, or one of nothing that
+/// names have, is called by its address.
+fn hostname(given: &str, advertise: &Address) -> String {
+    /// What Linux says of a machine that was never given a name.
+    const NONE: &str = "(none)";
+    let fits = |text: &str| -> String {
+        let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        text.chars().map(|c| if fit(c) { c } else { '-' }).collect()
+    };
+    match fits(given) {
+        name if given != NONE && name.contains(|c: char| c.is_ascii_alphanumeric()) => name,
+        _ => {
+            let at = match &advertise.host {
+                Host::Ip(address) => address.to_string(),
+                Host::Name(name) => name.clone(),
+            };
+            format!("node-{}", fits(&at).replace('.', "-"))
+        }
     }
 }
 
@@ -96,6 +117,21 @@ mod tests {
             assert!(found.iter().any(|known| known == feature), "{feature} is not in {found:?}");
         }
         assert_eq!(found.iter().filter(|known| known.starts_with("cgroup-")).count(), 1);
+    }
+
+    #[test]
+    fn every_machine_has_a_name() {
+        let check = |given: &str, expected: &str| {
+            let address = Address::parse("10.0.0.1:2377", 1).unwrap();
+            assert_eq!(hostname(given, &address), expected, "{given:?}");
+        };
+        check("web-1.example", "web-1.example");
+        check("(none)", "node-10-0-0-1");
+        check("", "node-10-0-0-1");
+        check("büro 7", "b-ro-7");
+        check("((", "node-10-0-0-1");
+        let address = Address::parse("[fd00::1]:2377", 1).unwrap();
+        assert_eq!(hostname("(none)", &address), "node-fd00--1");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use warren_runtime::{InjectedFile, Mount, MountKind, Runtime, Seccomp};
@@ -194,9 +195,12 @@ async fn host_mounts() {
     let config =
         InjectedFile { target: "/etc/config".to_owned(), data: b"cfg\n".to_vec(), mode: 0o600 };
     spec.files = vec![config];
-    let kind = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let kind = kind.lines().rfind(|line| line.split(' ').nth(4) == Some("/")).unwrap();
-    let kind = kind.split(" - ").nth(1).unwrap().split(' ').next().unwrap();
+    // The file system that the folder is on: that of the longest path to it, mounted last.
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let at = |line: &&str| PathBuf::from(line.split(' ').nth(4).unwrap());
+    let below = mounts.lines().filter(|line| source.starts_with(at(line)));
+    let mount = below.max_by_key(|line| at(line).components().count()).unwrap();
+    let kind = mount.split(" - ").nth(1).unwrap().split(' ').next().unwrap();
     host.prints(
         spec,
         &format!(
