@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use self::stale::{is_stale, parted};
 use crate::conntrack::{Conntrack, Exposed};
+use crate::docker::Opening;
 use crate::link::Links;
 use crate::netlink::{Messages, Refused, Socket};
 use crate::rules::{
@@ -43,6 +44,8 @@ pub(crate) enum Order {
     Count {
         reply: Reply<Vec<Count>>,
     },
+    /// Docker's firewall appeared, or lost a rule.
+    Open,
     /// Containers are gone: nothing is to be left of their addresses.
     Forget,
 }
@@ -57,6 +60,9 @@ pub(crate) struct Firewall {
     conntrack: Conntrack,
     links: Links,
     exposed: Arc<Exposed>,
+    /// In Docker's, unless everything is to be gone.
+    opening: Opening,
+    is_clean: bool,
     /// What the kernel holds of each family; `None` if that is not certain.
     held: Option<Both>,
     /// Counts changes, to begin with another backend each time.
@@ -82,6 +88,8 @@ impl Firewall {
             conntrack: Conntrack::open()?,
             links: Links::open()?,
             exposed,
+            opening: Opening::new(&config.node_key),
+            is_clean: false,
             held: None,
             round: 0,
             carried: Counts::new(),
@@ -89,6 +97,7 @@ impl Firewall {
         if !exists {
             firewall.apply(&Table::default())?;
         }
+        firewall.open_docker();
         Ok(firewall)
     }
 
@@ -124,6 +133,7 @@ impl Firewall {
                         );
                     }
                 }
+                Some(Order::Open) => self.open_docker(),
                 Some(Order::Forget) => {
                     if let Err(error) = self.forget_gone() {
                         tracing::warn!(
@@ -175,6 +185,9 @@ impl Firewall {
         self.part(held.as_ref(), &wanted)?;
         self.judge(held.as_ref(), &wanted)?;
         self.held = Some(wanted);
+        if std::mem::take(&mut self.is_clean) {
+            self.open_docker();
+        }
         Ok(())
     }
 
@@ -227,8 +240,23 @@ impl Firewall {
         Ok(())
     }
 
+    /// `doctor` tells what is in the way without it.
+    fn open_docker(&mut self) {
+        if self.is_clean {
+            return;
+        }
+        if let Err(error) = self.opening.make(&mut self.socket) {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "Docker's firewall drops what containers send and are sent"
+            );
+        }
+    }
+
     fn clean(&mut self) -> Result<(), Error> {
         let held = self.held.take();
+        self.is_clean = true;
+        self.opening.close(&mut self.socket)?;
         self.install(&mut [None, None])?;
         self.forget(published(held.as_ref()), &Ports::new())
     }

@@ -70,7 +70,15 @@ impl Net {
         let _: Sender<()> = start("net-pool", move |_| pool.pool.fill(maker))?;
         let checks = orders.clone();
         let _: Sender<()> = start("net-watch", move |_| {
-            watch.run(|doubt| checks.send(Order::Check { changed: doubt.rules }).map_err(|_| ()));
+            watch.run(|doubt| {
+                if doubt.table || doubt.rules {
+                    checks.send(Order::Check { changed: doubt.rules }).map_err(|_| ())?;
+                }
+                if doubt.docker {
+                    checks.send(Order::Open).map_err(|_| ())?;
+                }
+                Ok::<(), ()>(())
+            });
         })?;
         let courses = start("net-routes", move |courses| routes.run(&courses))?;
         let (routes, links) = (courses.clone(), wishes.clone());

@@ -22,6 +22,7 @@ use std::{fmt, io};
 
 mod conntrack;
 pub mod dns;
+mod docker;
 mod features;
 mod firewall;
 mod handle;

@@ -44,8 +44,8 @@ mod tests;
 
 pub(crate) use base::Base;
 pub(crate) use encode::{
-    DELETE_TABLE, GET_TABLE, NEW_GENERATION, encode, get_element, get_rules, header, parse_counter,
-    table_name,
+    DELETE_RULE, DELETE_TABLE, GET_CHAIN, GET_RULE, GET_TABLE, NEW_CHAIN, NEW_GENERATION, NEW_RULE,
+    encode, framed, get_element, get_rules, header, parse_counter, table_name,
 };
 pub(crate) use expression::{Expression, Field, Verdict};
 pub(crate) use isolation::Isolation;

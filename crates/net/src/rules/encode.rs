@@ -15,15 +15,16 @@ const SUBSYSTEM: u16 = 10 << 8;
 const NEW_TABLE: u16 = SUBSYSTEM;
 pub(crate) const GET_TABLE: u16 = SUBSYSTEM | 1;
 pub(crate) const DELETE_TABLE: u16 = SUBSYSTEM | 2;
-const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+pub(crate) const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+pub(crate) const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const DELETE_CHAIN: u16 = SUBSYSTEM | 5;
-const NEW_RULE: u16 = SUBSYSTEM | 6;
-const DELETE_RULE: u16 = SUBSYSTEM | 8;
+pub(crate) const NEW_RULE: u16 = SUBSYSTEM | 6;
+pub(crate) const DELETE_RULE: u16 = SUBSYSTEM | 8;
 const NEW_SET: u16 = SUBSYSTEM | 9;
 const NEW_ELEMENTS: u16 = SUBSYSTEM | 12;
 const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
 const DELETE_ELEMENTS: u16 = SUBSYSTEM | 14;
-const GET_RULE: u16 = SUBSYSTEM | 7;
+pub(crate) const GET_RULE: u16 = SUBSYSTEM | 7;
 /// The end of what one transaction changed, to those who watch.
 pub(crate) const NEW_GENERATION: u16 = SUBSYSTEM | 15;
 const BATCH_BEGIN: u16 = 16;
@@ -70,6 +71,15 @@ impl Batch {
     pub(crate) fn operation(&self, index: usize) -> Option<usize> {
         self.operations.get(index).copied().flatten()
     }
+}
+
+/// Around the messages of one transaction.
+pub(crate) fn framed(push: impl FnOnce(&mut Messages)) -> Messages {
+    let mut messages = Messages::default();
+    messages.push(BATCH_BEGIN, 0, &FRAME, |_| {});
+    push(&mut messages);
+    messages.push(BATCH_END, 0, &FRAME, |_| {});
+    messages
 }
 
 /// Operations of several families' tables of one name, as one batch.
