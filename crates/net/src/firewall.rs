@@ -6,6 +6,7 @@
 //! connections are not part of the table: they live through each change, except
 //! datagram flows to backends that are no more, and what policies deny now.
 
+mod connections;
 mod policies;
 mod stale;
 
@@ -25,7 +26,7 @@ use crate::netlink::{Messages, Refused, Socket};
 use crate::rules::{
     self, Counted, Counter, Family, GET_TABLE, Op, Port, Ports, Rules, Services, header,
 };
-use crate::table::Count;
+use crate::table::{Connections, Count};
 use crate::wire::Reply;
 use crate::{Error, NetConfig, Protocol, Table};
 
@@ -43,6 +44,9 @@ pub(crate) enum Order {
     },
     Count {
         reply: Reply<Vec<Count>>,
+    },
+    Connections {
+        reply: Reply<Vec<Connections>>,
     },
     /// Docker's firewall appeared, or lost a rule.
     Open,
@@ -69,7 +73,12 @@ pub(crate) struct Firewall {
     round: usize,
     /// What policies counted in chains that are no more.
     carried: Counts,
+    /// What services counted in tables that are no more, by their keys.
+    carried_led: Led,
 }
+
+/// Connections by services' keys.
+type Led = BTreeMap<Box<str>, u64>;
 
 /// By clauses' names and actions.
 type Counts = BTreeMap<Counted, Counter>;
@@ -93,6 +102,7 @@ impl Firewall {
             held: None,
             round: 0,
             carried: Counts::new(),
+            carried_led: Led::new(),
         };
         if !exists {
             firewall.apply(&Table::default())?;
@@ -132,6 +142,9 @@ impl Firewall {
                             "restore the packet filter"
                         );
                     }
+                }
+                Some(Order::Connections { reply }) => {
+                    let _ = reply.send(self.connections());
                 }
                 Some(Order::Open) => self.open_docker(),
                 Some(Order::Forget) => {
@@ -202,15 +215,23 @@ impl Firewall {
             };
             let whole = ops.contains(&Op::DeleteTable);
             let cleared: BTreeSet<String> = ops.iter().filter_map(cleared).collect();
+            if whole {
+                self.carry_led(*family, held);
+            }
             if whole || !cleared.is_empty() {
                 self.carry(*family, held, |chain| whole || cleared.contains(chain));
             }
         }
         self.commit(&ops)?;
         // Nobody asks for those of policies that are gone.
-        let wanted = wanted.iter().flatten();
-        let names: BTreeSet<&str> = wanted.flat_map(|rules| rules.counted_names()).collect();
+        let rules = || wanted.iter().flatten();
+        let names: BTreeSet<&str> = rules().flat_map(|rules| rules.counted_names()).collect();
         self.carried.retain(|(name, _), _| name.is_empty() || names.contains(&**name));
+        if !self.carried_led.is_empty() {
+            let services = rules().flat_map(|rules| rules.services.list.iter());
+            let keys: BTreeSet<&str> = services.map(|service| &*service.entry.key).collect();
+            self.carried_led.retain(|key, _| keys.contains(&**key));
+        }
         Ok(())
     }
 

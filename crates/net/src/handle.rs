@@ -27,7 +27,8 @@ use crate::sandbox::{Maker, Names, Pool};
 use crate::watch::Watch;
 use crate::wire::{Board, Errand, Removal, Reply, Wiring, Wish};
 use crate::{
-    Addresses, Count, Error, NetConfig, Protocol, Sandbox, Table, container_prefix, fnv, reserve,
+    Addresses, Connections, Count, Error, NetConfig, Protocol, Sandbox, Table, container_prefix,
+    fnv, reserve,
 };
 
 /// The thread that writes the packet filter: what it does is nobody else's.
@@ -160,6 +161,12 @@ impl Net {
     /// tried to reach each other.
     pub async fn counts(&self) -> Result<Vec<Count>, Error> {
         ask(&self.orders, |reply| Order::Count { reply }).await
+    }
+
+    /// How many connections were led to each service. Asks the kernel: for whoever wants figures,
+    /// not for every second.
+    pub async fn connections(&self) -> Result<Vec<Connections>, Error> {
+        ask(&self.orders, |reply| Order::Connections { reply }).await
     }
 
     /// Reserves a published port by a bound, non-listening socket, in the calling thread's network namespace.

@@ -254,6 +254,7 @@ impl Node {
         admin.open(Rooms {
             shared: Arc::clone(&shared),
             runtime: runtime.clone(),
+            net: Arc::clone(&net),
             agent: Arc::clone(&metrics),
             manager: met.clone(),
             pool: (pool.address, pool.prefix),

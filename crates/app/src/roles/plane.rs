@@ -169,6 +169,11 @@ impl DataPlane {
             .collect()
     }
 
+    /// What managers told of the network last.
+    pub(super) fn table(&self) -> Arc<NodeTable> {
+        Arc::clone(&self.tables.borrow())
+    }
+
     /// Leaves the process for the next daemon, or ends it with the containers.
     pub(super) async fn stop(&self, with_containers: bool) {
         self.stop.cancel();

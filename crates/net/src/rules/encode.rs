@@ -201,6 +201,28 @@ pub(crate) fn parse_counter(kind: u16, payload: &[u8]) -> Option<(String, u64, u
     Some((chain, number(2)?, number(1)?))
 }
 
+/// Asks for all elements of a set of our table.
+pub(crate) fn get_elements(table: &str, family: Family, set: Set) -> Messages {
+    let mut messages = Messages::default();
+    messages.push(GET_ELEMENTS, flag::DUMP, &header(family), |a| {
+        a.text(1, table).text(2, set.name());
+    });
+    messages
+}
+
+/// Elements whose key is a number, each with how often it was found.
+pub(crate) fn parse_counted(kind: u16, payload: &[u8]) -> Vec<(u32, u64)> {
+    let elements = payload.get(4..).filter(|_| kind == NEW_ELEMENTS);
+    let elements = elements.and_then(|attributes| attribute(attributes, 3)).unwrap_or_default();
+    let element = |(_, element): (u16, &[u8])| {
+        let key = attribute(attribute(element, 1)?, 1)?.try_into().ok()?;
+        let counter = attribute(element, 7)?;
+        let packets = attribute(attribute(counter, 2)?, 2)?.try_into().ok()?;
+        Some((u32::from_ne_bytes(key), u64::from_be_bytes(packets)))
+    };
+    attributes_in(elements).filter_map(element).collect()
+}
+
 /// Hook, priority and type of a base chain.
 fn position(hook: Hook) -> (u32, i32, &'static str) {
     const PREROUTING: u32 = 0;
@@ -244,6 +266,12 @@ fn write_set(a: &mut Attributes<'_>, set: Set, family: Family) {
             let len = fields.iter().map(|field| field.len(family)).sum();
             a.net32(6, concatenated(kinds)).net32(7, len);
         }
+    }
+    if set.counts() {
+        // Each element that is added has one of its own.
+        a.nested(17, |a| {
+            a.text(1, "counter").nested(2, |_| {});
+        });
     }
     if set.is_dynamic() {
         a.nested(9, |a| {

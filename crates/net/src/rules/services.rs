@@ -15,6 +15,8 @@
 //! shared out by rendezvous hashing (Thaler, Ravishankar 1998): when a backend goes, only its
 //! own turns move, and every node has the same.
 //!
+//! Each connection that is led to a backend is counted under its service's id.
+//!
 //! Not here: ports of this node's own containers (`published`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -190,6 +192,8 @@ fn push_service(
         let value = Value::Parts(vec![Part::Address(*backend)]);
         all.push((Set::Backends, Element::Entry { key, value }));
     }
+    // Also without backends: what it has counted stays until the service goes.
+    all.push((Set::Counted, Element::key_of(vec![Part::Number(*id)])));
     let here = || service.backends.iter().filter(|b| b.local && family.has(&b.address));
     for frontend in &service.frontends {
         let (address, protocol, port, target) = match *frontend {

@@ -55,6 +55,8 @@ pub(crate) enum Set {
     TurnsPublished,
     /// Id . turn : backend.
     Backends,
+    /// Ids of services: each counts the connections that were led to it.
+    Counted,
     /// Services' backends on this node, address . address: each may be a client of its own.
     Loops,
     /// Protocol . address of backends that connections were translated to: filled by the kernel.
@@ -62,7 +64,7 @@ pub(crate) enum Set {
 }
 
 impl Set {
-    pub(super) const ALL: [Self; 25] = [
+    pub(super) const ALL: [Self; 26] = [
         Self::Anywhere,
         Self::Bound,
         Self::RefusedAnywhere,
@@ -86,6 +88,7 @@ impl Set {
         Self::TurnsAddresses,
         Self::TurnsPublished,
         Self::Backends,
+        Self::Counted,
         Self::Loops,
         Self::Served,
     ];
@@ -115,6 +118,7 @@ impl Set {
             Self::TurnsAddresses => "turns-addresses",
             Self::TurnsPublished => "turns-published",
             Self::Backends => "backends",
+            Self::Counted => "counted",
             Self::Loops => "loops",
             Self::Served => "served",
         }
@@ -137,7 +141,9 @@ impl Set {
             Self::Marks => &[SourceMac],
             Self::Vips | Self::FrontAddresses | Self::Inbound => &[Destination],
             Self::Peers => &[Number, Source],
-            Self::TurnsPorts | Self::TurnsAddresses | Self::TurnsPublished => &[Number],
+            Self::TurnsPorts | Self::TurnsAddresses | Self::TurnsPublished | Self::Counted => {
+                &[Number]
+            }
             Self::Backends | Self::Together => &[Number, Number],
             Self::Served => &[Protocol, Destination],
         }
@@ -164,6 +170,7 @@ impl Set {
             | Self::Peers
             | Self::Vips
             | Self::Loops
+            | Self::Counted
             | Self::Served => Holds::Nothing,
             Self::Marks => Holds::Data(&[Number]),
             // Twice: see where it is looked up.
@@ -173,6 +180,11 @@ impl Set {
             }
             Self::Backends => Holds::Data(&[Destination]),
         }
+    }
+
+    /// Its elements count how often they were found.
+    pub(crate) fn counts(self) -> bool {
+        self == Self::Counted
     }
 
     /// Filled by rules.

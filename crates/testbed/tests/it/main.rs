@@ -8,6 +8,7 @@
 
 mod access;
 mod churn;
+mod docker;
 mod doctor;
 mod edge;
 mod failover;

@@ -210,6 +210,7 @@ impl Expression {
                 expression(list, "numgen", |a| {
                     a.net32(1, TURN).net32(2, *turns).net32(3, RANDOM).net32(4, 0);
                 });
+                look_up(list, Set::Counted, ID, false);
                 to_chosen(list, family, *front);
             }
             Self::ByClient { front, turns } => {
@@ -221,6 +222,7 @@ impl Expression {
                     a.net32(1, R0).net32(2, TURN).net32(3, len).net32(4, *turns);
                     a.net32(5, HASH_SEED).net32(7, HASH_JENKINS);
                 });
+                look_up(list, Set::Counted, ID, false);
                 to_chosen(list, family, *front);
             }
             Self::DestinationAs(address) => {
