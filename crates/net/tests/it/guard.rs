@@ -10,7 +10,7 @@ use rustix::net::{
 use warren_net::Protocol::Tcp;
 use warren_net::{Carrier, Frontend, Table};
 
-use crate::cluster::{Cluster, member, on_cluster, service, vip, vip6};
+use crate::cluster::{Cluster, Node, member, on_cluster, service, vip, vip6};
 use crate::world::{eventually, run, tcp_to, tcp_to_briefly, within};
 
 /// What is not heard within this was dropped.
@@ -92,36 +92,43 @@ async fn with_device(cluster: &Cluster) {
 #[test]
 fn host_nothing_of_the_pools_leaves_in_the_clear() {
     on_cluster(1, |cluster| async move {
-        let node = &cluster.nodes[0];
         with_device(&cluster).await;
+        let Cluster { mut nodes, outside } = cluster;
+        let node = nodes.remove(0);
         let client = node.pod("client", 3).await;
-        let ear = Ear::open(&cluster.outside);
-        let (targets, outside) = (targets(), IpAddr::from([192, 0, 2, 100]));
+        let Node { netns, net, .. } = node;
+        let ear = Ear::open(&outside);
+        let (targets, world) = (targets(), IpAddr::from([192, 0, 2, 100]));
         let check = |when: &str| {
             within(client.netns(), || send_to_all(&targets));
-            within(&node.netns, || send_to_all(&targets));
-            within(client.netns(), || send_to_all(&[outside]));
+            within(&netns, || send_to_all(&targets));
+            within(client.netns(), || send_to_all(&[world]));
             let heard = ear.heard();
-            assert!(heard.contains(&outside), "{when}: the ear is deaf: {heard:?}");
+            assert!(heard.contains(&world), "{when}: the ear is deaf: {heard:?}");
             let ours: Vec<_> = heard.iter().filter(|address| is_ours(address)).collect();
             assert!(ours.is_empty(), "{when}: {ours:?} came by the default route");
         };
         check("before there is a tunnel");
-        within(&node.netns, || {
+        within(&netns, || {
             run("ip tuntap add dev w-tun mode tun");
             run("ip link set w-tun up");
         });
-        let has_route =
-            || within(&node.netns, || run("ip route show 10.128.2.0/24")).contains("w-tun");
+        let has_route = || within(&netns, || run("ip route show 10.128.2.0/24")).contains("w-tun");
         eventually("a route into the device", has_route);
         check("while nobody reads the device");
-        within(&node.netns, || run("ip link set w-tun down"));
+        within(&netns, || run("ip link set w-tun down"));
         check("while the device is down");
-        within(&node.netns, || run("ip link del w-tun"));
+        within(&netns, || run("ip link del w-tun"));
         check("when the device is gone");
-        // The rules alone may be gone for a moment, too: routes stay.
-        within(&node.netns, || run("nft flush ruleset"));
+        within(&netns, || run("nft flush ruleset"));
         check("after somebody emptied the rules");
+        // Nobody is there to put anything back; what is left are routes.
+        drop(net);
+        within(&netns, || {
+            run("nft flush ruleset");
+            run("ip link del w-node01");
+        });
+        check("when the daemon, its rules and its devices are gone");
     });
 }
 

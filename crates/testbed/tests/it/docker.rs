@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use warren_testbed::{Cluster, Host, Options};
 
-use crate::pods::Pod;
+use crate::pods::{Pod, SILENCE};
 use crate::support::SOON;
 
 /// Of Docker's container.
@@ -90,9 +90,17 @@ impl Docker {
         self.run(&[&run[..], &command].concat()).map(|_| ())
     }
 
-    /// What a container of Docker gets from an address.
-    fn fetch(&self, url: &str) -> Result<String> {
-        self.run(&["exec", "theirs", "/busybox", "wget", "-T", "3", "-q", "-O", "-", url])
+    /// Its container, as a client.
+    fn pod(&self) -> Result<Pod> {
+        let text = self.run(&[
+            "inspect",
+            "-f",
+            "{{.State.Pid}} {{.NetworkSettings.IPAddress}}",
+            "theirs",
+        ])?;
+        let (pid, v4) = text.trim().split_once(' ').context("pid and address")?;
+        let (pid, v4) = (Some(pid.parse()?), v4.parse()?);
+        Ok(Pod { name: "theirs".to_owned(), host: self.host.clone(), pid, v4 })
     }
 
     /// The rules of iptables, ours and all else, each in order.
@@ -176,8 +184,16 @@ fn host_docker_on_the_same_machine() -> Result<()> {
                 );
             }
         }
-        let page = docker.fetch(&format!("http://{}:{THEIRS}/", worker.host().address()))?;
-        assert_eq!(page.trim(), "docker");
+        let theirs = docker.pod()?;
+        assert_eq!(theirs.tcp(outside.v4, 9000)?, format!("hub {}", worker.host().address()));
+        // Docker's containers are clients like others: of what is published.
+        for node in cluster.nodes() {
+            let said = theirs.tcp(node.host().address(), OURS)?;
+            assert!(said.starts_with("web-"), "by {}: {said}", node.name());
+        }
+        for pod in &web {
+            assert_ne!(theirs.tcp_within(pod.v4, WEB, SILENCE)?, pod.name);
+        }
         Ok(())
     };
     both()?;
