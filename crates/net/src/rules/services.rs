@@ -193,7 +193,9 @@ fn push_service(
         all.push((Set::Backends, Element::Entry { key, value }));
     }
     // Also without backends: what it has counted stays until the service goes.
-    all.push((Set::Counted, Element::key_of(vec![Part::Number(*id)])));
+    if service.frontends.iter().any(|frontend| leads(frontend, family)) {
+        all.push((Set::Counted, Element::key_of(vec![Part::Number(*id)])));
+    }
     let here = || service.backends.iter().filter(|b| b.local && family.has(&b.address));
     for frontend in &service.frontends {
         let (address, protocol, port, target) = match *frontend {
@@ -245,6 +247,16 @@ fn push_service(
     }
     for vip in vips {
         all.push((Set::Vips, Element::key_of(vec![Part::Address(vip)])));
+    }
+}
+
+/// Whether clients of the family are led anywhere by it.
+fn leads(frontend: &Frontend, family: Family) -> bool {
+    match frontend {
+        Frontend::Address(address)
+        | Frontend::Port { vip: address, .. }
+        | Frontend::Published { bind: address, .. } => family.has(address),
+        Frontend::Elsewhere { .. } => false,
     }
 }
 

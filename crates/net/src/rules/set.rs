@@ -25,6 +25,8 @@ pub(crate) enum Set {
     Members,
     /// Own addresses of nodes on the overlay.
     Nodes,
+    /// A block of containers . the address of their node, if that is of the family.
+    Homes,
     /// Hardware address of a node's VXLAN device : mark of what comes by it.
     Marks,
     /// Protocol . address . port of containers here that every node brings foreign clients to.
@@ -64,7 +66,7 @@ pub(crate) enum Set {
 }
 
 impl Set {
-    pub(super) const ALL: [Self; 26] = [
+    pub(super) const ALL: [Self; 27] = [
         Self::Anywhere,
         Self::Bound,
         Self::RefusedAnywhere,
@@ -72,6 +74,7 @@ impl Set {
         Self::Hairpin,
         Self::Members,
         Self::Nodes,
+        Self::Homes,
         Self::Marks,
         Self::Exposed,
         Self::Combination,
@@ -102,6 +105,7 @@ impl Set {
             Self::Hairpin => "hairpin",
             Self::Members => "members",
             Self::Nodes => "nodes",
+            Self::Homes => "homes",
             Self::Marks => "marks",
             Self::Exposed => "exposed",
             Self::Combination => "combination",
@@ -135,6 +139,7 @@ impl Set {
                 &[Protocol, Destination, DestinationPort]
             }
             Self::Hairpin | Self::Loops => &[Source, Destination],
+            Self::Homes => &[Destination, Source],
             Self::Members | Self::Nodes | Self::Combination | Self::Confined | Self::Outbound => {
                 &[Source]
             }
@@ -164,6 +169,7 @@ impl Set {
             Self::Hairpin
             | Self::Members
             | Self::Nodes
+            | Self::Homes
             | Self::Exposed
             | Self::Together
             | Self::Confined

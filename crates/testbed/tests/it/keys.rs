@@ -1,11 +1,13 @@
 //! Keys of the tunnel between nodes that are replaced while streams run.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use warren_base::clock::RealClock;
 use warren_testbed::{Cluster, Host, Options};
 use warren_trust::{KeyFile, read_tunnel_keys};
@@ -84,7 +86,7 @@ fn printed(out: &str) -> Vec<(String, String)> {
 /// Somebody on the segment with a node's private key, who talks to another node.
 fn pretend(host: &Host, own: PrivateKey, to: PublicKey, at: SocketAddr) -> Result<Engine> {
     let network: IpAddr = [198, 18, 0, 0].into();
-    host.within(|| -> Result<Engine> {
+    in_network(host, || {
         let options = Carrying {
             tun: Tun::open(&TunOptions {
                 name: "thief0".into(),
@@ -106,7 +108,20 @@ fn pretend(host: &Host, own: PrivateKey, to: PublicKey, at: SocketAddr) -> Resul
             keepalive: None,
         };
         Ok(Engine::start(options, &Table { own: vec![own], peers: vec![peer] })?)
-    })?
+    })
+}
+
+/// Works in a machine's network alone: who is in its process namespace can start no threads.
+fn in_network<R: Send>(host: &Host, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    let pid = host.pid().context("it is up")?;
+    let file = std::fs::File::open(format!("/proc/{pid}/ns/net"))?;
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+            work()
+        });
+        inside.join().unwrap()
+    })
 }
 
 /// Sends into the pretender's tunnel, so that it asks for a session.

@@ -259,6 +259,13 @@ impl Expression {
                 load(list, family, R1, *field);
                 look_up(list, Set::Peers, R0, false);
             }
+            Self::ToOwnNode(len) => {
+                load(list, family, R0, Field::Destination);
+                mask(list, &prefix_mask(family, *len));
+                let behind = R0 + Field::Destination.len(family).div_ceil(4);
+                load(list, family, behind, Field::Source);
+                look_up(list, Set::Homes, R0, false);
+            }
             Self::Count => expression(list, "counter", |_| {}),
             Self::KeepNode => {
                 load(list, family, R0, Field::SourceMac);
