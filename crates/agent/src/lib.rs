@@ -40,6 +40,7 @@ mod pulse;
 mod reconcile;
 pub mod report;
 mod restart;
+mod rotation;
 mod route;
 mod seams;
 mod session;
@@ -82,7 +83,7 @@ pub use crate::route::{LocalManager, MANAGERS_MAX, ManagerAddress};
 pub use crate::seams::{Archive, Images, Network};
 pub use crate::session::{Connect, ConnectError};
 pub use crate::table::Applied;
-pub use crate::tunnel::{Tunnel, TunnelPeer, TunnelState};
+pub use crate::tunnel::{KeyChange, OwnKey, Tunnel, TunnelPeer, TunnelState};
 pub use crate::underlay::Resolve;
 
 use crate::container::Listed;
@@ -162,6 +163,8 @@ impl Agent {
         let (inbox, messages) = mpsc::channel(INBOX_MAX);
         let ports = Ports::new(Arc::clone(&options.network), Arc::clone(&options.runtime));
         let (met, manager) = watch::channel(None);
+        let (wishes, wished) = mpsc::channel(rotation::WISHES_MAX);
+        let keys = options.tunnel.as_ref().map(|tunnel| tunnel.keys()).unwrap_or_default();
         let tools = Arc::new(Tools {
             node: options.node_id,
             pool: options.pool,
@@ -185,6 +188,8 @@ impl Agent {
             manager: manager.clone(),
             channel: watch::Sender::new(None),
             parted: Parted::default(),
+            said: watch::Sender::new(rotation::said(&keys)),
+            wishes,
             inbox,
             stopping: CancellationToken::new(),
         });
@@ -202,6 +207,7 @@ impl Agent {
         let (told, membership) = watch::channel(core.set().membership.clone());
         let (tables, handed) = watch::channel(Arc::default());
         let (clock, stopping) = (Arc::clone(&tools.clock), tools.stopping.clone());
+        tasks.spawn("tunnel keys", rotation::run(Arc::clone(&tools), handed.clone(), wished));
         tasks.spawn("net table", net_table::run(options.net_table, handed, clock, stopping));
         let (report_gap, gaps) = mpsc::channel(GAPS_MAX);
         let (gone, removed) = watch::channel(false);

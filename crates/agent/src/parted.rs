@@ -52,6 +52,7 @@ impl Parted {
 async fn ask(tools: &Tools, revision: u64) -> Result<bool, Status> {
     let channel = tools.channel.borrow().clone();
     let channel = channel.ok_or_else(|| Status::unavailable("no session with a manager"))?;
-    let asked = v1::PartedRequest { node_id: tools.node.as_bytes().to_vec(), revision };
+    let node_id = tools.node.as_bytes().to_vec();
+    let asked = v1::PartedRequest { node_id, revision, everyone: false };
     Ok(DispatchClient::new(channel).parted(asked).await?.into_inner().all)
 }

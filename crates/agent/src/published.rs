@@ -9,11 +9,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::sync::Arc;
 
 use warren_model::ServiceId;
 use warren_model::service::{PortSpec, Protocol, PublishMode};
-use warren_net::PublishedPort;
+use warren_net::{Backend, Frontend, PublishedPort, Service};
 
 /// A port of this node that can be reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,6 +149,36 @@ fn publish(port: &PortSpec, replicas: &[&Replica<'_>]) -> Option<PublishedPort> 
     Some(PublishedPort { protocol: key.net_protocol(), bind: key.bind, port: key.port, backends })
 }
 
+/// The same ports on IPv6, those that are for every address. `v6` is a container's other address.
+///
+/// Chains of ports know IPv4 alone, so these are services of one port.
+pub fn services6(
+    id: ServiceId,
+    ports: &[PublishedPort],
+    v6: impl Fn(Ipv4Addr) -> Option<Ipv6Addr>,
+) -> Vec<Arc<Service>> {
+    let service = |published: &PublishedPort| {
+        let PublishedPort { protocol, bind: _, port, backends } = published;
+        let backend = |at: &SocketAddrV4| {
+            v6(*at.ip()).map(|v6| Backend { address: v6.into(), weight: 1, local: true })
+        };
+        Arc::new(Service {
+            key: format!("{id}/node/{port}/{protocol}").into(),
+            frontends: vec![Frontend::Published {
+                bind: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                protocol: *protocol,
+                port: *port,
+                // Nobody is led anywhere without a backend.
+                target: backends.first().map_or(*port, SocketAddrV4::port),
+            }],
+            backends: backends.iter().filter_map(backend).collect(),
+            affinity: false,
+            prefer_local: false,
+        })
+    };
+    ports.iter().filter(|port| port.bind.is_unspecified()).map(service).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +261,36 @@ mod tests {
     fn a_host_port_belongs_to_one() {
         check("80:8h", "+ 1 80, + 2", "80>10.0.0.1:8");
         check("80:8h", "- 1 80, + 2", "80>");
+    }
+
+    #[test]
+    fn ports_of_every_address_are_of_both_families() {
+        let port = |bind, port, backends: &[u8]| PublishedPort {
+            protocol: warren_net::Protocol::Tcp,
+            bind,
+            port,
+            backends: backends
+                .iter()
+                .map(|last| SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, *last), 8))
+                .collect(),
+        };
+        let any = Ipv4Addr::UNSPECIFIED;
+        let ports = [port(any, 80, &[1]), port(any, 81, &[]), port(Ipv4Addr::LOCALHOST, 82, &[1])];
+        let made = services6(ServiceId::from_bytes(id(1)), &ports, |v4| {
+            Some(Ipv6Addr::from([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, v4.octets()[3]]))
+        });
+        let shown: Vec<String> = made
+            .iter()
+            .map(|service| {
+                let backends: Vec<_> =
+                    service.backends.iter().map(|backend| backend.address.to_string()).collect();
+                let Frontend::Published { bind, port, target, .. } = service.frontends[0] else {
+                    unreachable!()
+                };
+                format!("[{bind}]:{port}>{target} {}", backends.join("+"))
+            })
+            .collect();
+        assert_eq!(shown, ["[::]:80>8 fd00::1", "[::]:81>81 "]);
     }
 
     #[test]

@@ -93,6 +93,8 @@ enum End {
     Closed,
     #[error("what came cannot be taken")]
     Gap(#[from] Gap),
+    #[error("this node has something new to say of itself")]
+    Described,
     #[error("the manager of this node has no leader")]
     Leaderless,
     #[error("the manager of this node has a leader again")]
@@ -107,7 +109,7 @@ impl End {
     /// Whether others should be tried before that manager.
     fn is_failure(&self) -> bool {
         match self {
-            Self::Returns | Self::Gap(Gap::Missed { .. }) => false,
+            Self::Returns | Self::Described | Self::Gap(Gap::Missed { .. }) => false,
             Self::Connect(_)
             | Self::Silent { .. }
             | Self::Session(_)
@@ -170,7 +172,7 @@ impl Session {
                 End::Stopping => return,
                 End::Removed => return self.leave(&manager).await,
                 End::Connect(_) | End::Silent { .. } | End::Session(_) | End::Closed => {}
-                End::Gap(_) | End::Leaderless | End::Returns => {}
+                End::Gap(_) | End::Leaderless | End::Returns | End::Described => {}
             }
             self.judge(&mut route, &manager, &end, opened);
             self.learn(&mut route);
@@ -189,7 +191,9 @@ impl Session {
         if opened.is_none() {
             count(&self.metrics().attempts_failed, 1);
         }
-        if opened.is_some() || route.rounds() >= QUIET_ROUNDS {
+        if matches!(end, End::Described) {
+            tracing::debug!(%manager, "another session, to say what is new");
+        } else if opened.is_some() || route.rounds() >= QUIET_ROUNDS {
             tracing::warn!(%manager, error, "no session with a manager");
         } else {
             tracing::debug!(%manager, error, "no session with a manager");

@@ -210,6 +210,7 @@ async fn open(tools: &Arc<Tools>, line: &mut Line, kind: Option<Open>) -> Outcom
         Some(Open::Check(check)) => inspect::check(tools, check, line).await,
         Some(Open::Doctor(asked)) => inspect::doctor(tools, asked, line).await,
         Some(Open::CountPolicies(_)) => inspect::count_policies(tools, line).await,
+        Some(Open::RotateKey(_)) => inspect::rotate_key(tools, line).await,
         None => Outcome::Failed(Failure::new(
             Code::BadInput,
             "this node does not know that kind of stream; is it older than its manager?",

@@ -1,6 +1,6 @@
 //! Whoever carries packets to other nodes encrypted, as the agent asks it.
 //!
-//! Not here: carrying them.
+//! Not here: carrying them, when keys are replaced (`rotation`).
 
 use async_trait::async_trait;
 
@@ -9,6 +9,35 @@ use async_trait::async_trait;
 pub trait Tunnel: Send + Sync + 'static {
     /// What it does now; `None` if it does not answer. Ends by itself, within a second or two.
     async fn state(&self) -> Option<TunnelState>;
+
+    /// This node's own keys, the one that is offered first; none: there is no tunnel.
+    fn keys(&self) -> Vec<OwnKey>;
+
+    /// Changes them; on disk, and carried by, when this returns.
+    ///
+    /// # Errors
+    /// The disk refuses; all is as it was then.
+    async fn change_keys(&self, change: KeyChange) -> std::io::Result<()>;
+}
+
+/// A key of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnKey {
+    /// Its public half.
+    pub public: [u8; 32],
+    /// Milliseconds since the epoch.
+    pub made_ms: u64,
+}
+
+/// A step from one key to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyChange {
+    /// A second key is made. It is accepted, and not offered yet.
+    Make,
+    /// The second is offered from now on, the first is still accepted.
+    Offer,
+    /// Only the one that is offered is left.
+    Forget,
 }
 
 /// What is carried, and for whom.

@@ -119,6 +119,7 @@ mod tests {
                 underlay: host.into(),
                 blocks: vec![],
                 overlay_key: [0; 32],
+                overlay_key_other: [0; 32],
                 name: String::new(),
             };
             (NodeId::from_bytes([u8::try_from(number).unwrap(); 10]), Arc::new(peer))

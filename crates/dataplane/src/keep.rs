@@ -75,7 +75,7 @@ pub struct Options {
 
 /// This node's end of the tunnel.
 pub struct Overlay {
-    /// The first is offered, all are accepted; at most two.
+    /// At first: see [`Handle::set_keys`].
     pub keys: Vec<PrivateKey>,
     /// Where others reach this node.
     pub address: IpAddr,
@@ -101,6 +101,8 @@ pub enum Error {
 struct Wanted {
     table: Option<Arc<NodeTable>>,
     known: Arc<BTreeMap<String, IpAddr>>,
+    /// This node's own; the first is offered.
+    keys: Vec<PrivateKey>,
     askers: BTreeMap<TaskId, Arc<Asker>>,
     /// Nothing of an earlier daemon's is to be added to the askers.
     is_whole: bool,
@@ -128,6 +130,16 @@ impl Handle {
     /// Addresses of nodes that the table has by name.
     pub fn set_known(&self, known: BTreeMap<String, IpAddr>) {
         self.change(|wanted| wanted.known = Arc::new(known));
+    }
+
+    /// This node's own keys: the first is offered, all are accepted; at most two. Returns once the
+    /// process has them; one that does not answer gets them as soon as it does.
+    pub async fn set_keys(&self, keys: Vec<PrivateKey>) {
+        let generation = self.change(|wanted| wanted.keys = keys);
+        let mut told = self.told.clone();
+        let waiting = told.wait_for(|told| *told >= generation);
+        // Nothing is lost when it is late: peers accept both keys meanwhile.
+        let _ = tokio::time::timeout(ADMIT_MAX, waiting).await;
     }
 
     /// Returns once this container is answered, if there is a table.
@@ -205,7 +217,9 @@ pub struct Keeper {
 impl Keeper {
     /// Begins, in the calling thread's network namespace, and returns at once.
     pub fn start(options: Options) -> Self {
-        let (wanted, wants) = watch::channel(Wanted::default());
+        let keys = options.overlay.as_ref().map(|overlay| overlay.keys.clone());
+        let keys = keys.unwrap_or_default();
+        let (wanted, wants) = watch::channel(Wanted { keys, ..Wanted::default() });
         let (tell, told) = watch::channel(0);
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let (stop, stopped) = oneshot::channel();

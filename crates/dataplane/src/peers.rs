@@ -59,6 +59,15 @@ pub fn peers(
             skipped.push(Skipped::Key(node));
             continue;
         }
+        let mut its_keys = vec![key];
+        // While it replaces one by the other.
+        let other = Some(peer.overlay_key_other).filter(|key| *key != NO_KEY);
+        if let Some(other) = other.map(PublicKey::from_bytes) {
+            match keys.insert(other) {
+                true => its_keys.push(other),
+                false => skipped.push(Skipped::Key(node)),
+            }
+        }
         if peers.len() == PEERS_MAX {
             skipped.push(Skipped::Peer(node));
             continue;
@@ -72,7 +81,7 @@ pub fn peers(
         }
         let address = peer.underlay.parse().ok().or_else(|| known.get(&peer.underlay).copied());
         peers.push(PeerConfig {
-            keys: vec![key],
+            keys: its_keys,
             preshared_key: None,
             endpoint: address.map(|address| SocketAddr::new(address, port)),
             allowed,
@@ -112,7 +121,8 @@ mod tests {
         NodeId::from_bytes([n; 10])
     }
 
-    /// `2=192.0.2.2/7:3,4` is node 2 at 192.0.2.2 with key 7 and the blocks 10.128.3.0/24 and .4.
+    /// `2=192.0.2.2/7:3,4` is node 2 at 192.0.2.2 with key 7 and the blocks 10.128.3.0/24 and .4;
+    /// `7+8` are two keys.
     fn table(text: &str) -> NodeTable {
         let mut table = NodeTable::default();
         for (at, word) in text.split_whitespace().enumerate() {
@@ -120,11 +130,13 @@ mod tests {
             let (underlay, rest) = rest.split_once('/').unwrap();
             let (key, blocks) = rest.split_once(':').unwrap();
             let blocks = blocks.split(',').filter(|block| !block.is_empty());
+            let (key, other) = key.split_once('+').unwrap_or((key, "0"));
             let peer = Peer {
                 number: u32::try_from(at).unwrap(),
                 underlay: underlay.to_owned(),
                 blocks: blocks.map(|n| format!("10.128.{n}.0/24").parse().unwrap()).collect(),
                 overlay_key: [key.parse().unwrap(); 32],
+                overlay_key_other: [other.parse().unwrap(); 32],
                 name: String::new(),
             };
             table.peers.insert(node(n.parse().unwrap()), Arc::new(peer));
@@ -142,7 +154,9 @@ mod tests {
             .map(|peer| {
                 let endpoint = peer.endpoint.map_or_else(|| "-".to_owned(), |at| at.to_string());
                 let allowed: Vec<String> = peer.allowed.iter().map(ToString::to_string).collect();
-                format!("{} {endpoint} {}", peer.keys[0].as_bytes()[0], allowed.join(","))
+                let keys: Vec<String> =
+                    peer.keys.iter().map(|key| key.as_bytes()[0].to_string()).collect();
+                format!("{} {endpoint} {}", keys.join("+"), allowed.join(","))
             })
             .collect();
         assert_eq!(shown, expected);
@@ -163,6 +177,9 @@ mod tests {
             ],
             &[],
         );
+        // One that replaces its key; the other one is somebody else's.
+        check("2=192.0.2.2/7+8:3", &["7+8 192.0.2.2:51820 10.128.3.0/24"], &[]);
+        check("2=192.0.2.2/7+1:3", &["7 192.0.2.2:51820 10.128.3.0/24"], &[Skipped::Key(node(2))]);
         check("2=2001:db8::2/7:3", &["7 [2001:db8::2]:51820 10.128.3.0/24"], &[]);
     }
 

@@ -118,6 +118,8 @@ pub struct Description {
     pub features: Vec<String>,
     /// Public key of its end of the overlay (X25519, as WireGuard's); zeros: it has none.
     pub overlay_key: [u8; 32],
+    /// A second one that it accepts too, while it replaces one by the other; zeros: none.
+    pub overlay_key_other: [u8; 32],
 }
 
 /// Whether the planner may use a node; set by people.

@@ -70,6 +70,8 @@ pub struct Peer {
     pub blocks: Vec<Subnet>,
     /// Its end of the overlay (X25519); zeros: it has none.
     pub overlay_key: [u8; 32],
+    /// It is known by this one too, while it replaces one by the other; zeros: none.
+    pub overlay_key_other: [u8; 32],
     /// What people call it; empty: not told.
     pub name: String,
 }

@@ -6,17 +6,17 @@
 use std::fs;
 use std::net::Ipv4Addr;
 
+use crate::docker;
 use crate::firewall::{open_socket, table_exists};
 use crate::link::Links;
 use crate::namespace::in_new_namespace;
 use crate::netlink::{Messages, Socket, attribute, flag, text};
-use crate::rules::Family;
+use crate::rules::{Family, GET_CHAIN};
 use crate::sandbox::{Maker, Names};
 
 mod legacy;
 
 // linux/netfilter/nf_tables.h
-const GET_CHAIN: u16 = (10 << 8) | 4;
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
@@ -61,12 +61,14 @@ pub fn features(pool: (Ipv4Addr, u8)) -> Features {
     });
     let forward = fs::read_to_string("/proc/sys/net/ipv4/ip_forward");
     let nf_tables = socket.is_ok();
-    let chains = socket.ok().and_then(|mut socket| list_chains(&mut socket)).unwrap_or_default();
+    let mut socket = socket.ok();
+    let chains = socket.as_mut().and_then(list_chains).unwrap_or_default();
+    let opened = socket.as_mut().is_some_and(docker::is_open);
     Features {
         nf_tables,
         veth: veth.is_ok(),
         ip_forward: forward.is_ok_and(|value| value.trim() == "1"),
-        blockers: blockers(&chains, legacy::forward_drops(), pool),
+        blockers: blockers(&chains, opened, legacy::forward_drops(), pool),
     }
 }
 
@@ -108,7 +110,13 @@ fn list_chains(socket: &mut Socket) -> Option<Vec<Chain>> {
     listed.ok().map(|()| chains)
 }
 
-fn blockers(chains: &[Chain], legacy_drops: bool, pool: (Ipv4Addr, u8)) -> Vec<Blocker> {
+/// `opened`: our rules are in Docker's chain.
+fn blockers(
+    chains: &[Chain],
+    opened: bool,
+    legacy_drops: bool,
+    pool: (Ipv4Addr, u8),
+) -> Vec<Blocker> {
     let pool = format!("{}/{}", pool.0, pool.1);
     let iptables = |program: &str, chain: &str| {
         format!(
@@ -134,8 +142,10 @@ fn blockers(chains: &[Chain], legacy_drops: bool, pool: (Ipv4Addr, u8)) -> Vec<B
             _ => continue,
         };
         found.push(match is_iptables {
+            // A running node makes its own way there.
+            true if exists("DOCKER-USER") && opened => continue,
             true if exists("DOCKER-USER") => Blocker {
-                what: "Docker drops forwarded packets that are not its own (iptables chain FORWARD)".into(),
+                what: "Docker drops forwarded packets that are not its own (iptables chain FORWARD), and no node of this machine has made its exception".into(),
                 fix: iptables("iptables", "DOCKER-USER"),
             },
             true if exists("ufw-user-forward") => Blocker {
@@ -179,7 +189,7 @@ mod tests {
                 drops: *drops,
             })
             .collect();
-        let found = blockers(&chains, legacy, (Ipv4Addr::new(10, 128, 0, 0), 10));
+        let found = blockers(&chains, false, legacy, (Ipv4Addr::new(10, 128, 0, 0), 10));
         let fixes: Vec<&str> =
             found.iter().map(|b| b.fix.split(" 10.128").next().unwrap_or_default()).collect();
         assert_eq!(fixes, expected);
@@ -210,5 +220,17 @@ mod tests {
             &["nft insert rule inet mine fwd ip saddr"],
         );
         check(&[], true, &["iptables-legacy -I FORWARD -s"]);
+    }
+
+    #[test]
+    fn an_opening_is_no_blocker() {
+        let chain = |name: &str, drops| Chain {
+            family: 2,
+            table: "filter".into(),
+            name: name.into(),
+            drops,
+        };
+        let chains = [chain("FORWARD", true), chain("DOCKER-USER", false)];
+        assert_eq!(blockers(&chains, true, false, (Ipv4Addr::new(10, 128, 0, 0), 10)), []);
     }
 }

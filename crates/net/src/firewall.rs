@@ -6,6 +6,7 @@
 //! connections are not part of the table: they live through each change, except
 //! datagram flows to backends that are no more, and what policies deny now.
 
+mod connections;
 mod policies;
 mod stale;
 
@@ -19,12 +20,13 @@ use rustix::io::Errno;
 
 use self::stale::{is_stale, parted};
 use crate::conntrack::{Conntrack, Exposed};
+use crate::docker::Opening;
 use crate::link::Links;
 use crate::netlink::{Messages, Refused, Socket};
 use crate::rules::{
     self, Counted, Counter, Family, GET_TABLE, Op, Port, Ports, Rules, Services, header,
 };
-use crate::table::Count;
+use crate::table::{Connections, Count};
 use crate::wire::Reply;
 use crate::{Error, NetConfig, Protocol, Table};
 
@@ -43,6 +45,11 @@ pub(crate) enum Order {
     Count {
         reply: Reply<Vec<Count>>,
     },
+    Connections {
+        reply: Reply<Vec<Connections>>,
+    },
+    /// Docker's firewall appeared, or lost a rule.
+    Open,
     /// Containers are gone: nothing is to be left of their addresses.
     Forget,
 }
@@ -57,13 +64,21 @@ pub(crate) struct Firewall {
     conntrack: Conntrack,
     links: Links,
     exposed: Arc<Exposed>,
+    /// In Docker's, unless everything is to be gone.
+    opening: Opening,
+    is_clean: bool,
     /// What the kernel holds of each family; `None` if that is not certain.
     held: Option<Both>,
     /// Counts changes, to begin with another backend each time.
     round: usize,
     /// What policies counted in chains that are no more.
     carried: Counts,
+    /// What services counted in tables that are no more, by their keys.
+    carried_led: Led,
 }
+
+/// Connections by services' keys.
+type Led = BTreeMap<Box<str>, u64>;
 
 /// By clauses' names and actions.
 type Counts = BTreeMap<Counted, Counter>;
@@ -82,13 +97,17 @@ impl Firewall {
             conntrack: Conntrack::open()?,
             links: Links::open()?,
             exposed,
+            opening: Opening::new(&config.node_key),
+            is_clean: false,
             held: None,
             round: 0,
             carried: Counts::new(),
+            carried_led: Led::new(),
         };
         if !exists {
             firewall.apply(&Table::default())?;
         }
+        firewall.open_docker();
         Ok(firewall)
     }
 
@@ -124,6 +143,10 @@ impl Firewall {
                         );
                     }
                 }
+                Some(Order::Connections { reply }) => {
+                    let _ = reply.send(self.connections());
+                }
+                Some(Order::Open) => self.open_docker(),
                 Some(Order::Forget) => {
                     if let Err(error) = self.forget_gone() {
                         tracing::warn!(
@@ -175,6 +198,9 @@ impl Firewall {
         self.part(held.as_ref(), &wanted)?;
         self.judge(held.as_ref(), &wanted)?;
         self.held = Some(wanted);
+        if std::mem::take(&mut self.is_clean) {
+            self.open_docker();
+        }
         Ok(())
     }
 
@@ -189,15 +215,23 @@ impl Firewall {
             };
             let whole = ops.contains(&Op::DeleteTable);
             let cleared: BTreeSet<String> = ops.iter().filter_map(cleared).collect();
+            if whole {
+                self.carry_led(*family, held);
+            }
             if whole || !cleared.is_empty() {
                 self.carry(*family, held, |chain| whole || cleared.contains(chain));
             }
         }
         self.commit(&ops)?;
         // Nobody asks for those of policies that are gone.
-        let wanted = wanted.iter().flatten();
-        let names: BTreeSet<&str> = wanted.flat_map(|rules| rules.counted_names()).collect();
+        let rules = || wanted.iter().flatten();
+        let names: BTreeSet<&str> = rules().flat_map(|rules| rules.counted_names()).collect();
         self.carried.retain(|(name, _), _| name.is_empty() || names.contains(&**name));
+        if !self.carried_led.is_empty() {
+            let services = rules().flat_map(|rules| rules.services.list.iter());
+            let keys: BTreeSet<&str> = services.map(|service| &*service.entry.key).collect();
+            self.carried_led.retain(|key, _| keys.contains(&**key));
+        }
         Ok(())
     }
 
@@ -227,8 +261,23 @@ impl Firewall {
         Ok(())
     }
 
+    /// `doctor` tells what is in the way without it.
+    fn open_docker(&mut self) {
+        if self.is_clean {
+            return;
+        }
+        if let Err(error) = self.opening.make(&mut self.socket) {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "Docker's firewall drops what containers send and are sent"
+            );
+        }
+    }
+
     fn clean(&mut self) -> Result<(), Error> {
         let held = self.held.take();
+        self.is_clean = true;
+        self.opening.close(&mut self.socket)?;
         self.install(&mut [None, None])?;
         self.forget(published(held.as_ref()), &Ports::new())
     }

@@ -27,7 +27,8 @@ use crate::sandbox::{Maker, Names, Pool};
 use crate::watch::Watch;
 use crate::wire::{Board, Errand, Removal, Reply, Wiring, Wish};
 use crate::{
-    Addresses, Count, Error, NetConfig, Protocol, Sandbox, Table, container_prefix, fnv, reserve,
+    Addresses, Connections, Count, Error, NetConfig, Protocol, Sandbox, Table, container_prefix,
+    fnv, reserve,
 };
 
 /// The thread that writes the packet filter: what it does is nobody else's.
@@ -70,7 +71,15 @@ impl Net {
         let _: Sender<()> = start("net-pool", move |_| pool.pool.fill(maker))?;
         let checks = orders.clone();
         let _: Sender<()> = start("net-watch", move |_| {
-            watch.run(|doubt| checks.send(Order::Check { changed: doubt.rules }).map_err(|_| ()));
+            watch.run(|doubt| {
+                if doubt.table || doubt.rules {
+                    checks.send(Order::Check { changed: doubt.rules }).map_err(|_| ())?;
+                }
+                if doubt.docker {
+                    checks.send(Order::Open).map_err(|_| ())?;
+                }
+                Ok::<(), ()>(())
+            });
         })?;
         let courses = start("net-routes", move |courses| routes.run(&courses))?;
         let (routes, links) = (courses.clone(), wishes.clone());
@@ -152,6 +161,12 @@ impl Net {
     /// tried to reach each other.
     pub async fn counts(&self) -> Result<Vec<Count>, Error> {
         ask(&self.orders, |reply| Order::Count { reply }).await
+    }
+
+    /// How many connections were led to each service. Asks the kernel: for whoever wants figures,
+    /// not for every second.
+    pub async fn connections(&self) -> Result<Vec<Connections>, Error> {
+        ask(&self.orders, |reply| Order::Connections { reply }).await
     }
 
     /// Reserves a published port by a bound, non-listening socket, in the calling thread's network namespace.

@@ -22,6 +22,7 @@ use std::{fmt, io};
 
 mod conntrack;
 pub mod dns;
+mod docker;
 mod features;
 mod firewall;
 mod handle;
@@ -47,8 +48,8 @@ pub use handle::Net;
 pub use node::{name_server, tunnel_name, underlay_mtu};
 pub use probe::{Answer, PROBES_MAX, Probe, Question, Round, Said, ask_names, link_mtu, probe};
 pub use table::{
-    Action, Backend, Carrier, Clause, Count, Direction, Frontend, Group, Member, Networks, Overlay,
-    PeerSet, Peers, Policy, PortRange, Service, Subnet, Table, Traffic,
+    Action, Backend, Carrier, Clause, Connections, Count, Direction, Frontend, Group, Member,
+    Networks, Overlay, PeerSet, Peers, Policy, PortRange, Service, Subnet, Table, Traffic,
 };
 
 pub use wireguard::{Wireguard, WireguardPeer, WireguardState, WireguardWatch};

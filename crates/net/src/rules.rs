@@ -44,7 +44,8 @@ mod tests;
 
 pub(crate) use base::Base;
 pub(crate) use encode::{
-    DELETE_TABLE, GET_TABLE, NEW_GENERATION, encode, get_element, get_rules, header, parse_counter,
+    DELETE_RULE, DELETE_TABLE, GET_CHAIN, GET_RULE, GET_TABLE, NEW_CHAIN, NEW_GENERATION, NEW_RULE,
+    encode, framed, get_element, get_elements, get_rules, header, parse_counted, parse_counter,
     table_name,
 };
 pub(crate) use expression::{Expression, Field, Verdict};
@@ -136,6 +137,15 @@ impl Rules {
         let parted = found.get(ISOLATE).into_iter().flatten();
         counted.extend(parted.map(|count| ((Box::default(), Action::Deny), *count)));
         counted
+    }
+
+    /// Whose the connections are that were counted by number.
+    pub(crate) fn connections<'a>(
+        &'a self,
+        found: &'a BTreeMap<u32, u64>,
+    ) -> impl Iterator<Item = (&'a str, u64)> {
+        let services = self.services.list.iter();
+        services.filter_map(|of| Some((&*of.entry.key, *found.get(&of.id)?)))
     }
 
     /// Whether connections that are there may have another verdict in `next`: policies differ, in

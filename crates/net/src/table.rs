@@ -171,6 +171,15 @@ pub struct Count {
     pub bytes: u64,
 }
 
+/// How many connections this node led to a service, since this process began; of datagrams, flows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connections {
+    /// The [`Service::key`].
+    pub key: Box<str>,
+    /// By clients that came by this node, to backends on any.
+    pub led: u64,
+}
+
 /// One service, as clients reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {

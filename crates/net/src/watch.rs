@@ -12,6 +12,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::Error;
 use crate::container_prefix;
+use crate::docker;
 use crate::firewall::open_socket;
 use crate::netlink::{Socket, attribute, text, u32_at};
 use crate::routes::PROTOCOL;
@@ -48,6 +49,8 @@ pub(crate) struct Doubt {
     pub(crate) table: bool,
     /// What is in our table: somebody else changed it.
     pub(crate) rules: bool,
+    /// Our opening in Docker's firewall.
+    pub(crate) docker: bool,
     pub(crate) overlay: bool,
     pub(crate) containers: bool,
 }
@@ -127,6 +130,8 @@ impl Kind {
                 } else if named(OBJECT_TABLE, table) {
                     *touched = true;
                     doubt.table |= kind == DELETE_TABLE;
+                } else {
+                    doubt.docker |= docker::concerns(kind, attributes);
                 }
             }
             Self::Routes { prefix, board } => consider_route(kind, payload, prefix, board, doubt),
@@ -137,7 +142,7 @@ impl Kind {
     /// of them than anything else.
     fn consider_all(&self, doubt: &mut Doubt) {
         match self {
-            Self::Rules { .. } => doubt.table = true,
+            Self::Rules { .. } => (doubt.table, doubt.docker) = (true, true),
             Self::Routes { .. } => (doubt.overlay, doubt.containers) = (true, true),
         }
     }

@@ -236,6 +236,7 @@ fn add_node(digest: &mut Digest, node: &Node) {
         disk_free_bytes,
         features,
         overlay_key,
+        overlay_key_other,
     } = description;
     digest.bytes(id.as_bytes());
     for text in [hostname, address, version, architecture, kernel] {
@@ -280,6 +281,7 @@ fn add_node(digest: &mut Digest, node: &Node) {
         all.iter().for_each(|feature| digest.text(feature));
     });
     digest.added(25, hash(overlay_key), |digest, key| digest.bytes(&key));
+    digest.added(60, hash(overlay_key_other), |digest, key| digest.bytes(&key));
     digest.added(41, Some(generic).filter(|all| !all.is_empty()), add_amounts);
     digest.added(42, Some(system_reserved).filter(|all| !all.is_empty()), add_resources);
     digest.added(43, Some(taints).filter(|all| !all.is_empty()), |digest, taints| {

@@ -44,5 +44,5 @@ pub use peer::{Peer, PeerError, PeerRole};
 pub use seal::{Opener, SEAL_OVERHEAD, SealError, Sealer};
 pub use tls::{Refusal, TlsError, client_config, join_config, refusal, server_config, server_name};
 pub use token::{ApiToken, JoinRole, JoinToken, TokenError, TokenRefusal};
-pub use tunnel_key::{TunnelKeyError, read_tunnel_key, write_tunnel_key};
+pub use tunnel_key::{TunnelKey, TunnelKeyError, read_tunnel_keys, write_tunnel_keys};
 pub use unlock::{UnlockKey, UnlockKeyError};

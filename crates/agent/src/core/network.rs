@@ -54,7 +54,9 @@ impl Core {
                 let Part { published: _, services, group, policies } = &**part;
                 (services.clone(), group.clone(), policies.clone())
             });
-            let (services, group, policies) = known.unwrap_or_default();
+            let (mut services, group, policies) = known.unwrap_or_default();
+            let v6 = |address| self.address6(Some(address));
+            services.extend(published::services6(service, &published, v6));
             whole.parts.insert(service, Arc::new(Part { published, services, group, policies }));
         }
         self.publisher.want(whole);

@@ -334,6 +334,7 @@ mod tests {
                 underlay: underlay.to_owned(),
                 blocks: Vec::new(),
                 overlay_key: [n; 32],
+                overlay_key_other: [0; 32],
                 name: name.to_owned(),
             };
             table.peers.insert(NodeId::from_bytes([n; 10]), Arc::new(peer));

@@ -4,14 +4,14 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 use warren_model::node::Description;
 use warren_proto::v1;
-use warren_proto::v1::agent_message::Kind as Said;
+use warren_proto::v1::agent_message::Kind as Saying;
 use warren_proto::v1::dispatch_client::DispatchClient;
 use warren_proto::v1::manager_message::Kind;
 
@@ -21,6 +21,7 @@ use crate::core::Input;
 use crate::disk::disk;
 use crate::metrics::{count, gauge};
 use crate::pulse::{Look, Pulse};
+use crate::rotation::Said;
 use crate::stream;
 use crate::worker::{Holding, Message};
 
@@ -36,6 +37,8 @@ pub(super) struct Line {
     incoming: Streaming<v1::ManagerMessage>,
     beats: mpsc::Sender<v1::AgentMessage>,
     pulse: Pulse,
+    /// What hello said of the tunnel's keys, and what there is to say since.
+    said: (Said, watch::Receiver<Said>),
     /// When hello was sent, until something came back.
     hello_ms: Option<u64>,
 }
@@ -48,15 +51,18 @@ impl Line {
         held: Holding,
         patience_ms: u64,
     ) -> Result<Self, End> {
+        let said = session.tools.said.subscribe();
+        let description = described(session).await;
+        let keys = [description.overlay_key, description.overlay_key_other];
         let hello = v1::agent_message::Hello {
             node_id: session.tools.node.as_bytes().to_vec(),
-            description: Some(v1::NodeDescription::from(&described(session).await)),
+            description: Some(v1::NodeDescription::from(&description)),
             assigned_revision: held.revision,
             epoch: held.epoch,
             instance: session.instance,
         };
         let hello_ms = session.now_ms();
-        let hello = v1::AgentMessage { kind: Some(Said::Hello(hello)) };
+        let hello = v1::AgentMessage { kind: Some(Saying::Hello(hello)) };
         let (reports, reported) = mpsc::channel(REPORTS_MAX);
         let (beats, beating) = mpsc::channel(BEATS_MAX);
         // Reports that fill their line must not hold up a beat.
@@ -71,7 +77,8 @@ impl Line {
         let beat_ms = beat_ms(session);
         let pulse = Pulse::new(beat_ms, patience_ms, session.now_ms());
         let incoming = answered.into_inner();
-        Ok(Self { channel, incoming, beats, pulse, hello_ms: Some(hello_ms) })
+        let hello_ms = Some(hello_ms);
+        Ok(Self { channel, incoming, beats, pulse, said: (keys, said), hello_ms })
     }
 
     /// Runs until the session is over.
@@ -86,6 +93,7 @@ impl Line {
                     Ok(None) => break End::Closed,
                     Err(status) => break refusal(status),
                 },
+                () = differs(&mut self.said) => break End::Described,
                 gap = session.gaps.recv() => break gap.map_or(End::Stopping, End::Gap),
                 () = changed(&mut membership) => {
                     self.pulse.set_beat_ms(beat_ms(session), session.now_ms());
@@ -102,7 +110,7 @@ impl Line {
             Look::Wait => None,
             Look::Silent { for_ms } => Some(End::Silent { for_ms }),
             Look::Beat { number, rtt_ms } => {
-                let kind = Some(Said::Beat(v1::agent_message::Beat { number, rtt_ms }));
+                let kind = Some(Saying::Beat(v1::agent_message::Beat { number, rtt_ms }));
                 // Full: two wait already, and the line will be found silent.
                 let _ = self.beats.try_send(v1::AgentMessage { kind });
                 None
@@ -151,6 +159,9 @@ async fn described(session: &Session) -> Description {
     let folder = session.tools.data_dir.clone();
     let looked = tokio::task::spawn_blocking(move || disk(&folder)).await.ok().flatten();
     let mut description = session.description.clone();
+    if session.tools.tunnel.is_some() {
+        [description.overlay_key, description.overlay_key_other] = *session.tools.said.borrow();
+    }
     if let Some(disk) = looked {
         description.disk_bytes = disk.bytes;
         description.disk_free_bytes = disk.free_bytes;
@@ -163,8 +174,16 @@ fn beat_ms(session: &Session) -> u64 {
     if told == 0 { BEAT_MS } else { told }
 }
 
+/// Resolves when there is something else to say than was said.
+async fn differs((said, now): &mut (Said, watch::Receiver<Said>)) {
+    // The sender is the agent's own and lives as long as this.
+    if now.wait_for(|now| now != said).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Resolves at the next change; never when there will be none.
-async fn changed<T>(watched: &mut tokio::sync::watch::Receiver<T>) {
+async fn changed<T>(watched: &mut watch::Receiver<T>) {
     if watched.changed().await.is_err() {
         std::future::pending::<()>().await;
     }

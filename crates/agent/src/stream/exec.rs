@@ -153,7 +153,8 @@ async fn take(frame: Kind, input: &mut Option<mpsc::Sender<Bytes>>, control: &mu
         | Kind::Error(_)
         | Kind::Checked(_)
         | Kind::Findings(_)
-        | Kind::PolicyCounts(_) => Ok(()),
+        | Kind::PolicyCounts(_)
+        | Kind::KeyRotated(_) => Ok(()),
     };
     if let Err(error) = result {
         // The process may just have ended.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use warren_image::{Image, Progress, Reference, check as image_check};
 use warren_model::PolicyId;
 use warren_model::service::ServiceSpec;
@@ -15,6 +16,9 @@ use crate::doctor;
 use crate::ports::Error as PortError;
 use crate::published;
 use crate::worker::Tools;
+
+/// For a new key: managers wait for their nodes twice, and nodes are given a moment each time.
+const ROTATE_MAX_MS: u64 = 25_000;
 
 /// Whether the node could run the service: image, program, user, working directory, ports.
 pub(super) async fn check(tools: &Arc<Tools>, request: v1::Check, line: &mut Line) -> Outcome {
@@ -122,4 +126,25 @@ pub(super) async fn count_policies(tools: &Arc<Tools>, line: &mut Line) -> Outco
     });
     let answer = Kind::PolicyCounts(v1::PolicyCounts { counts: counts.collect() });
     line.send(answer).await.map_or(Outcome::Gone, |()| Outcome::Served)
+}
+
+/// Has the key of the tunnel replaced, and waits for a while until it is.
+pub(super) async fn rotate_key(tools: &Arc<Tools>, line: &mut Line) -> Outcome {
+    let keys = tools.tunnel.as_ref().map(|tunnel| tunnel.keys()).unwrap_or_default();
+    if keys.is_empty() {
+        let failure = Failure::new(Code::Conflict, "this node has no tunnel to other nodes");
+        return Outcome::Failed(failure.hint("warren doctor shows what it lacks"));
+    }
+    let (wish, replaced) = oneshot::channel();
+    if tools.wishes.try_send(wish).is_err() {
+        let text = "too many ask for another key at the same time";
+        return Outcome::Failed(Failure::new(Code::Failed, text));
+    }
+    let replaced = tokio::select! {
+        replaced = replaced => replaced.ok(),
+        () = tools.clock.sleep(ROTATE_MAX_MS) => None,
+    };
+    let key = replaced.or_else(|| keys.first().map(|key| key.public)).unwrap_or_default();
+    let answer = v1::KeyRotated { key: key.to_vec(), done: replaced.is_some() };
+    line.send(Kind::KeyRotated(answer)).await.map_or(Outcome::Gone, |()| Outcome::Served)
 }

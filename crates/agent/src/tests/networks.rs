@@ -33,6 +33,7 @@ fn table(on: &[u8], internal: bool) -> NodeTable {
             underlay: host.into(),
             blocks: vec![block],
             overlay_key: [0; 32],
+            overlay_key_other: [0; 32],
             name: String::new(),
         };
         table.peers.insert(NodeId::from_bytes([node; 10]), Arc::new(peer));

@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::parted::Parted;
 use crate::ports::Ports;
+use crate::rotation::{Said, Wish};
 use crate::route::ManagerAddress;
 use crate::seams::{Images, Network};
 use crate::task::Now;
@@ -52,6 +53,10 @@ pub(crate) struct Tools {
     /// To whom, while there is a session.
     pub(crate) channel: watch::Sender<Option<Channel>>,
     pub(crate) parted: Parted,
+    /// Keys of the tunnel that this node says of itself.
+    pub(crate) said: watch::Sender<Said>,
+    /// Who wants another one.
+    pub(crate) wishes: mpsc::Sender<Wish>,
     pub(crate) inbox: mpsc::Sender<Message>,
     /// The agent is stopping: insisting ends.
     pub(crate) stopping: CancellationToken,

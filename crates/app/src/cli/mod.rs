@@ -43,6 +43,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod token;
+mod tunnel_keys;
 mod usage;
 mod version;
 mod wait;

@@ -18,6 +18,7 @@ use super::listing::{ListFlags, ReadFlags, Record, View};
 use super::rows::service_id;
 use super::spec::{flag_error, label, labels};
 use super::template::Format;
+use super::tunnel_keys::{self, RotateKeysArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NetworkVerb {
@@ -31,6 +32,8 @@ pub(crate) enum NetworkVerb {
     /// Remove networks that no service is on
     #[command(visible_alias = "remove")]
     Rm(RmArgs),
+    /// Replace the keys that nodes encrypt with what they send to each other
+    RotateKeys(RotateKeysArgs),
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +104,7 @@ pub(crate) async fn run(context: &mut Context<'_>, verb: NetworkVerb) -> Result<
         NetworkVerb::Ls(args) => ls(context, &args).await,
         NetworkVerb::Inspect(args) => inspect(context, args).await,
         NetworkVerb::Rm(args) => rm(context, args).await,
+        NetworkVerb::RotateKeys(args) => tunnel_keys::run(context, &args).await,
     }
 }
 

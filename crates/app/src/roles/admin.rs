@@ -7,6 +7,7 @@
 //!
 //! Not here: anything that changes something, anything secret.
 
+mod network;
 mod plane;
 mod ready;
 mod scrape;
@@ -29,6 +30,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use warren_agent::ManagerAddress;
+use warren_net::Net;
 use warren_runtime::Runtime;
 
 use super::node::Shared;
@@ -55,6 +57,7 @@ type Answer = http::Response<Full<Bytes>>;
 pub(super) struct Rooms {
     pub(super) shared: Arc<Shared>,
     pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) net: Arc<Net>,
     pub(super) agent: Arc<warren_agent::Metrics>,
     pub(super) manager: watch::Receiver<Option<ManagerAddress>>,
     pub(super) pool: (std::net::Ipv4Addr, u8),
@@ -148,7 +151,11 @@ impl Admin {
             Some(rooms) => rooms.plane.status().await,
             None => None,
         };
-        match scrape::text(rooms, plane.as_ref()) {
+        let network = match rooms {
+            Some(rooms) => Some(network::Figures::ask(&rooms.net).await),
+            None => None,
+        };
+        match scrape::text(rooms, plane.as_ref(), network.as_ref()) {
             Ok(text) => say(StatusCode::OK, OPEN_METRICS, text),
             Err(error) => {
                 tracing::error!(%error, "metrics could not be written");

@@ -36,6 +36,7 @@ pub(crate) fn describe(advertise: &Address, data_dir: &Path) -> Description {
         features: features(),
         // Whoever has the key says so.
         overlay_key: [0; 32],
+        overlay_key_other: [0; 32],
     }
 }
 

@@ -18,7 +18,6 @@ use warren_base::file::write_atomic;
 use warren_base::rng::Rng;
 use warren_manager::{SetLogLevel, StopNode};
 use warren_model::cluster::{Cluster, Subnet};
-use warren_model::node::Description;
 use warren_model::{ClusterId, NodeId};
 use warren_net::{Net, NetConfig};
 use warren_runtime::native::{self, Native};
@@ -213,17 +212,15 @@ impl Node {
         let reached_ms =
             shared.remembered.lock().unwrap_or_else(PoisonError::into_inner).reached_ms;
         let tunnel = Tunnel::open(&shared, reached_ms)?;
-        let public = tunnel.as_ref().map(|tunnel| *tunnel.public().as_bytes());
         let vips = settings.map_or(Cluster::VIP_POOL, |settings| settings.vip_pool);
         let tables = Arc::new(warren_agent::HeldTable::default());
         let identity = shared.identity.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (who, follow) = ((identity.key(), identity.role.worker), tables.follow());
         let plane = DataPlane::start(&shared, who, [pool, vips], tunnel, follow).await?;
         let plane = Arc::new(plane);
-        let described = machine::describe(&shared.advertise, &shared.settings.data_dir);
         let agent = Agent::start(warren_agent::Options {
             node_id: shared.node,
-            description: Description { overlay_key: public.unwrap_or_default(), ..described },
+            description: machine::describe(&shared.advertise, &shared.settings.data_dir),
             runtime: tools.runtime,
             images: tools.images,
             network: tools.net,
@@ -254,6 +251,7 @@ impl Node {
         admin.open(Rooms {
             shared: Arc::clone(&shared),
             runtime: runtime.clone(),
+            net: Arc::clone(&net),
             agent: Arc::clone(&metrics),
             manager: met.clone(),
             pool: (pool.address, pool.prefix),

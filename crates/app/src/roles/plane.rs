@@ -7,20 +7,23 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use warren_agent::{Asker, Names, Tunnel as AskedTunnel, TunnelPeer, TunnelState};
-use warren_base::clock::{Clock as _, RealClock};
+use warren_agent::{
+    Asker, KeyChange, Names, OwnKey, Tunnel as AskedTunnel, TunnelPeer, TunnelState,
+};
+use warren_base::clock::{Clock, RealClock};
+use warren_base::rng::Rng;
 use warren_dataplane::{End, Handle, Keeper, Options, Overlay, PeerStatus, Status};
 use warren_model::cluster::Subnet;
 use warren_model::{NodeTable, TaskId, ipv6};
 use warren_net::dns::Prefix;
-use warren_trust::{TunnelKeyError, read_tunnel_key, write_tunnel_key};
+use warren_trust::{KeyFile, TunnelKey, TunnelKeyError, read_tunnel_keys, write_tunnel_keys};
 use warren_wireguard::{KEY_LEN, PrivateKey, PublicKey};
 
 use super::dial::Dialer;
@@ -44,8 +47,61 @@ const SEARCH_MAX_MS: u64 = 60_000;
 
 /// What a tunnel needs besides the table.
 pub(super) struct Tunnel {
-    key: PrivateKey,
+    keys: OwnKeys,
     port: u16,
+}
+
+/// This node's keys, and the file that they are in.
+struct OwnKeys {
+    keys: Vec<TunnelKey>,
+    path: PathBuf,
+    seal: Arc<KeyFile>,
+    rng: Arc<dyn Rng>,
+    clock: Arc<dyn Clock>,
+}
+
+impl OwnKeys {
+    fn make(&self) -> TunnelKey {
+        let mut key = zeroize::Zeroizing::new([0; KEY_LEN]);
+        self.rng.fill(&mut *key);
+        TunnelKey { key, made_ms: self.clock.now_ms() }
+    }
+
+    /// These from now on. On disk when this returns.
+    fn set(&mut self, keys: Vec<TunnelKey>) -> Result<(), TunnelKeyError> {
+        write_tunnel_keys(&self.path, &keys, &self.seal, self.rng.as_ref())?;
+        self.keys = keys;
+        Ok(())
+    }
+
+    fn change(&mut self, change: KeyChange) -> Result<(), TunnelKeyError> {
+        let mut keys = self.keys.clone();
+        match change {
+            KeyChange::Make => {
+                keys.truncate(1);
+                let mut made = self.make();
+                // Which of two is the newer one must be seen, also after the clock went back.
+                let before_ms = keys.first().map_or(0, |key| key.made_ms);
+                made.made_ms = made.made_ms.max(before_ms.saturating_add(1));
+                keys.push(made);
+            }
+            KeyChange::Offer => keys.reverse(),
+            KeyChange::Forget => keys.truncate(1),
+        }
+        self.set(keys)
+    }
+
+    fn private(&self) -> Vec<PrivateKey> {
+        self.keys.iter().map(|key| PrivateKey::from_bytes(*key.key)).collect()
+    }
+
+    fn told(&self) -> Vec<OwnKey> {
+        let told = |key: &TunnelKey| OwnKey {
+            public: *PrivateKey::from_bytes(*key.key).public().as_bytes(),
+            made_ms: key.made_ms,
+        };
+        self.keys.iter().map(told).collect()
+    }
 }
 
 impl Tunnel {
@@ -60,12 +116,18 @@ impl Tunnel {
             return Ok(None);
         }
         let path = shared.files.tunnel();
-        let known = match read_tunnel_key(&path, &shared.key) {
+        let known = match read_tunnel_keys(&path, &shared.key) {
             Ok(_) if shared.clock.now_ms() + BEHIND_MAX_MS < reached_ms => {
                 tracing::warn!("the clock went back: the tunnel gets a new key");
                 None
             }
-            Ok(key) => Some(key),
+            Ok(mut keys) => {
+                // Of the version before, whose file is as old as its key.
+                for key in keys.iter_mut().filter(|key| key.made_ms == 0) {
+                    key.made_ms = written_ms(&path).unwrap_or_else(|| shared.clock.now_ms());
+                }
+                Some(keys)
+            }
             Err(TunnelKeyError::Missing { .. }) => None,
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
@@ -73,22 +135,25 @@ impl Tunnel {
                 None
             }
         };
-        let key = match known {
-            Some(key) => key,
-            None => {
-                let mut key = zeroize::Zeroizing::new([0; KEY_LEN]);
-                shared.rng.fill(&mut *key);
-                write_tunnel_key(&path, &key, &shared.key, shared.rng.as_ref())
-                    .map_err(|e| failed(&e))?;
-                key
-            }
+        let mut keys = OwnKeys {
+            keys: known.unwrap_or_default(),
+            path,
+            seal: Arc::clone(&shared.key),
+            rng: Arc::clone(&shared.rng),
+            clock: Arc::clone(&shared.clock),
         };
-        Ok(Some(Self { key: PrivateKey::from_bytes(*key), port }))
+        if keys.keys.is_empty() {
+            let made = keys.make();
+            keys.set(vec![made]).map_err(|e| failed(&e))?;
+        }
+        Ok(Some(Self { keys, port }))
     }
+}
 
-    pub(super) fn public(&self) -> PublicKey {
-        self.key.public()
-    }
+fn written_ms(path: &Path) -> Option<u64> {
+    let at = std::fs::metadata(path).and_then(|about| about.modified()).ok()?;
+    let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
 }
 
 /// How counters name a node.
@@ -105,6 +170,8 @@ pub(super) struct DataPlane {
     keeper: Mutex<Option<Keeper>>,
     stop: CancellationToken,
     tables: watch::Receiver<Arc<NodeTable>>,
+    /// `None` without a tunnel.
+    keys: Option<Mutex<OwnKeys>>,
 }
 
 impl DataPlane {
@@ -118,11 +185,11 @@ impl DataPlane {
     ) -> Result<Self, Failure> {
         let settings = &shared.settings;
         let failed_exe = |e: io::Error| Failure::failed(format!("look at {PROGRAM}: {e}"));
-        let overlay = match tunnel {
-            Some(Tunnel { key, port }) => Some(Overlay {
-                keys: vec![key],
+        let overlay = match &tunnel {
+            Some(Tunnel { keys, port }) => Some(Overlay {
+                keys: keys.private(),
                 address: own_address(shared).await,
-                port,
+                port: *port,
                 queues: std::thread::available_parallelism()
                     .map_or(1, |count| count.get().min(QUEUES_MAX)),
             }),
@@ -149,7 +216,8 @@ impl DataPlane {
         let feeding = feed(handle.clone(), tables, shared.dialer.clone(), shared.clock.clone());
         let stopped = stop.clone();
         tokio::spawn(async move { stopped.run_until_cancelled(feeding).await });
-        Ok(Self { handle, keeper: Mutex::new(Some(keeper)), stop, tables: known })
+        let (keeper, keys) = (Some(keeper), tunnel.map(|tunnel| Mutex::new(tunnel.keys)));
+        Ok(Self { handle, keeper: Mutex::new(keeper), stop, tables: known, keys })
     }
 
     /// What it does; `None` while there is none that answers.
@@ -161,12 +229,19 @@ impl DataPlane {
     pub(super) fn nodes(&self) -> BTreeMap<String, NodeLabel> {
         let table = Arc::clone(&self.tables.borrow());
         let peers = table.peers.iter();
+        // Of one that replaces its key, the process may know the order of a moment ago.
         peers
-            .map(|(id, peer)| {
-                let key = PublicKey::from_bytes(peer.overlay_key).to_string();
-                (key, NodeLabel { id: id.to_string(), name: peer.name.clone() })
+            .flat_map(|(id, peer)| {
+                let label = NodeLabel { id: id.to_string(), name: peer.name.clone() };
+                let of = move |key| (PublicKey::from_bytes(key).to_string(), label.clone());
+                [peer.overlay_key, peer.overlay_key_other].map(of)
             })
             .collect()
+    }
+
+    /// What managers told of the network last.
+    pub(super) fn table(&self) -> Arc<NodeTable> {
+        Arc::clone(&self.tables.borrow())
     }
 
     /// Leaves the process for the next daemon, or ends it with the containers.
@@ -209,6 +284,23 @@ impl AskedTunnel for DataPlane {
             trouble: status.trouble.clone(),
             peers: peers.collect(),
         })
+    }
+
+    fn keys(&self) -> Vec<OwnKey> {
+        let keys =
+            self.keys.as_ref().map(|keys| keys.lock().unwrap_or_else(PoisonError::into_inner));
+        keys.map(|keys| keys.told()).unwrap_or_default()
+    }
+
+    async fn change_keys(&self, change: KeyChange) -> io::Result<()> {
+        let Some(keys) = &self.keys else { return Ok(()) };
+        let private = {
+            let mut keys = keys.lock().unwrap_or_else(PoisonError::into_inner);
+            keys.change(change).map_err(io::Error::other)?;
+            keys.private()
+        };
+        self.handle.set_keys(private).await;
+        Ok(())
     }
 }
 
@@ -263,7 +355,7 @@ async fn feed(
     handle: Handle,
     mut tables: watch::Receiver<Arc<NodeTable>>,
     dialer: Dialer,
-    clock: Arc<dyn warren_base::clock::Clock>,
+    clock: Arc<dyn Clock>,
 ) {
     let mut known: BTreeMap<String, IpAddr> = BTreeMap::new();
     let mut pause_ms = SEARCH_FIRST_MS;
@@ -325,6 +417,32 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_replaced_step_by_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tunnel");
+        let seal = Arc::new(KeyFile::in_memory([3; 32]));
+        let (rng, clock) = (Arc::new(warren_base::rng::SystemRng), Arc::new(RealClock::new()));
+        let (seal_again, future_ms) = (Arc::clone(&seal), u64::MAX / 2);
+        let mut keys = OwnKeys { keys: Vec::new(), path: path.clone(), seal, rng, clock };
+        let first = TunnelKey { made_ms: future_ms, ..keys.make() };
+        keys.set(vec![first]).unwrap();
+        let mut seen = vec![keys.told()];
+        for change in [KeyChange::Make, KeyChange::Offer, KeyChange::Forget] {
+            keys.change(change).unwrap();
+            let kept = read_tunnel_keys(&path, &seal_again).unwrap();
+            assert_eq!(kept.iter().map(|key| *key.key).collect::<Vec<_>>(), {
+                keys.private().iter().map(|key| *key.to_bytes()).collect::<Vec<_>>()
+            });
+            seen.push(keys.told());
+        }
+        let [old, new] = [seen[1][0], seen[1][1]];
+        assert_ne!(old.public, new.public);
+        // Also when the clock went back.
+        assert!(old.made_ms < new.made_ms);
+        assert_eq!(seen, [vec![old], vec![old, new], vec![new, old], vec![new]]);
+    }
+
+    #[test]
     fn nodes_with_names_are_looked_up_once() {
         let mut table = NodeTable::default();
         let all = ["192.0.2.1", "m1.example", "2001:db8::1", "m1.example", "", "a.example"];
@@ -334,6 +452,7 @@ mod tests {
                 underlay: underlay.to_owned(),
                 blocks: Vec::new(),
                 overlay_key: [0; 32],
+                overlay_key_other: [0; 32],
                 name: String::new(),
             };
             table.peers.insert(NodeId::from_bytes([n; 10]), Arc::new(peer));

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use warren_model::NodeTable;
 use warren_model::id::TaskId;
-use warren_wireguard::PrivateKey;
+use warren_wireguard::{PrivateKey, PublicKey};
 
 use super::link::unexpected;
 use super::process::Process;
-use super::{Keeping, Overlay, Wanted};
+use super::{Keeping, Wanted};
 use crate::asker::Asker;
 use crate::descriptors::{Descriptors, Error, Tunnel};
 use crate::peers::has_peers;
@@ -30,6 +30,8 @@ struct Told {
     askers: Option<BTreeMap<TaskId, Arc<Asker>>>,
     /// Kinds of descriptors that it has.
     settled: Option<(bool, bool)>,
+    /// Public halves of this node's keys that it has.
+    keys: Vec<PublicKey>,
 }
 
 impl Keeping {
@@ -59,7 +61,9 @@ impl Keeping {
             }
             // Of an earlier daemon: it has what it listens with, and these are copies.
             told.settled = Some((self.held.has_names(), self.held.has_tunnel()));
-            self.settle(process, &Descriptors::default(), &[]).await?;
+            let keys = self.wants.borrow().keys.clone();
+            self.settle(process, &Descriptors::default(), &[], &keys).await?;
+            told.keys = public(&keys);
         }
         loop {
             let wanted = self.wants.borrow_and_update().clone();
@@ -109,7 +113,7 @@ impl Keeping {
         }
         self.open(&wanted);
         let held = self.held.duplicate()?;
-        self.settle(&mut successor, &held, &heard).await?;
+        self.settle(&mut successor, &held, &heard, &wanted.keys).await?;
         successor.is_new = false;
         successor.held = held;
         Ok(successor)
@@ -129,7 +133,8 @@ impl Keeping {
         let names = self.held.has_names() && wanted.table.is_some() && !wanted.askers.is_empty();
         let (has_names, has_tunnel) = told.settled.unwrap_or_default();
         let now = (names || has_names, self.held.has_tunnel());
-        if told.settled.is_some() && (has_names, has_tunnel) == now {
+        let keys = public(&wanted.keys);
+        if told.settled.is_some() && (has_names, has_tunnel) == now && told.keys == keys {
             return Ok(());
         }
         let mut held = self.held.duplicate()?;
@@ -139,8 +144,8 @@ impl Keeping {
         if has_tunnel {
             (held.tun, held.udp) = (Vec::new(), Vec::new());
         }
-        self.settle(process, &held, heard).await?;
-        told.settled = Some(now);
+        self.settle(process, &held, heard, &wanted.keys).await?;
+        (told.settled, told.keys) = (Some(now), keys);
         Ok(())
     }
 
@@ -179,13 +184,14 @@ impl Keeping {
         process: &mut Process,
         held: &Descriptors,
         heard: &[Heard],
+        keys: &[PrivateKey],
     ) -> io::Result<()> {
         let (kinds, fds) = held.listed();
         let overlay = self.options.overlay.as_ref();
         let settle = Settle {
             node: self.options.node.as_bytes().to_vec(),
             pools: self.options.pools.iter().map(WirePrefix::from).collect(),
-            keys: overlay.map_or_else(Vec::new, private),
+            keys: overlay.map_or_else(Vec::new, |_| private(keys)),
             port: overlay.map_or(0, |overlay| overlay.port.into()),
             heard: heard.to_vec(),
             kinds,
@@ -197,8 +203,12 @@ impl Keeping {
     }
 }
 
-fn private(overlay: &Overlay) -> Vec<Vec<u8>> {
-    overlay.keys.iter().map(PrivateKey::to_bytes).map(|key| key.to_vec()).collect()
+fn private(keys: &[PrivateKey]) -> Vec<Vec<u8>> {
+    keys.iter().map(PrivateKey::to_bytes).map(|key| key.to_vec()).collect()
+}
+
+fn public(keys: &[PrivateKey]) -> Vec<PublicKey> {
+    keys.iter().map(PrivateKey::public).collect()
 }
 
 /// What differs from what it was told.

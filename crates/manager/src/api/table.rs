@@ -175,7 +175,7 @@ pub(crate) fn may_stream(role: Role, kind: &StreamKind) -> bool {
         | StreamKind::ImageImport(_)
         | StreamKind::ImageRemove(_)
         | StreamKind::Check(_) => &[Local, Admin, Deploy, Manager],
-        StreamKind::RegistryLogin(_) => &[Local, Admin, Manager],
+        StreamKind::RegistryLogin(_) | StreamKind::RotateKey(_) => &[Local, Admin, Manager],
     };
     debug_assert!(!allowed.contains(&Worker) && !allowed.contains(&Nobody));
     allowed.contains(&role)
@@ -276,6 +276,7 @@ mod tests {
             (StreamKind::Check(v1::Check::default()), "LADm"),
             (StreamKind::Doctor(v1::Doctor::default()), "LADRm"),
             (StreamKind::CountPolicies(v1::CountPolicies::default()), "LADRm"),
+            (StreamKind::RotateKey(v1::RotateKey::default()), "LAm"),
         ];
         for (kind, expected) in rows {
             assert_eq!(letters(|role| may_stream(role, &kind)), expected, "{kind:?}");

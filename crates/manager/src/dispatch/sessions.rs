@@ -285,6 +285,18 @@ impl Sessions {
         self.moved.subscribe()
     }
 
+    /// Nodes that are heard of and act upon what concerns them up to `revision`.
+    pub(crate) fn passed(&self, revision: u64, now_ms: u64) -> Vec<NodeId> {
+        let inner = self.lock();
+        if inner.woken < revision {
+            return Vec::new();
+        }
+        let passed = inner.lines.iter().filter(|(_, line)| {
+            line.pulse.at_ms() + ALIVE_MS > now_ms && line.marks().are_past(revision)
+        });
+        passed.map(|(node, _)| *node).collect()
+    }
+
     /// Whether all nodes but one act upon what concerns them up to `revision`. Those that are not
     /// heard of are not waited for.
     pub(crate) fn past(&self, but: NodeId, revision: u64, now_ms: u64) -> Past {

@@ -271,6 +271,7 @@ fn peer(view: &State, node: &Node) -> Peer {
         underlay: host(&node.description.address).to_owned(),
         blocks: node.blocks.clone(),
         overlay_key: node.description.overlay_key,
+        overlay_key_other: node.description.overlay_key_other,
         name: node.description.hostname.clone(),
     }
 }

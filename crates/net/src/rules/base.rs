@@ -12,7 +12,7 @@ use super::{Element, Expression, Family, Front, Part, Set, Value, Verdict, refus
 use crate::link::GATEWAY;
 use crate::node::name_server;
 use crate::overlay::{DEVICE_PREFIX, MARK_ACROSS, device_name, mark};
-use crate::table::{Carrier, Subnet};
+use crate::table::{Carrier, Overlay, Subnet};
 use crate::{NetConfig, Protocol, Table, subnet_of};
 
 const LOOPBACK: Subnet = (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8);
@@ -52,6 +52,8 @@ struct Crossing {
     /// This node's own address on the overlay.
     inner: Option<IpAddr>,
     vips: Vec<Subnet>,
+    /// How long prefixes of nodes' blocks are.
+    block_len: Option<u8>,
 }
 
 /// What the sets about other nodes have, sorted.
@@ -68,6 +70,15 @@ pub(super) fn peers(table: &Table, family: Family) -> Vec<(Set, Element)> {
         let all = inners.into_iter().flatten().map(|inner| (Set::Nodes, inner));
         let all = all.chain([(Set::Members, outer)]);
         elements.extend(all.filter(|(_, a)| family.has(a)).map(|(set, a)| of(set, a)));
+        let blocks = peer.blocks.iter().filter(|block| {
+            family.has(&block.0)
+                && family.has(&peer.underlay)
+                && Some(block.1) == block_len(overlay, family)
+        });
+        elements.extend(blocks.map(|block| {
+            let key = vec![Part::Address(subnet_of(*block).0), Part::Address(peer.underlay)];
+            (Set::Homes, Element::key_of(key))
+        }));
         let value = Value::Parts(vec![Part::Number(mark(peer.number))]);
         elements.push((Set::Marks, Element::Entry { key: vec![Part::Mac(peer.mac())], value }));
     }
@@ -77,6 +88,12 @@ pub(super) fn peers(table: &Table, family: Family) -> Vec<(Set, Element)> {
     elements.sort_unstable();
     elements.dedup();
     elements
+}
+
+/// Of all nodes' blocks: a cluster has one length for all.
+fn block_len(overlay: &Overlay, family: Family) -> Option<u8> {
+    let blocks = overlay.own.blocks.iter().chain(overlay.peers.iter().flat_map(|p| &p.blocks));
+    blocks.filter(|block| family.has(&block.0)).map(|block| block.1).next()
 }
 
 impl Base {
@@ -114,6 +131,7 @@ impl Base {
                     .filter(|v| family.has(&v.0))
                     .map(|v| subnet_of(*v))
                     .collect(),
+                block_len: block_len(overlay, family),
             }
         });
         let ours = crate::container_prefix(&config.node_key);
@@ -256,7 +274,7 @@ impl Base {
             Choose, DestinationAs, DestinationIn, DestinationIs, DestinationNotIn, EchoRequest,
             FromLink, In, InvalidState, LocalDestination, LookUp, Masquerade, NewState,
             OriginallyNotIn, Over, PortUnreachable, Published, Remember, ResetTcp, SourceAs,
-            SourceIn, ToLink, ToLinkNot, Verdict as Then,
+            SourceIn, ToLink, ToLinkNot, ToOwnNode, Verdict as Then,
         };
         let jump = || Then(Verdict::Jump("ports".to_owned()));
         let gateway = || DestinationIs(GATEWAY.into());
@@ -342,6 +360,14 @@ impl Base {
             by_node.extend([DestinationIn(self.pool), Published]);
             by_node.extend(overlay.vips.iter().map(|vips| OriginallyNotIn(*vips)));
             rules.push(("postrouting", [&by_node[..], &[SourceAs(inner)]].concat()));
+        }
+        if let Some(overlay) = &self.overlay
+            && let (Some(inner), Some(len)) = (overlay.inner, overlay.block_len)
+        {
+            // A client that is a node, and is led to a container of its own: it would take no
+            // packet that has its own address as source, and answer the container itself.
+            let own = vec![ToLinkNot(self.ours()), Published, ToOwnNode(len), SourceAs(inner)];
+            rules.push(("postrouting", own));
         }
         let mut leaves = vec![ToLinkNot(self.ours()), ToLinkNot(DEVICE_PREFIX.into())];
         leaves.extend([SourceIn(self.pool), DestinationNotIn(self.pool), Masquerade]);

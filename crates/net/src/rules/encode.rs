@@ -15,15 +15,16 @@ const SUBSYSTEM: u16 = 10 << 8;
 const NEW_TABLE: u16 = SUBSYSTEM;
 pub(crate) const GET_TABLE: u16 = SUBSYSTEM | 1;
 pub(crate) const DELETE_TABLE: u16 = SUBSYSTEM | 2;
-const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+pub(crate) const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+pub(crate) const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const DELETE_CHAIN: u16 = SUBSYSTEM | 5;
-const NEW_RULE: u16 = SUBSYSTEM | 6;
-const DELETE_RULE: u16 = SUBSYSTEM | 8;
+pub(crate) const NEW_RULE: u16 = SUBSYSTEM | 6;
+pub(crate) const DELETE_RULE: u16 = SUBSYSTEM | 8;
 const NEW_SET: u16 = SUBSYSTEM | 9;
 const NEW_ELEMENTS: u16 = SUBSYSTEM | 12;
 const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
 const DELETE_ELEMENTS: u16 = SUBSYSTEM | 14;
-const GET_RULE: u16 = SUBSYSTEM | 7;
+pub(crate) const GET_RULE: u16 = SUBSYSTEM | 7;
 /// The end of what one transaction changed, to those who watch.
 pub(crate) const NEW_GENERATION: u16 = SUBSYSTEM | 15;
 const BATCH_BEGIN: u16 = 16;
@@ -70,6 +71,15 @@ impl Batch {
     pub(crate) fn operation(&self, index: usize) -> Option<usize> {
         self.operations.get(index).copied().flatten()
     }
+}
+
+/// Around the messages of one transaction.
+pub(crate) fn framed(push: impl FnOnce(&mut Messages)) -> Messages {
+    let mut messages = Messages::default();
+    messages.push(BATCH_BEGIN, 0, &FRAME, |_| {});
+    push(&mut messages);
+    messages.push(BATCH_END, 0, &FRAME, |_| {});
+    messages
 }
 
 /// Operations of several families' tables of one name, as one batch.
@@ -191,6 +201,28 @@ pub(crate) fn parse_counter(kind: u16, payload: &[u8]) -> Option<(String, u64, u
     Some((chain, number(2)?, number(1)?))
 }
 
+/// Asks for all elements of a set of our table.
+pub(crate) fn get_elements(table: &str, family: Family, set: Set) -> Messages {
+    let mut messages = Messages::default();
+    messages.push(GET_ELEMENTS, flag::DUMP, &header(family), |a| {
+        a.text(1, table).text(2, set.name());
+    });
+    messages
+}
+
+/// Elements whose key is a number, each with how often it was found.
+pub(crate) fn parse_counted(kind: u16, payload: &[u8]) -> Vec<(u32, u64)> {
+    let elements = payload.get(4..).filter(|_| kind == NEW_ELEMENTS);
+    let elements = elements.and_then(|attributes| attribute(attributes, 3)).unwrap_or_default();
+    let element = |(_, element): (u16, &[u8])| {
+        let key = attribute(attribute(element, 1)?, 1)?.try_into().ok()?;
+        let counter = attribute(element, 7)?;
+        let packets = attribute(attribute(counter, 2)?, 2)?.try_into().ok()?;
+        Some((u32::from_ne_bytes(key), u64::from_be_bytes(packets)))
+    };
+    attributes_in(elements).filter_map(element).collect()
+}
+
 /// Hook, priority and type of a base chain.
 fn position(hook: Hook) -> (u32, i32, &'static str) {
     const PREROUTING: u32 = 0;
@@ -234,6 +266,12 @@ fn write_set(a: &mut Attributes<'_>, set: Set, family: Family) {
             let len = fields.iter().map(|field| field.len(family)).sum();
             a.net32(6, concatenated(kinds)).net32(7, len);
         }
+    }
+    if set.counts() {
+        // Each element that is added has one of its own.
+        a.nested(17, |a| {
+            a.text(1, "counter").nested(2, |_| {});
+        });
     }
     if set.is_dynamic() {
         a.nested(9, |a| {

@@ -146,6 +146,8 @@ pub(crate) enum Expression {
         number: u32,
         field: Field,
     },
+    /// A packet of a node to a container of its own; blocks have prefixes of this length.
+    ToOwnNode(u8),
     /// Counts what comes by here.
     Count,
     /// The connection came by the node whose VXLAN device sent this packet.
@@ -210,6 +212,7 @@ impl fmt::Display for Expression {
             Self::Denied => f.write_str("denied"),
             Self::Together => f.write_str("together"),
             Self::Peer { number, field } => write!(f, "{field:?} peer {number}"),
+            Self::ToOwnNode(len) => write!(f, "to own node, by /{len}"),
             Self::Count => f.write_str("count"),
             Self::KeepNode => f.write_str("keep node"),
             Self::BackToNode => f.write_str("back to node"),

@@ -15,6 +15,8 @@
 //! shared out by rendezvous hashing (Thaler, Ravishankar 1998): when a backend goes, only its
 //! own turns move, and every node has the same.
 //!
+//! Each connection that is led to a backend is counted under its service's id.
+//!
 //! Not here: ports of this node's own containers (`published`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -190,6 +192,10 @@ fn push_service(
         let value = Value::Parts(vec![Part::Address(*backend)]);
         all.push((Set::Backends, Element::Entry { key, value }));
     }
+    // Also without backends: what it has counted stays until the service goes.
+    if service.frontends.iter().any(|frontend| leads(frontend, family)) {
+        all.push((Set::Counted, Element::key_of(vec![Part::Number(*id)])));
+    }
     let here = || service.backends.iter().filter(|b| b.local && family.has(&b.address));
     for frontend in &service.frontends {
         let (address, protocol, port, target) = match *frontend {
@@ -241,6 +247,16 @@ fn push_service(
     }
     for vip in vips {
         all.push((Set::Vips, Element::key_of(vec![Part::Address(vip)])));
+    }
+}
+
+/// Whether clients of the family are led anywhere by it.
+fn leads(frontend: &Frontend, family: Family) -> bool {
+    match frontend {
+        Frontend::Address(address)
+        | Frontend::Port { vip: address, .. }
+        | Frontend::Published { bind: address, .. } => family.has(address),
+        Frontend::Elsewhere { .. } => false,
     }
 }
 

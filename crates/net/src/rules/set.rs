@@ -25,6 +25,8 @@ pub(crate) enum Set {
     Members,
     /// Own addresses of nodes on the overlay.
     Nodes,
+    /// A block of containers . the address of their node, if that is of the family.
+    Homes,
     /// Hardware address of a node's VXLAN device : mark of what comes by it.
     Marks,
     /// Protocol . address . port of containers here that every node brings foreign clients to.
@@ -55,6 +57,8 @@ pub(crate) enum Set {
     TurnsPublished,
     /// Id . turn : backend.
     Backends,
+    /// Ids of services: each counts the connections that were led to it.
+    Counted,
     /// Services' backends on this node, address . address: each may be a client of its own.
     Loops,
     /// Protocol . address of backends that connections were translated to: filled by the kernel.
@@ -62,7 +66,7 @@ pub(crate) enum Set {
 }
 
 impl Set {
-    pub(super) const ALL: [Self; 25] = [
+    pub(super) const ALL: [Self; 27] = [
         Self::Anywhere,
         Self::Bound,
         Self::RefusedAnywhere,
@@ -70,6 +74,7 @@ impl Set {
         Self::Hairpin,
         Self::Members,
         Self::Nodes,
+        Self::Homes,
         Self::Marks,
         Self::Exposed,
         Self::Combination,
@@ -86,6 +91,7 @@ impl Set {
         Self::TurnsAddresses,
         Self::TurnsPublished,
         Self::Backends,
+        Self::Counted,
         Self::Loops,
         Self::Served,
     ];
@@ -99,6 +105,7 @@ impl Set {
             Self::Hairpin => "hairpin",
             Self::Members => "members",
             Self::Nodes => "nodes",
+            Self::Homes => "homes",
             Self::Marks => "marks",
             Self::Exposed => "exposed",
             Self::Combination => "combination",
@@ -115,6 +122,7 @@ impl Set {
             Self::TurnsAddresses => "turns-addresses",
             Self::TurnsPublished => "turns-published",
             Self::Backends => "backends",
+            Self::Counted => "counted",
             Self::Loops => "loops",
             Self::Served => "served",
         }
@@ -131,13 +139,16 @@ impl Set {
                 &[Protocol, Destination, DestinationPort]
             }
             Self::Hairpin | Self::Loops => &[Source, Destination],
+            Self::Homes => &[Destination, Source],
             Self::Members | Self::Nodes | Self::Combination | Self::Confined | Self::Outbound => {
                 &[Source]
             }
             Self::Marks => &[SourceMac],
             Self::Vips | Self::FrontAddresses | Self::Inbound => &[Destination],
             Self::Peers => &[Number, Source],
-            Self::TurnsPorts | Self::TurnsAddresses | Self::TurnsPublished => &[Number],
+            Self::TurnsPorts | Self::TurnsAddresses | Self::TurnsPublished | Self::Counted => {
+                &[Number]
+            }
             Self::Backends | Self::Together => &[Number, Number],
             Self::Served => &[Protocol, Destination],
         }
@@ -158,12 +169,14 @@ impl Set {
             Self::Hairpin
             | Self::Members
             | Self::Nodes
+            | Self::Homes
             | Self::Exposed
             | Self::Together
             | Self::Confined
             | Self::Peers
             | Self::Vips
             | Self::Loops
+            | Self::Counted
             | Self::Served => Holds::Nothing,
             Self::Marks => Holds::Data(&[Number]),
             // Twice: see where it is looked up.
@@ -173,6 +186,11 @@ impl Set {
             }
             Self::Backends => Holds::Data(&[Destination]),
         }
+    }
+
+    /// Its elements count how often they were found.
+    pub(crate) fn counts(self) -> bool {
+        self == Self::Counted
     }
 
     /// Filled by rules.

@@ -8,7 +8,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod cluster;
+mod docker;
 mod drift;
+mod guard;
 mod isolation;
 mod lifecycle;
 mod mesh;

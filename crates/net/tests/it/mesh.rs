@@ -53,6 +53,10 @@ fn keeps_the_client(carrier: Carrier) {
                 assert_eq!(answer, "web 169.254.1.1");
             }
         }
+        // Led back to its own container by another node.
+        for ask in [tcp_to, udp_to] {
+            assert_eq!(within(&two.netns, || ask(one.address(), 8080)), "web 10.128.1.0");
+        }
         // More than a greeting, and large packets.
         let mut open = within(&cluster.outside, || Connection::open(one.address(), 8080)).unwrap();
         assert!((0..100).all(|_| open.echoes()));

@@ -220,3 +220,49 @@ fn host_service_of_two_with_one_address() {
         assert!(ask().starts_with("b "));
     });
 }
+
+#[test]
+fn host_service_counts_its_connections() {
+    on_cluster(1, |cluster| async move {
+        let node = &cluster.nodes[0];
+        let (a, b) = (node.pod("a", 2).await, node.pod("b", 3).await);
+        let client = node.pod("client", 4).await;
+        let _servers = (a.serve("a", 80), b.serve("b", 80));
+        let frontends = [Frontend::Address(vip(1)), Frontend::Address(vip6(1))];
+        let ask = |count| {
+            for to in [vip(1), vip6(1)] {
+                (0..count).for_each(|_| drop(within(client.netns(), || tcp_to(to, 80))));
+            }
+        };
+        let led = async || -> Vec<(String, u64)> {
+            let all = node.net.connections().await.unwrap();
+            all.into_iter().map(|of| (of.key.to_string(), of.led)).collect()
+        };
+        assert_eq!(led().await, []);
+        apply(&cluster, |_| vec![service("web", &frontends, &[&a], 1)]).await;
+        assert_eq!(led().await, [("web".to_owned(), 0)]);
+        ask(3);
+        assert_eq!(led().await, [("web".to_owned(), 6)]);
+        // Packets of a connection count once, refused ones not at all.
+        let mut open = within(client.netns(), || Connection::open(vip(1), 80)).unwrap();
+        assert!((0..10).all(|_| open.echoes()));
+        assert_eq!(led().await, [("web".to_owned(), 7)]);
+        // Backends come and go; rules are all set anew.
+        apply(&cluster, |_| vec![service("web", &frontends, &[&a, &b], 1)]).await;
+        ask(1);
+        apply(&cluster, |_| vec![service("web", &frontends, &[], 1)]).await;
+        ask(1);
+        assert_eq!(led().await, [("web".to_owned(), 9)]);
+        let table = Table {
+            services: vec![service("web", &frontends, &[&b], 1)],
+            overlay: Some(cluster.overlay(1, Carrier::Plain)),
+            ..Table::default()
+        };
+        node.net.apply(table).await.unwrap();
+        assert_eq!(led().await, [("web".to_owned(), 9)]);
+        ask(1);
+        assert_eq!(led().await, [("web".to_owned(), 11)]);
+        apply(&cluster, |_| Vec::new()).await;
+        assert_eq!(led().await, []);
+    });
+}

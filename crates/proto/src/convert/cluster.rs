@@ -206,6 +206,7 @@ impl From<&Description> for v1::NodeDescription {
             disk_free_bytes: d.disk_free_bytes,
             features: d.features,
             overlay_key: bytes_unless_zeros(&d.overlay_key),
+            overlay_key_other: bytes_unless_zeros(&d.overlay_key_other),
         }
     }
 }
@@ -227,6 +228,7 @@ impl TryFrom<v1::NodeDescription> for Description {
             disk_free_bytes: wire.disk_free_bytes,
             features: wire.features,
             overlay_key: hash_or_zeros("overlay_key", &wire.overlay_key)?,
+            overlay_key_other: hash_or_zeros("overlay_key_other", &wire.overlay_key_other)?,
         })
     }
 }

@@ -80,14 +80,18 @@ pub fn table_change(wire: v1::NetUpdate) -> (TableChange, Vec<Error>) {
 }
 
 fn wire_peer((id, peer): &(NodeId, Arc<Peer>)) -> v1::NetPeer {
-    let Peer { number, underlay, blocks, overlay_key, name } = &**peer;
-    let zeros = *overlay_key == [0; 32];
+    let Peer { number, underlay, blocks, overlay_key, overlay_key_other, name } = &**peer;
+    let unless_zeros = |key: &[u8; 32]| match *key == [0; 32] {
+        true => Vec::new(),
+        false => key.to_vec(),
+    };
     v1::NetPeer {
         node: id.as_bytes().to_vec(),
         number: *number,
         underlay: underlay.clone(),
         blocks: blocks.iter().map(Into::into).collect(),
-        overlay_key: if zeros { Vec::new() } else { overlay_key.to_vec() },
+        overlay_key: unless_zeros(overlay_key),
+        overlay_key_other: unless_zeros(overlay_key_other),
         name: name.clone(),
     }
 }
@@ -99,6 +103,7 @@ fn peer(wire: v1::NetPeer) -> Result<(NodeId, Arc<Peer>), Error> {
         underlay: wire.underlay,
         blocks: each("blocks", wire.blocks).map_err(|e| e.within("peer"))?,
         overlay_key: hash_or_zeros("peer.overlay_key", &wire.overlay_key)?,
+        overlay_key_other: hash_or_zeros("peer.overlay_key_other", &wire.overlay_key_other)?,
         name: wire.name,
     };
     Ok((id, Arc::new(peer)))
@@ -238,6 +243,7 @@ mod tests {
             underlay: "192.0.2.7".to_owned(),
             blocks: vec!["10.128.2.0/24".parse().unwrap()],
             overlay_key: [7; 32],
+            overlay_key_other: [8; 32],
             name: "w7".to_owned(),
         };
         let table_network = TableNetwork {

@@ -117,6 +117,9 @@ pub struct NodeDescription {
     /// Public key of its end of the overlay, 32 bytes; empty: it has none.
     #[prost(bytes = "vec", tag = "12")]
     pub overlay_key: ::prost::alloc::vec::Vec<u8>,
+    /// A second one that it accepts, while it replaces one by the other; empty: none.
+    #[prost(bytes = "vec", tag = "13")]
+    pub overlay_key_other: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Node {
@@ -1809,7 +1812,7 @@ pub struct Renewed {
 pub struct Frame {
     #[prost(
         oneof = "frame::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 50"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 50, 51"
     )]
     pub kind: ::core::option::Option<frame::Kind>,
 }
@@ -1851,6 +1854,8 @@ pub mod frame {
         /// What policies have let pass and dropped on the node.
         #[prost(message, tag = "50")]
         PolicyCounts(super::PolicyCounts),
+        #[prost(message, tag = "51")]
+        KeyRotated(super::KeyRotated),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1865,7 +1870,10 @@ pub struct OpenStream {
     /// Empty: the node that the call arrives at.
     #[prost(bytes = "vec", tag = "1")]
     pub node: ::prost::alloc::vec::Vec<u8>,
-    #[prost(oneof = "open_stream::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 50")]
+    #[prost(
+        oneof = "open_stream::Kind",
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 50, 51"
+    )]
     pub kind: ::core::option::Option<open_stream::Kind>,
 }
 /// Nested message and enum types in `OpenStream`.
@@ -1895,6 +1903,8 @@ pub mod open_stream {
         Doctor(super::Doctor),
         #[prost(message, tag = "50")]
         CountPolicies(super::CountPolicies),
+        #[prost(message, tag = "51")]
+        RotateKey(super::RotateKey),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2052,6 +2062,17 @@ pub struct Findings {
     #[prost(string, tag = "3")]
     pub name: ::prost::alloc::string::String,
 }
+/// Replaces the key of the node's end of the tunnel.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateKey {}
+/// key: the one in use, public. done: false while some node has not taken it; it goes on by itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyRotated {
+    #[prost(bytes = "vec", tag = "1")]
+    pub key: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bool, tag = "2")]
+    pub done: bool,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CountPolicies {}
 /// First packets of connections, since the node's daemon started. Without a policy: dropped because
@@ -2113,19 +2134,25 @@ pub struct StreamError {
     #[prost(string, tag = "3")]
     pub hint: ::prost::alloc::string::String,
 }
-/// node_id: who asks; its own kernel is not asked about.
+/// node_id: who asks; its own kernel is not asked about. everyone: also of nodes that are not heard
+/// of; whoever did not say so counts.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PartedRequest {
     #[prost(bytes = "vec", tag = "1")]
     pub node_id: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint64, tag = "2")]
     pub revision: u64,
+    #[prost(bool, tag = "3")]
+    pub everyone: bool,
 }
-/// all: false when some node did not say so in time.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// all: false when some node did not say so in time. nodes: those that said so to this manager, if
+/// a manager asked about everyone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PartedResponse {
     #[prost(bool, tag = "1")]
     pub all: bool,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
@@ -2300,6 +2327,8 @@ pub struct NetPeer {
     pub overlay_key: ::prost::alloc::vec::Vec<u8>,
     #[prost(string, tag = "6")]
     pub name: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "7")]
+    pub overlay_key_other: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NetNetwork {

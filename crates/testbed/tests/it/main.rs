@@ -8,10 +8,13 @@
 
 mod access;
 mod churn;
+mod docker;
 mod doctor;
 mod edge;
 mod failover;
+mod figures;
 mod formation;
+mod keys;
 mod machines;
 mod names;
 mod network;

@@ -11,16 +11,17 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{Rooms, plane};
+use super::{Rooms, network, plane};
 
 const PREFIX: &str = "warren";
 /// Of Linux on every machine that Warren knows.
 const PAGE_BYTES: u64 = 4096;
 
-/// `plane_status` is what the data plane said of itself, just now.
+/// `plane_status` is what the data plane said of itself, `figures` what the kernel counted, just now.
 pub(super) fn text(
     rooms: Option<&Rooms>,
     plane_status: Option<&warren_dataplane::Status>,
+    figures: Option<&network::Figures>,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
     process(&mut registry);
@@ -36,6 +37,10 @@ pub(super) fn text(
         identity(&mut registry, rooms);
         let nodes = rooms.plane.nodes();
         plane::register(registry.sub_registry_with_prefix("dataplane"), plane_status, &nodes);
+        if let Some(figures) = figures {
+            let table = rooms.plane.table();
+            network::register(registry.sub_registry_with_prefix("network"), figures, &table);
+        }
     }
     let mut text = String::new();
     encode(&mut text, &registry)?;

@@ -210,6 +210,7 @@ impl Expression {
                 expression(list, "numgen", |a| {
                     a.net32(1, TURN).net32(2, *turns).net32(3, RANDOM).net32(4, 0);
                 });
+                look_up(list, Set::Counted, ID, false);
                 to_chosen(list, family, *front);
             }
             Self::ByClient { front, turns } => {
@@ -221,6 +222,7 @@ impl Expression {
                     a.net32(1, R0).net32(2, TURN).net32(3, len).net32(4, *turns);
                     a.net32(5, HASH_SEED).net32(7, HASH_JENKINS);
                 });
+                look_up(list, Set::Counted, ID, false);
                 to_chosen(list, family, *front);
             }
             Self::DestinationAs(address) => {
@@ -256,6 +258,13 @@ impl Expression {
                 immediate(list, R0, &number.to_ne_bytes());
                 load(list, family, R1, *field);
                 look_up(list, Set::Peers, R0, false);
+            }
+            Self::ToOwnNode(len) => {
+                load(list, family, R0, Field::Destination);
+                mask(list, &prefix_mask(family, *len));
+                let behind = R0 + Field::Destination.len(family).div_ceil(4);
+                load(list, family, behind, Field::Source);
+                look_up(list, Set::Homes, R0, false);
             }
             Self::Count => expression(list, "counter", |_| {}),
             Self::KeepNode => {

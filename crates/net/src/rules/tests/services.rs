@@ -90,6 +90,7 @@ fn a_service_comes() {
             "add to vips: 10.64.0.2",
             "add to front-addresses: 10.64.0.2=0/2/1",
             "add to backends: 2/0=10.0.0.3",
+            "add to counted: 2",
         ],
     );
     // The chain for so many turns is there already.
@@ -100,6 +101,7 @@ fn a_service_comes() {
             "add to vips: 10.64.0.2",
             "add to front-ports: tcp/10.64.0.2/80=80/2/2",
             "add to backends: 2/0=10.0.0.3 2/1=10.0.0.4",
+            "add to counted: 2",
         ],
     );
 }
@@ -150,6 +152,7 @@ fn without_backends_a_service_is_there_and_refuses() {
             "delete from vips: 10.64.0.1",
             "delete from front-ports: tcp/10.64.0.1/80=80/1/1",
             "delete from backends: 1/0=10.0.0.1",
+            "delete from counted: 1",
         ],
     );
 }
@@ -236,6 +239,7 @@ fn local_backends_may_reach_themselves() {
             "add to exposed: tcp/10.0.0.1/8080",
             "add to front-published: tcp/80=8080/1/2",
             "add to backends: 1/0=10.0.0.1 1/1=10.0.0.2",
+            "add to counted: 1",
             "add to loops: 10.0.0.1/10.0.0.1",
         ],
     );
