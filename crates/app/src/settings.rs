@@ -38,13 +38,14 @@ const PID_NAME: &str = "warren.pid";
 const FILE_MAX: u64 = 1 << 20;
 
 /// Keys that the file may have.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "data_dir",
     "run_dir",
     "listen",
     "advertise",
     "admin",
     "overlay_port",
+    "wireguard",
     "profile",
     list::REGISTRIES,
     list::MANAGERS,
@@ -85,6 +86,10 @@ pub(crate) struct NodeFlags {
     /// [env: WARREN_OVERLAY_PORT] [default: 51820]
     #[arg(long, value_name = "PORT")]
     overlay_port: Option<String>,
+    /// Who encrypts between nodes: kernel, userspace, or auto for the kernel if it can
+    /// [env: WARREN_WIREGUARD] [default: auto]
+    #[arg(long, value_name = "WHO")]
+    wireguard: Option<String>,
     /// How managers elect their leader: lan, or wan for slow links between them
     /// [env: WARREN_PROFILE] [default: lan]
     #[arg(long, value_name = "PROFILE")]
@@ -115,6 +120,15 @@ pub(crate) struct Place {
     file: File,
 }
 
+/// Who encrypts what goes between nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encryption {
+    /// The kernel where it has WireGuard, else the data plane.
+    Auto,
+    Kernel,
+    Userspace,
+}
+
 /// Settings of a node.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeSettings {
@@ -126,6 +140,8 @@ pub(crate) struct NodeSettings {
     pub(crate) admin: Option<SocketAddr>,
     /// Where all nodes of the cluster listen for each other's containers' packets.
     pub(crate) overlay_port: Option<u16>,
+    /// Who encrypts them.
+    pub(crate) wireguard: Encryption,
     pub(crate) profile: Profile,
     /// `host` or `host:port`.
     pub(crate) insecure_registries: Vec<String>,
@@ -235,6 +251,7 @@ impl Place {
                 .map_err(|problem| Failure::input(format!("{}: {problem}", given.source)))
         });
         let overlay_port = overlay_port(pick_told(&flags.overlay_port, "overlay_port"))?;
+        let wireguard = encryption(pick_told(&flags.wireguard, "wireguard"))?;
         let profile = election(pick_told(&flags.profile, "profile"))?;
         Ok(NodeSettings {
             data_dir,
@@ -243,6 +260,7 @@ impl Place {
             advertise: advertise.transpose()?,
             admin,
             overlay_port,
+            wireguard,
             profile,
             insecure_registries: list::registries(env, file, &flags.insecure_registry)?,
             managers: Vec::new(),
@@ -290,6 +308,20 @@ fn election(given: Option<Given>) -> Result<Profile, Failure> {
         other => {
             let source = given.as_ref().map_or("", |given| given.source.as_str());
             Err(Failure::input(format!("{source}: {other:?} is not one of lan, wan")))
+        }
+    }
+}
+
+fn encryption(given: Option<Given>) -> Result<Encryption, Failure> {
+    match given.as_ref().map_or("auto", |given| given.text.as_str()) {
+        "auto" => Ok(Encryption::Auto),
+        "kernel" => Ok(Encryption::Kernel),
+        "userspace" => Ok(Encryption::Userspace),
+        other => {
+            let source = given.as_ref().map_or("", |given| given.source.as_str());
+            Err(Failure::input(format!(
+                "{source}: {other:?} is not one of auto, kernel, userspace"
+            )))
         }
     }
 }

@@ -92,7 +92,7 @@ pub fn peers(
 }
 
 /// Whether anybody but this node has a key.
-pub(crate) fn has_peers(table: &NodeTable, own: NodeId) -> bool {
+pub fn has_peers(table: &NodeTable, own: NodeId) -> bool {
     table.peers.iter().any(|(&node, peer)| node != own && peer.overlay_key != NO_KEY)
 }
 

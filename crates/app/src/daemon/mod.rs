@@ -143,7 +143,7 @@ mod tests {
     use warren_base::telemetry::LogFormat;
 
     use super::*;
-    use crate::settings::Profile;
+    use crate::settings::{Encryption, Profile};
 
     #[test]
     fn folders_are_held_once() {
@@ -155,6 +155,7 @@ mod tests {
             advertise: None,
             admin: None,
             overlay_port: None,
+            wireguard: Encryption::Auto,
             profile: Profile::Lan,
             insecure_registries: Vec::new(),
             managers: Vec::new(),

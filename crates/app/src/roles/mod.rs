@@ -11,6 +11,7 @@ mod files;
 mod found;
 mod join;
 mod keep;
+mod kernel;
 mod listener;
 mod machine;
 mod managing;

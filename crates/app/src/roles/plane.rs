@@ -28,9 +28,11 @@ use warren_wireguard::{KEY_LEN, PrivateKey, PublicKey};
 
 use super::dial::Dialer;
 use super::failed;
+use super::kernel::{Device, KernelTunnel};
 use super::node::Shared;
 use crate::address::Host;
 use crate::cli::failure::Failure;
+use crate::settings::Encryption;
 
 /// Itself, also after the file was replaced: the daemon and what it starts are of one build.
 const PROGRAM: &str = "/proc/self/exe";
@@ -49,6 +51,13 @@ const SEARCH_MAX_MS: u64 = 60_000;
 pub(super) struct Tunnel {
     keys: OwnKeys,
     port: u16,
+    /// The kernel encrypts, and not the data plane.
+    in_kernel: bool,
+}
+
+fn has_kernel_wireguard() -> bool {
+    const KIND: &str = "wireguard";
+    warren_net::link_kinds(&[KIND]) == [KIND]
 }
 
 /// This node's keys, and the file that they are in.
@@ -111,7 +120,17 @@ impl Tunnel {
     /// The disk refuses a new key.
     pub(super) fn open(shared: &Shared, reached_ms: u64) -> Result<Option<Self>, Failure> {
         let Some(port) = shared.settings.overlay_port else { return Ok(None) };
-        if let Err(error) = File::options().read(true).write(true).open("/dev/net/tun") {
+        let in_kernel = match shared.settings.wireguard {
+            Encryption::Userspace => false,
+            Encryption::Auto | Encryption::Kernel => has_kernel_wireguard(),
+        };
+        if !in_kernel && shared.settings.wireguard == Encryption::Kernel {
+            let text = "wireguard: the kernel has no WireGuard (module wireguard)";
+            return Err(Failure::failed(text).hint("set it to auto or userspace"));
+        }
+        if !in_kernel
+            && let Err(error) = File::options().read(true).write(true).open("/dev/net/tun")
+        {
             tracing::warn!(%error, "there is no tunnel to other nodes: open /dev/net/tun");
             return Ok(None);
         }
@@ -146,7 +165,7 @@ impl Tunnel {
             let made = keys.make();
             keys.set(vec![made]).map_err(|e| failed(&e))?;
         }
-        Ok(Some(Self { keys, port }))
+        Ok(Some(Self { keys, port, in_kernel }))
     }
 }
 
@@ -172,6 +191,8 @@ pub(super) struct DataPlane {
     tables: watch::Receiver<Arc<NodeTable>>,
     /// `None` without a tunnel.
     keys: Option<Mutex<OwnKeys>>,
+    /// Where the kernel encrypts.
+    kernel: Option<Arc<KernelTunnel>>,
 }
 
 impl DataPlane {
@@ -185,16 +206,19 @@ impl DataPlane {
     ) -> Result<Self, Failure> {
         let settings = &shared.settings;
         let failed_exe = |e: io::Error| Failure::failed(format!("look at {PROGRAM}: {e}"));
-        let overlay = match &tunnel {
-            Some(Tunnel { keys, port }) => Some(Overlay {
-                keys: keys.private(),
-                address: own_address(shared).await,
-                port: *port,
-                queues: std::thread::available_parallelism()
-                    .map_or(1, |count| count.get().min(QUEUES_MAX)),
-            }),
-            None => None,
-        };
+        let (mut overlay, mut kernel) = (None, None);
+        if let Some(Tunnel { keys, port, in_kernel }) = &tunnel {
+            let (keys, address, port) = (keys.private(), own_address(shared).await, *port);
+            if *in_kernel {
+                let name = warren_net::tunnel_name(&node_key);
+                let device = Device { name, node: shared.node, port, address };
+                kernel = Some(KernelTunnel::new(device, keys, Arc::clone(&shared.clock)));
+            } else {
+                let queues = std::thread::available_parallelism()
+                    .map_or(1, |count| count.get().min(QUEUES_MAX));
+                overlay = Some(Overlay { keys, address, port, queues });
+            }
+        }
         let arguments = ["dataplane".into(), settings.run_dir.clone().into_os_string()].into_iter();
         let level = ["--log-level".into(), settings.log_level.clone().into()];
         let keeper = Keeper::start(Options {
@@ -213,16 +237,26 @@ impl DataPlane {
         });
         let (handle, stop) = (keeper.handle(), CancellationToken::new());
         let known = tables.clone();
-        let feeding = feed(handle.clone(), tables, shared.dialer.clone(), shared.clock.clone());
+        if let Some(kernel) = &kernel {
+            let following = Arc::clone(kernel).run(tables.clone());
+            let stopped = stop.clone();
+            tokio::spawn(async move { stopped.run_until_cancelled(following).await });
+        }
+        let fed = (handle.clone(), kernel.clone());
+        let feeding = feed(fed, tables, shared.dialer.clone(), shared.clock.clone());
         let stopped = stop.clone();
         tokio::spawn(async move { stopped.run_until_cancelled(feeding).await });
         let (keeper, keys) = (Some(keeper), tunnel.map(|tunnel| Mutex::new(tunnel.keys)));
-        Ok(Self { handle, keeper: Mutex::new(keeper), stop, tables: known, keys })
+        Ok(Self { handle, keeper: Mutex::new(keeper), stop, tables: known, keys, kernel })
     }
 
     /// What it does; `None` while there is none that answers.
     pub(super) async fn status(&self) -> Option<Status> {
-        self.handle.status().await
+        let mut status = self.handle.status().await?;
+        if let Some(kernel) = &self.kernel {
+            (status.carries, status.trouble, status.peers) = kernel.status();
+        }
+        Some(status)
     }
 
     /// Other nodes by their keys, as the status names them.
@@ -251,6 +285,9 @@ impl DataPlane {
         if let Some(keeper) = keeper {
             keeper.stop(if with_containers { End::Remove } else { End::Leave }).await;
         }
+        if let Some(kernel) = self.kernel.as_ref().filter(|_| with_containers) {
+            kernel.remove();
+        }
     }
 }
 
@@ -276,14 +313,16 @@ impl Names for DataPlane {
 #[tonic::async_trait]
 impl AskedTunnel for DataPlane {
     async fn state(&self) -> Option<TunnelState> {
-        let status = self.status().await?;
+        let (carries, trouble, peers) = match &self.kernel {
+            Some(kernel) => kernel.status(),
+            None => {
+                let status = self.handle.status().await?;
+                (status.carries, status.trouble, status.peers)
+            }
+        };
         let now_ms = RealClock::new().now_ms();
-        let peers = status.peers.iter().filter_map(|peer| tunnel_peer(peer, now_ms));
-        Some(TunnelState {
-            carries: status.carries,
-            trouble: status.trouble.clone(),
-            peers: peers.collect(),
-        })
+        let peers = peers.iter().filter_map(|peer| tunnel_peer(peer, now_ms)).collect();
+        Some(TunnelState { carries, trouble, peers })
     }
 
     fn keys(&self) -> Vec<OwnKey> {
@@ -299,7 +338,10 @@ impl AskedTunnel for DataPlane {
             keys.change(change).map_err(io::Error::other)?;
             keys.private()
         };
-        self.handle.set_keys(private).await;
+        match &self.kernel {
+            Some(kernel) => kernel.set_keys(private),
+            None => self.handle.set_keys(private).await,
+        }
         Ok(())
     }
 }
@@ -352,7 +394,7 @@ async fn own_address(shared: &Shared) -> IpAddr {
 
 /// Hands over what managers say, with the addresses of those nodes that they know by name.
 async fn feed(
-    handle: Handle,
+    (handle, kernel): (Handle, Option<Arc<KernelTunnel>>),
     mut tables: watch::Receiver<Arc<NodeTable>>,
     dialer: Dialer,
     clock: Arc<dyn Clock>,
@@ -379,6 +421,9 @@ async fn feed(
         // Those that are not in the table any more do no harm until then.
         if known.len() != before {
             handle.set_known(known.clone());
+            if let Some(kernel) = &kernel {
+                kernel.set_known(known.clone());
+            }
         }
         let again = if missing { pause_ms } else { u64::MAX };
         let wake_ms = clock.monotonic_ms().saturating_add(again);

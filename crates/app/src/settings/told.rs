@@ -19,6 +19,8 @@ pub(crate) struct Told {
     #[serde(skip_serializing_if = "Option::is_none")]
     overlay_port: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    wireguard: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<String>,
 }
 
@@ -28,6 +30,7 @@ impl Told {
             listen: flags.listen.clone(),
             advertise: flags.advertise.clone(),
             overlay_port: flags.overlay_port.clone(),
+            wireguard: flags.wireguard.clone(),
             profile: flags.profile.clone(),
         }
     }
@@ -43,6 +46,7 @@ impl Told {
             "listen" => &self.listen,
             "advertise" => &self.advertise,
             "overlay_port" => &self.overlay_port,
+            "wireguard" => &self.wireguard,
             "profile" => &self.profile,
             _ => &None,
         };
