@@ -307,6 +307,7 @@ impl User {
                 parallelism: u32::try_from(self.rng.below(3)).ok()?,
                 delay_ms: self.rng.below(300),
                 order,
+                ..UpdatePolicy::default()
             },
             on_disconnect: match self.rng.below(4) {
                 0 => OnDisconnect::Keep,

@@ -93,7 +93,12 @@ impl World {
         Ok(ServiceSpec {
             mode: Mode::Replicated { replicas: u32::try_from(self.rng.below(6)).unwrap_or(1) },
             ports: self.ports(),
-            update: UpdatePolicy { parallelism, delay_ms: self.rng.below(300), order },
+            update: UpdatePolicy {
+                parallelism,
+                delay_ms: self.rng.below(300),
+                order,
+                ..UpdatePolicy::default()
+            },
             ..ServiceSpec::new(
                 name,
                 TaskTemplate {
