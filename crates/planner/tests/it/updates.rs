@@ -1,6 +1,11 @@
 //! Updates that go wrong, are paused, superseded or undone.
 
-use crate::world::check;
+use proptest::prelude::*;
+use warren_model::id::TaskId;
+use warren_model::service::{UpdateKind, UpdatePhase};
+use warren_model::task::{Desired, Task, TaskState};
+
+use crate::world::{World, check, is_live, service_id};
 
 #[test]
 fn a_new_task_is_to_prove_itself_once() {
@@ -428,4 +433,93 @@ fn an_update_of_a_version_that_remembered_nothing_goes_on() {
         state web => none
         plan => wake 1s",
     );
+}
+
+fn wanted(world: &World) -> Vec<Task> {
+    let tasks = world.state.tasks_of(service_id("web"));
+    tasks.filter(|task| task.desired == Desired::Running).cloned().collect()
+}
+
+/// Something happens to a task of the failing template, but it is never good.
+fn befall(world: &mut World, which: u16, what: u8) {
+    let new = |task: &Task| task.template == 2 && is_live(task) && task.node.is_some();
+    let tasks: Vec<Task> = wanted(world).into_iter().filter(new).collect();
+    let Some(task) = tasks.get(usize::from(which) % tasks.len().max(1)) else { return };
+    match what {
+        0 | 1 => world.report(task, TaskState::Running),
+        2 => world.report(task, TaskState::Failed),
+        3 => world.report(task, TaskState::Rejected),
+        _ => world.crash(task),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// What works nowhere: never more slots than may are touched; start-first costs no replica,
+    /// stop-first no more than it may; going back restarts what was touched and nothing else.
+    #[test]
+    fn what_works_nowhere_costs_no_more_than_it_may(
+        n in 1..6u32,
+        par in 1..4u32,
+        stop_first: bool,
+        rollback: bool,
+        events in prop::collection::vec((0..7u8, any::<u16>()), 0..40),
+    ) {
+        let order = if stop_first { "stop-first" } else { "start-first" };
+        let action = if rollback { "rollback" } else { "pause" };
+        let mut world = World::new();
+        world.run("nodes a b c");
+        world.run(&format!("service web n={n} par={par} {order} fail={action} monitor=1s"));
+        while world.plan().more {}
+        world.run("start");
+        world.run("wait 60s");
+        let first: Vec<TaskId> = wanted(&world).iter().map(|task| task.id).collect();
+        world.run("update web image=b");
+        let mut touched: Vec<u32> = Vec::new();
+        // At the end everything fails, so that the update does.
+        let ends = [(5, 0), (2, 0)].into_iter().cycle().take(16);
+        for (what, which) in events.into_iter().chain(ends) {
+            match what {
+                5 => world.obey(),
+                // Nobody is good: none runs for a second.
+                6 if wanted(&world).iter().all(|t| t.template == 1 || t.status.state != TaskState::Running) => {
+                    drop(world.run("wait 300ms"));
+                }
+                6 => {}
+                what => befall(&mut world, which, what),
+            }
+            while world.plan().more {}
+            let tasks = wanted(&world);
+            touched.extend(tasks.iter().filter(|t| t.template == 2).map(|t| t.slot));
+            touched.sort_unstable();
+            touched.dedup();
+            prop_assert!(touched.len() <= par as usize, "{touched:?}");
+            let up = tasks.iter().filter(|t| t.template == 1 && t.status.state == TaskState::Running);
+            let fewest = if stop_first { n.saturating_sub(par) } else { n };
+            prop_assert!(up.count() >= fewest as usize);
+        }
+        let update = world.state.service(service_id("web")).unwrap().update.clone().unwrap();
+        if rollback {
+            prop_assert_eq!(update.kind, UpdateKind::AutomaticRollback);
+            for _ in 0..4 {
+                world.obey();
+                while world.plan().more {}
+                world.run("start");
+                world.run("wait 1s");
+                while world.plan().more {}
+            }
+            let update = world.state.service(service_id("web")).unwrap().update.clone().unwrap();
+            prop_assert_eq!(update.phase, UpdatePhase::Done);
+            let last = wanted(&world);
+            prop_assert_eq!(last.len(), n as usize);
+            for task in last {
+                let kept = first.contains(&task.id);
+                prop_assert!(kept || stop_first && touched.contains(&task.slot), "{task:?}");
+                prop_assert_eq!(task.template, 1);
+            }
+        } else {
+            prop_assert_eq!(update.phase, UpdatePhase::Paused);
+        }
+    }
 }

@@ -14,10 +14,10 @@ use warren_model::overlap::HostRoute;
 use warren_model::placement::{self, Placement};
 use warren_model::resources::Resources;
 use warren_model::service::{
-    Affinity, Attachment, Endpoint, EndpointMode, Limits, LogOptions, Mode, OnDisconnect, PortSpec,
-    Protocol, PublishMode, RestartCondition, RestartPolicy, Service, ServiceSpec, TaskTemplate,
-    Change, ChangeKind, FailureAction, Revision, RollbackPolicy, UpdateKind, UpdateOrder,
-    UpdatePhase, UpdatePolicy, UpdateStatus,
+    Affinity, Attachment, Change, ChangeKind, Endpoint, EndpointMode, FailureAction, Limits,
+    LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition,
+    RestartPolicy, Revision, RollbackPolicy, Service, ServiceSpec, TaskTemplate, UpdateKind,
+    UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_model::{
@@ -178,7 +178,12 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
     let order = prop_oneof![Just(UpdateOrder::StartFirst), Just(UpdateOrder::StopFirst)];
     let rest = (monitor(), any::<u32>(), action(), any::<[Option<u32>; 2]>(), any::<Option<u64>>());
     let update = (any::<u32>(), any::<u64>(), order, rest).prop_map(
-        |(parallelism, delay_ms, order, (monitor_ms, ratio, failure_action, bounds, deadline_ms))| {
+        |(
+            parallelism,
+            delay_ms,
+            order,
+            (monitor_ms, ratio, failure_action, bounds, deadline_ms),
+        )| {
             UpdatePolicy {
                 parallelism,
                 delay_ms,
@@ -198,8 +203,7 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
         any::<u64>().prop_map(|ms| OnDisconnect::ReplaceAfter { ms }),
     ];
     let name = "[a-z][a-z0-9_]{0,8}[a-z0-9]";
-    let found =
-        (prop::collection::vec(attachment(), 0..4), endpoint(), placement(), rollback());
+    let found = (prop::collection::vec(attachment(), 0..4), endpoint(), placement(), rollback());
     (name, labels(), mode, ports(), update, template(), on_disconnect, found).prop_map(
         |(name, labels, mode, ports, update, task, on_disconnect, found)| ServiceSpec {
             name: name.parse().unwrap(),
@@ -260,11 +264,8 @@ fn update_status() -> impl Strategy<Value = UpdateStatus> {
         Just(UpdateKind::Rollback),
         Just(UpdateKind::AutomaticRollback)
     ];
-    let phase = prop_oneof![
-        Just(UpdatePhase::Moving),
-        Just(UpdatePhase::Paused),
-        Just(UpdatePhase::Done)
-    ];
+    let phase =
+        prop_oneof![Just(UpdatePhase::Moving), Just(UpdatePhase::Paused), Just(UpdatePhase::Done)];
     (kind, phase, any::<u64>(), text()).prop_map(|(kind, phase, started, message)| UpdateStatus {
         kind,
         phase,
@@ -706,12 +707,8 @@ fn placements_that_are_none() {
 
 #[test]
 fn services_of_before_have_one_revision() {
-    let wire = v1::Service {
-        id: vec![1; 10],
-        spec: Some(small()),
-        template: 7,
-        ..v1::Service::default()
-    };
+    let wire =
+        v1::Service { id: vec![1; 10], spec: Some(small()), template: 7, ..v1::Service::default() };
     let service = Service::try_from(wire).unwrap();
     assert_eq!((service.number, service.template_last), (1, 7));
     assert_eq!((service.change, service.update), (Change::default(), None));

@@ -125,10 +125,9 @@ fn going_back() {
 
 #[test]
 fn a_template_that_tasks_have_is_known_again() {
-    let (mut state, _) = run(
-        "cluster\nnetwork default\nnode a 10.128.0.0/24\nservice web\ntask 1 web.1 @a .5\n\
-         update web image=b\ntask 2 web.2 t2 @a .6",
-    );
+    let (mut state, _) =
+        run("cluster\nnetwork default\nnode a 10.128.0.0/24\nservice web\ntask 1 web.1 @a .5\n\
+         update web image=b\ntask 2 web.2 t2 @a .6");
     let number = |state: &State| state.service(service("web")).unwrap().template;
     assert_eq!(number(&state), 2);
     let mut write = |mutation| {

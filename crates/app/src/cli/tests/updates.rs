@@ -4,7 +4,7 @@ use expect_test::{Expect, expect};
 use warren_model::service::{FailureAction, UpdateOrder};
 
 use super::fake::{FakeNode, World};
-use super::{say, samples};
+use super::{samples, say};
 use warren_proto::v1;
 
 fn world() -> World {
@@ -25,7 +25,9 @@ async fn history() {
         2 (current)   less than a second ago   operator:anna   updated   nginx:1.27   replicas: 1 -> 3
         1             less than a second ago   socket:0        created   nginx:1.27
     "#]]).await;
-    check("service history web --format json", expect![[r#"
+    check(
+        "service history web --format json",
+        expect![[r#"
         exit 0
         --- out
         [
@@ -58,60 +60,102 @@ async fn history() {
             "time": "2027-01-15T07:58:00.000Z"
           }
         ]
-    "#]]).await;
-    check("service history web --diff 1..2", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service history web --diff 1..2",
+        expect![[r#"
         exit 0
         --- out
         replicas: 1 -> 3
-    "#]]).await;
-    check("service history web --diff 2..1 --format '{{.}}'", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service history web --diff 2..1 --format '{{.}}'",
+        expect![[r#"
         exit 0
         --- out
         {"field":"replicas","from":3,"to":1}
-    "#]]).await;
-    check("service history web --rev 1 --format '{{.replicas}}'", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service history web --rev 1 --format '{{.replicas}}'",
+        expect![[r#"
         exit 0
         --- out
         1
-    "#]]).await;
-    check("service history web --rev 7", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service history web --rev 7",
+        expect![[r#"
         exit 3
         --- err
         error: --rev: service web has no revision 7
         hint: it has 1, 2
-    "#]]).await;
-    check("service history web --diff 1..9", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service history web --diff 1..9",
+        expect![[r#"
         exit 3
         --- err
         error: --diff: service web has no revision 9
         hint: it has 1, 2
-    "#]]).await;
-    check("service history web --diff 1-2", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service history web --diff 1-2",
+        expect![[r#"
         exit 2
         --- err
         error: --diff: "1-2" is not of the form A..B, e.g. 2..3
-    "#]]).await;
-    check("service history web --rev 0", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service history web --rev 0",
+        expect![[r#"
         exit 2
         --- err
         error: --rev: "0" is not the number of a revision, which is 1 or more
-    "#]]).await;
-    check("service history web --rev 1 --diff 1..2", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service history web --rev 1 --diff 1..2",
+        expect![[r#"
         exit 2
         --- err
         error: --rev and --diff exclude each other
-    "#]]).await;
-    check("service history", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service history",
+        expect![[r#"
         exit 2
         --- err
         error: SERVICE is missing
         hint: usage: warren service history <SERVICE>
-    "#]]).await;
-    check("service history nope", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service history nope",
+        expect![[r#"
         exit 3
         --- err
         error: no service nope
-    "#]]).await;
+    "#]],
+    )
+    .await;
 }
 
 fn progress(lines: &[(&str, bool, &str)]) -> Vec<v1::Progress> {
@@ -136,7 +180,8 @@ async fn rollbacks_are_waited_for() {
         web
         --- err
         web: 3/3 running
-    "#]].assert_eq(&said.all());
+    "#]]
+    .assert_eq(&said.all());
     assert_eq!(node.world(|world| world.waited[0].number), 3);
     let said = say(&node, "service resume web").await;
     expect![[r#"
@@ -145,7 +190,8 @@ async fn rollbacks_are_waited_for() {
         web
         --- err
         web: 3/3 running
-    "#]].assert_eq(&said.all());
+    "#]]
+    .assert_eq(&said.all());
     let said = say(&node, "service pause web api").await;
     expect![[""]].assert_eq(&said.all());
     let said = say(&node, "service rollback web -d").await;
@@ -198,61 +244,94 @@ async fn flags_of_updates() {
 #[tokio::test]
 async fn bad_flags_of_updates() {
     for (flags, expected) in [
-        ("--update-max-failure-ratio 1.5", expect![[r#"
+        (
+            "--update-max-failure-ratio 1.5",
+            expect![[r#"
             exit 2
             --- err
             error: --update-max-failure-ratio: "1.5" is not a ratio from 0 to 1, with at most three decimals
-        "#]]),
-        ("--update-failure-action undo", expect![[r#"
+        "#]],
+        ),
+        (
+            "--update-failure-action undo",
+            expect![[r#"
             exit 2
             --- err
             error: --update-failure-action: "undo" is not one of pause, continue, rollback
-        "#]]),
-        ("--rollback-failure-action rollback", expect![[r#"
+        "#]],
+        ),
+        (
+            "--rollback-failure-action rollback",
+            expect![[r#"
             exit 2
             --- err
             error: --rollback-failure-action: "rollback" is not one of pause, continue
-        "#]]),
-        ("--update-max-surge 0", expect![[r#"
+        "#]],
+        ),
+        (
+            "--update-max-surge 0",
+            expect![[r#"
             exit 2
             --- err
             error: --update-max-surge: "0" lets no task start before one stops; use order stop-first
-        "#]]),
-        ("--update-max-unavailable 1", expect![[r#"
+        "#]],
+        ),
+        (
+            "--update-max-unavailable 1",
+            expect![[r#"
             exit 2
             --- err
             error: --update-max-unavailable: "1" never comes about with start-first: old tasks stay until new ones are up
-        "#]]),
-        ("--update-order stop-first --update-max-unavailable 0", expect![[r#"
+        "#]],
+        ),
+        (
+            "--update-order stop-first --update-max-unavailable 0",
+            expect![[r#"
             exit 2
             --- err
             error: --update-max-unavailable: "0" lets no task stop before one starts; use order start-first
-        "#]]),
-        ("--update-order stop-first --update-max-surge 1", expect![[r#"
+        "#]],
+        ),
+        (
+            "--update-order stop-first --update-max-surge 1",
+            expect![[r#"
             exit 2
             --- err
             error: --update-max-surge: "1" never comes about with stop-first: old tasks end first
-        "#]]),
-        ("--update-deadline 500ms", expect![[r#"
+        "#]],
+        ),
+        (
+            "--update-deadline 500ms",
+            expect![[r#"
             exit 2
             --- err
             error: --update-deadline: "500ms" is over before a slot can be done: it must be more than delay and monitor, 1s
-        "#]]),
-        ("--update-delay 30d", expect![[r#"
+        "#]],
+        ),
+        (
+            "--update-delay 30d",
+            expect![[r#"
             exit 2
             --- err
             error: --update-delay: "30d" is more than 7d
-        "#]]),
-        ("--update-max-surge many", expect![[r#"
+        "#]],
+        ),
+        (
+            "--update-max-surge many",
+            expect![[r#"
             exit 2
             --- err
             error: --update-max-surge: "many" is not a number from 0 to 4294967295, nor none
-        "#]]),
-        ("--update-monitor soon", expect![[r#"
+        "#]],
+        ),
+        (
+            "--update-monitor soon",
+            expect![[r#"
             exit 2
             --- err
             error: --update-monitor: "soon" is not a duration; write numbers with ms, s, m, h or d, e.g. 1m30s
-        "#]]),
+        "#]],
+        ),
     ] {
         check(&format!("service update web {flags}"), expected).await;
     }
