@@ -14,13 +14,14 @@
 
 use std::cmp::Reverse;
 
-use warren_model::service::{OnDisconnect, Service, UpdatePhase, UpdatePolicy};
+use warren_model::service::{OnDisconnect, Service, TaskTemplate, UpdatePhase, UpdatePolicy};
 use warren_model::task::{Task, TaskState};
 
 use crate::nodes::{Nodes, Site};
 use crate::service::Pass;
 use crate::slot::{
-    Key, Renewed, Slot, Wanted, is_live, is_lost, is_outdated, is_stop_first, is_up, wanted,
+    Key, Renewed, Slot, Wanted, is_failed, is_live, is_lost, is_outdated, is_stop_first, is_up,
+    wanted, wants_successor,
 };
 use crate::watch::Watch;
 
@@ -197,6 +198,12 @@ fn is_in_flight(pass: &mut Pass<'_, '_>, at: usize, trust: Option<Trust>) -> boo
     }
     let now = pass.draft.now;
     if trust.is_some_and(|trust| trust.watch.failed(slot, nodes, now).is_some()) {
+        return false;
+    }
+    // What ended badly and is not to be tried again is in nobody's way.
+    let template = pass.draft.state.template(pass.service.id, current.template);
+    let again = |template: &TaskTemplate| wants_successor(current, template.restart.condition);
+    if is_failed(current) && !template.is_some_and(|template| again(template)) {
         return false;
     }
     if !is_up(current, nodes) {

@@ -423,6 +423,31 @@ fn surge_and_unavailability_are_bounds() {
 }
 
 #[test]
+fn what_comes_late_is_renewed_though_another_failed_for_good() {
+    check(
+        "nodes a b
+        service web global
+        plan => +web.a@a +web.b@b
+        start
+        lose b
+        pause b
+        update web image=b cond=none
+        plan => +web.a/2@a
+        start
+        plan => -web.a
+        plan => done web
+        fail web.a
+        plan =>
+        up b
+        active b
+        plan => +web.b/2@b
+        start
+        plan => -web.b
+        progress web => failed: web.1 is failed on a: exit code 3",
+    );
+}
+
+#[test]
 fn an_update_of_a_version_that_remembered_nothing_goes_on() {
     // Of no update yet: what fails is tried again, as ever.
     check(

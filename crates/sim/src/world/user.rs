@@ -82,8 +82,9 @@ impl World {
             }
             5 => spec.task.env = vec![format!("V={}", self.rng.below(1000))],
             // To what fails, or from there to what works.
-            6 if spec.task.command.is_empty() => spec.task.command = vec!["crash".to_owned()],
-            6 => spec.task.command.clear(),
+            6 if !spec.task.command.is_empty() => spec.task.command.clear(),
+            6 if self.rng.below(4) == 0 => spec.task.command = vec!["crash".to_owned()],
+            6 => spec.task.env = vec![format!("W={}", self.rng.below(1000))],
             7 => spec.task.force += 1,
             8 => spec.ports = self.ports(),
             _ => return Some(Mutation::RemoveService { id }),
