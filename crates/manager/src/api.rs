@@ -23,6 +23,7 @@ mod operators;
 mod policies;
 mod request;
 mod resolve;
+mod revisions;
 mod serve;
 mod services;
 pub(crate) mod table;

@@ -4,6 +4,7 @@ mod endpoint;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod update;
 mod words;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,10 @@ use crate::placement::Placement;
 use crate::quantity::format_duration_ms;
 use crate::resources::Resources;
 pub use crate::service::endpoint::{Affinity, Attachment, Endpoint, EndpointMode};
+pub use crate::service::update::{
+    Change, ChangeKind, FailureAction, Revision, RollbackPolicy, UpdateKind, UpdateOrder,
+    UpdatePhase, UpdatePolicy, UpdateState, UpdateStatus,
+};
 pub use crate::service::words::{CAPABILITIES, is_capability, is_user, parse_signal};
 
 /// A service as the state holds it.
@@ -23,8 +28,17 @@ pub use crate::service::words::{CAPABILITIES, is_capability, is_user, parse_sign
 pub struct Service {
     pub id: ServiceId,
     pub spec: ServiceSpec,
-    /// Number of the current template; a change that needs new containers adds one.
+    /// Of the specification, from 1; every change of it adds one.
+    pub number: u32,
+    /// Number of the current template. A change that needs new containers gets a new one, unless
+    /// tasks run that are just so.
     pub template: u32,
+    /// The highest number that a template of it ever had: none is given twice.
+    pub template_last: u32,
+    /// Where the specification came from.
+    pub change: Change,
+    /// Of the last change of its template; `None` before the first.
+    pub update: Option<UpdateStatus>,
     /// Asked to go: its tasks are removed first.
     pub removing: bool,
     pub created: crate::Time,
@@ -40,6 +54,8 @@ pub struct ServiceSpec {
     pub mode: Mode,
     pub ports: Vec<PortSpec>,
     pub update: UpdatePolicy,
+    /// How rollbacks differ from updates.
+    pub rollback: RollbackPolicy,
     pub task: TaskTemplate,
     pub on_disconnect: OnDisconnect,
     /// Networks that it is on; none: on the default one. See [`ServiceSpec::attachments`].
@@ -211,28 +227,6 @@ impl Default for LogOptions {
     }
 }
 
-/// How a new template replaces the old one, and how fast.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UpdatePolicy {
-    /// Slots replaced at a time; 0 is all.
-    pub parallelism: u32,
-    /// Pause after each batch.
-    pub delay_ms: u64,
-    pub order: UpdateOrder,
-}
-
-impl Default for UpdatePolicy {
-    fn default() -> Self {
-        Self { parallelism: 1, delay_ms: 0, order: UpdateOrder::StartFirst }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UpdateOrder {
-    StartFirst,
-    StopFirst,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortSpec {
     pub protocol: Protocol,
@@ -331,6 +325,7 @@ impl ServiceSpec {
             mode: Mode::Replicated { replicas: 1 },
             ports: Vec::new(),
             update: UpdatePolicy::default(),
+            rollback: RollbackPolicy::default(),
             task,
             on_disconnect: OnDisconnect::default(),
             networks: Vec::new(),
@@ -356,6 +351,7 @@ impl ServiceSpec {
         check_labels("labels", &self.labels)?;
         self.check_ports()?;
         self.task.validate()?;
+        self.check_updates()?;
         self.on_disconnect.validate()?;
         self.check_networks()?;
         self.placement.validate(&self.name)?;

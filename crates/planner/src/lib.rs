@@ -6,7 +6,7 @@
 //! `wake_at`; there is no other timer, and beats as such wake nobody.
 //!
 //! Stages, in order: liveness of nodes, the default network, blocks of new nodes, then for each
-//! service: virtual IPs, orchestrate (slots wanted), roll out (which slots get
+//! service: watch (how an update stands), virtual IPs, orchestrate (slots wanted), roll out (which slots get
 //! the new template now), replace (failed, lost), place (a node and an address),
 //! reap (history). A new task is created with its place, so a new service costs
 //! one plan.
@@ -36,6 +36,7 @@ mod rollout;
 mod service;
 mod slot;
 mod vips;
+mod watch;
 
 use std::collections::BTreeMap;
 
@@ -51,7 +52,8 @@ pub use crate::explain::{
 };
 use crate::liveness::Silence;
 pub use crate::liveness::{RETURN_MS, SUSPICION_MAX_MS, SUSPICION_MS, suspicion_ms};
-pub use crate::progress::{Convergence, completed_count, is_halted, progress, task_counts};
+pub use crate::progress::{Convergence, completed_count, progress, task_counts};
+pub use crate::watch::update_state;
 
 /// What the leader hears of nodes; kept in memory, never replicated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use warren_model::id::ServiceId;
-use warren_model::service::{RestartCondition, Service};
+use warren_model::service::{RestartCondition, Service, UpdatePhase, UpdateState};
 use warren_model::task::{Task, TaskState};
 use warren_state::State;
 
@@ -14,7 +14,7 @@ use crate::slot::{
     Slot, Wanted, is_failed, is_live, is_lost, is_outdated, is_stop_first, slots_of, wanted,
     wanted_keys,
 };
-use crate::{rollout, vips};
+use crate::{rollout, vips, watch};
 
 /// Whether a service is as it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,13 +51,6 @@ pub fn completed_count(state: &State, service: ServiceId) -> u32 {
     u32::try_from(slots.iter().filter(complete).count()).unwrap_or(u32::MAX)
 }
 
-/// Whether an update of a service stands still because a new task failed.
-pub fn is_halted(state: &State, service: ServiceId) -> bool {
-    let Some(service) = state.service(service) else { return false };
-    let slots = slots_of(state, service);
-    rollout::progress(&slots, service, &Nodes::new(state)) == rollout::Progress::Halted
-}
-
 /// Whether a service is as it is wanted. One that does not exist has failed.
 pub fn progress(state: &State, service: ServiceId) -> Convergence {
     let Some(service) = state.service(service) else {
@@ -69,7 +62,7 @@ pub fn progress(state: &State, service: ServiceId) -> Convergence {
         return Convergence::Waiting { message: format!("removing, {left} tasks left") };
     }
     let nodes = Nodes::new(state);
-    if let Some(reason) = failure(state, service, &slots, &nodes) {
+    if let Some(reason) = paused(service).or_else(|| failure(state, service, &slots, &nodes)) {
         return Convergence::Failed { reason };
     }
     let keys = wanted_keys(service, &nodes);
@@ -81,8 +74,10 @@ pub fn progress(state: &State, service: ServiceId) -> Convergence {
         Wanted::Keep => false,
     };
     let superfluous = slots.iter().filter(superfluous).count();
+    let watched = service.update.as_ref().is_some_and(|u| u.phase != UpdatePhase::Done);
     if done == keys.len() && superfluous == 0 {
         return match vips::missing(state, service) {
+            None if watched => Convergence::Waiting { message: "staying up".to_owned() },
             None => Convergence::Converged,
             Some(message) => Convergence::Waiting { message },
         };
@@ -138,28 +133,54 @@ fn is_running(task: &Task, nodes: &Nodes<'_>) -> bool {
     task.status.state == TaskState::Running && !is_lost(task, nodes)
 }
 
-/// Why a service does not get there by itself: the first slot that ended badly.
+/// Why an update goes no further until somebody says so.
+fn paused(service: &Service) -> Option<String> {
+    let status = service.update.as_ref()?;
+    let what = match UpdateState::of(status) {
+        UpdateState::Paused => "update",
+        UpdateState::RollbackPaused => "rollback",
+        UpdateState::None
+        | UpdateState::Updating
+        | UpdateState::Completed
+        | UpdateState::RollingBack
+        | UpdateState::RolledBack => return None,
+    };
+    Some(format!("the {what} is paused: {}", status.message))
+}
+
+/// Why a service does not get there by itself: the first slot that ended badly, unless an update
+/// is about to be paused or rolled back for it, or goes on in spite of it.
 fn failure(
     state: &State,
     service: &Service,
     slots: &[Slot<'_>],
     nodes: &Nodes<'_>,
 ) -> Option<String> {
-    let halted = rollout::progress(slots, service, nodes) == rollout::Progress::Halted;
     let wanted = slots.iter().filter(|slot| is_wanted(slot, service, nodes));
     let ended = wanted.filter_map(|slot| slot.current(service, nodes)).find(|task| {
         // Who is always to be restarted never ends well.
         let endless = service.spec.task.restart.condition == RestartCondition::Any;
         is_failed(task) || endless && task.status.state == TaskState::Complete
     })?;
-    let what = say(state, service, ended);
-    Some(if halted { format!("the update is halted: {what}") } else { what })
+    // Slots that have no task of it yet will get one.
+    let goes_on = rollout::progress(slots, service, nodes) == rollout::Progress::Moving
+        && slots
+            .iter()
+            .any(|slot| slot.has_older(service) && slot.current(service, nodes).is_none());
+    if goes_on || watch::is_about_to_act(state, service, slots, nodes) {
+        return None;
+    }
+    Some(say(state, service, ended))
 }
 
 /// `web.2 failed on host: exit code 3`.
-fn say(state: &State, service: &Service, task: &Task) -> String {
+pub(crate) fn say(state: &State, service: &Service, task: &Task) -> String {
     let status = &task.status;
-    let mut text = format!("{}.{} is {}", service.spec.name, task.slot, status.state.as_str());
+    let is = match is_live(task) {
+        true => "does not stay up",
+        false => &format!("is {}", status.state.as_str()),
+    };
+    let mut text = format!("{}.{} {is}", service.spec.name, task.slot);
     if let Some(node) = task.node.and_then(|id| state.node(id)) {
         text = format!("{text} on {}", node.description.hostname);
     }

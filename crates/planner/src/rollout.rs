@@ -3,21 +3,27 @@
 //! Start-first keeps the old task until the new one runs; stop-first, and any
 //! service with host-mode ports, ends the old one first. At most `parallelism`
 //! slots are in flight, each counted until its new task has run for `delay`.
-//! One new task that failed halts the rollout: nothing further is touched until
-//! the spec changes again. A node that drains outdates what is on it, so tasks
-//! move away at the same pace (and not while a rollout is halted).
+//! Until one new task is good (`watch`), no old one ends for a new one and no
+//! further slot begins: what works nowhere costs no replica that works. A slot
+//! whose new task failed, as far as that is allowed, is not in flight.
+//! While the update is paused nothing further is touched. A node that drains
+//! outdates what is on it, so tasks move away at the same pace (and not while an
+//! update is paused).
 //!
 //! Nothing is remembered between passes: all of it follows from the tasks.
 
-use warren_model::service::{OnDisconnect, Service};
+use std::cmp::Reverse;
+
+use warren_model::service::{OnDisconnect, Service, TaskTemplate, UpdatePhase, UpdatePolicy};
 use warren_model::task::{Task, TaskState};
 
 use crate::nodes::{Nodes, Site};
 use crate::service::Pass;
 use crate::slot::{
     Key, Renewed, Slot, Wanted, is_failed, is_live, is_lost, is_outdated, is_stop_first, is_up,
-    wanted,
+    wanted, wants_successor,
 };
+use crate::watch::Watch;
 
 /// How far the rollout of a service is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +31,7 @@ pub(crate) enum Progress {
     /// Every slot has the current template.
     Done,
     Moving,
-    /// A new task failed.
+    /// It is paused.
     Halted,
 }
 
@@ -34,23 +40,37 @@ pub(crate) fn progress<'a>(
     service: &Service,
     nodes: &Nodes<'_>,
 ) -> Progress {
-    let (mut unfinished, mut older, mut failed) = (false, false, false);
+    let (mut unfinished, mut older) = (false, false);
     for slot in slots {
         let Wanted::Yes = wanted(service, slot.key, nodes) else { continue };
         unfinished |= slot.wanted.iter().any(|task| is_outdated(task, service, nodes));
-        older |= slot.wanted.iter().any(|task| task.template != service.template);
-        failed |= slot.current(service, nodes).is_some_and(is_failed);
+        older |= slot.has_older(service);
     }
-    match (unfinished, older && failed) {
+    let paused = service.update.as_ref().is_some_and(|u| u.phase == UpdatePhase::Paused);
+    match (unfinished, older && paused) {
         (false, _) => Progress::Done,
         (true, false) => Progress::Moving,
         (true, true) => Progress::Halted,
     }
 }
 
+/// An update that is watched, and whether one of its new tasks was good.
+#[derive(Clone, Copy)]
+struct Trust {
+    watch: Watch,
+    earned: bool,
+}
+
+fn trust(pass: &Pass<'_, '_>) -> Option<Trust> {
+    let watch = Watch::of(pass.service, &pass.slots)?;
+    let earned = watch.is_trusted(&pass.slots, &pass.draft.nodes, pass.draft.now);
+    Some(Trust { watch, earned })
+}
+
 pub(crate) fn advance(pass: &mut Pass<'_, '_>) -> Progress {
+    let trust = trust(pass);
     for at in 0..pass.slots.len() {
-        hand_over(pass, at);
+        hand_over(pass, at, trust);
     }
     let progress = progress(&pass.slots, pass.service, &pass.draft.nodes);
     match progress {
@@ -70,11 +90,13 @@ pub(crate) fn resume(pass: &mut Pass<'_, '_>, progress: Progress) {
 }
 
 /// Ends what the current task of a slot makes superfluous.
-fn hand_over(pass: &mut Pass<'_, '_>, at: usize) {
+fn hand_over(pass: &mut Pass<'_, '_>, at: usize, trust: Option<Trust>) {
     let (slot, nodes) = (&pass.slots[at], &pass.draft.nodes);
     let Wanted::Yes = wanted(pass.service, slot.key, nodes) else { return };
     let Some(current) = slot.current(pass.service, nodes) else { return };
-    let up = is_up(current, nodes);
+    let proven = trust
+        .is_none_or(|trust| trust.earned || trust.watch.is_good(current, nodes, pass.draft.now));
+    let up = proven && is_up(current, nodes);
     let superfluous = |task: &&&Task| task.id != current.id && (up || !is_useful(task, nodes));
     let tasks: Vec<_> = slot.wanted.iter().filter(superfluous).copied().collect();
     for task in tasks {
@@ -89,32 +111,66 @@ fn is_useful(task: &Task, nodes: &Nodes<'_>) -> bool {
     is_lost(task, nodes) || is_live(task) && task.status.state >= TaskState::Running
 }
 
+/// How many slots may still be begun, by each of the policy's limits.
+struct Limits {
+    in_flight: usize,
+    surge: usize,
+    unavailable: usize,
+}
+
+impl Limits {
+    fn new(pace: &UpdatePolicy) -> Self {
+        let limit = |limit: Option<u32>| {
+            limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+        };
+        Self {
+            in_flight: limit(Some(pace.parallelism).filter(|limit| *limit > 0)),
+            surge: limit(pace.max_surge),
+            unavailable: limit(pace.max_unavailable),
+        }
+    }
+}
+
 fn renew_some(pass: &mut Pass<'_, '_>) {
-    let parallelism = match pass.service.spec.update.parallelism {
-        0 => usize::MAX,
-        limit => usize::try_from(limit).unwrap_or(usize::MAX),
-    };
-    let mut in_flight = 0;
+    let trust = trust(pass);
+    let mut left = Limits::new(&pass.service.pace());
     let mut outdated = Vec::new();
     for at in 0..pass.slots.len() {
         let slot = &pass.slots[at];
         let Wanted::Yes = wanted(pass.service, slot.key, &pass.draft.nodes) else { continue };
         let current = slot.current(pass.service, &pass.draft.nodes);
+        let works = slot.wanted.iter().any(|task| is_up(task, &pass.draft.nodes));
+        left.unavailable = left.unavailable.saturating_sub(usize::from(!works));
+        // What this plan made is not among the wanted ones yet.
+        let tasks = slot.wanted.len() + usize::from(slot.renewed != Renewed::No);
+        left.surge = left.surge.saturating_sub(tasks.saturating_sub(1));
         if slot.renewed == Renewed::No && current.is_none() && !slot.wanted.is_empty() {
-            let works = slot.wanted.iter().any(|task| is_up(task, &pass.draft.nodes));
-            outdated.push((works, at));
-        } else if is_in_flight(pass, at) {
-            in_flight += 1;
+            // What came last is the least proven, and the least missed.
+            let newest = slot.wanted.iter().map(|task| task.template).max();
+            outdated.push((works, Reverse(newest), at));
+        } else if is_in_flight(pass, at, trust) {
+            left.in_flight = left.in_flight.saturating_sub(1);
         }
     }
     // What does not work has nothing to lose by going first.
     outdated.sort_unstable();
-    for (_, at) in outdated {
-        if in_flight >= parallelism {
+    for (works, _, at) in outdated {
+        if left.in_flight == 0 {
             return;
         }
+        let stop_first = is_stop_first(pass.service);
+        let doubles = works && !stop_first;
+        if works && stop_first && left.unavailable == 0 || doubles && left.surge == 0 {
+            continue;
+        }
         match renew(pass, at) {
-            Renewal::Begun => in_flight += usize::from(is_in_flight(pass, at)),
+            Renewal::Begun => {
+                let begun = usize::from(is_in_flight(pass, at, trust));
+                left.in_flight = left.in_flight.saturating_sub(begun);
+                left.surge = left.surge.saturating_sub(usize::from(doubles));
+                let stopped = usize::from(works && stop_first);
+                left.unavailable = left.unavailable.saturating_sub(stopped);
+            }
             Renewal::Impossible => {}
             Renewal::NoRoom => return,
         }
@@ -122,9 +178,10 @@ fn renew_some(pass: &mut Pass<'_, '_>) {
 }
 
 /// Whether a slot counts against `parallelism`: it is between two tasks, or its new one has not
-/// run for `delay` yet. One that only waits for a place, with nothing beside it, does not: it may
-/// wait for ever, and nothing of it can break.
-fn is_in_flight(pass: &mut Pass<'_, '_>, at: usize) -> bool {
+/// run for `delay` yet, or is not good yet while none is. One that only waits for a place, with
+/// nothing beside it, does not: it may wait for ever, and nothing of it can break. Nor does one
+/// that has failed.
+fn is_in_flight(pass: &mut Pass<'_, '_>, at: usize, trust: Option<Trust>) -> bool {
     let (slot, nodes) = (&pass.slots[at], &pass.draft.nodes);
     match slot.renewed {
         Renewed::No => {}
@@ -139,11 +196,26 @@ fn is_in_flight(pass: &mut Pass<'_, '_>, at: usize) -> bool {
     if kept && is_lost(current, nodes) {
         return false;
     }
+    let now = pass.draft.now;
+    if trust.is_some_and(|trust| trust.watch.failed(slot, nodes, now).is_some()) {
+        return false;
+    }
+    // What ended badly and is not to be tried again is in nobody's way.
+    let template = pass.draft.state.template(pass.service.id, current.template);
+    let again = |template: &TaskTemplate| wants_successor(current, template.restart.condition);
+    if is_failed(current) && !template.is_some_and(|template| again(template)) {
+        return false;
+    }
     if !is_up(current, nodes) {
         return current.node.is_some() || slot.wanted.len() > 1;
     }
-    let until = current.status.since.plus_ms(pass.service.spec.update.delay_ms);
-    if pass.draft.now < until {
+    let delayed = current.status.since.plus_ms(pass.service.pace().delay_ms);
+    let proven = match trust {
+        Some(Trust { watch, earned: false }) => watch.good_at(current, nodes),
+        Some(Trust { earned: true, .. }) | None => None,
+    };
+    let until = proven.map_or(delayed, |proven| proven.max(delayed));
+    if now < until {
         pass.wake(until);
         return true;
     }
@@ -180,8 +252,11 @@ fn renew(pass: &mut Pass<'_, '_>, at: usize) -> Renewal {
     }
     // First the useless ones, so that their places are free for the new one.
     let nodes = &pass.draft.nodes;
-    let (keep, stop): (Vec<&Task>, Vec<&Task>) =
+    let (mut keep, mut stop): (Vec<&Task>, Vec<&Task>) =
         olds.into_iter().partition(|task| is_useful(task, nodes) && !is_stop_first(pass.service));
+    // Of several that an update in between left behind, the longest proven one is enough.
+    keep.sort_by_key(|task| (!is_up(task, nodes), task.status.since, task.id));
+    stop.extend(keep.drain(1.min(keep.len())..));
     stop.into_iter().for_each(|task| pass.stop(at, task));
     let created = pass.create(at, pass.service.template);
     if !created && matches!(pass.slots[at].key, Key::On(_)) && !pass.draft.is_cut() {

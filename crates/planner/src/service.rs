@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use warren_model::Time;
 use warren_model::id::TaskId;
-use warren_model::service::{Mode, Service};
+use warren_model::service::{Mode, Service, UpdatePhase};
 use warren_model::task::{Desired, Task, TaskState};
 use warren_state::change::{Key as ObjectKey, Mutation};
 
 use crate::draft::{Draft, earlier};
 use crate::slot::{Slot, insert_by_age, is_live, is_lost, is_outdated, slots_of};
-use crate::{orchestrate, place, reap, replace, rollout, vips};
+use crate::{orchestrate, place, reap, replace, rollout, vips, watch};
 
 /// What a pass over a service leaves to say.
 pub(crate) struct Verdict {
@@ -66,7 +66,7 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
     };
     if service.removing {
         reap::remove_service(&mut pass);
-    } else {
+    } else if !watch::look(&mut pass) {
         vips::assign(&mut pass);
         orchestrate::fill(&mut pass);
         let progress = rollout::advance(&mut pass);
@@ -76,8 +76,11 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
         place::place_pending(&mut pass);
         reap::history(&mut pass);
     }
+    let wrote = pass.draft.len() > before;
+    if wrote && watch::has_more_to_say(&pass) {
+        pass.draft.look_again();
+    }
     let Pass { draft, unplaced, depends_on_others, wake_at, .. } = pass;
-    let wrote = draft.len() > before;
     if wrote {
         draft.expect(ObjectKey::Service(service.id));
     }
@@ -86,11 +89,14 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
 }
 
 /// Whether it is plain at a glance that there is nothing to do: each slot has one task that is as
-/// the spec says, placed and not ended, and history within its limit.
+/// the spec says, placed and not ended, history is within its limit, and no update is watched.
 ///
 /// Nearly all passes over large services end here (a task of theirs got to run), at a tenth of
 /// the cost of the stages.
 fn is_quiet(draft: &Draft<'_>, service: &Service) -> bool {
+    if service.update.as_ref().is_some_and(|update| update.phase != UpdatePhase::Done) {
+        return false;
+    }
     let Mode::Replicated { replicas } = service.spec.mode else { return false };
     let (mut slot, mut wanted, mut ended) = (0, 1, 0);
     for task in draft.state.tasks_of(service.id) {

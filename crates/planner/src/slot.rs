@@ -56,6 +56,11 @@ impl<'a> Slot<'a> {
         best.copied()
     }
 
+    /// Whether a task of another template than the service's is still wanted.
+    pub(crate) fn has_older(&self, service: &Service) -> bool {
+        self.wanted.iter().any(|task| task.template != service.template)
+    }
+
     /// Whether anything of it may still run on a node that is heard of, though not wanted any more.
     pub(crate) fn is_stopping(&self, nodes: &Nodes<'_>) -> bool {
         let mut unwanted = self.past.iter().chain(&self.leaving);
@@ -207,7 +212,7 @@ pub(crate) fn wants_successor(task: &Task, condition: RestartCondition) -> bool 
 
 /// Whether the old task of a slot must end before the new one starts.
 pub(crate) fn is_stop_first(service: &Service) -> bool {
-    service.spec.update.order == UpdateOrder::StopFirst || has_host_ports(service)
+    service.pace().order == UpdateOrder::StopFirst || has_host_ports(service)
 }
 
 /// Whether there is room for one replica per node only.

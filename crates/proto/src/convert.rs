@@ -20,6 +20,7 @@ mod table;
 mod task;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use std::net::Ipv4Addr;
 

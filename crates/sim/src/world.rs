@@ -99,6 +99,8 @@ pub struct World {
     beats: Beats,
     /// A plan is due, or its transaction is on its way to the disk.
     planning: bool,
+    /// When the planner is to be called again, by the life of the daemon.
+    plan_wakes: std::collections::BTreeSet<(u64, u64)>,
     /// What moved while a plan was under way.
     moved: bool,
     last_commit: u64,
@@ -134,6 +136,7 @@ impl World {
             index: Index::default(),
             beats: Beats::default(),
             planning: false,
+            plan_wakes: std::collections::BTreeSet::new(),
             moved: false,
             last_commit: 0,
             node_id,
@@ -306,10 +309,14 @@ impl World {
         let mut ids = Ids(&self.rng);
         let plan = warren_planner::plan(&self.state, &mut self.index, &self.beats, &mut ids, now);
         self.planning = false;
+        self.plan_wakes.retain(|(_, at)| *at > self.now_ms);
         if plan.transaction.mutations.is_empty() {
             if let Some(at) = plan.wake_at {
                 let at = at.0.saturating_sub(EPOCH_MS).max(self.now_ms + 1);
-                self.queue.at(at, Happening::Plan { life: self.life });
+                // One clock: who asks twice for a time is called once.
+                if self.plan_wakes.insert((self.life, at)) {
+                    self.queue.at(at, Happening::Plan { life: self.life });
+                }
             }
             if self.moved {
                 self.wake_planner();

@@ -55,7 +55,8 @@ impl State {
         let events_before = events.len();
         let mut journal = Journal::default();
         let mut notes = Notes::default();
-        let mut step = Step { state: self, journal: &mut journal, events, revision };
+        let principal = transaction.principal.as_deref();
+        let mut step = Step { state: self, journal: &mut journal, events, revision, principal };
         let result = transaction.mutations.iter().try_for_each(|mutation| {
             if transaction.principal.is_some() {
                 notes.add(step.state, mutation);

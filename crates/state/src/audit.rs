@@ -13,7 +13,7 @@ use warren_model::network::NetworkSpec;
 use warren_model::node::Node;
 use warren_model::policy::{PolicyPeer, PolicySpec};
 use warren_model::resources::Resources;
-use warren_model::service::{Mode, ServiceSpec, TaskTemplate};
+use warren_model::service::{Mode, ServiceSpec, TaskTemplate, UpdatePhase};
 use warren_model::{AuditRecord, NodeId, Time};
 
 use crate::State;
@@ -170,6 +170,14 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
             let detail = before.map_or_else(String::new, |before| changes(before, spec));
             note("service.update", spec.name.to_string(), detail)
         }
+        Mutation::RollBackService { id, to, why: _ } => {
+            note("service.rollback", service(*id), format!("to={to}"))
+        }
+        Mutation::SetUpdate { id, phase, message: _ } => match phase {
+            UpdatePhase::Moving => note("service.resume", service(*id), String::new()),
+            UpdatePhase::Paused => note("service.pause", service(*id), String::new()),
+            UpdatePhase::Done => None,
+        },
         Mutation::RemoveService { id } => note("service.remove", service(*id), String::new()),
         Mutation::DescribeNode { .. }
         | Mutation::SetNodeStatus { .. }
@@ -284,6 +292,7 @@ fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
         mode: wanted,
         ports,
         update,
+        rollback,
         task,
         on_disconnect,
         networks,
@@ -295,6 +304,7 @@ fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
         (*labels != before.labels, "labels".to_owned()),
         (*ports != before.ports, "ports".to_owned()),
         (*update != before.update, "update".to_owned()),
+        (*rollback != before.rollback, "rollback".to_owned()),
         (*on_disconnect != before.on_disconnect, format!("on_disconnect={on_disconnect}")),
         (*networks != before.networks, "networks".to_owned()),
         (*endpoint != before.endpoint, "endpoint".to_owned()),

@@ -11,7 +11,7 @@ use warren_model::operator::{Operator, OperatorName};
 use warren_model::placement::Taint;
 use warren_model::policy::PolicySpec;
 use warren_model::resources::Resources;
-use warren_model::service::ServiceSpec;
+use warren_model::service::{ServiceSpec, UpdatePhase};
 use warren_model::task::{Desired, Task, TaskStatus};
 use warren_model::{NetworkName, PolicyName, ServiceName, Time, cluster::Subnet};
 
@@ -123,10 +123,24 @@ pub enum Mutation {
         id: ServiceId,
         spec: ServiceSpec,
     },
-    /// A new spec under the same name; a differing task template adds one to `template`.
+    /// A new spec under the same name, as the next revision. Of a differing task template the
+    /// number is that of a task that has the same, or a new one.
     UpdateService {
         id: ServiceId,
         spec: ServiceSpec,
+    },
+    /// The specification of an earlier revision again, as a revision of its own. With a reason it
+    /// is the planner's doing: an update failed. Tasks that are as that says stay.
+    RollBackService {
+        id: ServiceId,
+        to: u32,
+        why: String,
+    },
+    /// How far the update under way is: paused (why), to go on, or done.
+    SetUpdate {
+        id: ServiceId,
+        phase: UpdatePhase,
+        message: String,
     },
     /// Marks it as going; the planner removes its tasks, then drops it.
     RemoveService {

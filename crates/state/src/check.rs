@@ -11,6 +11,7 @@ use warren_model::policy::PolicyPeer;
 use warren_model::task::TaskState;
 
 use crate::State;
+use crate::mutate::REVISIONS_MAX;
 use crate::table::{ServiceRow, is_live};
 
 impl State {
@@ -36,7 +37,9 @@ impl State {
         // A fresh import does not know when a service was touched last.
         let activity = self.services.values().all(|row| row.activity <= self.revision);
         let same_service = |(ours, theirs): (&ServiceRow, &ServiceRow)| {
-            ours.templates == theirs.templates && ours.tasks == theirs.tasks
+            ours.templates == theirs.templates
+                && ours.tasks == theirs.tasks
+                && ours.revisions == theirs.revisions
         };
         let same = [
             ("nodes", self.nodes == fresh.nodes),
@@ -101,6 +104,19 @@ impl State {
     }
 
     fn check_services(&self, wrong: &mut Vec<String>) {
+        for row in self.services.values() {
+            let (service, name) = (&row.service, &row.service.spec.name);
+            let numbers = row.revisions.iter().map(|revision| revision.number);
+            if !numbers.clone().chain([service.number]).is_sorted_by(|a, b| a < b) {
+                wrong.push(format!("revisions of {name} are not in order"));
+            }
+            if row.revisions.len() > REVISIONS_MAX {
+                wrong.push(format!("{} revisions of {name}", row.revisions.len()));
+            }
+            if row.templates.keys().any(|number| *number > service.template_last) {
+                wrong.push(format!("a template of {name} is after {}", service.template_last));
+            }
+        }
         let mut published = BTreeMap::new();
         for service in self.services() {
             for port in &service.spec.ports {

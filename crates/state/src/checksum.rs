@@ -7,6 +7,7 @@
 
 mod placement;
 mod policy;
+mod update;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -20,9 +21,9 @@ use warren_model::node::{
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::placement::{Placement, Strategy};
 use warren_model::service::{
-    Affinity, Attachment, Endpoint, EndpointMode, Limits, LogOptions, Mode, OnDisconnect, PortSpec,
-    Protocol, PublishMode, RestartCondition, RestartPolicy, Service, ServiceSpec, TaskTemplate,
-    UpdateOrder, UpdatePolicy,
+    Affinity, Attachment, Change, Endpoint, EndpointMode, Limits, LogOptions, Mode, OnDisconnect,
+    PortSpec, Protocol, PublishMode, RestartCondition, RestartPolicy, Service, ServiceSpec,
+    TaskTemplate,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskStatus};
 use warren_model::{AuditRecord, OverlayKind, Time};
@@ -143,6 +144,10 @@ impl State {
         self.networks().for_each(|network| add_network(&mut digest, network));
         self.vips().for_each(|vip| add_vip(&mut digest, vip));
         self.policies().for_each(|policy| policy::add(&mut digest, policy));
+        for (service, revision) in self.all_revisions() {
+            digest.bytes(service.as_bytes());
+            update::add_revision(&mut digest, revision);
+        }
         digest.0
     }
 }
@@ -322,20 +327,36 @@ fn add_record(digest: &mut Digest, record: &AuditRecord) {
 }
 
 fn add_service(digest: &mut Digest, service: &Service) {
-    let Service { id, spec, template, removing, created, updated, revision } = service;
-    let ServiceSpec {
-        name,
-        labels,
-        mode,
-        ports,
+    let Service {
+        id,
+        spec,
+        number,
+        template,
+        template_last,
+        change,
         update,
-        task,
-        on_disconnect,
-        networks,
-        endpoint,
-        placement,
-    } = spec;
+        removing,
+        created,
+        updated,
+        revision,
+    } = service;
     digest.bytes(id.as_bytes());
+    add_spec(digest, spec);
+    digest.word(u64::from(*template) << 1 | u64::from(*removing));
+    digest.word(created.0);
+    digest.word(updated.0);
+    digest.word(*revision);
+    add_spec_added(digest, spec);
+    let number = Some(u64::from(*number)).filter(|number| *number != 1);
+    digest.added(80, number, Digest::word);
+    let last = Some(*template_last).filter(|last| last != template);
+    digest.added(81, last.map(u64::from), Digest::word);
+    digest.added(82, Some(change).filter(|c| **c != Change::default()), update::add_change);
+    digest.added(83, update.as_ref(), update::add_status);
+}
+
+fn add_spec(digest: &mut Digest, spec: &ServiceSpec) {
+    let ServiceSpec { name, labels, mode, ports, update, task, .. } = spec;
     digest.text(name.as_str());
     digest.labels(labels);
     match mode {
@@ -344,18 +365,27 @@ fn add_service(digest: &mut Digest, service: &Service) {
     }
     digest.word(ports.len() as u64);
     ports.iter().for_each(|port| add_port(digest, port));
-    let UpdatePolicy { parallelism, delay_ms, order } = update;
-    digest.word(u64::from(*parallelism));
-    digest.word(*delay_ms);
-    digest.word(match order {
-        UpdateOrder::StartFirst => 1,
-        UpdateOrder::StopFirst => 2,
-    });
+    digest.word(u64::from(update.parallelism));
+    digest.word(update.delay_ms);
+    digest.word(update::order_word(update.order));
     add_template(digest, task);
-    digest.word(u64::from(*template) << 1 | u64::from(*removing));
-    digest.word(created.0);
-    digest.word(updated.0);
-    digest.word(*revision);
+}
+
+/// What later versions added to specs.
+fn add_spec_added(digest: &mut Digest, spec: &ServiceSpec) {
+    let ServiceSpec {
+        name: _,
+        labels: _,
+        mode: _,
+        ports: _,
+        update,
+        rollback,
+        task: _,
+        on_disconnect,
+        networks,
+        endpoint,
+        placement,
+    } = spec;
     let disconnect = Some(*on_disconnect).filter(|policy| *policy != OnDisconnect::default());
     digest.added(21, disconnect, |digest, policy| match policy {
         OnDisconnect::Keep => digest.word(1),
@@ -381,6 +411,7 @@ fn add_service(digest: &mut Digest, service: &Service) {
     });
     let placement = Some(placement).filter(|placement| **placement != Placement::default());
     digest.added(44, placement, add_placement);
+    update::add_policies(digest, update, rollback);
 }
 
 fn add_attachment(digest: &mut Digest, attachment: &Attachment) {

@@ -34,7 +34,7 @@ use warren_model::node::{Node, Tombstone};
 use warren_model::operator::{Operator, OperatorName};
 use warren_model::policy::Policy;
 use warren_model::resources::Resources;
-use warren_model::service::{Protocol, Service, TaskTemplate};
+use warren_model::service::{Protocol, Revision, Service, TaskTemplate};
 use warren_model::task::Task;
 use warren_model::{AuditRecord, NetworkName, PolicyName, ServiceName, Time};
 
@@ -233,6 +233,11 @@ impl State {
     /// Template `number` of a service; kept while a task or the current spec refers to it.
     pub fn template(&self, service: ServiceId, number: u32) -> Option<&Arc<TaskTemplate>> {
         Some(&self.services.get(&service)?.templates.get(&number)?.template)
+    }
+
+    /// What a service was before, oldest first; not what it is now.
+    pub fn revisions(&self, service: ServiceId) -> &[Arc<Revision>] {
+        self.services.get(&service).map_or(&[], |row| &row.revisions)
     }
 
     /// The live task on a node that holds an address; an ended task has given its back.

@@ -5,6 +5,7 @@ mod networks;
 mod nodes;
 mod operators;
 mod policies;
+mod services;
 
 use std::fmt::Write;
 use std::net::Ipv4Addr;
@@ -12,12 +13,13 @@ use std::net::Ipv4Addr;
 use warren_model::event::{Action, Event, Kind};
 use warren_model::id::{NodeId, ServiceId, TaskId};
 use warren_model::node::Node;
-use warren_model::service::{Service, ServiceSpec};
+use warren_model::service::ServiceSpec;
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 
 use crate::State;
 use crate::change::{Key, Mutation, Rejection};
 use crate::table::Journal;
+pub(crate) use services::REVISIONS_MAX;
 
 /// Of a task's error, in bytes; longer ones are cut. A million tasks may carry one.
 pub(crate) const ERROR_BYTES_MAX: usize = 1024;
@@ -32,6 +34,8 @@ pub(crate) struct Step<'a> {
     pub(crate) events: &'a mut Vec<Event>,
     /// That the transaction will have.
     pub(crate) revision: u64,
+    /// The person who asked for it.
+    pub(crate) principal: Option<&'a str>,
 }
 
 impl Step<'_> {
@@ -69,6 +73,8 @@ impl Step<'_> {
             Mutation::ReleaseVip { address } => self.release_vip(*address),
             Mutation::CreateService { id, spec } => self.create_service(*id, spec),
             Mutation::UpdateService { id, spec } => self.update_service(*id, spec),
+            Mutation::RollBackService { id, to, why } => self.roll_back(*id, *to, why),
+            Mutation::SetUpdate { id, phase, message } => self.set_update(*id, *phase, message),
             Mutation::RemoveService { id } => self.remove_service(*id),
             Mutation::DropService { id } => self.drop_service(*id),
             Mutation::CreateTask(task) => self.create_task(task),
@@ -81,112 +87,6 @@ impl Step<'_> {
             }
             Mutation::DropTask { id } => self.drop_task(*id),
         }
-    }
-
-    // ---- services ----
-
-    fn create_service(&mut self, id: ServiceId, spec: &ServiceSpec) -> Result<(), Rejection> {
-        if self.state.service(id).is_some() {
-            return Err(Rejection::Exists { key: Key::Service(id) });
-        }
-        if let Some(holder) = self.state.names.get(&spec.name) {
-            return Err(Rejection::NameTaken { name: spec.name.clone(), holder: *holder });
-        }
-        self.check_ports(id, spec)?;
-        self.check_attachments(spec)?;
-        let time = self.state.time;
-        let service = Service {
-            id,
-            spec: spec.clone(),
-            template: 1,
-            removing: false,
-            created: time,
-            updated: time,
-            revision: self.revision,
-        };
-        self.state.set_service(self.journal, id, Some(service));
-        self.emit_service(Action::Create, id, spec, String::new());
-        self.grant_asked(id, spec)
-    }
-
-    fn update_service(&mut self, id: ServiceId, spec: &ServiceSpec) -> Result<(), Rejection> {
-        let before = self.service(id)?;
-        if before.removing {
-            return invalid(format!("service {} is being removed", before.spec.name));
-        }
-        if before.spec.name != spec.name {
-            return invalid(format!("service {} cannot be renamed", before.spec.name));
-        }
-        if before.spec == *spec {
-            return Ok(());
-        }
-        let renewed = before.spec.task != spec.task;
-        let Some(template) = before.template.checked_add(u32::from(renewed)) else {
-            return invalid(format!("service {} was updated too often", before.spec.name));
-        };
-        let service = Service {
-            spec: spec.clone(),
-            template,
-            updated: self.state.time,
-            revision: self.revision,
-            ..before.clone()
-        };
-        self.check_ports(id, spec)?;
-        self.check_attachments(spec)?;
-        self.state.set_service(self.journal, id, Some(service));
-        let message = if renewed { format!("template {template}") } else { String::new() };
-        self.emit_service(Action::Update, id, spec, message);
-        self.grant_asked(id, spec)
-    }
-
-    fn remove_service(&mut self, id: ServiceId) -> Result<(), Rejection> {
-        let before = self.service(id)?;
-        if before.removing {
-            return Ok(());
-        }
-        let time = self.state.time;
-        let service =
-            Service { removing: true, updated: time, revision: self.revision, ..before.clone() };
-        let spec = service.spec.clone();
-        self.state.set_service(self.journal, id, Some(service));
-        self.emit_service(Action::Update, id, &spec, "removing".to_owned());
-        Ok(())
-    }
-
-    fn drop_service(&mut self, id: ServiceId) -> Result<(), Rejection> {
-        let before = self.service(id)?;
-        let name = &before.spec.name;
-        if !before.removing {
-            return invalid(format!("service {name} is not being removed"));
-        }
-        if self.state.tasks_of(id).next().is_some() {
-            return invalid(format!("service {name} still has tasks"));
-        }
-        let spec = before.spec.clone();
-        self.release_all(id);
-        self.state.set_service(self.journal, id, None);
-        self.emit_service(Action::Remove, id, &spec, String::new());
-        Ok(())
-    }
-
-    fn service(&self, id: ServiceId) -> Result<&Service, Rejection> {
-        self.state.service(id).ok_or(Rejection::NotFound { key: Key::Service(id) })
-    }
-
-    /// Ports are unique in the cluster, whatever their mode, until their service is dropped.
-    fn check_ports(&self, id: ServiceId, spec: &ServiceSpec) -> Result<(), Rejection> {
-        for port in &spec.ports {
-            let (protocol, number) = (port.protocol, port.published);
-            let range = (protocol, number, ServiceId::MIN)..=(protocol, number, ServiceId::MAX);
-            let others = self.state.ports.range(range).filter(|(_, _, holder)| *holder != id);
-            for holder in others.filter_map(|(_, _, holder)| self.state.service(*holder)) {
-                if holder.spec.ports.iter().any(|other| other.clashes(port)) {
-                    let holder = holder.spec.name.clone();
-                    return Err(Rejection::PortTaken { port: port.to_string(), holder });
-                }
-            }
-        }
-        Ok(())
     }
 
     // ---- tasks ----

@@ -12,7 +12,7 @@ use warren_model::network::{Network, Vip};
 use warren_model::node::{Node, Tombstone};
 use warren_model::operator::Operator;
 use warren_model::policy::Policy;
-use warren_model::service::{Service, TaskTemplate};
+use warren_model::service::{Revision, Service, TaskTemplate};
 use warren_model::task::Task;
 use warren_model::{AuditRecord, Time};
 
@@ -56,6 +56,11 @@ pub enum Object {
     /// A virtual IP that somebody has, or had lately.
     Vip(Vip),
     Policy(Policy),
+    /// What a service was before.
+    Revision {
+        service: ServiceId,
+        revision: Arc<Revision>,
+    },
 }
 
 /// Why objects do not make a state.
@@ -77,7 +82,7 @@ impl State {
     }
 
     /// Every object, kind by kind: nodes, services, templates, tasks, requests, tombstones,
-    /// operators, records, networks, virtual IPs, policies.
+    /// operators, records, networks, virtual IPs, policies, revisions.
     /// [`State::import`] takes them in this order.
     pub fn export(&self) -> impl Iterator<Item = Object> {
         let nodes = self.nodes().cloned().map(Object::Node);
@@ -101,7 +106,17 @@ impl State {
         let vips = self.vips().copied().map(Object::Vip);
         let policies = self.policies().cloned().map(Object::Policy);
         let people = tombstones.chain(operators).chain(audit);
-        running.chain(requests).chain(people).chain(networks).chain(vips).chain(policies)
+        let revisions = self
+            .all_revisions()
+            .map(|(service, revision)| Object::Revision { service, revision: revision.clone() });
+        let around = networks.chain(vips).chain(policies);
+        running.chain(requests).chain(people).chain(around).chain(revisions)
+    }
+
+    pub(crate) fn all_revisions(&self) -> impl Iterator<Item = (ServiceId, &Arc<Revision>)> {
+        self.services
+            .iter()
+            .flat_map(|(service, row)| row.revisions.iter().map(|revision| (*service, revision)))
     }
 
     pub(crate) fn templates(&self) -> impl Iterator<Item = (ServiceId, u32, &TemplateRow)> {
@@ -114,7 +129,11 @@ impl State {
     pub fn object_count(&self) -> usize {
         self.nodes.len()
             + self.services.len()
-            + self.services.values().map(|row| row.templates.len()).sum::<usize>()
+            + self
+                .services
+                .values()
+                .map(|row| row.templates.len() + row.revisions.len())
+                .sum::<usize>()
             + self.tasks.len()
             + self.requests.len()
             + self.tombstones.len()
@@ -192,7 +211,26 @@ impl State {
             Object::Network(network) => self.import_network(network)?,
             Object::Vip(vip) => self.import_vip(vip)?,
             Object::Policy(policy) => self.import_policy(policy)?,
+            Object::Revision { service, revision } => self.import_revision(service, revision)?,
         }
+        Ok(())
+    }
+
+    /// They come in order, each before what is wanted now.
+    fn import_revision(
+        &mut self,
+        service: ServiceId,
+        revision: Arc<Revision>,
+    ) -> Result<(), ImportError> {
+        let name = || format!("revision {} of service {service}", revision.number);
+        let Some(row) = self.services.get_mut(&service) else {
+            let missing = format!("service {service}");
+            return Err(ImportError::Dangling { object: name(), missing });
+        };
+        let last = row.revisions.last().map_or(0, |last| last.number);
+        let ours = (last + 1..row.service.number).contains(&revision.number);
+        not_twice(!ours, name)?;
+        row.revisions.push(revision);
         Ok(())
     }
 

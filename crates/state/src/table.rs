@@ -17,7 +17,7 @@ use warren_model::node::{Node, Tombstone};
 use warren_model::operator::{Operator, OperatorName};
 use warren_model::policy::Policy;
 use warren_model::resources::Resources;
-use warren_model::service::{Service, TaskTemplate};
+use warren_model::service::{Revision, Service, TaskTemplate};
 use warren_model::task::Task;
 
 use crate::State;
@@ -45,6 +45,8 @@ pub(crate) struct NodeRow {
 pub(crate) struct ServiceRow {
     pub(crate) service: Arc<Service>,
     pub(crate) templates: OrdMap<u32, TemplateRow>,
+    /// Specifications of before, oldest first; few.
+    pub(crate) revisions: Vec<Arc<Revision>>,
     pub(crate) tasks: OrdSet<(u32, TaskId)>,
     /// Revision of the last change to the service or one of its tasks.
     pub(crate) activity: u64,
@@ -185,6 +187,20 @@ impl State {
             journal.unreferred.push((id, row.service.template));
         }
         journal.before.push(Before::Service(id, before));
+    }
+
+    /// A service with what came before it.
+    pub(crate) fn set_revisions(
+        &mut self,
+        journal: &mut Journal,
+        id: ServiceId,
+        service: Service,
+        revisions: Vec<Arc<Revision>>,
+    ) {
+        self.set_service(journal, id, Some(service));
+        if let Some(row) = self.services.get_mut(&id) {
+            row.revisions = revisions;
+        }
     }
 
     /// Adds a task; `false` if it took the place of another, which only undoing mends.
@@ -443,7 +459,8 @@ impl Journal {
 
 impl ServiceRow {
     pub(crate) fn new(service: Arc<Service>) -> Self {
-        Self { service, templates: OrdMap::new(), tasks: OrdSet::new(), activity: 0 }
+        let (templates, revisions, tasks) = (OrdMap::new(), Vec::new(), OrdSet::new());
+        Self { service, templates, revisions, tasks, activity: 0 }
     }
 }
 

@@ -78,6 +78,8 @@ fn texts(mutation: &Mutation) -> usize {
         Mutation::CreateService { id: _, spec } | Mutation::UpdateService { id: _, spec } => {
             of_spec(spec)
         }
+        Mutation::RollBackService { id: _, to: _, why } => why.len(),
+        Mutation::SetUpdate { id: _, phase: _, message } => message.len(),
         Mutation::CreateNetwork { id: _, spec } => of_network(spec),
         Mutation::CreatePolicy { id: _, spec } => of_policy(spec),
         Mutation::CreateTask(task) => task.status.error.as_ref().map_or(0, |error| error.len()),
@@ -122,7 +124,7 @@ fn of_description(description: &Description) -> usize {
     texts.into_iter().map(String::len).sum::<usize>() + of_labels(labels) + features
 }
 
-fn of_spec(spec: &ServiceSpec) -> usize {
+pub(crate) fn of_spec(spec: &ServiceSpec) -> usize {
     let task = &spec.task;
     let options = [&task.workdir, &task.user, &task.hostname, &task.stop_signal];
     let lists = [&task.command, &task.env, &task.cap_add, &task.cap_drop];

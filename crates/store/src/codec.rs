@@ -203,6 +203,15 @@ fn mutation(from: &Mutation) -> v1::Mutation {
             id: id.as_bytes().to_vec(),
             spec: Some(spec.into()),
         }),
+        Mutation::RollBackService { id, to, why } => {
+            let id = id.as_bytes().to_vec();
+            Kind::RollBackService(wire::RollBackService { id, to: *to, why: why.clone() })
+        }
+        Mutation::SetUpdate { id, phase, message } => Kind::SetUpdate(wire::SetUpdate {
+            id: id.as_bytes().to_vec(),
+            phase: v1::UpdatePhase::from(*phase).into(),
+            message: message.clone(),
+        }),
         Mutation::RemovePolicy { id } => Kind::RemovePolicy(id.as_bytes().to_vec()),
         Mutation::GrantVip { holder, address } => Kind::GrantVip(wire::GrantVip {
             holder: Some((*holder).into()),
@@ -326,6 +335,14 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
         Kind::CreatePolicy(m) => {
             Mutation::CreatePolicy { id: policy(&m.id)?, spec: part("policy", m.spec)? }
         }
+        Kind::RollBackService(m) => {
+            Mutation::RollBackService { id: service(&m.id)?, to: m.to, why: m.why }
+        }
+        Kind::SetUpdate(m) => Mutation::SetUpdate {
+            id: service(&m.id)?,
+            phase: choice::<v1::UpdatePhase, _>("phase", m.phase)?,
+            message: m.message,
+        },
         Kind::RemovePolicy(id) => Mutation::RemovePolicy { id: policy(&id)? },
         Kind::GrantVip(m) => {
             Mutation::GrantVip { holder: part("holder", m.holder)?, address: m.address.into() }
@@ -401,6 +418,10 @@ pub(crate) fn object(from: &Object) -> v1::SnapshotObject {
         Object::Network(network) => Kind::Network(network.into()),
         Object::Vip(vip) => Kind::Vip(vip.into()),
         Object::Policy(policy) => Kind::Policy(policy.into()),
+        Object::Revision { service, revision } => Kind::Revision(v1::StoredRevision {
+            service: service.as_bytes().to_vec(),
+            revision: Some(revision.as_ref().into()),
+        }),
         Object::Request { request: asked, revision, time } => Kind::Request(v1::AnsweredRequest {
             request: Some(request(asked)),
             revision: *revision,
@@ -427,6 +448,10 @@ pub(crate) fn object_from(wire: v1::SnapshotObject) -> Result<Object, CodecError
         Kind::Network(network) => Object::Network(part("network", Some(network))?),
         Kind::Vip(vip) => Object::Vip(part("virtual IP", Some(vip))?),
         Kind::Policy(policy) => Object::Policy(part("policy", Some(policy))?),
+        Kind::Revision(stored) => Object::Revision {
+            service: service_id("service", &stored.service).map_err(field("revision"))?,
+            revision: Arc::new(part("revision", stored.revision)?),
+        },
         Kind::Request(answered) => Object::Request {
             request: request_from(answered.request.ok_or_else(|| absent("request"))?)?,
             revision: answered.revision,

@@ -192,6 +192,8 @@ fn object_name(mutation: &Mutation) -> &'static str {
         Mutation::GrantVip { .. } | Mutation::ReleaseVip { .. } => "bytes of a virtual IP",
         Mutation::CreateService { .. }
         | Mutation::UpdateService { .. }
+        | Mutation::RollBackService { .. }
+        | Mutation::SetUpdate { .. }
         | Mutation::RemoveService { .. }
         | Mutation::DropService { .. } => "bytes of a service",
         Mutation::CreateTask(_)

@@ -7,12 +7,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use serde_json::{Value, json};
 use warren_model::ServiceSpec;
 use warren_model::quantity::format_duration_ms;
-use warren_model::service::{
-    Mode, PublishMode, RestartCondition, Service, TaskTemplate, UpdateOrder,
-};
+use warren_model::service::{Mode, PublishMode, RestartCondition, Service, TaskTemplate};
 use warren_proto::v1;
 
 use super::failure::Failure;
+use super::pace::{policies_json, status_json};
 use super::placing::{placement_json, resources_json};
 
 /// A service as `inspect` shows it.
@@ -22,7 +21,8 @@ pub(crate) fn whole(message: &v1::Service) -> Result<Value, Failure> {
     Ok(json!({
         "id": service.id.to_string(),
         "name": service.spec.name.to_string(),
-        "revision": service.revision,
+        "revision": service.number,
+        "state_revision": service.revision,
         "template": service.template,
         "removing": service.removing,
         "created_at": service.created.to_string(),
@@ -30,7 +30,14 @@ pub(crate) fn whole(message: &v1::Service) -> Result<Value, Failure> {
         "running": message.running,
         "desired": message.desired,
         "completed": message.completed,
+        "changed_by": service.change.by,
         "update_state": message.update_state,
+        "update_message": Some(&message.update_message).filter(|text| !text.is_empty()),
+        "update": status_json(
+            &message.update_state,
+            &message.update_message,
+            service.update.as_ref(),
+        ),
         "addresses": addresses(message),
         "spec": spec_json(&service.spec),
     }))
@@ -50,7 +57,8 @@ fn addresses(message: &v1::Service) -> Vec<Value> {
     message.addresses.iter().map(row).collect()
 }
 
-fn spec_json(spec: &ServiceSpec) -> Value {
+/// A specification in the words of the flags.
+pub(crate) fn spec_json(spec: &ServiceSpec) -> Value {
     let (mode, replicas) = match spec.mode {
         Mode::Replicated { replicas } => ("replicated", Some(replicas)),
         Mode::Global => ("global", None),
@@ -82,6 +90,7 @@ fn spec_json(spec: &ServiceSpec) -> Value {
             })
         })
         .collect();
+    let (update, rollback) = policies_json(spec);
     let mut value = template_json(&spec.task);
     let more = json!({
         "name": spec.name.to_string(),
@@ -98,14 +107,8 @@ fn spec_json(spec: &ServiceSpec) -> Value {
             "prefer_local": spec.endpoint.prefer_local,
             "slot_addresses": spec.endpoint.slot_addresses,
         },
-        "update": {
-            "parallelism": spec.update.parallelism,
-            "delay": format_duration_ms(spec.update.delay_ms),
-            "order": match spec.update.order {
-                UpdateOrder::StartFirst => "start-first",
-                UpdateOrder::StopFirst => "stop-first",
-            },
-        },
+        "update": update,
+        "rollback": rollback,
     });
     if let (Value::Object(all), Value::Object(more)) = (&mut value, more) {
         all.extend(more);

@@ -270,6 +270,7 @@ pub(crate) async fn wait(context: &mut Context<'_>, verb: WaitVerb) -> Result<()
         service: &args.service,
         name: &args.service,
         revision: 0,
+        number: 0,
         removed: false,
         timeout: args.timeout.map(Duration::from_millis),
     };

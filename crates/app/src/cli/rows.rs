@@ -63,8 +63,11 @@ pub(crate) struct ServiceRow {
     /// Slots whose task has done its work.
     completed: u32,
     ports: Vec<String>,
-    revision: u64,
+    /// Of its specification, as `service history` numbers them.
+    revision: u32,
     update_state: String,
+    /// Why the update is paused, or was rolled back.
+    update_message: Option<String>,
     created_at: String,
     updated_at: String,
 }
@@ -86,7 +89,8 @@ impl TryFrom<&v1::Service> for ServiceRow {
             desired: service.desired,
             completed: service.completed,
             ports: spec.ports.iter().map(PortSpec::to_string).collect(),
-            revision: service.revision,
+            revision: service.number.max(1),
+            update_message: Some(service.update_message.clone()).filter(|text| !text.is_empty()),
             update_state: match service.removing {
                 true => "removing".to_owned(),
                 false => service.update_state.clone(),
@@ -122,6 +126,7 @@ impl Record for ServiceRow {
         "ports",
         "revision",
         "update_state",
+        "update_message",
         "created_at",
         "updated_at",
     ];

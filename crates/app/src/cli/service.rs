@@ -1,4 +1,6 @@
 //! `warren service …`: create, ls, ps, inspect, update, scale, restart, rm.
+//!
+//! What a service was before is in `revisions`.
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -14,7 +16,7 @@ use super::rows::{ServiceRow, TaskRow, service_id, spec_of};
 use super::spec::CreateFlags;
 use super::template::Format;
 use super::wait::{Goal, until};
-use super::{env, inspect, logs};
+use super::{env, inspect, logs, revisions};
 
 /// Changes of one service by others between reading and writing it here, before giving up.
 const EDIT_TRIES_MAX: u32 = 5;
@@ -38,6 +40,14 @@ pub(crate) enum ServiceVerb {
     Scale(ScaleArgs),
     /// Replace all containers, by the service's update policy
     Restart(NamesArgs),
+    /// List what a service was, and what changed
+    History(revisions::HistoryArgs),
+    /// Go back to an earlier revision
+    Rollback(revisions::RollbackArgs),
+    /// Halt the update of services: replicas that are not replaced yet stay
+    Pause(revisions::PauseArgs),
+    /// Let an update that is paused go on
+    Resume(revisions::ResumeArgs),
     /// Remove services and their containers
     #[command(visible_alias = "remove")]
     Rm(NamesArgs),
@@ -155,6 +165,10 @@ pub(crate) async fn run(context: &mut Context<'_>, verb: ServiceVerb) -> Result<
         ServiceVerb::Update(args) => update(context, *args).await,
         ServiceVerb::Scale(args) => scale_all(context, args).await,
         ServiceVerb::Restart(args) => restart(context, args).await,
+        ServiceVerb::History(args) => revisions::history(context, args).await,
+        ServiceVerb::Rollback(args) => revisions::rollback(context, args).await,
+        ServiceVerb::Pause(args) => revisions::pause(context, args).await,
+        ServiceVerb::Resume(args) => revisions::resume(context, args).await,
         ServiceVerb::Rm(args) => remove(context, args).await,
     }
 }
@@ -164,16 +178,26 @@ pub(crate) async fn ps(context: &mut Context<'_>, args: AllPsArgs) -> Result<(),
     tasks(context, Vec::new(), args.all, args.read, &args.list).await
 }
 
-async fn converge(
+/// A change that is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target {
+    /// Of the state, after it.
+    pub(crate) revision: u64,
+    /// Of the specification; 0: whichever is wanted.
+    pub(crate) number: u32,
+}
+
+pub(crate) async fn converge(
     context: &mut Context<'_>,
     flags: &WaitFlags,
     service: &str,
-    revision: u64,
+    target: Target,
 ) -> Result<(), Failure> {
     if flags.detach {
         return Ok(());
     }
-    let goal = Goal { service, name: service, revision, removed: false, timeout: None };
+    let Target { revision, number } = target;
+    let goal = Goal { service, name: service, revision, number, removed: false, timeout: None };
     until(&mut context.client, context.printer, &goal).await
 }
 
@@ -192,7 +216,8 @@ async fn create(context: &mut Context<'_>, args: CreateArgs) -> Result<(), Failu
     for id in &changed.ids {
         context.printer.line(service_id(id))?;
     }
-    converge(context, &args.wait, &name, changed.revision).await
+    let target = Target { revision: changed.revision, number: 0 };
+    converge(context, &args.wait, &name, target).await
 }
 
 async fn list(
@@ -245,11 +270,11 @@ async fn show(context: &mut Context<'_>, args: InspectArgs) -> Result<(), Failur
 
 async fn update(context: &mut Context<'_>, args: UpdateArgs) -> Result<(), Failure> {
     let no_check = args.no_check;
-    let (name, revision) =
+    let (name, target) =
         edit(context, &args.service, no_check, |spec| args.flags.apply(spec, &env::of_caller))
             .await?;
     context.printer.line(&name)?;
-    converge(context, &args.wait, &name, revision).await
+    converge(context, &args.wait, &name, target).await
 }
 
 async fn scale_all(context: &mut Context<'_>, args: ScaleArgs) -> Result<(), Failure> {
@@ -262,8 +287,8 @@ async fn scale_all(context: &mut Context<'_>, args: ScaleArgs) -> Result<(), Fai
         });
         changed.push(edited.await?);
     }
-    for (name, revision) in changed {
-        converge(context, &args.wait, &name, revision).await?;
+    for (name, target) in changed {
+        converge(context, &args.wait, &name, target).await?;
     }
     Ok(())
 }
@@ -278,28 +303,29 @@ async fn restart(context: &mut Context<'_>, args: NamesArgs) -> Result<(), Failu
         });
         changed.push(edited.await?);
     }
-    for (name, revision) in changed {
+    for (name, target) in changed {
         context.printer.line(&name)?;
-        converge(context, &args.wait, &name, revision).await?;
+        converge(context, &args.wait, &name, target).await?;
     }
     Ok(())
 }
 
 /// Reads a service, changes its specification, writes it; once more when
-/// somebody else wrote in between. Returns its name and the revision written.
+/// somebody else wrote in between. Returns its name and what was written.
 async fn edit(
     context: &mut Context<'_>,
     service: &str,
     no_check: bool,
     change: impl Fn(&ServiceSpec) -> Result<(ServiceSpec, Vec<String>), Failure>,
-) -> Result<(String, u64), Failure> {
+) -> Result<(String, Target), Failure> {
     let mut tries = 1;
     loop {
         let read = list(context, vec![service.to_owned()], ReadFlags::default()).await?;
         let old = read.first().ok_or_else(|| {
             Failure::new(Exit::NotFound, format!("there is no service {service}"))
         })?;
-        let (spec, remarks) = change(&spec_of(old)?)?;
+        let before = spec_of(old)?;
+        let (spec, remarks) = change(&before)?;
         let request = v1::UpdateServiceRequest {
             service: service_id(&old.id),
             spec: Some(v1::ServiceSpec::from(&spec)),
@@ -316,7 +342,16 @@ async fn edit(
                 for remark in remarks {
                     context.printer.warning(remark);
                 }
-                return Ok((spec.name.to_string(), changed.revision));
+                // It was written on top of the one that was read, or not at all.
+                let number = old.number.max(1).saturating_add(u32::from(spec != before));
+                if spec == before {
+                    let name = &spec.name;
+                    context.printer.note(format!(
+                        "nothing to change: service {name} stays at revision {number}"
+                    ));
+                }
+                let target = Target { revision: changed.revision, number };
+                return Ok((spec.name.to_string(), target));
             }
             Err(failure) if failure.exit == Exit::Conflict && tries < EDIT_TRIES_MAX => {
                 // A conflict that is not about the revision shows again and ends the loop.
@@ -347,6 +382,7 @@ async fn remove(context: &mut Context<'_>, args: NamesArgs) -> Result<(), Failur
                 service: id.as_deref().unwrap_or(service),
                 name: service,
                 revision: changed.revision,
+                number: 0,
                 removed: true,
                 timeout: None,
             };

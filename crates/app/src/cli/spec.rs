@@ -10,13 +10,13 @@ use clap::{Args, ValueEnum};
 use warren_model::quantity::{parse_cores_milli, parse_duration_ms, parse_size};
 use warren_model::service::{
     Attachment, Limits, LogOptions, Mode, OnDisconnect, RestartCondition, RestartPolicy, SpecError,
-    UpdateOrder,
 };
 use warren_model::{ServiceName, ServiceSpec, TaskTemplate};
 
 use super::attach::{self, EndpointFlags};
 use super::env;
 use super::failure::{Failure, nearest};
+use super::pace::PaceFlags;
 use super::placing::{PlacingFlags, ReserveFlags};
 use super::ports::{self, Publish};
 
@@ -31,12 +31,6 @@ pub(crate) enum ConditionFlag {
     None,
     OnFailure,
     Any,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OrderFlag {
-    StartFirst,
-    StopFirst,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -131,15 +125,8 @@ pub(crate) struct CommonFlags {
     /// Running this long forgets earlier failures [default: 10s]
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) restart_window: Option<u64>,
-    /// Replicas replaced at a time; 0 is all [default: 1]
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
-    pub(crate) update_parallelism: Option<u32>,
-    /// Pause between batches
-    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
-    pub(crate) update_delay: Option<u64>,
-    /// Whether the new one starts before the old one stops [default: start-first]
-    #[arg(long, value_enum, value_name = "ORDER")]
-    pub(crate) update_order: Option<OrderFlag>,
+    #[command(flatten)]
+    pub(crate) pace: PaceFlags,
     /// When the node is out of reach: keep; stop-after=D: the node stops it; replace-after=D: it
     /// is started elsewhere [default: replace-after=3s]
     #[arg(long, value_name = "POLICY", value_parser = on_disconnect)]
@@ -247,14 +234,7 @@ impl CommonFlags {
         spec.on_disconnect = self.on_disconnect.unwrap_or(spec.on_disconnect);
         self.endpoint.apply(spec);
         self.reserve.apply(spec);
-        let update = &mut spec.update;
-        update.parallelism = self.update_parallelism.unwrap_or(update.parallelism);
-        update.delay_ms = self.update_delay.unwrap_or(update.delay_ms);
-        match self.update_order {
-            Some(OrderFlag::StartFirst) => update.order = UpdateOrder::StartFirst,
-            Some(OrderFlag::StopFirst) => update.order = UpdateOrder::StopFirst,
-            None => {}
-        }
+        self.pace.apply(spec);
     }
 
     fn apply_restart(&self, restart: &mut RestartPolicy) {

@@ -24,6 +24,8 @@ pub(crate) struct Goal<'a> {
     pub(crate) name: &'a str,
     /// Of the change that is waited for; 0 takes things as they are.
     pub(crate) revision: u64,
+    /// Of the specification that is waited for; 0 takes whichever is wanted.
+    pub(crate) number: u32,
     /// Wait until it is gone.
     pub(crate) removed: bool,
     pub(crate) timeout: Option<Duration>,
@@ -88,6 +90,7 @@ async fn follow(
             service: goal.service.to_owned(),
             min_revision: goal.revision,
             removed: goal.removed,
+            number: goal.number,
         };
         let subscribed =
             client.subscribe(async |mut control| control.wait_service(request.clone()).await).await;
@@ -109,7 +112,7 @@ async fn follow(
                             "service {} will not converge: {}",
                             goal.name, progress.failure
                         ))
-                        .hint(format!("warren service ps {}", goal.name)));
+                        .hint(hint(goal.name, &progress.failure)));
                     }
                     looked.notify_one();
                 }
@@ -123,6 +126,14 @@ async fn follow(
         }
     }
     Err(Failure::new(Exit::Unreachable, "the node keeps ending the conversation"))
+}
+
+/// What to look at next: the update that stands still, or the tasks.
+fn hint(name: &str, failure: &str) -> String {
+    match failure.contains(" is paused: ") || failure.starts_with("rolled back ") {
+        true => format!("warren explain service {name}; warren service history {name}"),
+        false => format!("warren service ps {name}"),
+    }
 }
 
 fn describe(goal: &Goal<'_>, progress: &v1::Progress) -> String {

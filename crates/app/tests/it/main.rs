@@ -18,3 +18,4 @@ mod input;
 mod node;
 mod registry;
 mod service;
+mod update;

@@ -4,7 +4,7 @@
 //! asked for what is at least as new as the leader's (`linearizable`).
 
 use warren_model::node::Node;
-use warren_model::service::Service;
+use warren_model::service::{ChangeKind, Service, UpdateState};
 use warren_model::task::Task;
 use warren_planner::{Explanation, Finding, NodeExplanation, Tenant, Verdict};
 use warren_proto::v1;
@@ -96,8 +96,54 @@ fn service(view: &State, text: &str) -> Result<v1::Explanation, Refusal> {
         summary.push_str(": ");
         summary.push_str(&explanation.reason);
     }
+    let (update, mut fixes) = of_update(view, service);
+    if let Some(update) = update {
+        summary.push_str("; ");
+        summary.push_str(&update);
+    }
     let id = service.id.as_bytes().to_vec();
-    Ok(answer(view, service, "service", id, name, summary, explanation))
+    let answer = answer(view, service, "service", id, name, summary, explanation);
+    fixes.extend(answer.fixes);
+    Ok(v1::Explanation { fixes, ..answer })
+}
+
+/// How its last update stands, and what can be done about it.
+fn of_update(view: &State, service: &Service) -> (Option<String>, Vec<String>) {
+    let (state, message) = warren_planner::update_state(view, service);
+    let (name, number) = (&service.spec.name, service.number);
+    let back = match service.change.kind {
+        ChangeKind::Rollback { to } | ChangeKind::AutomaticRollback { to } => to,
+        ChangeKind::Create | ChangeKind::Update => 0,
+    };
+    let mut fixes = Vec::new();
+    let text = match state {
+        UpdateState::None | UpdateState::Completed => return (None, fixes),
+        UpdateState::Updating => format!("the update to revision {number} is under way"),
+        UpdateState::RollingBack => format!("it is going back to revision {back}"),
+        UpdateState::RolledBack => format!("it went back to revision {back}"),
+        UpdateState::Paused => {
+            fixes.push(format!("warren service rollback {name} goes back to the revision before"));
+            format!("the update to revision {number} is paused")
+        }
+        UpdateState::RollbackPaused => format!("going back to revision {back} is paused"),
+    };
+    match state {
+        UpdateState::Paused | UpdateState::RollbackPaused => {
+            fixes.push(format!(
+                "warren service resume {name} tries again; failures so far do not count any more"
+            ));
+            fixes.push(format!("warren service update {name} with what is right takes its place"));
+        }
+        UpdateState::RolledBack => {
+            fixes.push(format!("warren service history {name} shows what was tried"));
+        }
+        UpdateState::None
+        | UpdateState::Completed
+        | UpdateState::Updating
+        | UpdateState::RollingBack => {}
+    }
+    let text = if message.is_empty() { text } else { format!("{text}: {message}") };
+    (Some(text), fixes)
 }
 
 fn answer(

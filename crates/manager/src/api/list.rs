@@ -45,20 +45,18 @@ fn wanted(view: &State, names: &[String]) -> Result<Option<Vec<ServiceId>>, Refu
 
 fn row(view: &State, service: &Service) -> v1::Service {
     let (running, desired) = warren_planner::task_counts(view, service.id);
-    let update_state = update_state(view, service).to_owned();
+    let (update_state, update_message) = warren_planner::update_state(view, service);
+    let update_state = update_state.as_str().to_owned();
     let completed = warren_planner::completed_count(view, service.id);
     let addresses = networks::addresses(view, service);
-    v1::Service { running, desired, completed, update_state, addresses, ..service.into() }
-}
-
-fn update_state(view: &State, service: &Service) -> &'static str {
-    let stale = |task: &Task| task.desired == Desired::Running && task.template != service.template;
-    if view.tasks_of(service.id).any(stale) {
-        if warren_planner::is_halted(view, service.id) { "halted" } else { "updating" }
-    } else if service.template > 1 {
-        "completed"
-    } else {
-        "none"
+    v1::Service {
+        running,
+        desired,
+        completed,
+        update_state,
+        update_message,
+        addresses,
+        ..service.into()
     }
 }
 

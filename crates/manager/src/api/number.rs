@@ -35,7 +35,8 @@ numbered! {
     CreateServiceRequest UpdateServiceRequest RemoveServicesRequest UpdateNodeRequest
     RemoveNodeRequest UpdateClusterRequest GetJoinTokenRequest RotateAuthorityRequest
     SetLockRequest CreateOperatorRequest RemoveOperatorRequest CreateNetworkRequest
-    RemoveNetworksRequest CreatePolicyRequest RemovePoliciesRequest
+    RemoveNetworksRequest CreatePolicyRequest RemovePoliciesRequest RollBackServiceRequest
+    HoldUpdateRequest
 }
 
 without! {
@@ -43,7 +44,7 @@ without! {
     WaitServiceRequest StopNodeRequest LeaveClusterRequest GetClusterRequest
     RotateDataKeyRequest UnlockRequest BackupRequest ListOperatorsRequest ListAuditRequest
     SetLogLevelRequest JoinRequest RenewRequest ListNetworksRequest
-    ListPoliciesRequest ExplainRequest PartedRequest
+    ListPoliciesRequest ListRevisionsRequest ExplainRequest PartedRequest
 }
 
 impl<T> Numbered for Streaming<T> {}

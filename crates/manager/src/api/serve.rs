@@ -7,7 +7,7 @@ use warren_proto::v1;
 use super::table::Rpc;
 use super::{
     Control, audit, backup, call, cluster, explain, info, leave, list, lock, networks, nodes,
-    operators, policies, read, services, token, wait, watch,
+    operators, policies, read, revisions, services, token, wait, watch,
 };
 use crate::stream;
 
@@ -339,6 +339,37 @@ impl v1::control_server::Control for Control {
         call(&self.core, Rpc::Explain, request, |core, _, wire| async move {
             let view = read(&core, wire.min_revision, wire.linearizable).await?;
             Ok(Response::new(explain::explain(&core, &view, &wire)?))
+        })
+        .await
+    }
+
+    async fn list_revisions(
+        &self,
+        request: Request<v1::ListRevisionsRequest>,
+    ) -> Answer<v1::ListRevisionsResponse> {
+        call(&self.core, Rpc::ListRevisions, request, |core, _, wire| async move {
+            let view = read(&core, wire.min_revision, wire.linearizable).await?;
+            Ok(Response::new(revisions::list(&core, &view, &wire)?))
+        })
+        .await
+    }
+
+    async fn roll_back_service(
+        &self,
+        request: Request<v1::RollBackServiceRequest>,
+    ) -> Answer<v1::ServiceChanged> {
+        call(&self.core, Rpc::RollBackService, request, |core, who, wire| async move {
+            Ok(Response::new(revisions::roll_back(&core, &who, wire).await?))
+        })
+        .await
+    }
+
+    async fn hold_update(
+        &self,
+        request: Request<v1::HoldUpdateRequest>,
+    ) -> Answer<v1::ServiceChanged> {
+        call(&self.core, Rpc::HoldUpdate, request, |core, who, wire| async move {
+            Ok(Response::new(revisions::hold(&core, &who, wire).await?))
         })
         .await
     }

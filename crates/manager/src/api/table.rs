@@ -59,6 +59,9 @@ pub(crate) enum Rpc {
     RemovePolicies,
     ListPolicies,
     Explain,
+    ListRevisions,
+    RollBackService,
+    HoldUpdate,
     Join,
     Renew,
     Session,
@@ -103,6 +106,9 @@ impl Rpc {
             Self::RemovePolicies => "RemovePolicies",
             Self::ListPolicies => "ListPolicies",
             Self::Explain => "Explain",
+            Self::ListRevisions => "ListRevisions",
+            Self::RollBackService => "RollBackService",
+            Self::HoldUpdate => "HoldUpdate",
             Self::Join => "Join",
             Self::Renew => "Renew",
             Self::Session => "Session",
@@ -124,6 +130,7 @@ pub(crate) fn may(role: Role, rpc: Rpc) -> bool {
         | Rpc::ListNetworks
         | Rpc::ListPolicies
         | Rpc::Explain
+        | Rpc::ListRevisions
         | Rpc::Watch
         | Rpc::WaitService
         | Rpc::GetCluster => &[Local, Admin, Deploy, Read],
@@ -132,6 +139,8 @@ pub(crate) fn may(role: Role, rpc: Rpc) -> bool {
         Rpc::CreateService
         | Rpc::UpdateService
         | Rpc::RemoveServices
+        | Rpc::RollBackService
+        | Rpc::HoldUpdate
         | Rpc::CreateNetwork
         | Rpc::RemoveNetworks
         | Rpc::CreatePolicy
@@ -213,7 +222,8 @@ mod tests {
             Unlock L             Backup LA             CreateOperator LA    RemoveOperator LA
             ListOperators LA     ListAudit LA          SetLogLevel LA       CreateNetwork LAD
             RemoveNetworks LAD   ListNetworks LADR     CreatePolicy LAD     RemovePolicies LAD
-            ListPolicies LADR    Explain LADR         Join ADRmwn
+            ListPolicies LADR    Explain LADR          ListRevisions LADR   RollBackService LAD
+            HoldUpdate LAD       Join ADRmwn
             Renew mw             Session mw            Tunnel mw";
         let all = [
             Rpc::GetInfo,
@@ -250,6 +260,9 @@ mod tests {
             Rpc::RemovePolicies,
             Rpc::ListPolicies,
             Rpc::Explain,
+            Rpc::ListRevisions,
+            Rpc::RollBackService,
+            Rpc::HoldUpdate,
             Rpc::Join,
             Rpc::Renew,
             Rpc::Session,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
+use warren_model::service::{ChangeKind, Service};
 use warren_model::task::{Desired, Task, TaskState};
 use warren_model::{ServiceId, Time};
 use warren_planner::Convergence;
@@ -33,7 +34,8 @@ pub(super) async fn open(
     let (out, lines) = mpsc::channel(QUEUE_MAX);
     match find(&view, &request.service) {
         Ok(service) => {
-            let goal = Goal { service: service.id, removed: request.removed };
+            let (removed, number) = (request.removed, request.number);
+            let goal = Goal { service: service.id, removed, number };
             core.tasks.spawn("wait", follow(Arc::clone(core), moved, goal, out));
         }
         // Gone already: that is what is waited for.
@@ -50,6 +52,8 @@ pub(super) async fn open(
 struct Goal {
     service: ServiceId,
     removed: bool,
+    /// Of the specification that is waited for; 0: whichever is wanted.
+    number: u32,
 }
 
 async fn follow(
@@ -124,15 +128,39 @@ fn observe(view: &State, goal: Goal) -> v1::Progress {
         line.failure = "it is being removed".to_owned();
         return line;
     }
-    match warren_planner::progress(view, goal.service) {
+    let back = gone_back(service, goal);
+    match (warren_planner::progress(view, goal.service), back) {
+        (Convergence::Converged, Some(back)) => line.failure = format!("rolled {back}"),
+        (Convergence::Waiting { message }, Some(back)) => {
+            line.message = message;
+            line.warning = format!("rolling {back}");
+        }
+        (convergence, _) => {
+            tell(&mut line, convergence, || warning(view, goal.service, service.template))
+        }
+    }
+    line
+}
+
+/// `back to revision 3: why`, if what was waited for failed and is undone by itself.
+fn gone_back(service: &Service, goal: Goal) -> Option<String> {
+    let ChangeKind::AutomaticRollback { to } = service.change.kind else { return None };
+    if goal.number == 0 || service.number <= goal.number {
+        return None;
+    }
+    let why = service.update.as_ref().map_or("", |update| update.message.as_str());
+    Some(format!("back to revision {to}: {why}"))
+}
+
+fn tell(line: &mut v1::Progress, convergence: Convergence, warning: impl FnOnce() -> String) {
+    match convergence {
         Convergence::Converged => line.converged = true,
         Convergence::Waiting { message } => {
             line.message = message;
-            line.warning = warning(view, goal.service, service.template);
+            line.warning = warning();
         }
         Convergence::Failed { reason } => line.failure = reason,
     }
-    line
 }
 
 /// The latest thing that went wrong with a task of the current template and is being retried.

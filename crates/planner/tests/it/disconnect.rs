@@ -126,6 +126,7 @@ fn keep_is_never_replaced() {
         plan => b is ready +db.2/2@b
         start
         plan => -db.2
+        plan => done db
         progress db => converged",
     );
     // A drained node that is out of reach, too.

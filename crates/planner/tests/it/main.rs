@@ -10,5 +10,6 @@ mod placement;
 mod props;
 mod rollouts;
 mod tables;
+mod updates;
 mod vips;
 mod world;

@@ -22,6 +22,8 @@ fn rollout_start_first() {
         plan => -web.2 +web.3/2@a
         start
         plan => -web.3
+        progress web => staying up
+        plan => done web
         progress web => converged
         obey
         plan =>",
@@ -62,7 +64,7 @@ fn rollout_stop_first() {
         obey
         plan => +web.2/2@a
         start
-        plan =>
+        plan => done web
         progress web => converged";
     check(&format!("nodes a\n service web n=2 stop-first\n {tail}"));
     // One replica per node: a second cannot start beside the first, whatever the policy says.
@@ -100,8 +102,8 @@ fn a_failed_new_task_halts_the_rollout() {
         update web image=b
         plan => +web.1/2@a
         fail web.1
-        plan =>
-        progress web => failed: the update is halted: web.1 is failed on a: exit code 3
+        plan => pause web: web.1 is failed on a: exit code 3
+        progress web => failed: the update is paused: web.1 is failed on a: exit code 3
         counts web => 3/3
         wait 600s
         plan =>
@@ -110,7 +112,7 @@ fn a_failed_new_task_halts_the_rollout() {
         start
         plan => -web.1 +web.2/3@a",
     );
-    // Back to what it was is a new template, too, and mends it.
+    // Back to what it was mends it: it has the number that tasks of it still have.
     check(
         "nodes a
         service web n=2 stop-first
@@ -121,10 +123,10 @@ fn a_failed_new_task_halts_the_rollout() {
         obey
         plan => +web.1/2@a
         reject web.1
-        plan =>
-        progress web => failed: the update is halted: web.1 is rejected on a: no such image
+        plan => pause web: web.1 is rejected on a: no such image
+        progress web => failed: the update is paused: web.1 is rejected on a: no such image
         update web image=a
-        plan => -web.1/2 +web.1/3@a",
+        plan => -web.1/2 +web.1@a",
     );
     // The others are kept alive as they were while it is halted.
     check(
@@ -136,11 +138,12 @@ fn a_failed_new_task_halts_the_rollout() {
         plan => +web.1/2@a
         fail web.1
         fail web.2
+        plan => pause web: web.1 is failed on a: exit code 3
         plan => wake 1s
         wait 1s
         plan => -web.2 +web.2@a",
     );
-    // The last slot failing is no longer a rollout: it is tried again.
+    // The last slot: nothing is left to wait for, so it is tried again.
     check(
         "nodes a
         service web stop-first
@@ -151,7 +154,9 @@ fn a_failed_new_task_halts_the_rollout() {
         obey
         plan => +web.1/2@a
         fail web.1
-        progress web => failed: web.1 is failed on a: exit code 3
+        progress web => 1 failed
+        plan => pause web: web.1 is failed on a: exit code 3
+        progress web => failed: the update is paused: web.1 is failed on a: exit code 3
         plan => wake 1s
         wait 1s
         plan => -web.1/2 +web.1/2@a",

@@ -260,6 +260,7 @@ fn failures_back_off_and_avoid_the_node() {
         update web image=b
         plan => -web.1 +web.1/2@a
         fail web.1
+        plan => pause web: web.1 is failed on a: exit code 3
         plan => wake 1s",
     );
 }
@@ -372,8 +373,9 @@ fn global_services_follow_the_nodes() {
         start
         plan => -mon.a +mon.b/2@b
         fail mon.b
+        plan => pause mon: mon.1 is failed on b: exit code 3
         plan =>
-        progress mon => failed: the update is halted: mon.1 is failed on b: exit code 3",
+        progress mon => failed: the update is paused: mon.1 is failed on b: exit code 3",
     );
     check(
         "nodes a

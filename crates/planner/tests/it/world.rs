@@ -11,13 +11,14 @@
 //! has a mem=2048 gpu=2 zone:x    service web mem=512 gpu=1 where=disk==ssd spread=zone max=1 …
 //! taint a gpu:no-execute         tolerate=gpu near=db apart=db:soft prefer=zone==x pack
 //! network back [CIDR]            of services with `on=back`, who may be `dnsrr` or have `slots`
+//! crash web.1        ended and restarted in place    hold|go web, back web 2: what people do with updates
 //! fail|reject|complete|boot web.1    the newest wanted task of the slot changes so
 //! ```
 //! and some with an answer, written `plan => …`: `plan` makes and applies one plan,
-//! `progress web`, `counts web`, `vips web` (`NETWORK[.SLOT] ADDRESS`). A plan is written as:
+//! `progress web`, `state web`, `revision web`, `counts web`, `vips web` (`NETWORK[.SLOT] ADDRESS`). A plan is written as:
 //! `+web.1@a` created on a (`+web.1` nowhere), `-web.1` shut down, `x web.1` removed,
 //! `drop web.1`, `place web.1@a`, `why web.1: text`, `a is down`, `drop-service web`,
-//! and `wake 5s`. Tasks of another template than the first are `web.1/2`.
+//! `pause web: why`, `done web`, `back web to 1: why` of its update, and `wake 5s`. Tasks of another template than the first are `web.1/2`.
 
 use std::collections::BTreeSet;
 
@@ -29,13 +30,13 @@ use warren_model::node::{Availability, Description, Node, NodeStatus};
 use warren_model::placement::{Affinity, Constraint, Strategy};
 use warren_model::resources::Resources;
 use warren_model::service::{
-    Attachment, EndpointMode, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
-    RestartCondition, ServiceSpec, TaskTemplate, UpdateOrder,
+    Attachment, EndpointMode, FailureAction, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
+    RestartCondition, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePhase,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_planner::{
     Beats, Convergence, Explanation, IdSource, Index, Plan, SUSPICION_MS, Seen, completed_count,
-    explain_service, explain_task, plan, progress, task_counts,
+    explain_service, explain_task, plan, progress, task_counts, update_state,
 };
 use warren_state::State;
 use warren_state::change::{Mutation, Outcome, Transaction};
@@ -93,6 +94,14 @@ fn constraint(text: &str) -> Constraint {
     format!("{label}{}", text.replace('_', " ")).parse().unwrap()
 }
 
+fn action(word: &str) -> FailureAction {
+    match word {
+        "pause" => FailureAction::Pause,
+        "continue" => FailureAction::Continue,
+        _ => FailureAction::Rollback,
+    }
+}
+
 fn edit(spec: &mut ServiceSpec, word: &str) {
     let (key, value) = word.split_once('=').unwrap_or((word, ""));
     match key {
@@ -110,6 +119,14 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
         "image" => spec.task.image = value.into(),
         "par" => spec.update.parallelism = value.parse().unwrap(),
         "delay" => spec.update.delay_ms = duration(value),
+        "monitor" => spec.update.monitor_ms = duration(value),
+        "ratio" => spec.update.max_failure_millis = value.parse().unwrap(),
+        "surge" => spec.update.max_surge = value.parse().ok(),
+        "unavailable" => spec.update.max_unavailable = value.parse().ok(),
+        "deadline" => spec.update.deadline_ms = Some(duration(value)),
+        "fail" => spec.update.failure_action = action(value),
+        "back-fail" => spec.rollback.failure_action = Some(action(value)),
+        "back-par" => spec.rollback.parallelism = value.parse().ok(),
         "keep" => spec.on_disconnect = OnDisconnect::Keep,
         "stop-after" => spec.on_disconnect = OnDisconnect::StopAfter { ms: duration(value) },
         "replace-after" => spec.on_disconnect = OnDisconnect::ReplaceAfter { ms: duration(value) },
@@ -139,6 +156,7 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
                 _ => RestartCondition::Any,
             }
         }
+        "no-ports" => spec.ports.clear(),
         "host" => spec.ports.push(PortSpec {
             protocol: Protocol::Tcp,
             bind: [0; 4].into(),
@@ -277,6 +295,19 @@ impl World {
         self.write(Mutation::ReportTask { id: task.id, node, status });
     }
 
+    /// A restart in place.
+    pub(crate) fn crash(&mut self, task: &Task) {
+        let Some(node) = task.node else { return };
+        let status = TaskStatus {
+            state: TaskState::Preparing,
+            since: self.now,
+            attempt: task.status.attempt.max(1) + 1,
+            exit: Some(TaskExit { code: 3, oom_killed: false }),
+            ..task.status.clone()
+        };
+        self.write(Mutation::ReportTask { id: task.id, node, status });
+    }
+
     pub(crate) fn hears(&self, task: &Task) -> bool {
         task.node.is_some_and(|node| self.connected.contains(&node))
     }
@@ -403,6 +434,17 @@ impl World {
                 NodeStatus::Ready => format!("{} is ready", self.host(*id)),
                 NodeStatus::Down => format!("{} is down", self.host(*id)),
             },
+            Mutation::SetUpdate { id, phase, message } => {
+                let name = &before.service(*id).unwrap().spec.name;
+                match phase {
+                    UpdatePhase::Done => format!("done {name}"),
+                    UpdatePhase::Paused => format!("pause {name}: {message}"),
+                    UpdatePhase::Moving => panic!("only people let an update go on"),
+                }
+            }
+            Mutation::RollBackService { id, to, why } => {
+                format!("back {} to {to}: {why}", before.service(*id).unwrap().spec.name)
+            }
             Mutation::GrantBlock { id, block } => format!("grant {} {block}", self.host(*id)),
             Mutation::CreateNetwork { spec, .. } => format!("network {}", spec.name),
             other => panic!("planned {other:?}"),
@@ -414,7 +456,12 @@ impl World {
                 ms => format!("wake {ms}ms"),
             });
         }
-        if plan.more {
+        // While an update is watched there may always be a word about it.
+        let watched = |state: &State| {
+            let update = |s: &Service| s.update.as_ref().map(|update| update.phase);
+            state.services().any(|s| update(s).is_some_and(|phase| phase != UpdatePhase::Done))
+        };
+        if plan.more && !watched(before) && !watched(&self.state) {
             words.push("more".into());
         }
         words.join(" ")
@@ -481,6 +528,8 @@ impl World {
                     name.parse().unwrap(),
                     TaskTemplate { image: "a".into(), ..TaskTemplate::default() },
                 );
+                // Most scripts are not about that.
+                spec.update.monitor_ms = 0;
                 rest.iter().for_each(|word| edit(&mut spec, word));
                 self.write(Mutation::CreateService { id: service_id(name), spec });
             }
@@ -492,6 +541,28 @@ impl World {
             }
             ["remove", name] => self.write(Mutation::RemoveService { id: service_id(name) }),
             ["wait", time] => self.now = self.now.plus_ms(duration(time)),
+            // Ended with code 3, and begins anew on its node.
+            ["crash", slot] => self.crash(&self.newest(slot)),
+            ["hold", name] | ["go", name] => {
+                let phase =
+                    if words[0] == "hold" { UpdatePhase::Paused } else { UpdatePhase::Moving };
+                let message = "by anna".to_owned();
+                self.write(Mutation::SetUpdate { id: service_id(name), phase, message });
+            }
+            ["back", name, to] => self.write(Mutation::RollBackService {
+                id: service_id(name),
+                to: to.parse().unwrap(),
+                why: String::new(),
+            }),
+            ["state", name] => {
+                let service = self.state.service(service_id(name)).unwrap();
+                let (state, message) = update_state(&self.state, service);
+                let text = if message.is_empty() { String::new() } else { format!(": {message}") };
+                return format!("{}{text}", state.as_str());
+            }
+            ["revision", name] => {
+                return self.state.service(service_id(name)).unwrap().number.to_string();
+            }
             ["start"] => self.start(None),
             ["start", slot] => self.start(Some(slot)),
             ["obey"] => self.obey(),

@@ -3,20 +3,20 @@
 use warren_model::Time;
 use warren_model::placement::Placement;
 use warren_model::service::{
-    Endpoint, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
-    RestartCondition, RestartPolicy, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePolicy,
+    Change, Endpoint, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
+    RestartCondition, RestartPolicy, RollbackPolicy, Service, ServiceSpec, TaskTemplate,
 };
 
 use super::placement::resources_if_any;
 use super::{
-    Error, address, choice, each, enums, part, part_or_default, port, required, service_id,
+    Error, address, choice, each, enums, part, part_if_any, part_or_default, port, required,
+    service_id,
 };
 use crate::v1;
 
 enums! {
     Protocol, v1::Protocol { Tcp Udp }
     PublishMode, v1::PublishMode { Ingress Host }
-    UpdateOrder, v1::UpdateOrder { StartFirst StopFirst }
     RestartCondition, v1::RestartCondition { None OnFailure Any }
 }
 
@@ -97,28 +97,6 @@ impl TryFrom<v1::PortSpec> for PortSpec {
                     Some(name.parse().map_err(|problem| Error::new("name", format!("{problem}")))?)
                 }
             },
-        })
-    }
-}
-
-impl From<&UpdatePolicy> for v1::UpdatePolicy {
-    fn from(policy: &UpdatePolicy) -> Self {
-        Self {
-            parallelism: policy.parallelism,
-            delay_ms: policy.delay_ms,
-            order: v1::UpdateOrder::from(policy.order).into(),
-        }
-    }
-}
-
-impl TryFrom<v1::UpdatePolicy> for UpdatePolicy {
-    type Error = Error;
-
-    fn try_from(wire: v1::UpdatePolicy) -> Result<Self, Error> {
-        Ok(Self {
-            parallelism: wire.parallelism,
-            delay_ms: wire.delay_ms,
-            order: choice::<v1::UpdateOrder, _>("order", wire.order)?,
         })
     }
 }
@@ -239,6 +217,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             networks: spec.networks.iter().map(Into::into).collect(),
             endpoint: (spec.endpoint != Endpoint::default()).then(|| spec.endpoint.into()),
             placement: (spec.placement != Placement::default()).then(|| (&spec.placement).into()),
+            rollback: (spec.rollback != RollbackPolicy::default()).then(|| (&spec.rollback).into()),
         }
     }
 }
@@ -258,6 +237,7 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             networks: each("networks", wire.networks)?,
             endpoint: part_or_default("endpoint", wire.endpoint)?,
             placement: part_or_default("placement", wire.placement)?,
+            rollback: part_or_default("rollback", wire.rollback)?,
         })
     }
 }
@@ -278,6 +258,11 @@ impl From<&Service> for v1::Service {
             update_state: String::new(),
             completed: 0,
             addresses: Vec::new(),
+            number: service.number,
+            template_last: service.template_last,
+            change: (service.change != Change::default()).then(|| (&service.change).into()),
+            update: service.update.as_ref().map(Into::into),
+            update_message: String::new(),
         }
     }
 }
@@ -289,7 +274,12 @@ impl TryFrom<v1::Service> for Service {
         Ok(Self {
             id: service_id("id", &wire.id)?,
             spec: part("spec", wire.spec)?,
+            // Older versions counted neither.
+            number: wire.number.max(1),
             template: wire.template,
+            template_last: wire.template_last.max(wire.template),
+            change: part_or_default("change", wire.change)?,
+            update: part_if_any("update", wire.update)?,
             removing: wire.removing,
             created: Time(wire.created),
             updated: Time(wire.updated),

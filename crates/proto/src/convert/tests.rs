@@ -14,9 +14,10 @@ use warren_model::overlap::HostRoute;
 use warren_model::placement::{self, Placement};
 use warren_model::resources::Resources;
 use warren_model::service::{
-    Affinity, Attachment, Endpoint, EndpointMode, Limits, LogOptions, Mode, OnDisconnect, PortSpec,
-    Protocol, PublishMode, RestartCondition, RestartPolicy, Service, ServiceSpec, TaskTemplate,
-    UpdateOrder, UpdatePolicy,
+    Affinity, Attachment, Change, ChangeKind, Endpoint, EndpointMode, FailureAction, Limits,
+    LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition,
+    RestartPolicy, Revision, RollbackPolicy, Service, ServiceSpec, TaskTemplate, UpdateKind,
+    UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_model::{
@@ -175,15 +176,34 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
         Just(Mode::Global)
     ];
     let order = prop_oneof![Just(UpdateOrder::StartFirst), Just(UpdateOrder::StopFirst)];
-    let update = (any::<u32>(), any::<u64>(), order)
-        .prop_map(|(parallelism, delay_ms, order)| UpdatePolicy { parallelism, delay_ms, order });
+    let rest = (monitor(), any::<u32>(), action(), any::<[Option<u32>; 2]>(), any::<Option<u64>>());
+    let update = (any::<u32>(), any::<u64>(), order, rest).prop_map(
+        |(
+            parallelism,
+            delay_ms,
+            order,
+            (monitor_ms, ratio, failure_action, bounds, deadline_ms),
+        )| {
+            UpdatePolicy {
+                parallelism,
+                delay_ms,
+                order,
+                monitor_ms,
+                max_failure_millis: ratio,
+                failure_action,
+                max_surge: bounds[0],
+                max_unavailable: bounds[1],
+                deadline_ms,
+            }
+        },
+    );
     let on_disconnect = prop_oneof![
         Just(OnDisconnect::Keep),
         any::<u64>().prop_map(|ms| OnDisconnect::StopAfter { ms }),
         any::<u64>().prop_map(|ms| OnDisconnect::ReplaceAfter { ms }),
     ];
     let name = "[a-z][a-z0-9_]{0,8}[a-z0-9]";
-    let found = (prop::collection::vec(attachment(), 0..4), endpoint(), placement());
+    let found = (prop::collection::vec(attachment(), 0..4), endpoint(), placement(), rollback());
     (name, labels(), mode, ports(), update, template(), on_disconnect, found).prop_map(
         |(name, labels, mode, ports, update, task, on_disconnect, found)| ServiceSpec {
             name: name.parse().unwrap(),
@@ -196,8 +216,62 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
             networks: found.0,
             endpoint: found.1,
             placement: found.2,
+            rollback: found.3,
         },
     )
+}
+
+fn monitor() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(UpdatePolicy::MONITOR_MS), any::<u64>()]
+}
+
+fn action() -> impl Strategy<Value = FailureAction> {
+    prop_oneof![
+        Just(FailureAction::Pause),
+        Just(FailureAction::Continue),
+        Just(FailureAction::Rollback)
+    ]
+}
+
+fn rollback() -> impl Strategy<Value = RollbackPolicy> {
+    let order = prop::option::of(Just(UpdateOrder::StopFirst));
+    let numbers = any::<(Option<u32>, Option<u64>, Option<u64>, Option<u32>)>();
+    (numbers, order, prop::option::of(action())).prop_map(|(numbers, order, failure_action)| {
+        RollbackPolicy {
+            parallelism: numbers.0,
+            delay_ms: numbers.1,
+            order,
+            monitor_ms: numbers.2,
+            max_failure_millis: numbers.3,
+            failure_action,
+        }
+    })
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let kind = prop_oneof![
+        Just(ChangeKind::Create),
+        Just(ChangeKind::Update),
+        any::<u32>().prop_map(|to| ChangeKind::Rollback { to }),
+        any::<u32>().prop_map(|to| ChangeKind::AutomaticRollback { to }),
+    ];
+    (prop::option::of(text()), kind).prop_map(|(by, kind)| Change { by, kind })
+}
+
+fn update_status() -> impl Strategy<Value = UpdateStatus> {
+    let kind = prop_oneof![
+        Just(UpdateKind::Update),
+        Just(UpdateKind::Rollback),
+        Just(UpdateKind::AutomaticRollback)
+    ];
+    let phase =
+        prop_oneof![Just(UpdatePhase::Moving), Just(UpdatePhase::Paused), Just(UpdatePhase::Done)];
+    (kind, phase, any::<u64>(), text()).prop_map(|(kind, phase, started, message)| UpdateStatus {
+        kind,
+        phase,
+        started: Time(started),
+        message,
+    })
 }
 
 fn attachment() -> impl Strategy<Value = Attachment> {
@@ -292,13 +366,32 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn services_survive(spec in spec(), id: [u8; 10], numbers: (u32, bool, u64, u64, u64)) {
+    fn services_survive(
+        spec in spec(),
+        id: [u8; 10],
+        numbers: (u32, bool, u64, u64, u64),
+        change in change(),
+        update in prop::option::of(update_status()),
+        more: (u32, u32, bool),
+    ) {
         let (template, removing, created, updated, revision) = numbers;
+        let (number, after, good) = more;
         round_trip::<_, v1::ServiceSpec>(&spec);
+        round_trip::<_, v1::ServiceRevision>(&Revision {
+            number,
+            spec: spec.clone(),
+            time: Time(updated),
+            change: change.clone(),
+            good,
+        });
         round_trip::<_, v1::Service>(&Service {
             id: ServiceId::from_bytes(id),
             spec,
+            number: number.max(1),
             template,
+            template_last: template.saturating_add(after),
+            change,
+            update,
             removing,
             created: Time(created),
             updated: Time(updated),
@@ -546,6 +639,7 @@ fn small() -> v1::ServiceSpec {
 fn what_is_missing_is_the_default() {
     let spec = ServiceSpec::try_from(small()).unwrap();
     assert_eq!(spec.update, UpdatePolicy::default());
+    assert_eq!(spec.rollback, RollbackPolicy::default());
     assert_eq!(spec.task, TaskTemplate { image: "nginx".into(), ..TaskTemplate::default() });
     assert_eq!(spec.validate(), Ok(()));
 }
@@ -609,4 +703,13 @@ fn placements_that_are_none() {
     let twice = vec![v1::Amount { name: "gpu".into(), amount: 1 }; 2];
     let error = Resources::try_from(v1::Resources { generic: twice, ..Default::default() });
     assert_eq!(error.unwrap_err().to_string(), "generic: \"gpu\" comes twice");
+}
+
+#[test]
+fn services_of_before_have_one_revision() {
+    let wire =
+        v1::Service { id: vec![1; 10], spec: Some(small()), template: 7, ..v1::Service::default() };
+    let service = Service::try_from(wire).unwrap();
+    assert_eq!((service.number, service.template_last), (1, 7));
+    assert_eq!((service.change, service.update), (Change::default(), None));
 }

@@ -479,6 +479,37 @@ pub struct UpdatePolicy {
     pub delay_ms: u64,
     #[prost(enumeration = "UpdateOrder", tag = "3")]
     pub order: i32,
+    /// A new task is good once it has been up for that long; absent: 1 s.
+    #[prost(uint64, optional, tag = "80")]
+    pub monitor_ms: ::core::option::Option<u64>,
+    /// Thousandths of the slots whose new task may fail.
+    #[prost(uint32, tag = "81")]
+    pub max_failure_millis: u32,
+    /// Unspecified: pause.
+    #[prost(enumeration = "FailureAction", tag = "82")]
+    pub failure_action: i32,
+    #[prost(uint32, optional, tag = "83")]
+    pub max_surge: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "84")]
+    pub max_unavailable: ::core::option::Option<u32>,
+    #[prost(uint64, optional, tag = "85")]
+    pub deadline_ms: ::core::option::Option<u64>,
+}
+/// What is absent is as in updates; the action: pause.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RollbackPolicy {
+    #[prost(uint32, optional, tag = "1")]
+    pub parallelism: ::core::option::Option<u32>,
+    #[prost(uint64, optional, tag = "2")]
+    pub delay_ms: ::core::option::Option<u64>,
+    #[prost(enumeration = "UpdateOrder", tag = "3")]
+    pub order: i32,
+    #[prost(uint64, optional, tag = "4")]
+    pub monitor_ms: ::core::option::Option<u64>,
+    #[prost(uint32, optional, tag = "5")]
+    pub max_failure_millis: ::core::option::Option<u32>,
+    #[prost(enumeration = "FailureAction", tag = "6")]
+    pub failure_action: i32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Limits {
@@ -583,6 +614,9 @@ pub struct ServiceSpec {
     /// Absent: any node.
     #[prost(message, optional, tag = "40")]
     pub placement: ::core::option::Option<Placement>,
+    /// Absent: as updates.
+    #[prost(message, optional, tag = "80")]
+    pub rollback: ::core::option::Option<RollbackPolicy>,
 }
 /// Constraints, preferences, attributes and tolerations as people write them.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -654,7 +688,7 @@ pub struct Service {
     pub running: u32,
     #[prost(uint32, tag = "9")]
     pub desired: u32,
-    /// none | updating | halted | completed
+    /// none | updating | completed | paused | rolling_back | rolled_back | rollback_paused
     #[prost(string, tag = "10")]
     pub update_state: ::prost::alloc::string::String,
     /// Of the answer to a listing only: slots whose task has done its work.
@@ -663,6 +697,60 @@ pub struct Service {
     /// Of the answer to a listing only: what it has on each of its networks.
     #[prost(message, repeated, tag = "12")]
     pub addresses: ::prost::alloc::vec::Vec<ServiceAddress>,
+    /// Of the specification, from 1; 0: 1.
+    #[prost(uint32, tag = "80")]
+    pub number: u32,
+    /// The highest number of a template; 0: the current one.
+    #[prost(uint32, tag = "81")]
+    pub template_last: u32,
+    /// Absent: it was created so.
+    #[prost(message, optional, tag = "82")]
+    pub change: ::core::option::Option<ServiceChange>,
+    /// Of the last change of its template.
+    #[prost(message, optional, tag = "83")]
+    pub update: ::core::option::Option<UpdateStatus>,
+    /// Of the answer to a listing only: why the update is paused, or was rolled back.
+    #[prost(string, tag = "84")]
+    pub update_message: ::prost::alloc::string::String,
+}
+/// `by`: the principal; absent: nobody asked for it. `to`: of a rollback.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServiceChange {
+    #[prost(string, optional, tag = "1")]
+    pub by: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(enumeration = "ChangeKind", tag = "2")]
+    pub kind: i32,
+    #[prost(uint32, tag = "3")]
+    pub to: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateStatus {
+    #[prost(enumeration = "UpdateKind", tag = "1")]
+    pub kind: i32,
+    #[prost(enumeration = "UpdatePhase", tag = "2")]
+    pub phase: i32,
+    #[prost(uint64, tag = "3")]
+    pub started: u64,
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+}
+/// A specification that a service had, or has.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ServiceRevision {
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    #[prost(message, optional, tag = "2")]
+    pub spec: ::core::option::Option<ServiceSpec>,
+    #[prost(uint64, tag = "3")]
+    pub time: u64,
+    #[prost(message, optional, tag = "4")]
+    pub change: ::core::option::Option<ServiceChange>,
+    /// Nothing was on its way when the next one came.
+    #[prost(bool, tag = "5")]
+    pub good: bool,
+    /// Of the answer to a listing only: it is the one that is wanted.
+    #[prost(bool, tag = "6")]
+    pub current: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServiceAddress {
@@ -753,7 +841,7 @@ pub struct Event {
 pub struct Mutation {
     #[prost(
         oneof = "mutation::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 40, 41, 50, 51"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 40, 41, 50, 51, 80, 81"
     )]
     pub kind: ::core::option::Option<mutation::Kind>,
 }
@@ -909,6 +997,24 @@ pub mod mutation {
         #[prost(string, repeated, tag = "2")]
         pub taints: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct RollBackService {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(uint32, tag = "2")]
+        pub to: u32,
+        #[prost(string, tag = "3")]
+        pub why: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct SetUpdate {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(enumeration = "super::UpdatePhase", tag = "2")]
+        pub phase: i32,
+        #[prost(string, tag = "3")]
+        pub message: ::prost::alloc::string::String,
+    }
     /// After a restore: the revision jumps, so that nobody takes an old one for newer.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Restored {
@@ -983,6 +1089,10 @@ pub mod mutation {
         CreatePolicy(CreatePolicy),
         #[prost(bytes, tag = "51")]
         RemovePolicy(::prost::alloc::vec::Vec<u8>),
+        #[prost(message, tag = "80")]
+        RollBackService(RollBackService),
+        #[prost(message, tag = "81")]
+        SetUpdate(SetUpdate),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1080,7 +1190,10 @@ pub struct SnapshotHead {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SnapshotObject {
-    #[prost(oneof = "snapshot_object::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 50")]
+    #[prost(
+        oneof = "snapshot_object::Kind",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 50, 80"
+    )]
     pub kind: ::core::option::Option<snapshot_object::Kind>,
 }
 /// Nested message and enum types in `SnapshotObject`.
@@ -1109,7 +1222,16 @@ pub mod snapshot_object {
         Vip(super::Vip),
         #[prost(message, tag = "50")]
         Policy(super::Policy),
+        #[prost(message, tag = "80")]
+        Revision(super::StoredRevision),
     }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StoredRevision {
+    #[prost(bytes = "vec", tag = "1")]
+    pub service: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "2")]
+    pub revision: ::core::option::Option<ServiceRevision>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetInfoRequest {}
@@ -1179,6 +1301,47 @@ pub struct UpdateServiceRequest {
     #[prost(bool, tag = "5")]
     pub no_check: bool,
 }
+/// Name or id.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRevisionsRequest {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub min_revision: u64,
+    #[prost(bool, tag = "3")]
+    pub linearizable: bool,
+}
+/// Oldest first, the one that is wanted last.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListRevisionsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub revisions: ::prost::alloc::vec::Vec<ServiceRevision>,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    #[prost(uint64, tag = "3")]
+    pub stale_ms: u64,
+    #[prost(string, tag = "4")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RollBackServiceRequest {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    /// Number of a revision; 0: the one before.
+    #[prost(uint32, tag = "2")]
+    pub to: u32,
+    #[prost(bytes = "vec", tag = "3")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldUpdateRequest {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub paused: bool,
+    #[prost(bytes = "vec", tag = "3")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveServicesRequest {
     #[prost(string, repeated, tag = "1")]
@@ -1192,6 +1355,18 @@ pub struct Changed {
     pub ids: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     #[prost(uint64, tag = "2")]
     pub revision: u64,
+}
+/// `number`: of the specification that is wanted now.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServiceChanged {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    #[prost(uint32, tag = "3")]
+    pub number: u32,
+    #[prost(string, tag = "4")]
+    pub name: ::prost::alloc::string::String,
 }
 /// Empty names: all. Reads see at least `min_revision`.
 /// `linearizable`: as new as anything acknowledged before the call, at the cost of a round to a majority.
@@ -1268,6 +1443,9 @@ pub struct WaitServiceRequest {
     /// Wait until it is gone instead.
     #[prost(bool, tag = "3")]
     pub removed: bool,
+    /// Of the specification that is waited for; 0: whichever is wanted.
+    #[prost(uint32, tag = "80")]
+    pub number: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Progress {
@@ -2893,6 +3071,38 @@ impl UpdateOrder {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum FailureAction {
+    Unspecified = 0,
+    Pause = 1,
+    Continue = 2,
+    Rollback = 3,
+}
+impl FailureAction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FAILURE_ACTION_UNSPECIFIED",
+            Self::Pause => "FAILURE_ACTION_PAUSE",
+            Self::Continue => "FAILURE_ACTION_CONTINUE",
+            Self::Rollback => "FAILURE_ACTION_ROLLBACK",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FAILURE_ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "FAILURE_ACTION_PAUSE" => Some(Self::Pause),
+            "FAILURE_ACTION_CONTINUE" => Some(Self::Continue),
+            "FAILURE_ACTION_ROLLBACK" => Some(Self::Rollback),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum RestartCondition {
     Unspecified = 0,
     None = 1,
@@ -2919,6 +3129,105 @@ impl RestartCondition {
             "RESTART_CONDITION_NONE" => Some(Self::None),
             "RESTART_CONDITION_ON_FAILURE" => Some(Self::OnFailure),
             "RESTART_CONDITION_ANY" => Some(Self::Any),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ChangeKind {
+    Unspecified = 0,
+    Create = 1,
+    Update = 2,
+    Rollback = 3,
+    AutomaticRollback = 4,
+}
+impl ChangeKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CHANGE_KIND_UNSPECIFIED",
+            Self::Create => "CHANGE_KIND_CREATE",
+            Self::Update => "CHANGE_KIND_UPDATE",
+            Self::Rollback => "CHANGE_KIND_ROLLBACK",
+            Self::AutomaticRollback => "CHANGE_KIND_AUTOMATIC_ROLLBACK",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CHANGE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "CHANGE_KIND_CREATE" => Some(Self::Create),
+            "CHANGE_KIND_UPDATE" => Some(Self::Update),
+            "CHANGE_KIND_ROLLBACK" => Some(Self::Rollback),
+            "CHANGE_KIND_AUTOMATIC_ROLLBACK" => Some(Self::AutomaticRollback),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum UpdateKind {
+    Unspecified = 0,
+    Update = 1,
+    Rollback = 2,
+    AutomaticRollback = 3,
+}
+impl UpdateKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "UPDATE_KIND_UNSPECIFIED",
+            Self::Update => "UPDATE_KIND_UPDATE",
+            Self::Rollback => "UPDATE_KIND_ROLLBACK",
+            Self::AutomaticRollback => "UPDATE_KIND_AUTOMATIC_ROLLBACK",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "UPDATE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "UPDATE_KIND_UPDATE" => Some(Self::Update),
+            "UPDATE_KIND_ROLLBACK" => Some(Self::Rollback),
+            "UPDATE_KIND_AUTOMATIC_ROLLBACK" => Some(Self::AutomaticRollback),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum UpdatePhase {
+    Unspecified = 0,
+    Moving = 1,
+    Paused = 2,
+    Done = 3,
+}
+impl UpdatePhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "UPDATE_PHASE_UNSPECIFIED",
+            Self::Moving => "UPDATE_PHASE_MOVING",
+            Self::Paused => "UPDATE_PHASE_PAUSED",
+            Self::Done => "UPDATE_PHASE_DONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "UPDATE_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "UPDATE_PHASE_MOVING" => Some(Self::Moving),
+            "UPDATE_PHASE_PAUSED" => Some(Self::Paused),
+            "UPDATE_PHASE_DONE" => Some(Self::Done),
             _ => None,
         }
     }
@@ -3858,6 +4167,75 @@ pub mod control_client {
             req.extensions_mut().insert(GrpcMethod::new("warren.v1.Control", "Explain"));
             self.inner.unary(req, path, codec).await
         }
+        /// What a service was, and what it is.
+        pub async fn list_revisions(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListRevisionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRevisionsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/ListRevisions",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "ListRevisions"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// An earlier specification again, as a new revision.
+        pub async fn roll_back_service(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RollBackServiceRequest>,
+        ) -> std::result::Result<tonic::Response<super::ServiceChanged>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/RollBackService",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "RollBackService"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Pauses the update under way, or lets it go on.
+        pub async fn hold_update(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HoldUpdateRequest>,
+        ) -> std::result::Result<tonic::Response<super::ServiceChanged>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/HoldUpdate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "HoldUpdate"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4084,6 +4462,24 @@ pub mod control_server {
             &self,
             request: tonic::Request<super::ExplainRequest>,
         ) -> std::result::Result<tonic::Response<super::Explanation>, tonic::Status>;
+        /// What a service was, and what it is.
+        async fn list_revisions(
+            &self,
+            request: tonic::Request<super::ListRevisionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRevisionsResponse>,
+            tonic::Status,
+        >;
+        /// An earlier specification again, as a new revision.
+        async fn roll_back_service(
+            &self,
+            request: tonic::Request<super::RollBackServiceRequest>,
+        ) -> std::result::Result<tonic::Response<super::ServiceChanged>, tonic::Status>;
+        /// Pauses the update under way, or lets it go on.
+        async fn hold_update(
+            &self,
+            request: tonic::Request<super::HoldUpdateRequest>,
+        ) -> std::result::Result<tonic::Response<super::ServiceChanged>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct ControlServer<T> {
@@ -5663,6 +6059,141 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExplainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/ListRevisions" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListRevisionsSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::ListRevisionsRequest>
+                    for ListRevisionsSvc<T> {
+                        type Response = super::ListRevisionsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListRevisionsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::list_revisions(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListRevisionsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/RollBackService" => {
+                    #[allow(non_camel_case_types)]
+                    struct RollBackServiceSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::RollBackServiceRequest>
+                    for RollBackServiceSvc<T> {
+                        type Response = super::ServiceChanged;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RollBackServiceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::roll_back_service(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RollBackServiceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/HoldUpdate" => {
+                    #[allow(non_camel_case_types)]
+                    struct HoldUpdateSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::HoldUpdateRequest>
+                    for HoldUpdateSvc<T> {
+                        type Response = super::ServiceChanged;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HoldUpdateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::hold_update(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HoldUpdateSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -111,8 +111,8 @@ impl Book {
         for service in view.services().filter(|service| !service.removing) {
             let Some(token) = service.spec.labels.get(TOKEN) else { continue };
             let key = (service.spec.name.to_string(), token.clone());
-            let first = *self.tokens.entry(key).or_insert(service.revision);
-            if first != service.revision {
+            let first = *self.tokens.entry(key).or_insert(u64::from(service.number));
+            if first != u64::from(service.number) {
                 return Err(format!(
                     "write {token} of {} was applied at revision {first} and again at {}",
                     service.spec.name, service.revision

@@ -10,8 +10,8 @@ use tonic::{Code, Status};
 use warren_base::rng::{Rng, SeededRng};
 use warren_model::ServiceSpec;
 use warren_model::service::{
-    Attachment, Endpoint, EndpointMode, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
-    RestartPolicy, TaskTemplate, UpdateOrder, UpdatePolicy,
+    Attachment, Endpoint, EndpointMode, FailureAction, Mode, OnDisconnect, PortSpec, Protocol,
+    PublishMode, RestartPolicy, TaskTemplate, UpdateOrder, UpdatePolicy,
 };
 use warren_proto::v1;
 
@@ -307,6 +307,10 @@ impl User {
                 parallelism: u32::try_from(self.rng.below(3)).ok()?,
                 delay_ms: self.rng.below(300),
                 order,
+                // What a fault of the simulation ended must neither pause it nor undo what was
+                // acknowledged.
+                failure_action: FailureAction::Continue,
+                ..UpdatePolicy::default()
             },
             on_disconnect: match self.rng.below(4) {
                 0 => OnDisconnect::Keep,

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use warren_base::rng::Rng;
 use warren_model::id::ServiceId;
 use warren_model::service::{
-    Mode, PortSpec, Protocol, PublishMode, RestartPolicy, ServiceSpec, TaskTemplate, UpdateOrder,
-    UpdatePolicy,
+    FailureAction, Mode, PortSpec, Protocol, PublishMode, RestartPolicy, Service, ServiceSpec,
+    TaskTemplate, UpdateOrder, UpdatePhase, UpdatePolicy,
 };
 use warren_state::change::{Expect, Key, Mutation, Request, Transaction};
 
@@ -14,11 +14,14 @@ use super::{Happening, Held, World};
 
 /// Services at a time: enough to overlap, few enough to be changed often.
 const SERVICES_MAX: usize = 6;
+/// After the trouble somebody looks for updates that stand still, for so long and so often.
+const MENDS_MS: u64 = 120_000;
+const MEND_EVERY_MS: u64 = 5_000;
 
 impl World {
     pub(super) fn user(&mut self) -> Held {
         if self.now_ms >= self.options.trouble_ms {
-            return Ok(());
+            return self.mend();
         }
         let next = self.soon(1500) + 1;
         self.queue.at(next, Happening::User);
@@ -52,6 +55,24 @@ impl World {
         Ok(())
     }
 
+    /// Lets updates go on that were paused for what trouble did to their new tasks.
+    fn mend(&mut self) -> Held {
+        if self.now_ms < self.options.trouble_ms + MENDS_MS {
+            self.queue.at(self.now_ms + MEND_EVERY_MS, Happening::User);
+        }
+        let is_paused = |service: &&Service| {
+            service.update.as_ref().is_some_and(|update| update.phase == UpdatePhase::Paused)
+        };
+        let paused = self.state.services().filter(|service| !service.removing).filter(is_paused);
+        let ids: Vec<ServiceId> = paused.map(|service| service.id).collect();
+        for id in ids {
+            let (phase, message) = (UpdatePhase::Moving, String::new());
+            let mutations = vec![Mutation::SetUpdate { id, phase, message }];
+            self.propose(Transaction { mutations, ..Transaction::default() }, false);
+        }
+        Ok(())
+    }
+
     fn change(&self, id: ServiceId, choice: u64) -> Option<Mutation> {
         let service = self.state.service(id).filter(|service| !service.removing)?;
         let mut spec = service.spec.clone();
@@ -59,7 +80,11 @@ impl World {
             0..=4 => {
                 spec.mode = Mode::Replicated { replicas: u32::try_from(self.rng.below(8)).ok()? }
             }
-            5 | 6 => spec.task.env = vec![format!("V={}", self.rng.below(1000))],
+            5 => spec.task.env = vec![format!("V={}", self.rng.below(1000))],
+            // To what fails, or from there to what works.
+            6 if !spec.task.command.is_empty() => spec.task.command.clear(),
+            6 if self.rng.below(4) == 0 => spec.task.command = vec!["crash".to_owned()],
+            6 => spec.task.env = vec![format!("W={}", self.rng.below(1000))],
             7 => spec.task.force += 1,
             8 => spec.ports = self.ports(),
             _ => return Some(Mutation::RemoveService { id }),
@@ -93,7 +118,17 @@ impl World {
         Ok(ServiceSpec {
             mode: Mode::Replicated { replicas: u32::try_from(self.rng.below(6)).unwrap_or(1) },
             ports: self.ports(),
-            update: UpdatePolicy { parallelism, delay_ms: self.rng.below(300), order },
+            update: UpdatePolicy {
+                parallelism,
+                delay_ms: self.rng.below(300),
+                order,
+                failure_action: match self.rng.below(3) {
+                    0 => FailureAction::Rollback,
+                    1 => FailureAction::Continue,
+                    _ => FailureAction::Pause,
+                },
+                ..UpdatePolicy::default()
+            },
             ..ServiceSpec::new(
                 name,
                 TaskTemplate {

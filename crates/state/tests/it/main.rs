@@ -9,5 +9,6 @@ mod networks;
 mod policies;
 mod props;
 mod reservations;
+mod revisions;
 mod rules;
 mod script;

@@ -13,7 +13,10 @@ use warren_model::operator::{Operator, OperatorRole};
 use warren_model::placement::{Placement, Strategy};
 use warren_model::policy::{Policy, PolicyAction, PolicySpec};
 use warren_model::resources::Resources;
-use warren_model::service::{Attachment, Endpoint, EndpointMode, OnDisconnect, ServiceSpec};
+use warren_model::service::{
+    Attachment, Change, ChangeKind, Endpoint, EndpointMode, OnDisconnect, Revision, ServiceSpec,
+    UpdatePhase,
+};
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 use warren_model::{
     AuditRecord, NetworkId, NodeId, OverlayKind, PolicyId, Secret, ServiceId, TaskId,
@@ -175,6 +178,8 @@ fn mutations() -> Vec<Mutation> {
         Mutation::ReleaseVip { address: vip().address },
         Mutation::CreateService { id: service, spec: spec() },
         Mutation::UpdateService { id: service, spec: spec() },
+        Mutation::RollBackService { id: service, to: 3, why: "web.1 is failed".into() },
+        Mutation::SetUpdate { id: service, phase: UpdatePhase::Paused, message: "no".into() },
         Mutation::RemoveService { id: service },
         Mutation::DropService { id: service },
         Mutation::CreateTask(task()),
@@ -230,6 +235,19 @@ fn every_object_survives() {
         Object::Operator(operator()),
         Object::Network(network()),
         Object::Policy(policy()),
+        Object::Revision {
+            service: task().service,
+            revision: Arc::new(Revision {
+                number: 4,
+                spec: spec(),
+                time: TIME,
+                change: Change {
+                    by: Some("operator:anna".into()),
+                    kind: ChangeKind::Rollback { to: 2 },
+                },
+                good: true,
+            }),
+        },
         Object::Vip(vip()),
         Object::Vip(Vip { released: None, ..vip() }),
         Object::Audit(Arc::new(AuditRecord {

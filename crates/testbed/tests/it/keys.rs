@@ -19,7 +19,7 @@ use warren_wireguard::{
 use crate::pods::Pod;
 use crate::support::{SOON, refused};
 
-const WEB: u16 = 80;
+pub(crate) const WEB: u16 = 80;
 /// Where nodes listen for each other.
 const TUNNEL: u16 = 51_820;
 /// The longest pause of a stream that is no break: far below TCP's patience, and above a busy
@@ -27,14 +27,14 @@ const TUNNEL: u16 = 51_820;
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// A connection that is asked again and again.
-struct Stream {
+pub(crate) struct Stream {
     stop: Arc<AtomicBool>,
     asking: std::thread::JoinHandle<Result<(usize, Duration)>>,
     name: String,
 }
 
 impl Stream {
-    fn start(client: &Pod, to: IpAddr) -> Result<Self> {
+    pub(crate) fn start(client: &Pod, to: IpAddr) -> Result<Self> {
         let mut open = client.connect(to, WEB)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -53,11 +53,15 @@ impl Stream {
     }
 
     fn stop(self) -> Result<()> {
+        self.stop_within(PAUSE_MAX)
+    }
+
+    pub(crate) fn stop_within(self, pause_max: Duration) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         let outcome = self.asking.join().unwrap();
         let (count, longest) = outcome.with_context(|| format!("{} broke", self.name))?;
         eprintln!("{}: {count} answers, the slowest {longest:?}", self.name);
-        assert!(count > 100 && longest < PAUSE_MAX, "{}: {count} {longest:?}", self.name);
+        assert!(count > 100 && longest < pause_max, "{}: {count} {longest:?}", self.name);
         Ok(())
     }
 }
@@ -148,7 +152,7 @@ fn strangers(cluster: &Cluster, node: &str) -> Result<u64> {
     Ok(count.unwrap_or(0))
 }
 
-fn form() -> Result<(Cluster, Vec<Pod>)> {
+pub(crate) fn form() -> Result<(Cluster, Vec<Pod>)> {
     let overlay = Some("wireguard".to_owned());
     let cluster = Cluster::form(1, 2, &Options { hybrid: true, overlay, ..Options::default() })?;
     let flags = ["--mode", "global", "--stop-signal", "KILL"];

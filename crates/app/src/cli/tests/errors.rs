@@ -174,15 +174,19 @@ async fn commands() {
             Usage: warren service [OPTIONS] <COMMAND>
 
             Commands:
-              create   Run an image as a service
-              ls       List services [alias: list]
-              ps       List the tasks of services, those that ended included
-              inspect  Show everything about services as JSON
-              logs     Show the output of a service, a slot or a task
-              update   Change a service
-              scale    Set numbers of replicas
-              restart  Replace all containers, by the service's update policy
-              rm       Remove services and their containers [alias: remove]
+              create    Run an image as a service
+              ls        List services [alias: list]
+              ps        List the tasks of services, those that ended included
+              inspect   Show everything about services as JSON
+              logs      Show the output of a service, a slot or a task
+              update    Change a service
+              scale     Set numbers of replicas
+              restart   Replace all containers, by the service's update policy
+              history   List what a service was, and what changed
+              rollback  Go back to an earlier revision
+              pause     Halt the update of services: replicas that are not replaced yet stay
+              resume    Let an update that is paused go on
+              rm        Remove services and their containers [alias: remove]
 
             Options:
               -h, --help  Print help

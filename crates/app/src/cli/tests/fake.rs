@@ -506,4 +506,47 @@ impl Control for Answering {
         self.note(&request.into_inner())?;
         Ok(Response::new(super::samples::explanation()))
     }
+
+    async fn list_revisions(
+        &self,
+        request: Request<v1::ListRevisionsRequest>,
+    ) -> Result<Response<v1::ListRevisionsResponse>, Status> {
+        self.gate()?;
+        let name = request.into_inner().service;
+        if name != "web" {
+            return Err(Status::not_found(format!("no service {name}")));
+        }
+        let revisions = super::samples::revisions();
+        Ok(Response::new(v1::ListRevisionsResponse { revisions, revision: 7, stale_ms: 0, name }))
+    }
+
+    async fn roll_back_service(
+        &self,
+        request: Request<v1::RollBackServiceRequest>,
+    ) -> Result<Response<v1::ServiceChanged>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        Ok(Response::new(v1::ServiceChanged {
+            id: vec![3; 10],
+            revision: 9,
+            number: 3,
+            name: wire.service,
+        }))
+    }
+
+    async fn hold_update(
+        &self,
+        request: Request<v1::HoldUpdateRequest>,
+    ) -> Result<Response<v1::ServiceChanged>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        Ok(Response::new(v1::ServiceChanged {
+            id: vec![3; 10],
+            revision: 9,
+            number: 2,
+            name: wire.service,
+        }))
+    }
 }

@@ -9,6 +9,7 @@ mod placing;
 mod policies;
 mod samples;
 mod tables;
+mod updates;
 
 use super::*;
 use crate::cli::printer::capture;

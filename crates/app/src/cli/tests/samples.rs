@@ -24,6 +24,7 @@ pub(crate) fn web() -> v1::Service {
             parallelism: 1,
             delay_ms: 0,
             order: v1::UpdateOrder::StartFirst.into(),
+            ..v1::UpdatePolicy::default()
         }),
         task: Some(v1::TaskTemplate {
             image: "nginx:1.27".into(),
@@ -46,6 +47,7 @@ pub(crate) fn web() -> v1::Service {
         networks: vec![],
         endpoint: None,
         placement: None,
+        rollback: None,
     };
     v1::Service {
         id: vec![3; 10],
@@ -65,6 +67,11 @@ pub(crate) fn web() -> v1::Service {
             address: 0x0ac0_0002,
             address_v6: [&[0xfd, 1, 1, 1, 1, 1, 0, 1][..], &[0; 4], &[10, 192, 0, 2]].concat(),
         }],
+        number: 2,
+        template_last: 1,
+        change: None,
+        update: None,
+        update_message: String::new(),
     }
 }
 
@@ -286,4 +293,34 @@ pub(crate) fn explanation() -> v1::Explanation {
         revision: 7,
         ..v1::Explanation::default()
     }
+}
+
+/// What `web` was before it had three replicas, and what it is.
+pub(crate) fn revisions() -> Vec<v1::ServiceRevision> {
+    let now = web().spec.unwrap();
+    let one = v1::mode::Kind::Replicated(v1::mode::Replicated { replicas: 1 });
+    let before = v1::ServiceSpec { mode: Some(v1::Mode { kind: Some(one) }), ..now.clone() };
+    let change = |kind: v1::ChangeKind, by: Option<&str>| v1::ServiceChange {
+        by: by.map(str::to_owned),
+        kind: kind.into(),
+        to: 0,
+    };
+    vec![
+        v1::ServiceRevision {
+            number: 1,
+            spec: Some(before),
+            time: NOW - 120_000,
+            change: Some(change(v1::ChangeKind::Create, Some("socket:0"))),
+            good: true,
+            current: false,
+        },
+        v1::ServiceRevision {
+            number: 2,
+            spec: Some(now),
+            time: NOW,
+            change: Some(change(v1::ChangeKind::Update, Some("operator:anna"))),
+            good: true,
+            current: true,
+        },
+    ]
 }

@@ -62,8 +62,9 @@ async fn services() {
                 "ports": [
                   "8080:80"
                 ],
-                "revision": 5,
+                "revision": 2,
                 "running": 2,
+                "update_message": null,
                 "update_state": "none",
                 "updated_at": "2027-01-15T08:00:00.000Z"
               }
@@ -85,8 +86,9 @@ async fn services() {
               name: web
               ports:
               - "8080:80"
-              revision: 5
+              revision: 2
               running: 2
+              update_message: null
               update_state: none
               updated_at: "2027-01-15T08:00:00.000Z"
         "#]],
@@ -334,13 +336,14 @@ async fn inspect() {
                     "slot": null
                   }
                 ],
+                "changed_by": null,
                 "completed": 0,
                 "created_at": "2027-01-15T08:00:00.000Z",
                 "desired": 3,
                 "id": "0c1g60r30c1g60r3",
                 "name": "web",
                 "removing": false,
-                "revision": 5,
+                "revision": 2,
                 "running": 2,
                 "spec": {
                   "cap_add": [],
@@ -416,17 +419,41 @@ async fn inspect() {
                     "max_attempts": null,
                     "window": "10s"
                   },
+                  "rollback": {
+                    "deadline": null,
+                    "delay": "0s",
+                    "failure_action": "pause",
+                    "max_failure_ratio": 0.0,
+                    "max_surge": null,
+                    "max_unavailable": null,
+                    "monitor": "1s",
+                    "order": "start-first",
+                    "parallelism": 1
+                  },
                   "stop_grace_period": "10s",
                   "stop_signal": null,
                   "update": {
+                    "deadline": null,
                     "delay": "0s",
+                    "failure_action": "pause",
+                    "max_failure_ratio": 0.0,
+                    "max_surge": null,
+                    "max_unavailable": null,
+                    "monitor": "1s",
                     "order": "start-first",
                     "parallelism": 1
                   },
                   "user": null,
                   "workdir": null
                 },
+                "state_revision": 5,
                 "template": 1,
+                "update": {
+                  "message": null,
+                  "started_at": null,
+                  "state": "none"
+                },
+                "update_message": null,
                 "update_state": "none",
                 "updated_at": "2027-01-15T08:00:00.000Z"
               }
