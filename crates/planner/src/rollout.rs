@@ -1,8 +1,8 @@
 //! A changed template, slot by slot: which to renew next.
 //!
-//! Start-first keeps the old task until the new one runs; stop-first, and any
+//! Start-first keeps the old task until the new one is up, which is to run and to be healthy; stop-first, and any
 //! service with host-mode ports, ends the old one first. At most `parallelism`
-//! slots are in flight, each counted until its new task has run for `delay`.
+//! slots are in flight, each counted until its new task has been up for `delay`.
 //! One new task that failed halts the rollout: nothing further is touched until
 //! the spec changes again. A node that drains outdates what is on it, so tasks
 //! move away at the same pace (and not while a rollout is halted).
@@ -122,7 +122,7 @@ fn renew_some(pass: &mut Pass<'_, '_>) {
 }
 
 /// Whether a slot counts against `parallelism`: it is between two tasks, or its new one has not
-/// run for `delay` yet. One that only waits for a place, with nothing beside it, does not: it may
+/// been up for `delay` yet. One that only waits for a place, with nothing beside it, does not: it may
 /// wait for ever, and nothing of it can break.
 fn is_in_flight(pass: &mut Pass<'_, '_>, at: usize) -> bool {
     let (slot, nodes) = (&pass.slots[at], &pass.draft.nodes);
@@ -142,7 +142,8 @@ fn is_in_flight(pass: &mut Pass<'_, '_>, at: usize) -> bool {
     if !is_up(current, nodes) {
         return current.node.is_some() || slot.wanted.len() > 1;
     }
-    let until = current.status.since.plus_ms(pass.service.spec.update.delay_ms);
+    let since = current.status.ready_since().unwrap_or(current.status.since);
+    let until = since.plus_ms(pass.service.spec.update.delay_ms);
     if pass.draft.now < until {
         pass.wake(until);
         return true;

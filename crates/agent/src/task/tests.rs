@@ -28,7 +28,7 @@ fn any(delay_ms: u64) -> Policy {
 
 fn policy(condition: RestartCondition, delay_ms: u64, max_attempts: Option<u32>) -> Policy {
     let restart = RestartPolicy { condition, delay_ms, max_attempts, window_ms: 10_000 };
-    Policy { restart, stop_grace_ms: 7 }
+    Policy { restart, stop_grace_ms: 7, gate: Gate::Open }
 }
 
 fn known(state: TaskState, attempt: u32) -> TaskStatus {
@@ -43,6 +43,8 @@ fn name(effect: &Effect) -> String {
         Effect::Stop { grace_ms } => format!("Stop({grace_ms})"),
         Effect::Clear { attempt } => format!("Clear({attempt})"),
         Effect::Claim => "Claim".to_owned(),
+        Effect::Watch { known, .. } => format!("Watch({})", known.as_str()),
+        Effect::LookAway => "LookAway".to_owned(),
         Effect::Release => "Release".to_owned(),
         Effect::Clean { attempts } => format!("Clean{attempts:?}"),
     }

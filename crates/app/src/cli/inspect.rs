@@ -13,6 +13,7 @@ use warren_model::service::{
 use warren_proto::v1;
 
 use super::failure::Failure;
+use super::health::health_json;
 use super::placing::{placement_json, resources_json};
 
 /// A service as `inspect` shows it.
@@ -92,6 +93,7 @@ fn spec_json(spec: &ServiceSpec) -> Value {
         "ports": ports,
         "networks": networks,
         "placement": placement_json(&spec.placement),
+        "health": health_json(spec),
         "endpoint": {
             "mode": spec.endpoint.mode.as_str(),
             "affinity": spec.endpoint.affinity.as_str(),

@@ -17,6 +17,7 @@ use std::net::Ipv4Addr;
 
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
+use warren_model::health::{Health, HealthState};
 use warren_model::id::{ClusterId, NetworkId, NodeId, PolicyId, ServiceId, TaskId};
 use warren_model::network::{NetworkSpec, VipHolder};
 use warren_model::node::{Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus};
@@ -200,6 +201,11 @@ fn status(words: &[&str]) -> TaskStatus {
     for word in &words[1..] {
         match word.split_once('=').unwrap() {
             ("error", error) => status.error = Some(error.into()),
+            ("health", health) => {
+                let (state, since) = health.split_once('@').unwrap_or((health, "5"));
+                let state = HealthState::ALL.into_iter().find(|s| s.as_str() == state).unwrap();
+                status.health = Some(Health { state, since: Time(since.parse().unwrap()) });
+            }
             ("since", since) => status.since = Time(since.parse().unwrap()),
             other => panic!("unknown option {other:?}"),
         }
