@@ -122,6 +122,8 @@ impl Machine {
                 }
                 return vec![];
             }
+            // Of such a container nothing is asked once it was well.
+            HealthState::Unhealthy if self.gate == Gate::Once => return vec![],
             HealthState::Unhealthy => {}
         }
         self.found(HealthState::Unhealthy, now);

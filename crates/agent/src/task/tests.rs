@@ -1,16 +1,18 @@
 //! Steps of a single task.
 
+use warren_model::health::Health;
 use warren_model::service::{RestartCondition, RestartPolicy};
 
 use super::*;
 
 mod cut_off;
+mod health;
 
 /// A machine driven by words; each word prints what it caused and, where it moved, the state.
 ///
 /// Events: `prepared` `prepare-failed` `port-taken` `no-image` `started` `start-failed`
 /// `bad-command` `published` `refused` `exit:CODE` `oom` `lost` `cleared:N` `released` `cleaned`
-/// `ports` `freed` `claimed` `claim-failed` `cut` `heard` `stop` `remove` `forget` `trouble`; `+MS` lets time pass
+/// `well` `ill[:starting]` `gate:open|once` `ports` `freed` `claimed` `claim-failed` `cut` `heard` `stop` `remove` `forget` `trouble`; `+MS` lets time pass
 /// and wakes the machine if it asked for it.
 struct Script {
     machine: Machine,
@@ -114,6 +116,16 @@ impl Script {
             ("freed", _) => Event::PortsFreed,
             ("claimed", _) => Event::Claimed,
             ("claim-failed", _) => Event::ClaimFailed(word.to_owned()),
+            ("well", _) => Event::Health { state: HealthState::Healthy, output: None },
+            ("ill", state) => {
+                let output = Some("ill".into());
+                let starts = state == "starting";
+                let state = if starts { HealthState::Starting } else { HealthState::Unhealthy };
+                Event::Health { state, output }
+            }
+            ("gate", gate) => {
+                Event::Gate(if gate == "open" { Gate::Open } else { Gate::Once })
+            }
             ("trouble", _) => Event::Trouble(word.to_owned()),
             ("cut", _) => Event::CutOff("no manager".to_owned()),
             ("heard", _) => Event::Heard,

@@ -28,7 +28,7 @@ use warren_model::{NodeId, ServiceId, TaskId, TaskTemplate, Time};
 use warren_proto::v1;
 use warren_trust::KeyFile;
 
-use crate::fake::{FakeHosts, FakeImages, FakeNames, FakeNetTable, FakeNetwork};
+use crate::fake::{FakeHosts, FakeProbes, FakeImages, FakeNames, FakeNetTable, FakeNetwork};
 use crate::{Agent, LocalManager, ManagerAddress, Options};
 use manager::{Manager, Managers, Session};
 use runtime::Pretend;
@@ -76,6 +76,7 @@ struct Bench {
     net_table: Arc<FakeNetTable>,
     names: Arc<FakeNames>,
     hosts: Arc<FakeHosts>,
+    probes: Arc<FakeProbes>,
     clock: Arc<QuietClock>,
     dir: tempfile::TempDir,
     agent: Option<Agent>,
@@ -103,6 +104,7 @@ impl Bench {
             net_table: Arc::default(),
             names: Arc::default(),
             hosts: Arc::default(),
+            probes: Arc::default(),
             clock,
             dir: tempfile::tempdir().unwrap(),
             agent: None,
@@ -131,6 +133,7 @@ impl Bench {
             tunnel: None,
             name_server: None,
             resolve: self.hosts.clone(),
+            probes: self.probes.clone(),
             overlay_device: "w-test".to_owned(),
             ipv6: true,
             data_dir: self.dir.path().to_owned(),
