@@ -194,7 +194,7 @@ fn new_task(id: &str, place: &str, words: &[&str], address: Option<Ipv4Addr>) ->
     }
 }
 
-fn status(words: &[&str]) -> TaskStatus {
+pub(crate) fn status(words: &[&str]) -> TaskStatus {
     let (state, attempt) = words[0].split_once('#').unwrap();
     let mut status = TaskStatus::new(state_named(state), Time(5));
     status.attempt = attempt.parse().unwrap();

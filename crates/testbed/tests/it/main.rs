@@ -12,6 +12,7 @@ mod doctor;
 mod edge;
 mod failover;
 mod formation;
+mod health;
 mod machines;
 mod names;
 mod network;

@@ -45,7 +45,7 @@ fn a_start_is_looked_at_closely() {
     // An eighth of what it took, and no more than was said.
     check(fresh(DECLARED), "20*n", "+13");
     check(fresh(DECLARED), "40*n", "+145");
-    check(fresh(DECLARED), "60*n", "+500");
+    check(fresh(DECLARED), "52*n", "+500");
     let exec = Rhythm { is_exec: true, ..DECLARED };
     check(fresh(exec), "2*n", "+50");
 }

@@ -1,0 +1,208 @@
+//! Health of containers, on several nodes: who is out of rotation, when, and what becomes of it.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use warren_testbed::{Cluster, Options};
+
+use crate::names::dig;
+use crate::pods::Pod;
+use crate::support::{PAGE, SOON, holds, refused};
+
+const PORT: u16 = 8080;
+/// Of the checks here.
+const INTERVAL: &str = "200ms";
+
+fn form() -> Result<Cluster> {
+    Cluster::form(1, 2, &Options { hybrid: true, ..Options::default() })
+}
+
+/// Tasks of a service that are wanted, once they have this health, sorted by slot.
+fn become_so(cluster: &Cluster, service: &str, expected: &[&str]) -> Result<Vec<Value>> {
+    cluster.until(&format!("{service} is {expected:?}"), SOON, || {
+        let mut tasks = cluster.tasks(service)?;
+        tasks.sort_by_key(|task| task["slot"].as_u64());
+        let health: Vec<&str> = tasks.iter().filter_map(|task| task["health"].as_str()).collect();
+        let runs = tasks.iter().all(|task| task["state"] == "running");
+        if runs && health == expected {
+            return Ok(Some(tasks));
+        }
+        bail!("{tasks:?}")
+    })
+}
+
+/// Containers that answer at a node's published port, asked some times.
+fn answering(cluster: &Cluster, node: &str) -> Result<BTreeSet<String>> {
+    let at = cluster.node(node)?.host().socket(PORT);
+    let ask = |_| cluster.hub().get(at, "/").map_or("nobody".to_owned(), |answer| page_of(&answer.body));
+    Ok((0..12).map(ask).map(|page| page.trim().to_owned()).collect())
+}
+
+fn page_of(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).into_owned()
+}
+
+/// By the name that its page says.
+fn pod(cluster: &Cluster, task: &Value) -> Result<Pod> {
+    let name = task["id"].as_str().context("id")?[..12].to_owned();
+    Ok(Pod { name, ..Pod::of(cluster, task)? })
+}
+
+fn all_lead_to(cluster: &Cluster, expected: &[&Pod]) -> Result<Duration> {
+    let mut names: BTreeSet<String> = expected.iter().map(|pod| pod.name.clone()).collect();
+    if names.is_empty() {
+        names.insert("nobody".to_owned());
+    }
+    let start = Instant::now();
+    for node in cluster.nodes() {
+        cluster.until(&format!("{} leads to {names:?}", node.name()), SOON, || {
+            let found = answering(cluster, node.name())?;
+            if found == names { Ok(Some(())) } else { bail!("{found:?}") }
+        })?;
+    }
+    Ok(start.elapsed())
+}
+
+fn addresses(pods: &[&Pod]) -> Vec<String> {
+    let mut all: Vec<String> = pods.iter().map(|pod| pod.v4.to_string()).collect();
+    all.sort();
+    all
+}
+
+fn becomes(cluster: &Cluster, client: &Pod, expected: &[String]) -> Result<()> {
+    cluster.until(&format!("tasks.web is {expected:?}"), SOON, || {
+        let said = dig(client, "tasks.web", "A")?;
+        if said == expected { Ok(Some(())) } else { bail!("{said:?}") }
+    })
+}
+
+#[test]
+fn host_who_is_unhealthy_is_out_of_rotation_everywhere() -> Result<()> {
+    let cluster = form()?;
+    let manager = cluster.asked()?;
+    let flags = [
+        &["--replicas", "2", "-p", "8080:80", "--health-http", "/health"][..],
+        &["--health-interval", INTERVAL, "--health-retries", "2", "--health-action", "none"],
+    ];
+    let page = format!("echo fine > /www/health; {PAGE}");
+    cluster.create("web", &flags.concat(), &["sh", "-c", &page])?;
+    let tasks = become_so(&cluster, "web", &["healthy"; 2])?;
+    let pods: Vec<Pod> =
+        tasks.iter().map(|task| pod(&cluster, task)).collect::<Result<_>>()?;
+    let (first, second) = (&pods[0], &pods[1]);
+    cluster.create("client", &["--replicas", "1"], &["sleep", "600"])?;
+    let client = Pod::of(&cluster, &cluster.wait_running("client", 1, SOON)?[0])?;
+    all_lead_to(&cluster, &[first, second])?;
+    becomes(&cluster, &client, &addresses(&[first, second]))?;
+    // Nobody may reach it, but the node itself may ask.
+    manager.ok(&["policy", "create", "shut", "--action", "deny", "--to", "web", "--from", "client"])?;
+
+    manager.ok(&["exec", "web.1", "rm", "/www/health"])?;
+    let sick = become_so(&cluster, "web", &["unhealthy", "healthy"])?;
+    let error = sick[0]["error"].as_str().context("why")?;
+    assert!(error.starts_with("GET /health: status 404"), "{error}");
+    let took = all_lead_to(&cluster, &[second])?;
+    eprintln!("out of rotation on all nodes {took:?} after it was seen in the listing");
+    becomes(&cluster, &client, &addresses(&[second]))?;
+    manager.ok(&["exec", "web.2", "rm", "/www/health"])?;
+    become_so(&cluster, "web", &["unhealthy"; 2])?;
+    // Nobody rather than somebody who says that it cannot.
+    all_lead_to(&cluster, &[])?;
+    becomes(&cluster, &client, &[])?;
+    let rows = manager.json(&["service", "ls"])?;
+    let row = rows.iter().find(|row| row["name"] == "web").context("web")?;
+    assert_eq!((&row["running"], &row["desired"]), (&0.into(), &2.into()));
+    refused(manager, &["wait", "service", "web", "--timeout", "0s"], 1)?;
+
+    for slot in ["web.1", "web.2"] {
+        manager.ok(&["exec", slot, "sh", "-c", "echo fine > /www/health"])?;
+    }
+    let well = become_so(&cluster, "web", &["healthy"; 2])?;
+    all_lead_to(&cluster, &[first, second])?;
+    becomes(&cluster, &client, &addresses(&[first, second]))?;
+    // Nobody touched the containers.
+    let identity = |tasks: &[Value]| crate::support::identities(tasks);
+    assert_eq!(identity(&well), identity(&tasks));
+    let events = manager.json(&["events"])?;
+    let health = events.iter().filter(|event| event["action"] == "health");
+    let said: Vec<&str> = health.filter_map(|event| event["message"].as_str()).collect();
+    assert!(said.iter().any(|said| said.starts_with("running (unhealthy): GET")), "{said:?}");
+    assert!(said.contains(&"running (healthy)"), "{said:?}");
+    Ok(())
+}
+
+#[test]
+fn host_what_fails_its_check_is_restarted_in_place() -> Result<()> {
+    let cluster = form()?;
+    let manager = cluster.asked()?;
+    let flags = [
+        &["--replicas", "1", "--health-cmd", "test ! -e /tmp/sick", "--stop-signal", "KILL"][..],
+        &["--health-interval", INTERVAL, "--health-retries", "1", "--restart-delay", "0s"],
+    ];
+    cluster.create("job", &flags.concat(), &["sleep", "600"])?;
+    let before = become_so(&cluster, "job", &["healthy"])?;
+    manager.ok(&["exec", "job.1", "touch", "/tmp/sick"])?;
+    let after = cluster.until("it is restarted", SOON, || {
+        let tasks = become_so(&cluster, "job", &["healthy"])?;
+        Ok((tasks[0]["attempt"] != before[0]["attempt"]).then_some(tasks))
+    })?;
+    assert_eq!(after[0]["id"], before[0]["id"]);
+    assert_eq!(after[0]["restarts"], 1);
+    let events = manager.json(&["events"])?;
+    let unhealthy = events.iter().filter(|event| event["action"] == "health");
+    let said: Vec<&str> = unhealthy.filter_map(|event| event["message"].as_str()).collect();
+    assert!(said.iter().any(|said| said.contains("unhealthy): exit code 1")), "{said:?}");
+
+    // One that hangs is killed with its children, and never asked twice at once.
+    let change = ["--health-cmd", "sleep 300; true", "--health-timeout", "300ms"];
+    let keep = ["--health-action", "none", "--health-start-period", "0s", "--detach"];
+    manager.ok(&[&["service", "update", "job"][..], &change, &keep].concat())?;
+    let hung = become_so(&cluster, "job", &["healthy", "unhealthy"])
+        .or_else(|_| become_so(&cluster, "job", &["unhealthy"]))?;
+    let error = hung.iter().find_map(|task| task["error"].as_str()).context("why")?;
+    assert!(error.starts_with("no answer within 300ms"), "{error}");
+    let slot = manager.json(&["service", "ps", "job"])?;
+    let new = slot.iter().find(|task| task["health"] == "unhealthy").context("the new one")?;
+    let id = new["id"].as_str().context("id")?;
+    holds("no more than two programs at once", Duration::from_secs(2), || {
+        let said = manager.ok(&["exec", id, "sh", "-c", "ps | grep -c '[s]leep 300'"]);
+        // None at all makes grep fail.
+        let count = said.map_or(0, |said| said.trim().parse::<usize>().unwrap_or(usize::MAX));
+        Ok(count <= 2)
+    })
+}
+
+#[test]
+fn host_a_port_that_nobody_listens_at_is_out_of_rotation() -> Result<()> {
+    let cluster = form()?;
+    let manager = cluster.asked()?;
+    let page = format!("while [ ! -e /tmp/go ]; do sleep 0.05; done; {PAGE}");
+    cluster.create("web", &["--replicas", "1", "-p", "8080:80"], &["sh", "-c", &page])?;
+    let tasks = become_so(&cluster, "web", &["starting"])?;
+    assert_eq!(tasks[0]["health_implicit"], true);
+    cluster.until("it is said why", SOON, || {
+        let tasks = cluster.tasks("web")?;
+        let error = tasks[0]["error"].as_str().unwrap_or_default().to_owned();
+        Ok(error.contains("connection refused").then_some(()))
+    })?;
+    all_lead_to(&cluster, &[])?;
+    refused(manager, &["wait", "service", "web", "--timeout", "0s"], 1)?;
+    manager.ok(&["exec", "web.1", "touch", "/tmp/go"])?;
+    manager.ok(&["wait", "service", "web", "--timeout", "20s"])?;
+    let tasks = become_so(&cluster, "web", &["healthy"])?;
+    assert_eq!((&tasks[0]["attempt"], &tasks[0]["error"]), (&1.into(), &Value::Null));
+    all_lead_to(&cluster, &[&pod(&cluster, &tasks[0])?])?;
+    // A port that was wrong is put right without another container.
+    cluster.create("api", &["--replicas", "1", "-p", "8081:81"], &["sh", "-c", PAGE])?;
+    become_so(&cluster, "api", &["starting"])?;
+    let right = ["--publish-rm", "81", "--publish-add", "8081:80"];
+    manager.ok(&[&["service", "update", "api"][..], &right].concat())?;
+    let tasks = become_so(&cluster, "api", &["healthy"])?;
+    assert_eq!(tasks[0]["attempt"], 1);
+    // Nothing is asked: in rotation as soon as it runs.
+    cluster.create("off", &["--no-healthcheck", "-p", "8082:80"], &["sleep", "600"])?;
+    manager.ok(&["wait", "service", "off", "--timeout", "20s"])?;
+    become_so(&cluster, "off", &["none"]).map(drop)
+}
