@@ -70,11 +70,11 @@ fn what_is_wrong_is_said() {
     );
     refused(
         HealthSpec { interval_ms: 9, ..http("/") },
-        "health_interval: \"9ms\" is not between 10ms and 24h",
+        "health_interval: \"9ms\" is not between 10ms and 1d",
     );
     refused(
         HealthSpec { timeout_ms: 0, ..http("/") },
-        "health_timeout: \"0s\" is not between 1ms and 24h",
+        "health_timeout: \"0s\" is not between 1ms and 1d",
     );
     refused(
         HealthSpec { retries: 0, ..http("/") },

@@ -244,7 +244,7 @@ fn a_rollout_waits_for_health() {
         counts web => 2/2
         progress web => converged
         update web image=b
-        plan => +web.1/2@b
+        plan => +web.1/2@a
         begins web.1
         plan =>
         wait 600s
@@ -255,7 +255,7 @@ fn a_rollout_waits_for_health() {
         counts web => 2/2
         progress web => 1 unhealthy, 1 to be updated, 1 to be stopped
         healthy web.1
-        plan => -web.1 +web.2/2@a
+        plan => -web.1 +web.2/2@b
         healthy web.2
         plan => -web.2
         progress web => converged",
@@ -302,7 +302,7 @@ fn unhealthy_tasks_are_not_replaced_while_they_run() {
         progress web => converged
         fail web.1
         wait 1s
-        plan => -web.1 +web.1@a",
+        plan => -web.1 +web.1@b",
     );
     // Those that do not work are renewed first.
     check(

@@ -126,7 +126,7 @@ async fn contradictions() {
     check("service create a --image nginx --health-tcp 80 --health-interval 1ms", expect![[r#"
         exit 2
         --- err
-        error: --health-interval: "1ms" is not between 10ms and 24h
+        error: --health-interval: "1ms" is not between 10ms and 1d
     "#]]).await;
     check("service create a --image nginx --health-cmd '[\"/check\"'", expect![[r#"
         exit 2
