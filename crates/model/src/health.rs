@@ -156,7 +156,9 @@ pub enum Gate<'a> {
     /// Nothing: it is ready when it runs.
     Open,
     /// Once it accepts a connection on this port it is ready, until it ends.
-    Implicit { port: u16 },
+    Implicit {
+        port: u16,
+    },
     Explicit(&'a HealthSpec),
 }
 

@@ -60,7 +60,16 @@ pub struct TaskStatus {
 
 impl TaskStatus {
     pub fn new(state: TaskState, since: Time) -> Self {
-        Self { state, since, attempt: 0, pid: 0, started: None, exit: None, error: None, health: None }
+        Self {
+            state,
+            since,
+            attempt: 0,
+            pid: 0,
+            started: None,
+            exit: None,
+            error: None,
+            health: None,
+        }
     }
 
     /// Whether it does its work: it runs, and is healthy where that is to be found out.

@@ -18,7 +18,8 @@ const ANSWER_BYTES: usize = 4096;
 pub(super) async fn ask(at: SocketAddr, service: &str) -> Result<(), String> {
     let endpoint = Endpoint::from_shared(format!("http://{at}")).map_err(|e| chain(&e))?;
     let endpoint = endpoint.user_agent("warren-health").map_err(|e| chain(&e))?;
-    let channel = endpoint.connect().await.map_err(|e| format!("connect to {at}: {}", chain(&e)))?;
+    let channel =
+        endpoint.connect().await.map_err(|e| format!("connect to {at}: {}", chain(&e)))?;
     let mut client = HealthClient::new(channel).max_decoding_message_size(ANSWER_BYTES);
     let request = HealthCheckRequest { service: service.to_owned() };
     let named = || match service {

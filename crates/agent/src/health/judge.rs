@@ -77,7 +77,13 @@ pub(crate) struct Judge {
 impl Judge {
     /// A container that has run for `ran_ms`. One that is not known to start is first asked within
     /// an interval, at a moment that `lot` decides: a thousand of them not all at once.
-    pub(crate) fn new(rhythm: Rhythm, state: HealthState, ran_ms: u64, now_ms: u64, lot: u64) -> Self {
+    pub(crate) fn new(
+        rhythm: Rhythm,
+        state: HealthState,
+        ran_ms: u64,
+        now_ms: u64,
+        lot: u64,
+    ) -> Self {
         let wait_ms = match state {
             HealthState::Starting => 0,
             HealthState::Healthy | HealthState::Unhealthy => {

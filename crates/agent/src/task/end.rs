@@ -42,8 +42,7 @@ impl Machine {
                 self.restarts = restarts;
                 if after_ms > 0 {
                     let pause = format_duration_ms(after_ms);
-                    self.status.error =
-                        Some(format!("{why}; restarts after {pause}").into());
+                    self.status.error = Some(format!("{why}; restarts after {pause}").into());
                 }
                 self.restart(after_ms, now)
             }

@@ -123,9 +123,7 @@ impl Script {
                 let state = if starts { HealthState::Starting } else { HealthState::Unhealthy };
                 Event::Health { state, output }
             }
-            ("gate", gate) => {
-                Event::Gate(if gate == "open" { Gate::Open } else { Gate::Once })
-            }
+            ("gate", gate) => Event::Gate(if gate == "open" { Gate::Open } else { Gate::Once }),
             ("trouble", _) => Event::Trouble(word.to_owned()),
             ("cut", _) => Event::CutOff("no manager".to_owned()),
             ("heard", _) => Event::Heard,

@@ -4,6 +4,7 @@
 //! pauses pass as soon as everybody waits and no test sleeps.
 
 mod alone;
+mod health;
 mod host;
 mod lifecycle;
 mod manager;
@@ -28,7 +29,7 @@ use warren_model::{NodeId, ServiceId, TaskId, TaskTemplate, Time};
 use warren_proto::v1;
 use warren_trust::KeyFile;
 
-use crate::fake::{FakeHosts, FakeProbes, FakeImages, FakeNames, FakeNetTable, FakeNetwork};
+use crate::fake::{FakeHosts, FakeImages, FakeNames, FakeNetTable, FakeNetwork, FakeProbes};
 use crate::{Agent, LocalManager, ManagerAddress, Options};
 use manager::{Manager, Managers, Session};
 use runtime::Pretend;

@@ -111,9 +111,9 @@ fn header(text: &str) -> Result<(String, String), String> {
 fn status(text: &str) -> Result<(u16, u16), String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (first.parse().ok(), last.parse().ok());
-    first.zip(last).ok_or_else(|| {
-        format!("{text:?} is not a status or a range of them, e.g. 204 or 200-399")
-    })
+    first
+        .zip(last)
+        .ok_or_else(|| format!("{text:?} is not a status or a range of them, e.g. 204 or 200-399"))
 }
 
 /// Words, if it is a JSON array of them.
@@ -240,8 +240,10 @@ impl HealthFlags {
         let http = |flag: &str, target: &Target, tls: bool| {
             let port = target.port.or_else(|| first_tcp(ports)).ok_or_else(|| {
                 let path = &target.path;
-                Failure::input(format!("{flag}: {path:?} has no port, and no TCP port is published"))
-                    .hint(format!("name the port in the container: {flag} {path}:8080"))
+                Failure::input(format!(
+                    "{flag}: {path:?} has no port, and no TCP port is published"
+                ))
+                .hint(format!("name the port in the container: {flag} {path}:8080"))
             })?;
             Ok(Some(Probe::Http(HttpProbe { tls, ..HttpProbe::new(port, target.path.clone()) })))
         };

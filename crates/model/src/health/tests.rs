@@ -59,7 +59,10 @@ fn defaults_are_allowed() {
 
 #[test]
 fn what_is_wrong_is_said() {
-    refused(HealthSpec::new(Probe::Tcp { port: 0 }), "health_tcp: \"0\" is no port, allowed are 1 to 65535");
+    refused(
+        HealthSpec::new(Probe::Tcp { port: 0 }),
+        "health_tcp: \"0\" is no port, allowed are 1 to 65535",
+    );
     refused(
         http("healthz"),
         "health_http: \"healthz\" is not a path such as /healthz: it begins with / and has no spaces",
@@ -83,9 +86,8 @@ fn what_is_wrong_is_said() {
     refused(exec(&[]), "health_cmd: \"\" names no program");
     refused(exec(&[" "]), "health_cmd: \" \" names no program");
     refused(exec(&["a\0b"]), "health_cmd: \"a\\\\0b\" contains a zero byte");
-    let status = |status| {
-        HealthSpec::new(Probe::Http(HttpProbe { status, ..HttpProbe::new(80, "/") }))
-    };
+    let status =
+        |status| HealthSpec::new(Probe::Http(HttpProbe { status, ..HttpProbe::new(80, "/") }));
     let range = "is not a range of status codes from 100 to 599, such as 200-399";
     refused(status((300, 200)), &format!("health_status: \"300-200\" {range}"));
     refused(status((200, 600)), &format!("health_status: \"200-600\" {range}"));

@@ -21,9 +21,9 @@
 
 use std::collections::BTreeSet;
 
-use warren_model::health::{Health, HealthState};
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
+use warren_model::health::{Health, HealthState};
 use warren_model::id::{ClusterId, NetworkId, NodeId, ServiceId};
 use warren_model::network::NetworkSpec;
 use warren_model::node::{Availability, Description, Node, NodeStatus};

@@ -4,6 +4,9 @@ use proptest::prelude::*;
 use prost::Message;
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
 use warren_model::event::{Action, Event, Kind};
+use warren_model::health::{
+    Health, HealthAction, HealthSpec, HealthState, Healthcheck, HttpProbe, Probe,
+};
 use warren_model::ipv6::Subnet6;
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
@@ -17,9 +20,6 @@ use warren_model::service::{
     Affinity, Attachment, Endpoint, EndpointMode, Limits, LogOptions, Mode, OnDisconnect, PortSpec,
     Protocol, PublishMode, RestartCondition, RestartPolicy, Service, ServiceSpec, TaskTemplate,
     UpdateOrder, UpdatePolicy,
-};
-use warren_model::health::{
-    Health, HealthAction, HealthSpec, HealthState, Healthcheck, HttpProbe, Probe,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_model::{

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 use warren_base::rng::{Rng, SeededRng};
-use warren_model::health::{HealthAction, HealthSpec, Healthcheck, Probe};
 use warren_model::ServiceSpec;
+use warren_model::health::{HealthAction, HealthSpec, Healthcheck, Probe};
 use warren_model::service::{
     Attachment, Endpoint, EndpointMode, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
     RestartPolicy, TaskTemplate, UpdateOrder, UpdatePolicy,

@@ -36,7 +36,8 @@ fn become_so(cluster: &Cluster, service: &str, expected: &[&str]) -> Result<Vec<
 /// Containers that answer at a node's published port, asked some times.
 fn answering(cluster: &Cluster, node: &str) -> Result<BTreeSet<String>> {
     let at = cluster.node(node)?.host().socket(PORT);
-    let ask = |_| cluster.hub().get(at, "/").map_or("nobody".to_owned(), |answer| page_of(&answer.body));
+    let ask =
+        |_| cluster.hub().get(at, "/").map_or("nobody".to_owned(), |answer| page_of(&answer.body));
     Ok((0..12).map(ask).map(|page| page.trim().to_owned()).collect())
 }
 
@@ -97,8 +98,7 @@ fn host_who_is_unhealthy_is_out_of_rotation_everywhere() -> Result<()> {
     let page = format!("echo fine > /www/health; {PAGE}");
     cluster.create("web", &flags.concat(), &["sh", "-c", &page])?;
     let tasks = become_so(&cluster, "web", &["healthy"; 2])?;
-    let pods: Vec<Pod> =
-        tasks.iter().map(|task| pod(&cluster, task)).collect::<Result<_>>()?;
+    let pods: Vec<Pod> = tasks.iter().map(|task| pod(&cluster, task)).collect::<Result<_>>()?;
     let (first, second) = (&pods[0], &pods[1]);
     cluster.create("client", &["--replicas", "1"], &["sleep", "600"])?;
     let client = Pod::of(&cluster, &cluster.wait_running("client", 1, SOON)?[0])?;
@@ -172,7 +172,11 @@ fn host_what_fails_its_check_is_restarted_in_place() -> Result<()> {
     holds("one probe at a time: a shell and its child", Duration::from_secs(2), || {
         let list = "for p in /proc/[0-9]*/cmdline; do /bin/busybox tr '\\0' ' ' < $p; echo; done";
         let said = manager.ok(&["exec", id, "sh", "-c", list])?;
-        Ok(said.lines().filter(|line| line.contains("sleep 300") && !line.contains("/proc")).count() <= 3)
+        Ok(said
+            .lines()
+            .filter(|line| line.contains("sleep 300") && !line.contains("/proc"))
+            .count()
+            <= 3)
     })
 }
 

@@ -58,7 +58,10 @@ fn unhealthy_is_stopped_as_if_it_had_failed() {
     let script = fresh(Policy { gate: RESTART, ..policy }).run(begun);
     assert_eq!(script.machine.attempt(), 2);
     let script = script.run("cleared:1 prepared started ill published exit:0 released");
-    assert_eq!((script.machine.status().state, script.error()), (TaskState::Failed, "unhealthy: ill"));
+    assert_eq!(
+        (script.machine.status().state, script.error()),
+        (TaskState::Failed, "unhealthy: ill")
+    );
 }
 
 #[test]
@@ -126,13 +129,38 @@ fn adopted(gate: Gate, health: Option<HealthState>, state: TaskState, expected: 
 fn adoption_goes_on_from_what_is_known() {
     use HealthState::{Healthy, Starting, Unhealthy};
     let run = TaskState::Running;
-    adopted(KEEP, Some(Healthy), run, "Wait Claim Watch(healthy) running#1 running (healthy) serves");
+    adopted(
+        KEEP,
+        Some(Healthy),
+        run,
+        "Wait Claim Watch(healthy) running#1 running (healthy) serves",
+    );
     // Of a version that asked nobody: what serves goes on serving.
     adopted(KEEP, None, run, "Wait Claim Watch(healthy) running#1 running (healthy) serves");
-    adopted(KEEP, Some(Starting), run, "Wait Claim Watch(starting) running#1 running (starting) waits");
-    adopted(KEEP, Some(Unhealthy), run, "Wait Claim Watch(unhealthy) running#1 running (unhealthy) waits");
-    adopted(KEEP, None, TaskState::Starting, "Wait Claim Watch(starting) running#1 running (starting) waits");
+    adopted(
+        KEEP,
+        Some(Starting),
+        run,
+        "Wait Claim Watch(starting) running#1 running (starting) waits",
+    );
+    adopted(
+        KEEP,
+        Some(Unhealthy),
+        run,
+        "Wait Claim Watch(unhealthy) running#1 running (unhealthy) waits",
+    );
+    adopted(
+        KEEP,
+        None,
+        TaskState::Starting,
+        "Wait Claim Watch(starting) running#1 running (starting) waits",
+    );
     adopted(ONCE, Some(Healthy), run, "Wait Claim running#1 running (healthy) serves");
-    adopted(ONCE, Some(Starting), run, "Wait Claim Watch(starting) running#1 running (starting) waits");
+    adopted(
+        ONCE,
+        Some(Starting),
+        run,
+        "Wait Claim Watch(starting) running#1 running (starting) waits",
+    );
     adopted(Gate::Open, Some(Starting), run, "Wait Claim running#1 running serves");
 }

@@ -12,9 +12,8 @@ use super::say;
 async fn check(line: &str, expected: Expect) {
     let node = FakeNode::start(World { services: vec![web()], ..World::default() });
     let mut said = say(&node, line).await.all();
-    let (created, updated) = node.world(|world| {
-        (std::mem::take(&mut world.created), std::mem::take(&mut world.updated))
-    });
+    let (created, updated) = node
+        .world(|world| (std::mem::take(&mut world.created), std::mem::take(&mut world.updated)));
     let specs = created.into_iter().map(|wire| wire.spec);
     for spec in specs.chain(updated.into_iter().map(|wire| wire.spec)) {
         let spec = ServiceSpec::try_from(spec.unwrap()).unwrap();
@@ -25,24 +24,36 @@ async fn check(line: &str, expected: Expect) {
 
 #[tokio::test]
 async fn checks() {
-    check("service create a -d --image nginx", expect![[r#"
+    check(
+        "service create a -d --image nginx",
+        expect![[r#"
         exit 0
         --- out
         0c1g60r30c1g60r3
         check {"declared":false,"probe":"none"}
-    "#]]).await;
-    check("service create a -d --image nginx -p 53:53/udp -p 8080:80", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service create a -d --image nginx -p 53:53/udp -p 8080:80",
+        expect![[r#"
         exit 0
         --- out
         0c1g60r30c1g60r3
         check {"action":"none","declared":false,"probe":"tcp 80","until":"the first success"}
-    "#]]).await;
-    check("service create a -d --image nginx -p 8080:80 --no-healthcheck", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service create a -d --image nginx -p 8080:80 --no-healthcheck",
+        expect![[r#"
         exit 0
         --- out
         0c1g60r30c1g60r3
         check {"declared":true,"probe":"none"}
-    "#]]).await;
+    "#]],
+    )
+    .await;
     check("service create a -d --image nginx -p 8080:80 --health-http /ok --health-header Host=x.example --health-status 200-299", expect![[r#"
         exit 0
         --- out
@@ -65,7 +76,7 @@ async fn checks() {
     ] {
         let node = FakeNode::start(World::default());
         let said = say(&node, &format!("service create a -d --image nginx {flags}")).await;
-        assert_eq!(said.exit, 0, "{said:?}");
+        assert_eq!(said.exit, 0, "{}", said.err);
         let spec = node.world(|world| world.created[0].spec.clone().unwrap());
         let spec = ServiceSpec::try_from(spec).unwrap();
         assert_eq!(crate::cli::health::health_json(&spec)["probe"], probe);
@@ -80,54 +91,86 @@ async fn changes() {
         web
         check {"action":"restart","declared":true,"interval":"5s","probe":"tcp 80","retries":5,"start_interval":"1s","start_period":"30s","timeout":"2s"}
     "#]]).await;
-    check("service update web -d --no-healthcheck", expect![[r#"
+    check(
+        "service update web -d --no-healthcheck",
+        expect![[r#"
         exit 0
         --- out
         web
         check {"declared":true,"probe":"none"}
-    "#]]).await;
-    check("service update web -d --health-interval 1s", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service update web -d --health-interval 1s",
+        expect![[r#"
         exit 2
         --- err
         error: --health-interval is of no use without a check
         hint: say what to ask: --health-http, --health-tcp, --health-grpc or --health-cmd
-    "#]]).await;
+    "#]],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn contradictions() {
-    check("service create a --image nginx --health-tcp 80 --health-http /ok:80", expect![[r#"
+    check(
+        "service create a --image nginx --health-tcp 80 --health-http /ok:80",
+        expect![[r#"
         exit 2
         --- err
         error: --health-tcp cannot be given beside --health-http
         hint: one check a service; a command may look at several things
-    "#]]).await;
-    check("service create a --image nginx --no-healthcheck --health-retries 2", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service create a --image nginx --no-healthcheck --health-retries 2",
+        expect![[r#"
         exit 2
         --- err
         error: --no-healthcheck cannot be given beside --health-retries
-    "#]]).await;
-    check("service create a --image nginx --health-cmd '' --health-retries 2", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service create a --image nginx --health-cmd '' --health-retries 2",
+        expect![[r#"
         exit 2
         --- err
         error: --health-retries cannot be given beside --health-cmd '', which takes the check back
-    "#]]).await;
-    check("service create a --image nginx -p 53:53/udp --health-http /ok", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service create a --image nginx -p 53:53/udp --health-http /ok",
+        expect![[r#"
         exit 2
         --- err
         error: --health-http: "/ok" has no port, and no TCP port is published
         hint: name the port in the container: --health-http /ok:8080
-    "#]]).await;
-    check("service create a --image nginx --health-tcp 80 --health-status 200", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service create a --image nginx --health-tcp 80 --health-status 200",
+        expect![[r#"
         exit 2
         --- err
         error: --health-status is for --health-http and --health-https, the check is tcp 80
-    "#]]).await;
-    check("service create a --image nginx --health-tcp 80 --health-interval 1ms", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "service create a --image nginx --health-tcp 80 --health-interval 1ms",
+        expect![[r#"
         exit 2
         --- err
         error: --health-interval: "1ms" is not between 10ms and 1d
-    "#]]).await;
+    "#]],
+    )
+    .await;
     check("service create a --image nginx --health-cmd '[\"/check\"'", expect![[r#"
         exit 2
         --- err
@@ -144,9 +187,13 @@ async fn contradictions() {
     ] {
         let node = FakeNode::start(World::default());
         let line = format!("service create a --image nginx -p 1:1 --health-http /a {flag}");
-        let line = if flag.starts_with("--health-http") { line.replace(" --health-http /a", "") } else { line };
+        let line = if flag.starts_with("--health-http") {
+            line.replace(" --health-http /a", "")
+        } else {
+            line
+        };
         let heard = say(&node, &line).await;
-        assert!(heard.exit == 2 && heard.err.contains(said), "{flag}: {heard:?}");
+        assert!(heard.exit == 2 && heard.err.contains(said), "{flag}: {}", heard.err);
     }
 }
 
@@ -172,7 +219,8 @@ async fn health_is_shown() {
         web.1 running healthy false
         web.2 running starting true
         web.3 running unhealthy false
-    "#]].assert_eq(&said.out);
+    "#]]
+    .assert_eq(&said.out);
     let said = say(&node, "service ps web").await;
     for shown in ["running (healthy) ", "running (starting, implicit) ", "running (unhealthy) "] {
         assert!(said.out.contains(shown), "{}", said.out);
