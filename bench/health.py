@@ -21,11 +21,12 @@ SECONDS = int(os.environ.get('WARREN_BENCH_SECONDS', 20))
 INTERVAL_MS = 500
 CONTAINERS, RATE = 20, 1000
 PAGE = 'echo fine > /www/health; hostname > /www/index.html; exec httpd -f -p 80 -h /www'
-# Prints when the page of one container was last asked for and answered (monotonic, ns), and how many answers there were.
+# Says when it has seen the page of one container, goes on for a while, then prints when that page was last asked for and answered
+# (monotonic, ns), and how many answers there were.
 CLIENT = r'''
 import socket, sys, time
 host, sick = sys.argv[1], sys.argv[2].encode()
-until = time.monotonic() + float(sys.argv[3])
+until = time.monotonic() + 20
 last, answers, failures = 0, 0, 0
 while time.monotonic() < until:
     at = time.monotonic_ns()
@@ -37,6 +38,9 @@ while time.monotonic() < until:
                 page += part
         answers += 1
         if sick in page:
+            if not last:
+                print('seen', flush=True)
+                until = time.monotonic() + float(sys.argv[3])
             last = at
     except OSError:
         failures += 1
@@ -67,7 +71,9 @@ def rotation():
             file = f"/proc/{process(c.node(sick['node']).host, sick)}/root/www/health"
             args = [sys.executable, '-c', CLIENT, vip(c), sick['id'][:12], '2']
             probes = [subprocess.Popen(['nsenter', f'--net=/proc/{pid}/ns/net', *args], stdout=subprocess.PIPE, text=True) for pid in clients]
-            time.sleep(0.8)
+            for p in probes:
+                assert p.stdout.readline() == 'seen\n', 'it was not in rotation'
+            time.sleep(0.1)
             at = time.monotonic_ns()
             os.unlink(file)
             said = [[int(word) for word in p.communicate()[0].split()] for p in probes]
