@@ -5,7 +5,7 @@ Rotation: three workers, a service of three containers whose check asks for a fi
 container on each worker fetches its page by the service's virtual IP all the time: from the file's end to the last page that the
 sick container answered, to any of them. The limit is one interval and 100 ms.
 
-Cost: a thousand HTTP probes a second by one node's daemon, against a loop that connects, asks, reads and closes in one thread
+Cost: a thousand HTTP probes a second by one node's daemon, against loops that connect, ask, read and close, one thread a container
 (warren-load gets), in the same network namespace, to the same containers, at the same rate. Of the daemon, what it uses while it
 asks no one is taken off.
 

@@ -1,5 +1,5 @@
-//! The least that an HTTP probe can cost: connect, GET, read, close, one after the other in one
-//! thread, at an even rate. What health checks are compared with.
+//! The least that an HTTP probe can cost: connect, GET, read, close, with blocking calls, one thread
+//! a server, at an even rate. What health checks are compared with.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,35 +18,54 @@ const ANSWER_BYTES: usize = 4096;
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// Whom to ask, in turn
+    /// Whom to ask, each by a thread of its own
     #[arg(required = true)]
     servers: Vec<SocketAddr>,
     #[arg(long, default_value = "/health")]
     path: String,
-    /// Questions a second
+    /// Questions a second, of all
     #[arg(long, default_value_t = 1000)]
     rate: u32,
 }
 
 pub(crate) fn run(args: &Args, stop: &watch::Receiver<bool>) -> Result<Value> {
-    let pace = Duration::from_secs(1) / args.rate.max(1);
+    let servers = u32::try_from(args.servers.len()).unwrap_or(u32::MAX);
+    let pace = Duration::from_secs(1) * servers / args.rate.max(1);
     crate::ready();
     let (start, cpu) = (Instant::now(), cpu_seconds());
-    let (mut good, mut bad, mut due) = (0u64, 0u64, start);
-    for server in args.servers.iter().cycle() {
-        if *stop.borrow() {
-            break;
+    let (mut good, mut bad) = (0, 0);
+    std::thread::scope(|scope| {
+        let ask = |server: &SocketAddr| {
+            let server = *server;
+            scope.spawn(move || ask(server, &args.path, pace, stop))
+        };
+        let threads: Vec<_> = args.servers.iter().map(ask).collect();
+        for (well, ill) in threads.into_iter().filter_map(|thread| thread.join().ok()) {
+            good += well;
+            bad += ill;
         }
-        // Two timers a question are as many as a daemon needs.
+    });
+    let (took, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    Ok(json!({"good": good, "bad": bad, "seconds": took, "cpu": cpu}))
+}
+
+/// How many answers were good, and how many were not.
+fn ask(
+    server: SocketAddr,
+    path: &str,
+    pace: Duration,
+    stop: &watch::Receiver<bool>,
+) -> (u64, u64) {
+    let (mut good, mut bad, mut due) = (0, 0, Instant::now());
+    while !*stop.borrow() {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         due += pace;
-        match get(*server, &args.path) {
+        match get(server, path) {
             Ok(true) => good += 1,
             Ok(false) | Err(_) => bad += 1,
         }
     }
-    let (took, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
-    Ok(json!({"good": good, "bad": bad, "seconds": took, "cpu": cpu}))
+    (good, bad)
 }
 
 fn get(server: SocketAddr, path: &str) -> Result<bool> {
