@@ -14,7 +14,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .PHONY: help build demo demo-clean test test-guest test-mutants sim testbed soak check deps unit lint deny install bench \
 	bench-create bench-dns bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state \
-	bench-log bench-cluster bench-load bench-writes bench-form bench-failover bench-rotation bench-worker-loss bench-pause bench-edge \
+	bench-log bench-cluster bench-load bench-writes bench-form bench-failover bench-rotation bench-health bench-worker-loss bench-pause bench-edge \
 	bench-quorum bench-idle bench-agents bench-replicas bench-change bench-soak bench-wireguard fuzz-wireguard bench-net bench-place bench-update
 
 help:           ## list the targets
@@ -129,7 +129,7 @@ bench-memory: build ## memory and idle CPU with 0 and 100 containers
 bench-crash: build ## kill -9 of the daemon, 50 times, under load
 	bench/node.py crash
 
-bench-cluster: bench-writes bench-form bench-failover bench-rotation bench-worker-loss bench-pause bench-edge bench-quorum bench-idle bench-agents bench-replicas bench-change ## figures of clusters
+bench-cluster: bench-writes bench-form bench-failover bench-rotation bench-health bench-worker-loss bench-pause bench-edge bench-quorum bench-idle bench-agents bench-replicas bench-change ## figures of clusters
 
 bench-load:     # clients and agents for the benchmarks of clusters
 	cargo build --locked --release -q -p warren-testbed --bin warren-load
@@ -143,6 +143,9 @@ bench-form: build bench-load ## 3 managers and 3 workers from nothing, one more 
 
 bench-failover: build bench-load ## the leader killed and stopped under 8 writing clients, side by side with etcd
 	bench/cluster.py failover
+
+bench-health: build bench-load ## from a sick container to its last answer on all nodes, CPU of HTTP probes against a bare loop
+	bench/health.py
 
 bench-rotation: build bench-load ## from the end of a container to the last connection that is refused, on all nodes
 	bench/rotation.py

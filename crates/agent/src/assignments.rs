@@ -15,13 +15,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use warren_model::health;
 use warren_model::node_table::TableChange;
 use warren_model::service::{OnDisconnect, PortSpec, TaskTemplate};
 use warren_model::task::{Desired, TaskStatus};
 use warren_model::{Cluster, NodeTable, ServiceId, TaskId};
 
 use crate::membership::MembershipView;
-use crate::task::{Policy, Wanted};
+use crate::task::{Gate, Policy, Wanted};
 
 mod wire;
 
@@ -279,10 +280,17 @@ impl Set {
     }
 }
 
-/// How a template's containers live and die.
-pub fn policy(template: &TaskTemplate) -> Policy {
+/// How a template's containers live and die, in a service that publishes `ports`.
+pub fn policy(template: &TaskTemplate, ports: &[PortSpec]) -> Policy {
     let stop_grace_ms = template.stop_grace_ms.unwrap_or(TaskTemplate::STOP_GRACE_MS);
-    Policy { restart: template.restart, stop_grace_ms }
+    let gate = match template.health.gate(ports) {
+        health::Gate::Open => Gate::Open,
+        health::Gate::Implicit { .. } => Gate::Once,
+        health::Gate::Explicit(spec) => {
+            Gate::Always { restart: spec.action == health::HealthAction::Restart }
+        }
+    };
+    Policy { restart: template.restart, stop_grace_ms, gate }
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use warren_model::health;
+use warren_model::service::PortSpec;
 use warren_model::task::TaskStatus;
 use warren_model::{ServiceId, TaskId};
 
@@ -236,10 +238,10 @@ impl Core {
 
     fn step(&mut self, id: TaskId, event: Event, now: Now) {
         let Some(held) = self.tasks.get_mut(&id) else { return };
-        let (serving, up) = (held.machine.is_serving(), held.machine.is_up());
+        let (serving, reached) = (held.machine.is_serving(), held.machine.is_reached());
         let effects = held.machine.step(event, now);
         let turned = serving != held.machine.is_serving();
-        self.table_stale |= turned || up != held.machine.is_up();
+        self.table_stale |= turned || reached != held.machine.is_reached();
         if turned || !held.machine.awaits_table() {
             // What it waited for is not what it waits for now.
             self.publisher.forget(id);
@@ -261,6 +263,7 @@ impl Core {
                 asker: held.asker.clone(),
                 generation: self.publisher.needed(held.spec.service),
                 parted: self.parted(held.spec.service),
+                port: health::first_tcp(self.ports(held.spec.service)),
                 effect,
             };
             self.commands.push(Command::Do(Box::new(order)));
@@ -343,6 +346,11 @@ impl Core {
             claims.retain(|claim| !self.mesh.is_refused(claim.key, service));
         }
         claims
+    }
+
+    /// Published ports of a service.
+    fn ports(&self, service: ServiceId) -> &[PortSpec] {
+        self.set.service(service).map_or(&[], |held| &held.ports)
     }
 
     fn service_name(&self, service: ServiceId) -> &str {

@@ -107,6 +107,8 @@ fn tell(event: &Event) {
         | Event::PortsChanged
         | Event::PortsFreed
         | Event::Claimed
+        | Event::Health { .. }
+        | Event::Gate(_)
         | Event::CutOff(_)
         | Event::Heard
         | Event::Wake => tracing::debug!(?event, "effect done"),

@@ -18,9 +18,11 @@ use warren_image::{
     Error as ImageError, Image, ImageConfig, ImportOptions, Listed, Loaded, Progress, Reference,
     Removed,
 };
+use warren_model::health::Probe;
 use warren_model::{NodeTable, TaskId};
 use warren_net::{Addresses, Clause, Count, Error as NetError, Protocol, Sandbox, Table};
 
+use crate::health::Probes;
 use crate::names::{Asker, Names};
 use crate::net_table::NetTable;
 use crate::seams::{Archive, Images, Network};
@@ -222,6 +224,41 @@ impl Resolve for FakeHosts {
     async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         let found = lock(&self.0).get(host).cloned();
         found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such name"))
+    }
+}
+
+/// Containers that answer as they were told to; well, if nothing was said.
+#[derive(Debug, Default)]
+pub struct FakeProbes {
+    wrong: Mutex<BTreeMap<Ipv4Addr, String>>,
+    asked: Mutex<Vec<(Ipv4Addr, Probe)>>,
+}
+
+impl FakeProbes {
+    /// From now on the container at `address` is not well.
+    pub fn hurt(&self, address: Ipv4Addr, why: &str) {
+        lock(&self.wrong).insert(address, why.to_owned());
+    }
+
+    /// From now on it is.
+    pub fn heal(&self, address: Ipv4Addr) {
+        lock(&self.wrong).remove(&address);
+    }
+
+    /// What was asked since the last call.
+    pub fn asked(&self) -> Vec<(Ipv4Addr, Probe)> {
+        std::mem::take(&mut *lock(&self.asked))
+    }
+}
+
+#[async_trait]
+impl Probes for FakeProbes {
+    async fn ask(&self, address: Ipv4Addr, probe: &Probe) -> Result<(), String> {
+        lock(&self.asked).push((address, probe.clone()));
+        match lock(&self.wrong).get(&address) {
+            None => Ok(()),
+            Some(why) => Err(why.clone()),
+        }
     }
 }
 

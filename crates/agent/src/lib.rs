@@ -15,7 +15,7 @@
 //! What the kernel is to hold of networks is drawn from what managers say of
 //! them and from what runs here (`kernel`), and applied by one writer, the worker.
 //!
-//! Not here: health checks, secrets, volumes, names ([`Names`]), how to reach a
+//! Not here: secrets, volumes, names ([`Names`]), how to reach a
 //! manager ([`Connect`] is the caller's), this node's certificate.
 
 pub mod assignments;
@@ -26,6 +26,7 @@ mod disk;
 mod doctor;
 mod effects;
 pub mod fake;
+mod health;
 mod kernel;
 mod lease;
 mod membership;
@@ -72,6 +73,7 @@ use warren_trust::KeyFile;
 
 pub use crate::cache::{Cache, CacheError, Cached, Changed};
 pub use crate::disk::{Disk, disk};
+pub use crate::health::{NetProbes, Probes};
 pub use crate::kernel::Site;
 pub use crate::lease::Contact;
 pub use crate::membership::MembershipView;
@@ -88,6 +90,7 @@ pub use crate::underlay::Resolve;
 
 use crate::container::Listed;
 use crate::core::Core;
+use crate::health::Prober;
 use crate::parted::Parted;
 use crate::ports::{Claimant, Ports, User};
 use crate::session::Session;
@@ -115,6 +118,8 @@ pub struct Options {
     pub name_server: Option<SocketAddrV4>,
     /// Looks up names of nodes.
     pub resolve: Arc<dyn Resolve>,
+    /// Asks containers how they are.
+    pub probes: Arc<dyn Probes>,
     /// Name of the device that encrypts what goes to other nodes, where the cluster has that.
     pub overlay_device: String,
     /// Containers have addresses of IPv6 too.
@@ -175,6 +180,9 @@ impl Agent {
             tunnel: options.tunnel,
             name_server: options.name_server,
             resolve: options.resolve,
+            probes: options.probes,
+            prober: Prober::default(),
+            rng: Arc::clone(&options.rng),
             roll: effects::Roll::default(),
             applied: watch::Sender::default(),
             ports,
@@ -209,6 +217,8 @@ impl Agent {
         let (clock, stopping) = (Arc::clone(&tools.clock), tools.stopping.clone());
         tasks.spawn("tunnel keys", rotation::run(Arc::clone(&tools), handed.clone(), wished));
         tasks.spawn("net table", net_table::run(options.net_table, handed, clock, stopping));
+        let (prober, probing) = (Arc::clone(&tools), Arc::clone(&tasks));
+        tasks.spawn("prober", health::run(prober, probing, Arc::clone(&options.rng)));
         let (report_gap, gaps) = mpsc::channel(GAPS_MAX);
         let (gone, removed) = watch::channel(false);
         let worker = Worker {

@@ -20,6 +20,12 @@ pub struct Metrics {
     pub assignments_refused: AtomicU64,
     pub cache_writes: AtomicU64,
     pub cache_failures: AtomicU64,
+    pub probes_good: AtomicU64,
+    /// Late ones included.
+    pub probes_failed: AtomicU64,
+    pub became_unhealthy: AtomicU64,
+    /// Gauge: tasks whose health is asked for.
+    pub watched: AtomicU64,
 }
 
 pub(crate) fn count(counter: &AtomicU64, by: u64) {

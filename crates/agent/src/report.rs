@@ -1,7 +1,7 @@
 //! What managers still have to hear: the latest status of each task, coalesced.
 //!
 //! Pure. What people wait for (running, ended, draining) is due at once; what
-//! will be overtaken within milliseconds (preparing, starting) only if it still
+//! will be overtaken within milliseconds (preparing, starting, not healthy yet) only if it still
 //! stands after [`LAZY_MS`]: a task that starts from a present image costs one
 //! report, not three. A task is reported at most once in [`GAP_MS`], so a crash
 //! loop costs bounded work upstream.
@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use warren_model::TaskId;
+use warren_model::health::HealthState;
 use warren_model::task::{TaskState, TaskStatus};
 
 /// Longer than a start with the image present takes, too short to be felt by people who watch.
@@ -31,7 +32,9 @@ pub struct Outbox {
 impl Outbox {
     /// A status to be reported; replaces an earlier one of the task.
     pub fn put(&mut self, task: TaskId, status: TaskStatus, now_ms: u64) {
+        let begins = status.health.is_some_and(|health| health.state == HealthState::Starting);
         let lazy = match status.state {
+            TaskState::Running if begins => LAZY_MS,
             TaskState::Pending
             | TaskState::Assigned
             | TaskState::Preparing

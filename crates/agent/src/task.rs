@@ -10,13 +10,15 @@
 //! - states only go forward within an attempt;
 //! - a container is stopped only once the kernel's table no longer names it, or
 //!   could not be changed;
-//! - `Running` is reported only once the table names it;
+//! - `Running` is reported only once the table names it, or as not healthy;
+//! - the table names it only while it is healthy, where that is to be found out;
 //! - a terminal state is reported only once address and ports are free again.
 //!
 //! Not here: which tasks exist (`reconcile`), how effects are done (`worker`).
 
 use std::collections::BTreeSet;
 
+use warren_model::health::HealthState;
 use warren_model::quantity::Time;
 use warren_model::task::{TaskState, TaskStatus};
 
@@ -25,10 +27,11 @@ use crate::restart::doubled;
 mod birth;
 mod cut_off;
 mod end;
+mod health;
 mod kinds;
 
 pub use kinds::{
-    Effect, Ended, Event, Failure, FailureKind, Found, FoundState, Now, Policy, Wanted,
+    Effect, Ended, Event, Failure, FailureKind, Found, FoundState, Gate, Now, Policy, Wanted,
 };
 
 /// First pause after a failure that may pass (registry down, disk full, port taken).
@@ -52,9 +55,13 @@ enum Phase {
     },
     Preparing,
     Starting,
+    /// Runs, and was not healthy yet; the table does not name it.
+    Checking,
     /// Runs; the table does not name it yet.
     Publishing,
     Running,
+    /// Runs, was healthy and is not any more; the table may still name it.
+    Sick,
     /// Runs; the table may still name it.
     Draining,
     Stopping,
@@ -90,6 +97,14 @@ pub struct Machine {
     claim_failed: bool,
     /// Nothing of it may run until a manager is heard again.
     cut_off: bool,
+    /// Its health is being watched.
+    watched: bool,
+    /// This attempt was ready once.
+    was_ready: bool,
+    /// It is being stopped because it is unhealthy; why.
+    ailing: Option<Box<str>>,
+    /// Of this attempt; that of the policy is for the next.
+    gate: Gate,
 }
 
 impl Machine {
@@ -115,6 +130,21 @@ impl Machine {
         matches!(self.phase, Phase::Publishing | Phase::Running)
     }
 
+    /// Whether it runs, and is to go on.
+    fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Checking | Phase::Publishing | Phase::Running | Phase::Sick)
+    }
+
+    /// Whether its container runs and others were led to it in this attempt.
+    pub fn is_reached(&self) -> bool {
+        self.is_up() && self.was_ready
+    }
+
+    /// Whether its ports are held, or are to be.
+    pub fn holds_ports(&self) -> bool {
+        self.is_running()
+    }
+
     /// Whether [`Event::Published`] is waited for.
     pub fn awaits_table(&self) -> bool {
         matches!(self.phase, Phase::Publishing | Phase::Draining)
@@ -123,7 +153,12 @@ impl Machine {
     /// Whether its container runs.
     pub fn is_up(&self) -> bool {
         match self.phase {
-            Phase::Publishing | Phase::Running | Phase::Draining | Phase::Stopping => true,
+            Phase::Checking
+            | Phase::Publishing
+            | Phase::Running
+            | Phase::Sick
+            | Phase::Draining
+            | Phase::Stopping => true,
             Phase::Paused { .. }
             | Phase::Preparing
             | Phase::Starting
@@ -144,7 +179,7 @@ impl Machine {
     pub fn wake_at(&self) -> Option<u64> {
         match self.phase {
             Phase::Paused { at_ms, next, .. } if self.may_go(next) => Some(at_ms),
-            Phase::Publishing | Phase::Running => self.claim_at_ms,
+            Phase::Checking | Phase::Publishing | Phase::Running | Phase::Sick => self.claim_at_ms,
             Phase::Paused { .. }
             | Phase::Preparing
             | Phase::Starting
@@ -162,6 +197,7 @@ impl Machine {
     fn awaits(&self, event: &Event) -> bool {
         match event {
             Event::Wanted(_)
+            | Event::Gate(_)
             | Event::Cleared { .. }
             | Event::PortsFreed
             | Event::CutOff(_)
@@ -183,9 +219,10 @@ impl Machine {
             }
             Event::PortsChanged => {
                 let begins = matches!(self.phase, Phase::Paused { .. } | Phase::Preparing);
-                begins || self.phase == Phase::Starting || self.is_serving()
+                begins || self.phase == Phase::Starting || self.is_running()
             }
-            Event::Claimed | Event::ClaimFailed(_) => self.is_serving(),
+            Event::Claimed | Event::ClaimFailed(_) => self.is_running(),
+            Event::Health { .. } => self.watched && self.is_running(),
         }
     }
 
@@ -194,6 +231,12 @@ impl Machine {
         if !self.awaits(&event) {
             return vec![];
         }
+        let mut effects = self.react(event, now);
+        effects.extend(self.look_away());
+        effects
+    }
+
+    fn react(&mut self, event: Event, now: Now) -> Vec<Effect> {
         match event {
             Event::Wanted(wanted) => self.want(wanted, now),
             Event::Prepared => {
@@ -223,7 +266,7 @@ impl Machine {
                 self.enter(TaskState::Removed, now);
                 vec![]
             }
-            Event::PortsChanged if self.is_serving() => {
+            Event::PortsChanged if self.is_running() => {
                 self.claim_at_ms = None;
                 vec![Effect::Claim]
             }
@@ -242,6 +285,8 @@ impl Machine {
                 self.status.error = Some(message.into());
                 vec![]
             }
+            Event::Gate(gate) => self.change_gate(gate, now),
+            Event::Health { state, output } => self.health(state, output, now),
             Event::CutOff(why) => self.cut_off(why, now),
             Event::Heard => self.heard(now),
             Event::Wake => self.wake(now),
@@ -256,7 +301,12 @@ impl Machine {
         if !self.claim_failed {
             self.status.error = None;
         }
-        self.enter(TaskState::Running, now);
+        if self.status.state != TaskState::Running {
+            self.enter(TaskState::Running, now);
+        }
+        if self.gate != Gate::Open {
+            self.found(HealthState::Healthy, now);
+        }
         vec![]
     }
 
@@ -271,6 +321,11 @@ impl Machine {
     fn enter(&mut self, state: TaskState, now: Now) {
         self.status.state = state;
         self.status.since = now.wall;
+        // Why it is being stopped is worth knowing until it has ended.
+        let stops = matches!(state, TaskState::Draining | TaskState::Stopping);
+        if !stops && state != TaskState::Running {
+            self.status.health = None;
+        }
     }
 
     fn want(&mut self, wanted: Wanted, now: Now) -> Vec<Effect> {
@@ -280,7 +335,7 @@ impl Machine {
         self.wanted = wanted;
         match self.phase {
             Phase::Paused { .. } | Phase::Preparing => self.end(self.unstarted_end()),
-            Phase::Publishing | Phase::Running => {
+            Phase::Checking | Phase::Publishing | Phase::Running | Phase::Sick => {
                 self.phase = Phase::Draining;
                 self.enter(TaskState::Draining, now);
                 vec![]
@@ -315,7 +370,7 @@ impl Machine {
                     Next::Start => self.start(now),
                 }
             }
-            Phase::Publishing | Phase::Running
+            Phase::Checking | Phase::Publishing | Phase::Running | Phase::Sick
                 if self.claim_at_ms.is_some_and(|at| at <= now.mono_ms) =>
             {
                 self.claim_at_ms = None;
@@ -324,8 +379,10 @@ impl Machine {
             Phase::Paused { .. }
             | Phase::Preparing
             | Phase::Starting
+            | Phase::Checking
             | Phase::Publishing
             | Phase::Running
+            | Phase::Sick
             | Phase::Draining
             | Phase::Stopping
             | Phase::Halting
@@ -339,7 +396,7 @@ impl Machine {
     fn ports_freed(&mut self, now: Now) -> Vec<Effect> {
         match &mut self.phase {
             Phase::Paused { at_ms, for_port: true, .. } => *at_ms = now.mono_ms,
-            Phase::Publishing | Phase::Running => {
+            Phase::Checking | Phase::Publishing | Phase::Running | Phase::Sick => {
                 if let Some(at) = &mut self.claim_at_ms {
                     *at = (*at).min(now.mono_ms);
                 }
@@ -385,9 +442,9 @@ impl Machine {
             effects.extend(self.stop(now));
             return effects;
         }
-        self.phase = Phase::Publishing;
         self.claim_at_ms = None;
         let mut effects = vec![Effect::Wait];
+        effects.extend(self.begin_watching(at, now));
         if std::mem::take(&mut self.ports_stale) {
             effects.push(Effect::Claim);
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use warren_base::tasks::Tasks;
-use warren_model::{NodeTable, TaskId};
+use warren_model::{NodeTable, TaskId, TaskTemplate};
 use warren_proto::v1;
 
 use crate::assignments::Gap;
@@ -166,7 +166,7 @@ impl Worker {
         let up = self.core.up().into_iter();
         up.filter_map(|(task, attempt)| {
             let spec = self.core.task(task)?.spec;
-            let grace_ms = crate::assignments::policy(&spec.template).stop_grace_ms;
+            let grace_ms = spec.template.stop_grace_ms.unwrap_or(TaskTemplate::STOP_GRACE_MS);
             Some((spec.container_id(attempt), grace_ms))
         })
         .collect()
@@ -379,6 +379,11 @@ impl Worker {
                     effects::clear(&tools, &order, attempt).await;
                 });
             }
+            Effect::Watch { known, ran_ms } => {
+                let (now_ms, lot) = (tools.clock.monotonic_ms(), tools.rng.next_u64());
+                tools.prober.watch(&order, known, ran_ms, now_ms, lot);
+            }
+            Effect::LookAway => tools.prober.look_away(task),
             Effect::Claim => {
                 self.tasks.spawn_graceful("claim", async move {
                     effects::claim(&tools, &order).await;
@@ -420,6 +425,8 @@ fn span_of(order: &Order) -> tracing::Span {
         | Effect::Wait
         | Effect::Clear { .. }
         | Effect::Claim
+        | Effect::Watch { .. }
+        | Effect::LookAway
         | Effect::Release
         | Effect::Clean { .. } => tracing::debug!(effect = ?order.effect, "effect"),
     });

@@ -56,14 +56,19 @@ pub enum Action {
     Create,
     Update,
     Remove,
+    /// Whether a task is healthy is another answer than before.
+    Health,
 }
 
 impl Action {
+    pub const ALL: [Self; 4] = [Self::Create, Self::Update, Self::Remove, Self::Health];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Create => "create",
             Self::Update => "update",
             Self::Remove => "remove",
+            Self::Health => "health",
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod cluster;
 pub mod event;
+pub mod health;
 pub mod id;
 pub mod ipv6;
 pub mod name;
@@ -27,6 +28,7 @@ pub mod task;
 pub use audit::AuditRecord;
 pub use cluster::Cluster;
 pub use event::Event;
+pub use health::{HealthSpec, Healthcheck};
 pub use id::{ClusterId, NetworkId, NodeId, PolicyId, ServiceId, TaskId};
 pub use name::{Alias, NetworkName, PolicyName, ServiceName};
 pub use network::Network;

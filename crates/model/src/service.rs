@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use crate::health::Healthcheck;
 use crate::id::ServiceId;
 use crate::name::{PortName, ServiceName};
 use crate::placement::Placement;
@@ -153,6 +154,7 @@ pub struct TaskTemplate {
     pub reserve: Resources,
     pub restart: RestartPolicy,
     pub log: LogOptions,
+    pub health: Healthcheck,
     /// Raised by `restart`: makes a template differ without another change.
     pub force: u32,
 }
@@ -402,6 +404,7 @@ impl ServiceSpec {
         labels.sum::<usize>()
             + texts.map(String::len).sum::<usize>()
             + task.image.len()
+            + task.health.text_len()
             + names
             + self.placement.text_len()
     }

@@ -5,6 +5,7 @@
 
 use std::net::Ipv4Addr;
 
+use crate::health::{Health, HealthState};
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::quantity::Time;
 
@@ -52,11 +53,44 @@ pub struct TaskStatus {
     pub exit: Option<TaskExit>,
     /// Why it is not running, in words for people.
     pub error: Option<Box<str>>,
+    /// Of the attempt that runs; none while nothing is to be found out about it, and of agents
+    /// that know of no checks.
+    pub health: Option<Health>,
 }
 
 impl TaskStatus {
     pub fn new(state: TaskState, since: Time) -> Self {
-        Self { state, since, attempt: 0, pid: 0, started: None, exit: None, error: None }
+        Self {
+            state,
+            since,
+            attempt: 0,
+            pid: 0,
+            started: None,
+            exit: None,
+            error: None,
+            health: None,
+        }
+    }
+
+    /// Whether it does its work: it runs, and is healthy where that is to be found out.
+    pub fn is_ready(&self) -> bool {
+        self.state == TaskState::Running
+            && self.health.is_none_or(|health| health.state == HealthState::Healthy)
+    }
+
+    /// Since when it does its work, if it does.
+    pub fn ready_since(&self) -> Option<Time> {
+        let since = self.health.map_or(self.since, |health| health.since.max(self.since));
+        self.is_ready().then_some(since)
+    }
+
+    /// Its state for people: `running (healthy)`.
+    pub fn describe(&self) -> String {
+        let state = self.state.as_str();
+        match self.health {
+            None => state.to_owned(),
+            Some(health) => format!("{state} ({})", health.state.as_str()),
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use warren_model::health::HealthState;
 use warren_model::id::ServiceId;
 use warren_model::service::{RestartCondition, Service, UpdatePhase, UpdateState};
-use warren_model::task::{Task, TaskState};
+use warren_model::task::{Task, TaskState, TaskStatus};
 use warren_state::State;
 
 use crate::draft::Moves;
@@ -27,7 +28,8 @@ pub enum Convergence {
     Failed { reason: String },
 }
 
-/// Slots of a service that have a running task, and slots that are wanted.
+/// Slots of a service that have a task which runs and is not known to be unwell, and slots that are
+/// wanted.
 pub fn task_counts(state: &State, service: ServiceId) -> (u32, u32) {
     let Some(service) = state.service(service) else { return (0, 0) };
     let nodes = Nodes::new(state);
@@ -130,7 +132,7 @@ fn is_done(slot: &Slot<'_>, service: &Service, nodes: &Nodes<'_>) -> bool {
 }
 
 fn is_running(task: &Task, nodes: &Nodes<'_>) -> bool {
-    task.status.state == TaskState::Running && !is_lost(task, nodes)
+    task.status.is_ready() && !is_lost(task, nodes)
 }
 
 /// Why an update goes no further until somebody says so.
@@ -192,6 +194,15 @@ pub(crate) fn say(state: &State, service: &Service, task: &Task) -> String {
     }
 }
 
+fn described(status: &TaskStatus) -> (TaskState, &'static str) {
+    let word = match (status.state, status.health.map(|health| health.state)) {
+        (TaskState::Running, Some(HealthState::Starting)) => "not healthy yet",
+        (TaskState::Running, Some(HealthState::Unhealthy)) => "unhealthy",
+        (state, _) => state.as_str(),
+    };
+    (status.state, word)
+}
+
 /// `1 starting, 1 pending, 1 to be stopped: no node is ready`.
 fn describe(
     service: &Service,
@@ -199,7 +210,8 @@ fn describe(
     nodes: &Nodes<'_>,
     [missing, superfluous]: [usize; 2],
 ) -> String {
-    let mut counts: BTreeMap<TaskState, usize> = BTreeMap::new();
+    // What runs and is not healthy is counted by that.
+    let mut counts: BTreeMap<(TaskState, &str), usize> = BTreeMap::new();
     let (mut lost, mut outdated, mut moving) = (0, 0, 0);
     let mut error = None;
     for slot in slots.iter().filter(|slot| is_wanted(slot, service, nodes)) {
@@ -214,13 +226,13 @@ fn describe(
         if is_lost(task, nodes) {
             lost += 1;
         } else if !is_done(slot, service, nodes) {
-            *counts.entry(task.status.state).or_default() += 1;
+            *counts.entry(described(&task.status)).or_default() += 1;
             error = error.or(task.status.error.as_deref());
         }
     }
     let counted = counts.iter().rev();
     let mut parts: Vec<String> =
-        counted.map(|(state, count)| format!("{count} {}", state.as_str())).collect();
+        counted.map(|((_, word), count)| format!("{count} {word}")).collect();
     // An outdated task of a slot that has its new one is on its way out.
     let leaving = superfluous.saturating_sub(outdated + moving);
     for (count, word) in [

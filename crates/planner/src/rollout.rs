@@ -1,8 +1,8 @@
 //! A changed template, slot by slot: which to renew next.
 //!
-//! Start-first keeps the old task until the new one runs; stop-first, and any
+//! Start-first keeps the old task until the new one is up, which is to run and to be healthy; stop-first, and any
 //! service with host-mode ports, ends the old one first. At most `parallelism`
-//! slots are in flight, each counted until its new task has run for `delay`.
+//! slots are in flight, each counted until its new task has been up for `delay`.
 //! Until one new task is good (`watch`), no old one ends for a new one and no
 //! further slot begins: what works nowhere costs no replica that works. A slot
 //! whose new task failed, as far as that is allowed, is not in flight.
@@ -178,7 +178,7 @@ fn renew_some(pass: &mut Pass<'_, '_>) {
 }
 
 /// Whether a slot counts against `parallelism`: it is between two tasks, or its new one has not
-/// run for `delay` yet, or is not good yet while none is. One that only waits for a place, with
+/// been up for `delay` yet, or is not good yet while none is. One that only waits for a place, with
 /// nothing beside it, does not: it may wait for ever, and nothing of it can break. Nor does one
 /// that has failed.
 fn is_in_flight(pass: &mut Pass<'_, '_>, at: usize, trust: Option<Trust>) -> bool {
@@ -209,7 +209,8 @@ fn is_in_flight(pass: &mut Pass<'_, '_>, at: usize, trust: Option<Trust>) -> boo
     if !is_up(current, nodes) {
         return current.node.is_some() || slot.wanted.len() > 1;
     }
-    let delayed = current.status.since.plus_ms(pass.service.pace().delay_ms);
+    let since = current.status.ready_since().unwrap_or(current.status.since);
+    let delayed = since.plus_ms(pass.service.pace().delay_ms);
     let proven = match trust {
         Some(Trust { watch, earned: false }) => watch.good_at(current, nodes),
         Some(Trust { earned: true, .. }) | None => None,

@@ -167,10 +167,10 @@ pub(crate) fn is_lost(task: &Task, nodes: &Nodes<'_>) -> bool {
     is_live(task) && task.node.is_some_and(|node| nodes.is_down(node))
 }
 
-/// Whether it does what it is there for, or has done it.
+/// Whether it does what it is there for, or has done it. One that runs and is not healthy does not.
 pub(crate) fn is_up(task: &Task, nodes: &Nodes<'_>) -> bool {
     match task.status.state {
-        TaskState::Running => !is_lost(task, nodes),
+        TaskState::Running => task.status.is_ready() && !is_lost(task, nodes),
         TaskState::Complete => true,
         TaskState::Pending
         | TaskState::Assigned
@@ -205,7 +205,9 @@ pub(crate) fn wants_successor(task: &Task, condition: RestartCondition) -> bool 
         RestartCondition::None => false,
         RestartCondition::Any => true,
         RestartCondition::OnFailure => {
-            task.status.exit.is_none_or(|exit| exit.code != 0 || exit.oom_killed)
+            // What was stopped because it was unhealthy may have ended well.
+            task.status.state == TaskState::Failed
+                || task.status.exit.is_none_or(|exit| exit.code != 0 || exit.oom_killed)
         }
     }
 }

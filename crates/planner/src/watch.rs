@@ -64,7 +64,7 @@ impl Watch {
     pub(crate) fn good_at(&self, task: &Task, nodes: &Nodes<'_>) -> Option<Time> {
         match task.status.state {
             TaskState::Complete => Some(task.status.since),
-            _ if is_up(task, nodes) => Some(task.status.since.plus_ms(self.pace.monitor_ms)),
+            _ if is_up(task, nodes) => Some(up_since(task).plus_ms(self.pace.monitor_ms)),
             _ => None,
         }
     }
@@ -130,7 +130,7 @@ impl Watch {
                 let good_at = self.good_at(task, nodes);
                 wake = earlier(wake, good_at.filter(|at| *at > now));
                 if good_at.is_some() && task.created >= self.started {
-                    progress = progress.max(task.status.since);
+                    progress = progress.max(up_since(task));
                 }
             }
             done += usize::from(self.has_good(slot, nodes, now));
@@ -160,6 +160,11 @@ impl Watch {
             deadline => (Stand::Moving, earlier(wake, deadline.map(|(_, due)| due))),
         }
     }
+}
+
+/// Since when it does what it is there for: that it runs is not enough where health is asked for.
+fn up_since(task: &Task) -> Time {
+    task.status.ready_since().unwrap_or(task.status.since)
 }
 
 /// `no progress within 1m: web.2 is pending: no node fits`.

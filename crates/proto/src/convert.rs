@@ -11,6 +11,7 @@
 
 mod cluster;
 mod event;
+mod health;
 mod network;
 mod operator;
 mod placement;

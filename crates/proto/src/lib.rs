@@ -15,3 +15,9 @@ pub use convert::{
 #[rustfmt::skip] // the freshness check compares with what the generator writes
 #[path = "generated/warren.v1.rs"]
 pub mod v1;
+
+/// The health protocol of gRPC, which Warren asks containers by.
+#[allow(clippy::all, unused_qualifications, unreachable_pub, missing_docs)]
+#[rustfmt::skip]
+#[path = "generated/grpc.health.v1.rs"]
+pub mod grpc_health;

@@ -215,7 +215,12 @@ fn hear(running: &Running, caller: &mut Caller) {
     match Request::decode(&bytes[..len]) {
         Some(Request { operation: Operation::Signal, argument }) => {
             let target = if caller.pid == 0 { running.pid } else { caller.pid };
-            let errno = sys::kill(target, argument).err().unwrap_or(0);
+            // What an exec is killed for is mostly hung in a child of it. It leads a session of its
+            // own, but for a moment at its beginning.
+            let whole = caller.pid != 0 && argument == libc::SIGKILL;
+            let killed = if whole { sys::kill(-target, argument) } else { Err(libc::ESRCH) };
+            let killed = killed.or_else(|_| sys::kill(target, argument));
+            let errno = killed.err().unwrap_or(0);
             caller.answer(Reply::Signalled { errno });
         }
         Some(Request { operation: Operation::Exec, .. }) if caller.pid == 0 => {

@@ -16,6 +16,7 @@ use warren_agent::published::PortKey;
 use warren_agent::task::{Effect, Ended, Event, Failure, FailureKind, Found, FoundState, Now};
 use warren_agent::{Applied, Cached, Holding, MembershipView, Site};
 use warren_base::rng::{Rng, SeededRng};
+use warren_model::health::{HealthState, Healthcheck};
 use warren_model::quantity::Time;
 use warren_model::task::TaskExit;
 use warren_model::{NodeId, NodeTable, ServiceId, TaskId};
@@ -269,6 +270,9 @@ impl Machine {
                 self.containers.remove(&(task, *old));
                 self.done(10, order, Event::Cleared { attempt: *old }, now);
             }
+            Effect::Watch { known, .. } => self.watch(order, *known, now),
+            // What comes later than that means nothing to the agent.
+            Effect::LookAway => {}
             Effect::Claim => {
                 let claimed = order.claims.iter().map(|claim| claim.key).collect();
                 self.claimed(order, Event::Claimed, claimed, now);
@@ -281,6 +285,36 @@ impl Machine {
                 self.claimed(order, Event::Cleaned, Vec::new(), now);
             }
         }
+    }
+
+    /// Most are well soon; some fall ill later, and recover if they are left alone.
+    fn watch(&mut self, order: &Order, known: HealthState, now: Now) {
+        let health = |state| {
+            let output = (state == HealthState::Unhealthy).then(|| "no answer".into());
+            Event::Health { state, output }
+        };
+        let well_ms = match known {
+            HealthState::Healthy => 0,
+            HealthState::Starting | HealthState::Unhealthy => {
+                let at = self.rng.below(400);
+                self.later(at, order, health(HealthState::Healthy), now);
+                at
+            }
+        };
+        // What nobody declared is asked until the first success alone.
+        let declared = order.spec.template.health != Healthcheck::Implicit;
+        if declared && self.rng.below(8) == 0 {
+            let ill_ms = well_ms + 1 + self.rng.below(2_000);
+            self.later(ill_ms, order, health(HealthState::Unhealthy), now);
+            let again_ms = ill_ms + 1 + self.rng.below(2_000);
+            self.later(again_ms, order, health(HealthState::Healthy), now);
+        }
+    }
+
+    fn later(&mut self, after_ms: u64, order: &Order, event: Event, now: Now) {
+        let (task, attempt) = (order.spec.id, order.attempt);
+        let input = Box::new(Input::Done { task, attempt, event, claimed: None });
+        self.queue.at(now.mono_ms + after_ms, Due::Effect { life: self.life, input });
     }
 
     fn claimed(&mut self, order: &Order, event: Event, claimed: Vec<PortKey>, now: Now) {

@@ -334,6 +334,7 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         reserve,
         restart,
         log,
+        health,
         force,
     } = after;
     let word = |differs: bool, word: &str| (differs, word.to_owned());
@@ -355,6 +356,7 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         word(*reserve != before.reserve, "reserve"),
         word(*restart != before.restart, "restart_policy"),
         word(*log != before.log, "log"),
+        word(*health != before.health, "health"),
         word(*force != before.force, "restart"),
     ])
 }

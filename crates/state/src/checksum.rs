@@ -5,6 +5,7 @@
 //! here. 64 bits against accidents, not against enemies (those meet the
 //! encryption).
 
+mod health;
 mod placement;
 mod policy;
 mod update;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
+use warren_model::health::Healthcheck;
 use warren_model::ipv6::Subnet6;
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
@@ -488,6 +490,7 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
         reserve,
         restart,
         log,
+        health,
         force,
     } = template;
     digest.text(image);
@@ -518,6 +521,8 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
     digest.word(*max_bytes);
     digest.word(u64::from(*max_files));
     digest.added(45, Some(reserve).filter(|all| !all.is_empty()), add_resources);
+    let declared = Some(health).filter(|health| **health != Healthcheck::Implicit);
+    digest.added(60, declared, health::add_check);
 }
 
 fn add_task(digest: &mut Digest, task: &Task) {
@@ -528,7 +533,7 @@ fn add_task(digest: &mut Digest, task: &Task) {
     digest.word(u64::from(*slot) << 32 | u64::from(*template));
     digest.option(node.as_ref(), |digest, node| digest.bytes(node.as_bytes()));
     digest.option(*address, Digest::address);
-    let TaskStatus { state, since, attempt, pid, started, exit, error } = status;
+    let TaskStatus { state, since, attempt, pid, started, exit, error, health } = status;
     let desired = match desired {
         Desired::Running => 1,
         Desired::Shutdown => 2,
@@ -543,6 +548,7 @@ fn add_task(digest: &mut Digest, task: &Task) {
         digest.word(u64::from(code.cast_unsigned()) << 1 | u64::from(oom_killed));
     });
     digest.option(error.as_deref(), Digest::text);
+    digest.added(61, *health, health::add_health);
     digest.word(created.0);
     digest.word(*revision);
 }

@@ -11,6 +11,7 @@ use std::fmt::Write;
 use std::net::Ipv4Addr;
 
 use warren_model::event::{Action, Event, Kind};
+use warren_model::health::HealthState;
 use warren_model::id::{NodeId, ServiceId, TaskId};
 use warren_model::node::Node;
 use warren_model::service::ServiceSpec;
@@ -194,6 +195,9 @@ impl Step<'_> {
             // An agent's clock may be ahead; what waits for "10 s after" must not wait for years.
             status.since = status.since.min(now);
             status.started = status.started.map(|started| started.min(now));
+            if let Some(health) = &mut status.health {
+                health.since = health.since.min(now);
+            }
             cut_error(&mut status);
             Ok((status != task.status).then(|| with_status(task, status)))
         });
@@ -218,14 +222,18 @@ impl Step<'_> {
     ) -> Result<(), Rejection> {
         let revision = self.revision;
         let mut said = String::new();
+        let mut action = Action::Update;
         let written = self.state.edit_task(self.journal, id, |task| {
-            Ok(edit(task)?.map(|(task, message)| {
+            Ok(edit(task)?.map(|(edited, message)| {
                 said = message;
-                Task { revision, ..task }
+                if is_of_health(&task.status, &edited.status) {
+                    action = Action::Health;
+                }
+                Task { revision, ..edited }
             }))
         })?;
         if let Some(task) = written {
-            self.emit_task(Action::Update, id, task.service, task.slot, said);
+            self.emit_task(action, id, task.service, task.slot, said);
         }
         Ok(())
     }
@@ -285,11 +293,24 @@ fn with_status(task: &Task, status: TaskStatus) -> (Task, String) {
     (Task { status, ..task.clone() }, message)
 }
 
+/// Whether what is new of a task is its health: that it is unhealthy, or that it is healthy though
+/// it ran before.
+fn is_of_health(before: &TaskStatus, after: &TaskStatus) -> bool {
+    let state = |status: &TaskStatus| status.health.map(|health| health.state);
+    match state(after) {
+        None | Some(HealthState::Starting) => false,
+        now if now == state(before) => false,
+        Some(HealthState::Healthy) => before.state == after.state,
+        Some(HealthState::Unhealthy) => true,
+    }
+}
+
 /// `failed: exit code 1`, for people.
 fn describe(status: &TaskStatus) -> String {
+    let state = status.describe();
     match &status.error {
-        Some(error) => format!("{}: {error}", status.state.as_str()),
-        None => status.state.as_str().to_owned(),
+        Some(error) => format!("{state}: {error}"),
+        None => state,
     }
 }
 

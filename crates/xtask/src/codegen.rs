@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-const PROTOS: [&str; 1] = ["warren/v1/warren.proto"];
+const PROTOS: [&str; 2] = ["warren/v1/warren.proto", "grpc/health/v1/health.proto"];
 
 /// Messages that hold secrets: `proto` says itself how they are printed.
 const SECRETIVE: [&str; 9] = [

@@ -116,7 +116,7 @@ impl Core {
         let found = self.found.remove(&task.id);
         let understood = template.is_some();
         let template = template.unwrap_or_default();
-        let mut policy = assignments::policy(&template);
+        let mut policy = assignments::policy(&template, self.ports(task.service));
         let (wanted, known) = (task.wanted(), task.known.clone());
         let why =
             || format!("template {} of service {} is not understood", task.template, task.service);
@@ -133,7 +133,7 @@ impl Core {
         let older = found.map(|found| found.older).unwrap_or_default();
         effects.extend(older.into_iter().map(|attempt| Effect::Clear { attempt }));
         // Its shim holds them, or held them until a moment ago; the claim says for certain.
-        let claimed = if machine.is_serving() {
+        let claimed = if machine.holds_ports() {
             self.claims(task.service).iter().map(|claim| claim.key).collect()
         } else {
             BTreeSet::new()
@@ -169,6 +169,10 @@ impl Core {
         let of_changed = self.tasks.iter().filter(|(_, held)| changed.contains(&held.spec.service));
         let ids: Vec<TaskId> = of_changed.map(|(id, _)| *id).collect();
         for id in ids {
+            let Some(held) = self.tasks.get(&id) else { continue };
+            let ports = self.ports(held.spec.service);
+            let gate = assignments::policy(&held.spec.template, ports).gate;
+            self.step(id, Event::Gate(gate), now);
             self.step(id, Event::PortsChanged, now);
         }
     }

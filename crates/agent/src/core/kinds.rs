@@ -141,6 +141,8 @@ pub struct Order {
     pub generation: u64,
     /// Other nodes may send connections until they act upon the set of this revision.
     pub parted: Option<u64>,
+    /// The first TCP port that its service publishes, within the container.
+    pub port: Option<u16>,
     pub effect: Effect,
 }
 

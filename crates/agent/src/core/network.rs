@@ -37,7 +37,7 @@ impl Core {
             .iter()
             .map(|(id, held)| {
                 let (service, machine) = (held.spec.service, &held.machine);
-                (*id, Local { service, serving: machine.is_serving(), up: machine.is_up() })
+                (*id, Local { service, serving: machine.is_serving(), up: machine.is_reached() })
             })
             .collect();
         let held = self.held_ports();

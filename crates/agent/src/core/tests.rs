@@ -124,7 +124,10 @@ impl World {
                 self.starts += 1;
                 Event::Started { pid: 7, at }
             }
-            Effect::Wait => return vec![],
+            Effect::Watch { .. } => {
+                Event::Health { state: health::HealthState::Healthy, output: None }
+            }
+            Effect::Wait | Effect::LookAway => return vec![],
             Effect::Stop { .. } => {
                 self.up.remove(&(task, attempt));
                 Event::Exited(ended(143, at))

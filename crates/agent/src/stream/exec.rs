@@ -26,7 +26,8 @@ pub(super) async fn serve(tools: &Arc<Tools>, request: v1::Exec, line: &mut Line
         Ok(started) => started,
         Err(failure) => return Outcome::Failed(failure),
     };
-    carry(tools, started, line).await
+    // Frames of every kind pass through it: it is on the heap.
+    Box::pin(carry(tools, started, line)).await
 }
 
 async fn start(tools: &Tools, request: v1::Exec) -> Result<Exec, Failure> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use warren_model::task::{TaskState, TaskStatus};
 
-use super::{Effect, Event, Found, FoundState, Machine, Now, Phase, Policy, Wanted};
+use super::{Effect, Event, Found, FoundState, Gate, Machine, Now, Phase, Policy, Wanted};
 
 impl Machine {
     /// A task of which nothing is found on this node; `known` is what the managers remember.
@@ -22,6 +22,10 @@ impl Machine {
             claim_at_ms: None,
             claim_failed: false,
             cut_off: false,
+            watched: false,
+            was_ready: false,
+            ailing: None,
+            gate: Gate::Open,
         };
         machine.status.pid = 0;
         let effects = match wanted {
@@ -95,6 +99,10 @@ impl Machine {
             claim_at_ms: None,
             claim_failed: false,
             cut_off: false,
+            watched: false,
+            was_ready: false,
+            ailing: None,
+            gate: Gate::Open,
         };
         machine.status.attempt = found.attempt;
         machine.status.exit = found.last_exit.or(machine.status.exit);
@@ -103,10 +111,12 @@ impl Machine {
                 machine.status.pid = pid;
                 machine.status.started = Some(at);
                 machine.status.error = None;
+                let mut effects = vec![Effect::Wait, Effect::Claim];
+                effects.extend(machine.go_on_watching(at, now));
                 if machine.status.state != TaskState::Running {
                     machine.enter(TaskState::Running, now);
                 }
-                vec![Effect::Wait, Effect::Claim]
+                effects
             }
             FoundState::Exited { started, ended } => {
                 machine.status.started = started.or(machine.status.started);

@@ -21,8 +21,10 @@ impl Machine {
             Phase::Paused { .. }
             | Phase::Preparing
             | Phase::Starting
+            | Phase::Checking
             | Phase::Publishing
             | Phase::Running
+            | Phase::Sick
             | Phase::Draining
             | Phase::Stopping
             | Phase::Halting => false,
@@ -40,7 +42,7 @@ impl Machine {
         match self.phase {
             Phase::Paused { next, .. } => self.give_way(next),
             Phase::Preparing => self.give_way(Next::Prepare),
-            Phase::Publishing | Phase::Running => {
+            Phase::Checking | Phase::Publishing | Phase::Running | Phase::Sick => {
                 self.claim_failed = false;
                 self.phase = Phase::Draining;
                 self.enter(TaskState::Draining, now);
@@ -105,8 +107,10 @@ impl Machine {
             // What is under way goes on from there when it is done.
             Phase::Preparing
             | Phase::Starting
+            | Phase::Checking
             | Phase::Publishing
             | Phase::Running
+            | Phase::Sick
             | Phase::Draining
             | Phase::Stopping
             | Phase::Halting

@@ -19,11 +19,22 @@ impl Machine {
             self.status.error = bad.then(|| ended.describe().into());
             return self.end(if bad { TaskState::Failed } else { TaskState::Complete });
         }
-        if matches!(self.phase, Phase::Draining | Phase::Stopping) {
+        let ailing = self.ailing.take().filter(|_| !self.cut_off);
+        if matches!(self.phase, Phase::Draining | Phase::Stopping) && ailing.is_none() {
             return self.halt(now);
         }
-        self.status.error = (!well).then(|| ended.describe().into());
-        let ran_ms = self.status.started.map_or(0, |started| ended.at.since_ms(started));
+        let well = well && ailing.is_none();
+        let why = match ailing {
+            Some(output) if output.is_empty() => "unhealthy".to_owned(),
+            Some(output) => format!("unhealthy: {output}"),
+            None => ended.describe(),
+        };
+        self.status.error = (!well).then(|| why.as_str().into());
+        let ran_ms = match self.was_ready {
+            true => self.status.started.map_or(0, |started| ended.at.since_ms(started)),
+            // However long it ran, it was of no use.
+            false => 0,
+        };
         match restart::decide(&self.policy.restart, self.restarts, Run { ran_ms, well }) {
             Verdict::Complete => self.end(TaskState::Complete),
             Verdict::Failed => self.end(TaskState::Failed),
@@ -31,8 +42,7 @@ impl Machine {
                 self.restarts = restarts;
                 if after_ms > 0 {
                     let pause = format_duration_ms(after_ms);
-                    self.status.error =
-                        Some(format!("{}; restarts after {pause}", ended.describe()).into());
+                    self.status.error = Some(format!("{why}; restarts after {pause}").into());
                 }
                 self.restart(after_ms, now)
             }

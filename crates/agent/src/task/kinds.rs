@@ -1,5 +1,6 @@
 //! What a task machine takes in and gives out.
 
+use warren_model::health::HealthState;
 use warren_model::quantity::Time;
 use warren_model::service::RestartPolicy;
 use warren_model::task::TaskExit;
@@ -28,6 +29,21 @@ pub enum Wanted {
 pub struct Policy {
     pub restart: RestartPolicy,
     pub stop_grace_ms: u64,
+    pub gate: Gate,
+}
+
+/// What a container must pass to be named in the kernel's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// Nothing.
+    Open,
+    /// To be healthy once.
+    Once,
+    /// To be healthy.
+    Always {
+        /// One that is unhealthy is stopped, as if it had failed.
+        restart: bool,
+    },
 }
 
 /// Why a step did not work.
@@ -88,6 +104,14 @@ pub enum Event {
     PortsFreed,
     Claimed,
     ClaimFailed(String),
+    /// Containers of the task must pass another gate.
+    Gate(Gate),
+    /// What was found out about its health.
+    Health {
+        state: HealthState,
+        /// Of the probe that failed, for people.
+        output: Option<Box<str>>,
+    },
     /// No manager was heard for as long as the service allows, and why that ends it.
     CutOff(String),
     /// A manager was heard again, and wants what it wanted.
@@ -111,6 +135,14 @@ pub enum Effect {
     Clear { attempt: u32 },
     /// Hold exactly the ports that the service publishes now.
     Claim,
+    /// Find out about its health, and tell when that changes.
+    Watch {
+        known: HealthState,
+        /// For how long it has run.
+        ran_ms: u64,
+    },
+    /// Its health is of no interest any more.
+    LookAway,
     /// Give up preparing, if it is under way; free address and ports.
     Release,
     /// Remove containers, logs, address, ports.

@@ -1,16 +1,18 @@
 //! Steps of a single task.
 
+use warren_model::health::Health;
 use warren_model::service::{RestartCondition, RestartPolicy};
 
 use super::*;
 
 mod cut_off;
+mod health;
 
 /// A machine driven by words; each word prints what it caused and, where it moved, the state.
 ///
 /// Events: `prepared` `prepare-failed` `port-taken` `no-image` `started` `start-failed`
 /// `bad-command` `published` `refused` `exit:CODE` `oom` `lost` `cleared:N` `released` `cleaned`
-/// `ports` `freed` `claimed` `claim-failed` `cut` `heard` `stop` `remove` `forget` `trouble`; `+MS` lets time pass
+/// `well` `ill[:starting]` `gate:open|once` `ports` `freed` `claimed` `claim-failed` `cut` `heard` `stop` `remove` `forget` `trouble`; `+MS` lets time pass
 /// and wakes the machine if it asked for it.
 struct Script {
     machine: Machine,
@@ -28,7 +30,7 @@ fn any(delay_ms: u64) -> Policy {
 
 fn policy(condition: RestartCondition, delay_ms: u64, max_attempts: Option<u32>) -> Policy {
     let restart = RestartPolicy { condition, delay_ms, max_attempts, window_ms: 10_000 };
-    Policy { restart, stop_grace_ms: 7 }
+    Policy { restart, stop_grace_ms: 7, gate: Gate::Open }
 }
 
 fn known(state: TaskState, attempt: u32) -> TaskStatus {
@@ -43,6 +45,8 @@ fn name(effect: &Effect) -> String {
         Effect::Stop { grace_ms } => format!("Stop({grace_ms})"),
         Effect::Clear { attempt } => format!("Clear({attempt})"),
         Effect::Claim => "Claim".to_owned(),
+        Effect::Watch { known, .. } => format!("Watch({})", known.as_str()),
+        Effect::LookAway => "LookAway".to_owned(),
         Effect::Release => "Release".to_owned(),
         Effect::Clean { attempts } => format!("Clean{attempts:?}"),
     }
@@ -112,6 +116,14 @@ impl Script {
             ("freed", _) => Event::PortsFreed,
             ("claimed", _) => Event::Claimed,
             ("claim-failed", _) => Event::ClaimFailed(word.to_owned()),
+            ("well", _) => Event::Health { state: HealthState::Healthy, output: None },
+            ("ill", state) => {
+                let output = Some("ill".into());
+                let starts = state == "starting";
+                let state = if starts { HealthState::Starting } else { HealthState::Unhealthy };
+                Event::Health { state, output }
+            }
+            ("gate", gate) => Event::Gate(if gate == "open" { Gate::Open } else { Gate::Once }),
             ("trouble", _) => Event::Trouble(word.to_owned()),
             ("cut", _) => Event::CutOff("no manager".to_owned()),
             ("heard", _) => Event::Heard,

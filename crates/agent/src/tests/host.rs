@@ -94,6 +94,7 @@ impl Host {
             tunnel: None,
             name_server: None,
             resolve: Arc::new(crate::fake::FakeHosts::default()),
+            probes: Arc::new(crate::NetProbes::default()),
             overlay_device: String::new(),
             ipv6: warren_net::ipv6_enabled(),
             data_dir: self.dir.path().join("data"),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use warren_model::service::{PublishMode, RestartCondition};
-use warren_model::task::{Desired, TaskState};
+use warren_model::task::{Desired, TaskState, TaskStatus};
 use warren_net::Table;
 
 use super::{Bench, Wish, address, patiently, port, task_id};
@@ -27,7 +27,7 @@ async fn starts_and_reports_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn running_is_reported_only_once_it_is_reachable() {
+async fn ready_is_reported_only_once_it_is_reachable() {
     let bench = Bench::new().await;
     let mut session = bench.session().await;
     session.send(Wish::new().task(3, RUN).complete()).await;
@@ -38,10 +38,10 @@ async fn running_is_reported_only_once_it_is_reachable() {
     session.send(wish.complete()).await;
     let starting = |status: &warren_model::task::TaskStatus| status.error.is_some();
     let status = session.until_status(task_id(1), starting).await;
-    assert_eq!(status.state, TaskState::Starting);
+    assert!(!status.is_ready(), "{status:?}");
     assert_eq!(status.error.as_deref(), Some("published ports: no room"));
     bench.network.refuse_tables(None);
-    session.until(task_id(1), TaskState::Running, 1).await;
+    session.until_status(task_id(1), TaskStatus::is_ready).await;
     let mut tables = bench.network.table();
     let first = format!("{}:80", address(1));
     let leads = |table: &Table| table.published[0].backends[0].to_string() == first;

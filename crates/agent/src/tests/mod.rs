@@ -4,6 +4,7 @@
 //! pauses pass as soon as everybody waits and no test sleeps.
 
 mod alone;
+mod health;
 mod host;
 mod lifecycle;
 mod manager;
@@ -28,7 +29,7 @@ use warren_model::{NodeId, ServiceId, TaskId, TaskTemplate, Time};
 use warren_proto::v1;
 use warren_trust::KeyFile;
 
-use crate::fake::{FakeHosts, FakeImages, FakeNames, FakeNetTable, FakeNetwork};
+use crate::fake::{FakeHosts, FakeImages, FakeNames, FakeNetTable, FakeNetwork, FakeProbes};
 use crate::{Agent, LocalManager, ManagerAddress, Options};
 use manager::{Manager, Managers, Session};
 use runtime::Pretend;
@@ -76,6 +77,7 @@ struct Bench {
     net_table: Arc<FakeNetTable>,
     names: Arc<FakeNames>,
     hosts: Arc<FakeHosts>,
+    probes: Arc<FakeProbes>,
     clock: Arc<QuietClock>,
     dir: tempfile::TempDir,
     agent: Option<Agent>,
@@ -103,6 +105,7 @@ impl Bench {
             net_table: Arc::default(),
             names: Arc::default(),
             hosts: Arc::default(),
+            probes: Arc::default(),
             clock,
             dir: tempfile::tempdir().unwrap(),
             agent: None,
@@ -131,6 +134,7 @@ impl Bench {
             tunnel: None,
             name_server: None,
             resolve: self.hosts.clone(),
+            probes: self.probes.clone(),
             overlay_device: "w-test".to_owned(),
             ipv6: true,
             data_dir: self.dir.path().to_owned(),

@@ -8,12 +8,14 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use warren_base::clock::Clock;
+use warren_base::rng::Rng;
 use warren_model::quantity::Time;
 use warren_model::{NodeId, TaskId};
 use warren_runtime::Runtime;
 
 use super::Message;
 use crate::effects;
+use crate::health::{Prober, Probes};
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::parted::Parted;
@@ -37,6 +39,9 @@ pub(crate) struct Tools {
     /// Where the name server itself listens.
     pub(crate) name_server: Option<SocketAddrV4>,
     pub(crate) resolve: Arc<dyn Resolve>,
+    pub(crate) probes: Arc<dyn Probes>,
+    pub(crate) prober: Prober,
+    pub(crate) rng: Arc<dyn Rng>,
     pub(crate) roll: effects::Roll,
     /// What the kernel holds.
     pub(crate) applied: watch::Sender<Progressed>,

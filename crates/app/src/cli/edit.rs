@@ -126,7 +126,7 @@ impl EditFlags {
         self.apply_ports(&mut spec, &mut remarks);
         self.apply_networks(&mut spec, &mut remarks);
         self.placing.apply(&mut spec.placement, &mut remarks);
-        self.common.apply(&mut spec);
+        self.common.apply(&mut spec)?;
         spec.validate().map_err(|e| flag_error(&e))?;
         Ok((spec, remarks))
     }

@@ -11,6 +11,7 @@ use warren_model::service::{Mode, PublishMode, RestartCondition, Service, TaskTe
 use warren_proto::v1;
 
 use super::failure::Failure;
+use super::health::health_json;
 use super::pace::{policies_json, status_json};
 use super::placing::{placement_json, resources_json};
 
@@ -101,6 +102,7 @@ pub(crate) fn spec_json(spec: &ServiceSpec) -> Value {
         "ports": ports,
         "networks": networks,
         "placement": placement_json(&spec.placement),
+        "health": health_json(spec),
         "endpoint": {
             "mode": spec.endpoint.mode.as_str(),
             "affinity": spec.endpoint.affinity.as_str(),

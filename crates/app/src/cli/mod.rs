@@ -16,6 +16,7 @@ mod env;
 mod exec;
 mod explain;
 pub(crate) mod failure;
+mod health;
 mod image;
 mod inspect;
 mod interrupt;

@@ -161,8 +161,10 @@ pub(crate) struct TaskRow {
     image: String,
     desired_state: &'static str,
     state: &'static str,
-    /// Always `null` until services can have health checks.
-    health: Option<String>,
+    /// `starting`, `healthy` or `unhealthy`; `none` where nothing is asked, or nothing runs.
+    health: &'static str,
+    /// Nobody declared what is asked: see `service inspect`.
+    health_implicit: bool,
     attempt: u32,
     restarts: u32,
     /// 0 while nothing runs.
@@ -229,7 +231,8 @@ impl From<&v1::Task> for TaskRow {
             image: task.image.clone(),
             desired_state,
             state: state.map_or("unknown", TaskState::as_str),
-            health: None,
+            health: health_of(&status),
+            health_implicit: task.health_implicit,
             attempt: status.attempt,
             restarts: status.attempt.saturating_sub(1),
             pid: status.pid,
@@ -247,7 +250,26 @@ impl From<&v1::Task> for TaskRow {
     }
 }
 
+fn health_of(status: &v1::TaskStatus) -> &'static str {
+    let health = status.health.as_ref().map(v1::Health::state);
+    match health {
+        Some(v1::HealthState::Starting) => "starting",
+        Some(v1::HealthState::Healthy) => "healthy",
+        Some(v1::HealthState::Unhealthy) => "unhealthy",
+        Some(v1::HealthState::Unspecified) | None => "none",
+    }
+}
+
 impl TaskRow {
+    /// ` (healthy)` beside a state.
+    fn well(&self) -> String {
+        match (self.health, self.health_implicit) {
+            ("none", _) => String::new(),
+            (health, true) => format!(" ({health}, implicit)"),
+            (health, false) => format!(" ({health})"),
+        }
+    }
+
     /// By service and slot; within a slot what is wanted now comes first, then the newest.
     pub(crate) fn sort(rows: &mut [Self]) {
         let place = |row: &Self| {
@@ -283,6 +305,7 @@ impl Record for TaskRow {
         "desired_state",
         "state",
         "health",
+        "health_implicit",
         "attempt",
         "restarts",
         "pid",
@@ -309,7 +332,7 @@ impl Record for TaskRow {
             self.image.clone(),
             self.node.clone(),
             self.desired_state.to_owned(),
-            format!("{}{doubt} {}", self.state, view.ago(Time(self.since_ms))),
+            format!("{}{}{doubt} {}", self.state, self.well(), view.ago(Time(self.since_ms))),
             self.restarts.to_string(),
             self.address.clone().unwrap_or_default(),
             view.cut(&error, ERROR_WIDTH),

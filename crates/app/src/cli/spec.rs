@@ -16,6 +16,7 @@ use warren_model::{ServiceName, ServiceSpec, TaskTemplate};
 use super::attach::{self, EndpointFlags};
 use super::env;
 use super::failure::{Failure, nearest};
+use super::health::HealthFlags;
 use super::pace::PaceFlags;
 use super::placing::{PlacingFlags, ReserveFlags};
 use super::ports::{self, Publish};
@@ -132,6 +133,8 @@ pub(crate) struct CommonFlags {
     #[arg(long, value_name = "POLICY", value_parser = on_disconnect)]
     pub(crate) on_disconnect: Option<OnDisconnect>,
     #[command(flatten)]
+    pub(crate) health: HealthFlags,
+    #[command(flatten)]
     pub(crate) reserve: ReserveFlags,
     #[command(flatten)]
     pub(crate) endpoint: EndpointFlags,
@@ -210,7 +213,7 @@ fn log_option(text: &str) -> Result<LogOption, String> {
 
 impl CommonFlags {
     /// Puts what was given into `spec`; an empty text or 0 takes a setting back.
-    pub(crate) fn apply(&self, spec: &mut ServiceSpec) {
+    pub(crate) fn apply(&self, spec: &mut ServiceSpec) -> Result<(), Failure> {
         let task = &mut spec.task;
         set_text(&mut task.user, self.user.as_ref());
         set_text(&mut task.workdir, self.workdir.as_ref());
@@ -235,6 +238,7 @@ impl CommonFlags {
         self.endpoint.apply(spec);
         self.reserve.apply(spec);
         self.pace.apply(spec);
+        self.health.apply(spec)
     }
 
     fn apply_restart(&self, restart: &mut RestartPolicy) {
@@ -298,7 +302,7 @@ impl CreateFlags {
             placement: self.placing.placement(),
             ..ServiceSpec::new(self.name, task)
         };
-        self.common.apply(&mut spec);
+        self.common.apply(&mut spec)?;
         spec.validate().map_err(|e| flag_error(&e))?;
         Ok(spec)
     }

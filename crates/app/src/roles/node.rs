@@ -228,6 +228,7 @@ impl Node {
             tunnel: Some(Arc::clone(&plane) as Arc<dyn warren_agent::Tunnel>),
             name_server: Some(warren_net::name_server(&tools.key)),
             resolve: Arc::new(Hosts(shared.dialer.clone())),
+            probes: Arc::new(warren_agent::NetProbes::default()),
             overlay_device: warren_net::tunnel_name(&tools.key),
             ipv6: warren_net::ipv6_enabled(),
             data_dir: shared.settings.data_dir.clone(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use warren_model::health::Healthcheck;
 use warren_model::node::Node;
 use warren_model::service::Service;
 use warren_model::task::{Desired, Task};
@@ -120,6 +121,7 @@ fn task_row(view: &State, task: &Task) -> v1::Task {
         service_name: service.unwrap_or_default(),
         node_name: node.map(|node| node.description.hostname.clone()).unwrap_or_default(),
         node_status: node_status.unwrap_or_default(),
+        health_implicit: template.is_some_and(|template| template.health == Healthcheck::Implicit),
         image: template.map(|template| template.image.clone()).unwrap_or_default(),
         ..task.into()
     }

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use warren_model::service::{ChangeKind, Service};
-use warren_model::task::{Desired, Task, TaskState};
+use warren_model::task::{Desired, Task};
 use warren_model::{ServiceId, Time};
 use warren_planner::Convergence;
 use warren_proto::v1;
@@ -102,12 +102,10 @@ async fn follow(
     }
 }
 
-/// For how much longer the youngest running task must stay up; 0 when all have.
+/// For how much longer the youngest task that is up must stay so; 0 when all have.
 fn unsteady_ms(view: &State, goal: Goal, now: Time) -> u64 {
-    let runs =
-        |task: &&Task| task.desired == Desired::Running && task.status.state == TaskState::Running;
-    let running = view.tasks_of(goal.service).filter(runs);
-    let youngest = running.map(|task| task.status.since).max();
+    let wanted = view.tasks_of(goal.service).filter(|task| task.desired == Desired::Running);
+    let youngest = wanted.filter_map(|task| task.status.ready_since()).max();
     // A clock that is ahead of ours asks for no more than the whole time.
     youngest.map_or(0, |since| STEADY_MS.saturating_sub(now.since_ms(since)))
 }

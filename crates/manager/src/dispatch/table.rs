@@ -6,8 +6,8 @@
 //! them may answer such a port or be behind it, and since keys must be there
 //! before the first packet is.
 //!
-//! A task that does not run, is not wanted any more, or whose node is not heard
-//! of is no backend from the moment that the state says so; its address stays
+//! A task that does not run, is not healthy, is not wanted any more, or whose node is
+//! not heard of is no backend from the moment that the state says so; its address stays
 //! a member of its networks until it has ended.
 
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ use warren_model::node_table::{
     NodeTable, Peer, TableAttachment, TableChange, TableNetwork, TableService, TableTask,
 };
 use warren_model::service::{Attachment, PublishMode, Service};
-use warren_model::task::{Desired, Task, TaskState};
+use warren_model::task::{Desired, Task};
 use warren_model::{NetworkId, NodeId, ServiceId};
 use warren_proto::v1;
 use warren_state::State;
@@ -247,7 +247,7 @@ fn is_member(task: &Task) -> bool {
 
 fn table_task(view: &State, task: &Task) -> Option<TableTask> {
     let (node, address) = (task.node?, task.address?);
-    let ready = task.status.state == TaskState::Running
+    let ready = task.status.is_ready()
         && task.desired == Desired::Running
         && status(view, node) == Some(NodeStatus::Ready);
     let weight = TableTask::WEIGHT;

@@ -6,7 +6,7 @@ use warren_model::node::{Availability, Description};
 use warren_model::node_table::TablePeers;
 use warren_model::policy::{PolicyAction, PolicySpec};
 use warren_model::service::{PortSpec, Protocol, ServiceSpec};
-use warren_model::task::TaskStatus;
+use warren_model::task::{TaskState, TaskStatus};
 use warren_model::{PolicyId, TaskId, Time};
 use warren_state::change::Mutation;
 

@@ -37,6 +37,7 @@ impl TaskTemplate {
         }
         self.check_places()?;
         check_labels("container_labels", &self.container_labels)?;
+        self.health.validate()?;
         self.check_numbers()
     }
 

@@ -231,3 +231,94 @@ fn draining_moves_tasks_like_a_rollout() {
         progress web => converged",
     );
 }
+
+/// Running is not enough: a new task must be healthy before the old one goes.
+#[test]
+fn a_rollout_waits_for_health() {
+    check(
+        "nodes a b
+        service web n=2
+        plan => +web.1@a +web.2@b
+        begins web.1
+        begins web.2
+        counts web => 0/2
+        progress web => 2 not healthy yet
+        plan =>
+        healthy web.1
+        healthy web.2
+        counts web => 2/2
+        progress web => converged
+        update web image=b
+        plan => +web.1/2@a
+        begins web.1
+        plan =>
+        wait 600s
+        plan =>
+        counts web => 2/2
+        unhealthy web.1
+        plan =>
+        counts web => 2/2
+        progress web => 1 unhealthy, 1 to be updated, 1 to be stopped
+        healthy web.1
+        plan => -web.1 +web.2/2@b
+        healthy web.2
+        plan => -web.2
+        progress web => converged",
+    );
+}
+
+/// The delay of an update begins when the new task is healthy.
+#[test]
+fn a_pause_begins_with_health() {
+    check(
+        "nodes a
+        service web n=2 delay=10s
+        plan => +web.1@a +web.2@a
+        start
+        wait 60s
+        update web image=b
+        plan => +web.1/2@a
+        begins web.1
+        wait 60s
+        plan =>
+        healthy web.1
+        plan => -web.1 wake 10s
+        wait 10s
+        plan => +web.2/2@a",
+    );
+}
+
+/// Who is unhealthy is left to its node: it is not replaced elsewhere beside what runs.
+#[test]
+fn unhealthy_tasks_are_not_replaced_while_they_run() {
+    check(
+        "nodes a b
+        service web n=2
+        plan => +web.1@a +web.2@b
+        healthy web.1
+        healthy web.2
+        unhealthy web.1
+        plan =>
+        counts web => 1/2
+        progress web => 1 unhealthy
+        wait 600s
+        plan =>
+        healthy web.1
+        progress web => converged
+        fail web.1
+        wait 1s
+        plan => -web.1 +web.1@b",
+    );
+    // Those that do not work are renewed first.
+    check(
+        "nodes a
+        service web n=3
+        plan => +web.1@a +web.2@a +web.3@a
+        start
+        unhealthy web.3
+        update web image=b
+        plan => +web.3/2@a
+        healthy web.3
+        plan => -web.3 +web.1/2@a",
+    );
+}

@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
+use warren_model::health::{Health, HealthState};
 use warren_model::id::{ClusterId, NetworkId, NodeId, ServiceId};
 use warren_model::network::NetworkSpec;
 use warren_model::node::{Availability, Description, Node, NodeStatus};
@@ -308,6 +309,18 @@ impl World {
         self.write(Mutation::ReportTask { id: task.id, node, status });
     }
 
+    /// It runs, and this is known of its health.
+    fn find_out(&mut self, task: &Task, state: HealthState) {
+        let Some(node) = task.node else { return };
+        let mut status = task.status.clone();
+        if status.state != TaskState::Running {
+            (status.state, status.since) = (TaskState::Running, self.now);
+        }
+        status.attempt = status.attempt.max(1);
+        status.health = Some(Health { state, since: self.now });
+        self.write(Mutation::ReportTask { id: task.id, node, status });
+    }
+
     pub(crate) fn hears(&self, task: &Task) -> bool {
         task.node.is_some_and(|node| self.connected.contains(&node))
     }
@@ -567,6 +580,9 @@ impl World {
             ["start", slot] => self.start(Some(slot)),
             ["obey"] => self.obey(),
             ["fail", slot] => self.report(&self.newest(slot), TaskState::Failed),
+            ["healthy", slot] => self.find_out(&self.newest(slot), HealthState::Healthy),
+            ["unhealthy", slot] => self.find_out(&self.newest(slot), HealthState::Unhealthy),
+            ["begins", slot] => self.find_out(&self.newest(slot), HealthState::Starting),
             ["reject", slot] => self.report(&self.newest(slot), TaskState::Rejected),
             ["complete", slot] => self.report(&self.newest(slot), TaskState::Complete),
             // Lost contact just now; `down` after the window has passed.

@@ -24,7 +24,6 @@ impl TryFrom<v1::Event> for Event {
     type Error = Error;
 
     fn try_from(wire: v1::Event) -> Result<Self, Error> {
-        let actions = [Action::Create, Action::Update, Action::Remove];
         let unknown = |field, word: &str| Error::new(field, format!("{word:?} is not known"));
         Ok(Self {
             revision: wire.revision,
@@ -33,7 +32,7 @@ impl TryFrom<v1::Event> for Event {
                 .into_iter()
                 .find(|k| k.as_str() == wire.kind)
                 .ok_or_else(|| unknown("kind", &wire.kind))?,
-            action: actions
+            action: Action::ALL
                 .into_iter()
                 .find(|a| a.as_str() == wire.action)
                 .ok_or_else(|| unknown("action", &wire.action))?,

@@ -171,6 +171,7 @@ impl From<&TaskTemplate> for v1::TaskTemplate {
             log: Some((&t.log).into()),
             force: t.force,
             reserve: resources_if_any(&t.reserve),
+            health: super::health::declared(&t.health),
         }
     }
 }
@@ -198,6 +199,7 @@ impl TryFrom<v1::TaskTemplate> for TaskTemplate {
             log: wire.log.map(Into::into).unwrap_or_default(),
             force: wire.force,
             reserve: part_or_default("reserve", wire.reserve)?,
+            health: part_or_default("health", wire.health)?,
         })
     }
 }

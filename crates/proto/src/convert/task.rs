@@ -1,9 +1,10 @@
 //! Tasks: what managers want of them and what agents saw.
 
 use warren_model::Time;
+use warren_model::health::{Health, HealthState};
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 
-use super::{Error, address, choice, enums, node_id, part, service_id, task_id};
+use super::{Error, address, choice, enums, node_id, part, part_if_any, service_id, task_id};
 use crate::v1;
 
 enums! {
@@ -11,6 +12,24 @@ enums! {
     TaskState, v1::TaskState {
         Pending Assigned Preparing Starting Running Draining Stopping
         Complete Failed Rejected Removed
+    }
+    HealthState, v1::HealthState { Starting Healthy Unhealthy }
+}
+
+impl From<&Health> for v1::Health {
+    fn from(health: &Health) -> Self {
+        Self { state: v1::HealthState::from(health.state).into(), since: health.since.0 }
+    }
+}
+
+impl TryFrom<v1::Health> for Health {
+    type Error = Error;
+
+    fn try_from(wire: v1::Health) -> Result<Self, Error> {
+        Ok(Self {
+            state: choice::<v1::HealthState, _>("state", wire.state)?,
+            since: Time(wire.since),
+        })
     }
 }
 
@@ -36,6 +55,7 @@ impl From<&TaskStatus> for v1::TaskStatus {
             started: status.started.map(|time| time.0),
             exit: status.exit.as_ref().map(Into::into),
             error: status.error.as_deref().map(str::to_owned),
+            health: status.health.as_ref().map(Into::into),
         }
     }
 }
@@ -52,6 +72,7 @@ impl TryFrom<v1::TaskStatus> for TaskStatus {
             started: wire.started.map(Time),
             exit: wire.exit.map(Into::into),
             error: wire.error.map(Into::into),
+            health: part_if_any("health", wire.health)?,
         })
     }
 }
@@ -74,6 +95,7 @@ impl From<&Task> for v1::Task {
             node_name: String::new(),
             image: String::new(),
             node_status: v1::NodeStatus::Unspecified.into(),
+            health_implicit: false,
         }
     }
 }

@@ -4,6 +4,9 @@ use proptest::prelude::*;
 use prost::Message;
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
 use warren_model::event::{Action, Event, Kind};
+use warren_model::health::{
+    Health, HealthAction, HealthSpec, HealthState, Healthcheck, HttpProbe, Probe,
+};
 use warren_model::ipv6::Subnet6;
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
@@ -145,7 +148,7 @@ fn template() -> impl Strategy<Value = TaskTemplate> {
     );
     let rights = (any::<Option<u64>>(), any::<bool>(), texts(), texts());
     let limits = (any::<Option<u64>>(), any::<Option<u32>>(), any::<Option<u32>>(), resources());
-    let rest = (restart(), any::<u64>(), any::<u32>(), any::<u32>());
+    let rest = (restart(), any::<u64>(), any::<u32>(), any::<u32>(), healthcheck());
     (run, places, rights, limits, rest).prop_map(|(run, places, rights, limits, rest)| {
         TaskTemplate {
             image: run.0,
@@ -165,9 +168,41 @@ fn template() -> impl Strategy<Value = TaskTemplate> {
             reserve: limits.3,
             restart: rest.0,
             log: LogOptions { max_bytes: rest.1, max_files: rest.2 },
+            health: rest.4,
             force: rest.3,
         }
     })
+}
+
+fn healthcheck() -> impl Strategy<Value = Healthcheck> {
+    let status = (1..=u16::MAX, any::<u16>());
+    let headers = prop::collection::vec((text(), text()), 0..3);
+    let http = (any::<u16>(), text(), any::<bool>(), headers, status).prop_map(
+        |(port, path, tls, headers, status)| {
+            Probe::Http(HttpProbe { port, path, tls, headers, status })
+        },
+    );
+    let probe = prop_oneof![
+        http,
+        any::<u16>().prop_map(|port| Probe::Tcp { port }),
+        (any::<u16>(), text()).prop_map(|(port, service)| Probe::Grpc { port, service }),
+        texts().prop_map(Probe::Exec),
+        text().prop_map(Probe::Shell),
+    ];
+    let times = any::<(u64, u64, u32, u64, u64, bool)>();
+    let explicit = (probe, times).prop_map(|(probe, times)| {
+        let action = if times.5 { HealthAction::Restart } else { HealthAction::None };
+        Healthcheck::Explicit(Box::new(HealthSpec {
+            probe,
+            interval_ms: times.0,
+            timeout_ms: times.1,
+            retries: times.2,
+            start_period_ms: times.3,
+            start_interval_ms: times.4,
+            action,
+        }))
+    });
+    prop_oneof![Just(Healthcheck::Implicit), Just(Healthcheck::Off), explicit]
 }
 
 fn spec() -> impl Strategy<Value = ServiceSpec> {
@@ -350,8 +385,12 @@ fn cluster() -> impl Strategy<Value = Cluster> {
 
 fn status() -> impl Strategy<Value = TaskStatus> {
     let exit = prop::option::of(any::<(i32, bool)>());
-    (0..TaskState::ALL.len(), any::<(u64, u32, u32, Option<u64>)>(), exit, prop::option::of(text()))
-        .prop_map(|(state, (since, attempt, pid, started), exit, error)| TaskStatus {
+    let health = (prop::sample::select(HealthState::ALL.to_vec()), any::<u64>());
+    let health = health.prop_map(|(state, since)| Health { state, since: Time(since) });
+    let health = prop::option::of(health);
+    let numbers = any::<(u64, u32, u32, Option<u64>)>();
+    (0..TaskState::ALL.len(), numbers, exit, prop::option::of(text()), health).prop_map(
+        |(state, (since, attempt, pid, started), exit, error, health)| TaskStatus {
             state: TaskState::ALL[state],
             since: Time(since),
             attempt,
@@ -359,7 +398,9 @@ fn status() -> impl Strategy<Value = TaskStatus> {
             started: started.map(Time),
             exit: exit.map(|(code, oom_killed)| TaskExit { code, oom_killed }),
             error: error.map(Into::into),
-        })
+            health,
+        },
+    )
 }
 
 proptest! {
@@ -610,7 +651,7 @@ fn what_older_versions_wrote_is_read() {
 #[test]
 fn events_survive() {
     for kind in Kind::ALL {
-        for action in [Action::Create, Action::Update, Action::Remove] {
+        for action in Action::ALL {
             round_trip::<_, v1::Event>(&Event {
                 revision: 7,
                 time: Time(8),

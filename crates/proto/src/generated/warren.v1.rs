@@ -585,6 +585,78 @@ pub struct TaskTemplate {
     /// Kept free for each container.
     #[prost(message, optional, tag = "40")]
     pub reserve: ::core::option::Option<Resources>,
+    /// Absent: nothing is declared.
+    #[prost(message, optional, tag = "60")]
+    pub health: ::core::option::Option<Healthcheck>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Healthcheck {
+    /// Absent: the default.
+    #[prost(uint64, optional, tag = "10")]
+    pub interval_ms: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "11")]
+    pub timeout_ms: ::core::option::Option<u64>,
+    #[prost(uint32, optional, tag = "12")]
+    pub retries: ::core::option::Option<u32>,
+    #[prost(uint64, optional, tag = "13")]
+    pub start_period_ms: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "14")]
+    pub start_interval_ms: ::core::option::Option<u64>,
+    #[prost(enumeration = "HealthAction", tag = "15")]
+    pub action: i32,
+    #[prost(oneof = "healthcheck::Probe", tags = "1, 2, 3, 4, 5, 6")]
+    pub probe: ::core::option::Option<healthcheck::Probe>,
+}
+/// Nested message and enum types in `Healthcheck`.
+pub mod healthcheck {
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Http {
+        #[prost(uint32, tag = "1")]
+        pub port: u32,
+        #[prost(string, tag = "2")]
+        pub path: ::prost::alloc::string::String,
+        #[prost(bool, tag = "3")]
+        pub tls: bool,
+        #[prost(message, repeated, tag = "4")]
+        pub headers: ::prost::alloc::vec::Vec<Header>,
+        /// Absent: 200 to 399.
+        #[prost(uint32, tag = "5")]
+        pub status_first: u32,
+        #[prost(uint32, tag = "6")]
+        pub status_last: u32,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Header {
+        #[prost(string, tag = "1")]
+        pub name: ::prost::alloc::string::String,
+        #[prost(string, tag = "2")]
+        pub value: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Grpc {
+        #[prost(uint32, tag = "1")]
+        pub port: u32,
+        #[prost(string, tag = "2")]
+        pub service: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Off {}
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Probe {
+        #[prost(message, tag = "1")]
+        Off(Off),
+        #[prost(message, tag = "2")]
+        Http(Http),
+        /// Port.
+        #[prost(uint32, tag = "3")]
+        Tcp(u32),
+        #[prost(message, tag = "4")]
+        Grpc(Grpc),
+        #[prost(message, tag = "5")]
+        Exec(super::Strings),
+        #[prost(string, tag = "6")]
+        Shell(::prost::alloc::string::String),
+    }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ServiceSpec {
@@ -786,6 +858,16 @@ pub struct TaskStatus {
     pub exit: ::core::option::Option<TaskExit>,
     #[prost(string, optional, tag = "7")]
     pub error: ::core::option::Option<::prost::alloc::string::String>,
+    /// Absent: nothing is to be found out.
+    #[prost(message, optional, tag = "60")]
+    pub health: ::core::option::Option<Health>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Health {
+    #[prost(enumeration = "HealthState", tag = "1")]
+    pub state: i32,
+    #[prost(uint64, tag = "2")]
+    pub since: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Task {
@@ -819,6 +901,9 @@ pub struct Task {
     /// What is known of its node: of one that is down, the status is the last that was heard.
     #[prost(enumeration = "NodeStatus", tag = "14")]
     pub node_status: i32,
+    /// Nobody declared what is asked of it.
+    #[prost(bool, tag = "60")]
+    pub health_implicit: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Event {
@@ -3135,6 +3220,36 @@ impl RestartCondition {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum HealthAction {
+    /// The default.
+    Unspecified = 0,
+    Restart = 1,
+    None = 2,
+}
+impl HealthAction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "HEALTH_ACTION_UNSPECIFIED",
+            Self::Restart => "HEALTH_ACTION_RESTART",
+            Self::None => "HEALTH_ACTION_NONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "HEALTH_ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "HEALTH_ACTION_RESTART" => Some(Self::Restart),
+            "HEALTH_ACTION_NONE" => Some(Self::None),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum ChangeKind {
     Unspecified = 0,
     Create = 1,
@@ -3316,6 +3431,38 @@ impl TaskState {
             "TASK_STATE_FAILED" => Some(Self::Failed),
             "TASK_STATE_REJECTED" => Some(Self::Rejected),
             "TASK_STATE_REMOVED" => Some(Self::Removed),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum HealthState {
+    Unspecified = 0,
+    Starting = 1,
+    Healthy = 2,
+    Unhealthy = 3,
+}
+impl HealthState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "HEALTH_STATE_UNSPECIFIED",
+            Self::Starting => "HEALTH_STATE_STARTING",
+            Self::Healthy => "HEALTH_STATE_HEALTHY",
+            Self::Unhealthy => "HEALTH_STATE_UNHEALTHY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "HEALTH_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "HEALTH_STATE_STARTING" => Some(Self::Starting),
+            "HEALTH_STATE_HEALTHY" => Some(Self::Healthy),
+            "HEALTH_STATE_UNHEALTHY" => Some(Self::Unhealthy),
             _ => None,
         }
     }

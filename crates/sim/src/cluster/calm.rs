@@ -198,13 +198,13 @@ fn plainly(view: &State, node: NodeId, known: &NodeTable) -> Held {
         if told.on.is_empty() == common {
             return Err(format!("knows {name} on {:?}", told.on));
         }
-        let running = view.tasks_of(service.id).filter(|task| {
-            task.status.state == TaskState::Running && task.desired == Desired::Running
-        });
+        let running = view
+            .tasks_of(service.id)
+            .filter(|task| task.status.is_ready() && task.desired == Desired::Running);
         let running: BTreeSet<TaskId> = running.map(|task| task.id).collect();
         let backends: BTreeSet<TaskId> = told.backends().map(|task| task.task).collect();
         if running != backends {
-            return Err(format!("{name} runs as {running:?}, its backends are {backends:?}"));
+            return Err(format!("{name} is ready as {running:?}, its backends are {backends:?}"));
         }
         if told
             .on

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use warren_base::rng::{Rng, SeededRng};
 use warren_model::ServiceSpec;
+use warren_model::health::{HealthAction, HealthSpec, Healthcheck, Probe};
 use warren_model::service::{
     Attachment, Endpoint, EndpointMode, FailureAction, Mode, OnDisconnect, PortSpec, Protocol,
     PublishMode, RestartPolicy, TaskTemplate, UpdateOrder, UpdatePolicy,
@@ -298,6 +299,7 @@ impl User {
             image: "sim:1".into(),
             restart,
             stop_grace_ms: Some(1000),
+            health: health(self.rng.below(4)),
             ..TaskTemplate::default()
         };
         Some(ServiceSpec {
@@ -344,4 +346,15 @@ fn is_vague(status: &Status) -> bool {
         | Code::Unimplemented
         | Code::DataLoss => false,
     }
+}
+
+/// Some services are asked how they are, and some of those restarted when they are not well.
+fn health(lot: u64) -> Healthcheck {
+    let action = match lot {
+        0 => HealthAction::Restart,
+        1 => HealthAction::None,
+        _ => return Healthcheck::Implicit,
+    };
+    let check = HealthSpec::new(Probe::Tcp { port: 80 });
+    Healthcheck::Explicit(Box::new(HealthSpec { action, ..check }))
 }

@@ -129,7 +129,7 @@ impl World {
             let up: BTreeSet<_> = self
                 .state
                 .tasks_of(service.id)
-                .filter(|task| running.contains(&task.id))
+                .filter(|task| running.contains(&task.id) && task.status.is_ready())
                 .filter_map(|task| task.address)
                 .collect();
             for port in &service.spec.ports {
@@ -137,7 +137,7 @@ impl World {
                 let named = self.machine.behind(port.published);
                 if named != up && !crashes {
                     return Err(format!(
-                        "port {} of {} names {named:?}, running are {up:?}",
+                        "port {} of {} names {named:?}, ready are {up:?}",
                         port.published, service.spec.name
                     ));
                 }

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use warren_base::rng::Rng;
+use warren_model::health::{HealthAction, HealthSpec, Healthcheck, Probe};
 use warren_model::id::ServiceId;
 use warren_model::service::{
     FailureAction, Mode, PortSpec, Protocol, PublishMode, RestartPolicy, Service, ServiceSpec,
@@ -115,6 +116,7 @@ impl World {
         let parallelism = u32::try_from(self.rng.below(3)).unwrap_or(0);
         let command = if self.rng.below(8) == 0 { vec!["crash".to_owned()] } else { vec![] };
         let restart = RestartPolicy { delay_ms: self.rng.below(200), ..RestartPolicy::default() };
+        let health = health(self.rng.below(4));
         Ok(ServiceSpec {
             mode: Mode::Replicated { replicas: u32::try_from(self.rng.below(6)).unwrap_or(1) },
             ports: self.ports(),
@@ -136,9 +138,21 @@ impl World {
                     command,
                     restart,
                     stop_grace_ms: Some(1000),
+                    health,
                     ..TaskTemplate::default()
                 },
             )
         })
     }
+}
+
+/// Some services are asked how they are, and some of those restarted when they are not well.
+fn health(lot: u64) -> Healthcheck {
+    let action = match lot {
+        0 => HealthAction::Restart,
+        1 => HealthAction::None,
+        _ => return Healthcheck::Implicit,
+    };
+    let check = HealthSpec::new(Probe::Tcp { port: 80 });
+    Healthcheck::Explicit(Box::new(HealthSpec { action, ..check }))
 }

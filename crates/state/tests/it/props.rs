@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
+use warren_model::health::{Health, HealthState};
 use warren_model::id::ClusterId;
 use warren_model::network::{NetworkSpec, Vip, VipHolder};
 use warren_model::node::{Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus};
@@ -37,6 +38,10 @@ fn any_status() -> impl Strategy<Value = TaskStatus> {
             started: ended.then_some(Time(since)),
             exit: ended.then_some(TaskExit { code: 137, oom_killed: since % 2 == 0 }),
             error,
+            health: (attempt > 0).then(|| Health {
+                state: HealthState::ALL[usize::from(ended) + usize::from(since % 2 == 0)],
+                since: Time(since + 1),
+            }),
         },
     )
 }

@@ -326,3 +326,34 @@ fn events_tell_what_moved() {
     assert!(events.iter().all(|event| event.time == state.time()), "time never goes back");
     assert_eq!(TaskState::Pending.as_str(), "pending");
 }
+
+/// Reports of one task as `state#attempt health@since`; each with the event that says so.
+#[test]
+fn changes_of_health_are_events() {
+    let (mut state, _) = run(&with("task 1 web.1 @a .5"));
+    let mut said = |words: &str, seconds: u64| {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        let status = crate::script::status(&words);
+        let mutations = vec![Mutation::ReportTask { id: task("1"), node: node("a"), status }];
+        let transaction = Transaction { mutations, ..Transaction::default() };
+        let mut events = vec![];
+        state.apply(Time(seconds * 1000), &[transaction], &mut events);
+        let event = events.first().map(|e| format!("{} {}", e.action.as_str(), e.message));
+        (event.unwrap_or_default(), state.task(task("1")).unwrap().status.health)
+    };
+    let event = |said: (String, Option<_>)| said.0;
+    assert_eq!(event(said("running#1 health=starting", 10)), "update running (starting)");
+    assert_eq!(event(said("running#1 health=healthy", 11)), "health running (healthy)");
+    assert_eq!(event(said("running#1 health=healthy", 12)), "");
+    let ill = said("running#1 health=unhealthy error=slow", 13);
+    assert_eq!(event(ill), "health running (unhealthy): slow");
+    let ends = said("draining#1 health=unhealthy error=slow", 14);
+    assert_eq!(event(ends), "update draining (unhealthy): slow");
+    // At once healthy: the news is that it runs.
+    assert_eq!(event(said("running#2 health=healthy", 15)), "update running (healthy)");
+    let (told, _) = said("draining#2 health=unhealthy error=slow", 16);
+    assert_eq!(told, "health draining (unhealthy): slow");
+    // A clock that is ahead.
+    let (_, health) = said("running#3 health=healthy@90000", 17);
+    assert_eq!(health.unwrap().since, Time(17_000));
+}

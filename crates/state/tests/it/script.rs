@@ -17,6 +17,7 @@ use std::net::Ipv4Addr;
 
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
+use warren_model::health::{Health, HealthState};
 use warren_model::id::{ClusterId, NetworkId, NodeId, PolicyId, ServiceId, TaskId};
 use warren_model::network::{NetworkSpec, VipHolder};
 use warren_model::node::{Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus};
@@ -193,13 +194,18 @@ fn new_task(id: &str, place: &str, words: &[&str], address: Option<Ipv4Addr>) ->
     }
 }
 
-fn status(words: &[&str]) -> TaskStatus {
+pub(crate) fn status(words: &[&str]) -> TaskStatus {
     let (state, attempt) = words[0].split_once('#').unwrap();
     let mut status = TaskStatus::new(state_named(state), Time(5));
     status.attempt = attempt.parse().unwrap();
     for word in &words[1..] {
         match word.split_once('=').unwrap() {
             ("error", error) => status.error = Some(error.into()),
+            ("health", health) => {
+                let (state, since) = health.split_once('@').unwrap_or((health, "5"));
+                let state = HealthState::ALL.into_iter().find(|s| s.as_str() == state).unwrap();
+                status.health = Some(Health { state, since: Time(since.parse().unwrap()) });
+            }
             ("since", since) => status.since = Time(since.parse().unwrap()),
             other => panic!("unknown option {other:?}"),
         }

@@ -14,6 +14,7 @@ mod edge;
 mod failover;
 mod figures;
 mod formation;
+mod health;
 mod kernel;
 mod keys;
 mod machines;

@@ -4,6 +4,7 @@ mod cluster;
 mod errors;
 mod fake;
 mod flows;
+mod health;
 mod networks;
 mod placing;
 mod policies;

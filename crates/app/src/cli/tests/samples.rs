@@ -96,6 +96,7 @@ pub(crate) fn task(slot: u32, state: v1::TaskState, desired: v1::Desired) -> v1:
             started: Some(NOW),
             exit: None,
             error: None,
+            health: None,
         }),
         created: NOW,
         revision: 6,
@@ -103,6 +104,7 @@ pub(crate) fn task(slot: u32, state: v1::TaskState, desired: v1::Desired) -> v1:
         node_name: "alpha".into(),
         image: "nginx:1.27".into(),
         node_status: v1::NodeStatus::Ready.into(),
+        health_implicit: false,
     }
 }
 

@@ -111,7 +111,11 @@ fn agent(registry: &mut Registry, m: &warren_agent::Metrics) {
     count("assignments", "Assignments that were applied", &m.assignments_applied);
     count("assignments_refused", "Assignments that did not follow", &m.assignments_refused);
     count("cache_writes", "Writes of the kept assignments", &m.cache_writes);
+    count("probes_good", "Health probes that found a container well", &m.probes_good);
+    count("probes_failed", "Health probes that did not, or were not answered", &m.probes_failed);
+    count("unhealthy", "Times that a container became unhealthy", &m.became_unhealthy);
     count("cache_failures", "Writes of them that failed", &m.cache_failures);
+    gauge(registry, "watched", "Containers whose health is asked for", read(&m.watched));
     let rtt = Gauge::<f64, AtomicU64>::default();
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries fit")]
     rtt.set(read(&m.rtt_ms) as f64 / 1e3);

@@ -10,6 +10,7 @@
 
 mod agents;
 mod etcd;
+mod gets;
 mod line;
 mod write;
 
@@ -33,6 +34,8 @@ enum Load {
     Write(write::Args),
     /// Agents with a session each
     Agents(agents::Args),
+    /// Bare HTTP, at an even rate
+    Gets(gets::Args),
 }
 
 fn main() -> Result<()> {
@@ -44,6 +47,7 @@ fn main() -> Result<()> {
         match args.load {
             Load::Write(args) => write::run(args, stop).await,
             Load::Agents(args) => agents::run(args, stop).await,
+            Load::Gets(args) => gets::run(&args, &stop),
         }
     })?;
     println!("{report}");

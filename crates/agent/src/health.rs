@@ -1,0 +1,364 @@
+//! Asking containers how they are: who is due, what they answer, what is news.
+//!
+//! One task holds all deadlines and sleeps until the first ([`run`]); a probe
+//! is a task of its own while it lasts. A container is never asked twice at
+//! once, and no more are asked at a time than [`NET_MAX`] over the network and
+//! [`EXEC_MAX`] by a program of their own: who is due then waits its turn.
+//! The agent's loop hears of what changed, not of each answer.
+//!
+//! Not here: what follows from health (`task`), how to ask (`probes`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use warren_base::rng::Rng;
+use warren_base::tasks::Tasks;
+use warren_model::TaskId;
+use warren_model::health::{Gate, HealthState, Probe};
+
+use crate::core::{Input, Order};
+use crate::metrics::{Metrics, count, gauge};
+use crate::task::Event;
+use crate::worker::{Message, Tools};
+
+mod exec;
+mod grpc;
+mod http;
+pub(crate) mod judge;
+mod probes;
+mod tls;
+
+pub use probes::{NetProbes, Probes};
+
+use judge::{Answer, Judge, Rhythm};
+
+/// Probes over the network at a time: a node of a thousand containers that all time out still
+/// asks each within its interval.
+const NET_MAX: usize = 512;
+/// Programs at a time: each is a process, on a machine that has other things to do.
+const EXEC_MAX: usize = 16;
+/// A probe that nobody declared: connections to a container of this node are accepted within
+/// microseconds.
+const IMPLICIT_TIMEOUT_MS: u64 = 1_000;
+/// What is shown of a failed probe.
+pub(crate) const OUTPUT_BYTES: usize = 256;
+/// From then on people are told why a container is not ready yet.
+const TELL_AFTER_MS: u64 = 1_000;
+/// Tasks whose health is watched, and when each is due.
+#[derive(Debug, Default)]
+pub(crate) struct Prober {
+    state: Mutex<State>,
+    /// Something may be due earlier than was thought.
+    moved: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    watched: BTreeMap<TaskId, Watched>,
+    net: Lane,
+    exec: Lane,
+    last_number: u64,
+    /// Until when the loop sleeps.
+    sleeps_until: u64,
+}
+
+/// Probes of one kind.
+#[derive(Debug, Default)]
+struct Lane {
+    due: BTreeSet<(u64, TaskId)>,
+    under_way: usize,
+}
+
+#[derive(Debug)]
+struct Watched {
+    /// Tells it from an earlier watch of the same task.
+    number: u64,
+    ask: Arc<Ask>,
+    judge: Judge,
+    /// What people were told of a container that starts.
+    told: String,
+    began_ms: u64,
+}
+
+/// What is asked of a container.
+#[derive(Debug)]
+struct Ask {
+    task: TaskId,
+    attempt: u32,
+    container: String,
+    address: Option<Ipv4Addr>,
+    probe: Probe,
+    timeout_ms: u64,
+    gone: CancellationToken,
+}
+
+impl Ask {
+    fn is_exec(&self) -> bool {
+        matches!(self.probe, Probe::Exec(_) | Probe::Shell(_))
+    }
+}
+
+/// A probe to be made now.
+struct Turn {
+    number: u64,
+    ask: Arc<Ask>,
+    began_ms: u64,
+}
+
+/// What the agent's loop is to hear.
+struct News {
+    state: HealthState,
+    output: Option<Box<str>>,
+}
+
+/// What is asked of the container of an order, and how often; nothing, if it has no gate.
+fn what(order: &Order) -> Option<(Probe, u64, Rhythm)> {
+    match order.spec.template.health.gate(&[]) {
+        Gate::Explicit(spec) => Some((spec.probe.clone(), spec.timeout_ms, Rhythm::of(spec))),
+        Gate::Open | Gate::Implicit { .. } => {
+            Some((Probe::Tcp { port: order.port? }, IMPLICIT_TIMEOUT_MS, Rhythm::implicit()))
+        }
+    }
+}
+
+impl Prober {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Watches the container of an order from now on, instead of an earlier one of the task.
+    pub(crate) fn watch(
+        &self,
+        order: &Order,
+        known: HealthState,
+        ran_ms: u64,
+        now_ms: u64,
+        lot: u64,
+    ) {
+        let Some((probe, timeout_ms, rhythm)) = what(order) else { return };
+        let task = order.spec.id;
+        let ask = Arc::new(Ask {
+            task,
+            attempt: order.attempt,
+            container: order.spec.container_id(order.attempt),
+            address: order.spec.address,
+            probe,
+            timeout_ms,
+            gone: CancellationToken::new(),
+        });
+        let judge = Judge::new(rhythm, known, ran_ms, now_ms, lot);
+        let mut state = self.lock();
+        state.forget(task);
+        state.last_number += 1;
+        let number = state.last_number;
+        let due = judge.next_ms();
+        let watched = Watched { number, ask, judge, told: String::new(), began_ms: now_ms };
+        state.watched.insert(task, watched);
+        let wakes = state.queue(task, due);
+        drop(state);
+        if wakes {
+            self.moved.notify_one();
+        }
+    }
+
+    /// Asks a task no more; a probe under way ends.
+    pub(crate) fn look_away(&self, task: TaskId) {
+        self.lock().forget(task);
+    }
+
+    /// Whose turn it is, and when it is the next one's.
+    fn turns(&self, now_ms: u64, metrics: &Metrics) -> (Vec<Turn>, u64) {
+        let mut state = self.lock();
+        let State { watched, net, exec, .. } = &mut *state;
+        gauge(&metrics.watched, watched.len() as u64);
+        let mut turns = Vec::new();
+        let mut next = u64::MAX;
+        for (lane, most) in [(net, NET_MAX), (exec, EXEC_MAX)] {
+            while let Some((due, task)) = lane.due.first().copied() {
+                // With a probe that ends there is room again, and the loop is woken.
+                if lane.under_way >= most {
+                    break;
+                }
+                if due > now_ms {
+                    next = next.min(due);
+                    break;
+                }
+                lane.due.pop_first();
+                let Some(watched) = watched.get(&task) else { continue };
+                lane.under_way += 1;
+                let (number, ask) = (watched.number, Arc::clone(&watched.ask));
+                turns.push(Turn { number, ask, began_ms: now_ms });
+            }
+        }
+        state.sleeps_until = next;
+        (turns, next)
+    }
+
+    /// Takes in what a probe found; what is news of it.
+    fn hear(
+        &self,
+        turn: &Turn,
+        found: &Result<(), String>,
+        ended_ms: u64,
+        lot: u64,
+    ) -> Option<News> {
+        let mut state = self.lock();
+        let watched = state.watched.get_mut(&turn.ask.task)?;
+        if watched.number != turn.number {
+            return None;
+        }
+        let answer = Answer { good: found.is_ok(), began_ms: turn.began_ms, ended_ms };
+        let news = watched.judge.hear(answer, lot);
+        let output = found.as_ref().err().map(|text| cut(text));
+        if let Some(state) = news {
+            return Some(News { state, output: output.map(Into::into) });
+        }
+        let output = output?;
+        let waits_long = ended_ms.saturating_sub(watched.began_ms) >= TELL_AFTER_MS;
+        let starts = watched.judge.state() == HealthState::Starting;
+        if !starts || !waits_long || watched.told == output {
+            return None;
+        }
+        watched.told.clone_from(&output);
+        Some(News { state: HealthState::Starting, output: Some(output.into()) })
+    }
+
+    /// A probe is over: the next one may be queued.
+    fn rest(&self, turn: &Turn) {
+        let mut state = self.lock();
+        let lane = if turn.ask.is_exec() { &mut state.exec } else { &mut state.net };
+        let was_full = lane.under_way >= if turn.ask.is_exec() { EXEC_MAX } else { NET_MAX };
+        lane.under_way = lane.under_way.saturating_sub(1);
+        let task = turn.ask.task;
+        let watched = state.watched.get(&task).filter(|watched| watched.number == turn.number);
+        let due = watched.and_then(|watched| watched.judge.next_ms());
+        let wakes = state.queue(task, due) || was_full;
+        drop(state);
+        if wakes {
+            self.moved.notify_one();
+        }
+    }
+}
+
+impl State {
+    fn forget(&mut self, task: TaskId) {
+        let Some(watched) = self.watched.remove(&task) else { return };
+        watched.ask.gone.cancel();
+        if let Some(due) = watched.judge.next_ms() {
+            self.net.due.remove(&(due, task));
+            self.exec.due.remove(&(due, task));
+        }
+    }
+
+    /// Whether the loop must be woken for it.
+    fn queue(&mut self, task: TaskId, due: Option<u64>) -> bool {
+        let (Some(due), Some(watched)) = (due, self.watched.get(&task)) else { return false };
+        let lane = if watched.ask.is_exec() { &mut self.exec } else { &mut self.net };
+        lane.due.insert((due, task));
+        due < self.sleeps_until
+    }
+}
+
+/// On one line, and short enough for a status.
+fn cut(text: &str) -> String {
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.extend(word.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }));
+        if line.len() > OUTPUT_BYTES {
+            line.truncate(line.floor_char_boundary(OUTPUT_BYTES - '…'.len_utf8()));
+            line.push('…');
+            break;
+        }
+    }
+    line
+}
+
+/// Has everybody asked when it is time, until the agent stops.
+pub(crate) async fn run(tools: Arc<Tools>, tasks: Arc<Tasks>, rng: Arc<dyn Rng>) {
+    loop {
+        let now_ms = tools.clock.monotonic_ms();
+        let (turns, next) = tools.prober.turns(now_ms, &tools.metrics);
+        for turn in turns {
+            let (tools, rng) = (Arc::clone(&tools), Arc::clone(&rng));
+            tasks.spawn("probe", async move { take(&tools, rng.as_ref(), &turn).await });
+        }
+        tokio::select! {
+            () = tools.prober.moved.notified() => {}
+            () = tools.clock.sleep_until(next) => {}
+            () = tools.stopping.cancelled() => return,
+        }
+    }
+}
+
+/// Asks once, and tells what is news.
+async fn take(tools: &Tools, rng: &dyn Rng, turn: &Turn) {
+    // Given back whatever becomes of the probe.
+    let _resting = Resting { prober: &tools.prober, turn };
+    let found = tokio::select! {
+        biased;
+        () = turn.ask.gone.cancelled() => return,
+        found = ask(tools, &turn.ask) => found,
+    };
+    let metrics = &tools.metrics;
+    count(if found.is_ok() { &metrics.probes_good } else { &metrics.probes_failed }, 1);
+    let news = tools.prober.hear(turn, &found, tools.clock.monotonic_ms(), rng.next_u64());
+    let Some(News { state, output }) = news else { return };
+    if state == HealthState::Unhealthy {
+        count(&metrics.became_unhealthy, 1);
+    }
+    let (task, attempt) = (turn.ask.task, turn.ask.attempt);
+    let event = Event::Health { state, output };
+    tell(&event, task);
+    let input = Input::Done { task, attempt, event, claimed: None };
+    tools.tell(Message::Input(Box::new(input))).await;
+}
+
+struct Resting<'a> {
+    prober: &'a Prober,
+    turn: &'a Turn,
+}
+
+impl Drop for Resting<'_> {
+    fn drop(&mut self) {
+        self.prober.rest(self.turn);
+    }
+}
+
+fn tell(event: &Event, task: TaskId) {
+    let Event::Health { state, output } = event else { return };
+    let output = output.as_deref().unwrap_or_default();
+    match state {
+        HealthState::Starting => tracing::debug!(task_id = %task, output, "not healthy yet"),
+        HealthState::Healthy => tracing::info!(task_id = %task, "healthy"),
+        HealthState::Unhealthy => tracing::warn!(task_id = %task, output, "unhealthy"),
+    }
+}
+
+/// One probe within its time.
+async fn ask(tools: &Tools, ask: &Ask) -> Result<(), String> {
+    let timeout = tools.clock.sleep(ask.timeout_ms);
+    if ask.is_exec() {
+        return exec::ask(tools, &ask.container, &ask.probe, timeout, ask.timeout_ms).await;
+    }
+    let Some(address) = ask.address else {
+        return Err("the container has no address".to_owned());
+    };
+    tokio::select! {
+        biased;
+        found = tools.probes.ask(address, &ask.probe) => found,
+        () = timeout => Err(late(ask.timeout_ms)),
+    }
+}
+
+fn late(timeout_ms: u64) -> String {
+    format!("no answer within {}", warren_model::quantity::format_duration_ms(timeout_ms))
+}
+
+#[cfg(test)]
+mod tests;
