@@ -188,7 +188,7 @@ impl Rotation {
 
     /// How long to wait before the next look.
     async fn change(&mut self, change: KeyChange) -> Option<u64> {
-        let Some(tunnel) = self.tools.tunnel.clone() else { return None };
+        let tunnel = self.tools.tunnel.clone()?;
         if let Err(error) = tunnel.change_keys(change).await {
             tracing::error!(%error, ?change, "replace the key of the tunnel");
             self.asked = self.asked.saturating_add(1);

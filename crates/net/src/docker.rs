@@ -264,7 +264,9 @@ mod tests {
             .collect();
         let Change { removed, added } = opening.missing(&found);
         let mut shown: Vec<String> = removed.iter().map(|handle| format!("-{handle}")).collect();
-        shown.extend(added.map(|before| before.map_or("+end".into(), |at| format!("+{at}"))));
+        shown.extend(
+            added.map(|before| before.map_or_else(|| "+end".into(), |at| format!("+{at}"))),
+        );
         assert_eq!(shown.join(" "), expected, "{rules}");
     }
 

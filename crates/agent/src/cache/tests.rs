@@ -73,6 +73,7 @@ fn table() -> NodeTable {
         underlay: "192.0.2.77".into(),
         blocks: vec!["10.128.0.0/24".parse().unwrap()],
         overlay_key: [7; 32],
+        overlay_key_other: [0; 32],
         name: String::new(),
     };
     NodeTable {

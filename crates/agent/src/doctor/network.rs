@@ -173,8 +173,11 @@ async fn ways(tools: &Arc<Tools>, map: &Map, targets: Vec<Target>) -> Vec<Findin
             None => Tunnel::None,
             Some(None) => Tunnel::Silent,
             Some(Some(state)) => {
-                let key = map.table.peers.get(&target.about.node).map(|peer| peer.overlay_key);
-                let peer = state.peers.iter().find(|peer| Some(peer.key) == key);
+                // Of two that replace each other the data plane may know the order of a moment ago.
+                let keys = map.table.peers.get(&target.about.node);
+                let keys = keys.map(|peer| [peer.overlay_key, peer.overlay_key_other]);
+                let peer =
+                    state.peers.iter().find(|peer| keys.is_some_and(|k| k.contains(&peer.key)));
                 peer.cloned().map_or(Tunnel::Stranger, Tunnel::Peer)
             }
         };

@@ -75,6 +75,7 @@ impl Town {
                     underlay: host.first().map_or(own, |host| (*host).to_owned()),
                     blocks: vec![Pool { address: address(at, 0), prefix: 24 }],
                     overlay_key: [0; 32],
+                    overlay_key_other: [0; 32],
                     name: String::new(),
                 };
                 self.table.peers.insert(node(name), Arc::new(peer));

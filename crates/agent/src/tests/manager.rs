@@ -241,7 +241,7 @@ impl Dispatch for Manager {
         let mut parted = self.parted.subscribe();
         let known = parted.wait_for(|parted| parted.is_none_or(|parted| parted >= revision)).await;
         match *known.unwrap() {
-            Some(_) => Ok(Response::new(v1::PartedResponse { all: true })),
+            Some(_) => Ok(Response::new(v1::PartedResponse { all: true, nodes: Vec::new() })),
             None => Err(Status::unavailable("there is no leader")),
         }
     }

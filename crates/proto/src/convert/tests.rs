@@ -543,6 +543,7 @@ proptest! {
                 disk_free_bytes: disk.1,
                 features,
                 overlay_key: membership.3,
+                overlay_key_other: membership.1,
             },
             manager: numbers.3,
             worker: numbers.4,
