@@ -50,12 +50,7 @@ pub(crate) fn run(args: &Args, stop: &watch::Receiver<bool>) -> Result<Value> {
 }
 
 /// How many answers were good, and how many were not.
-fn ask(
-    server: SocketAddr,
-    path: &str,
-    pace: Duration,
-    stop: &watch::Receiver<bool>,
-) -> (u64, u64) {
+fn ask(server: SocketAddr, path: &str, pace: Duration, stop: &watch::Receiver<bool>) -> (u64, u64) {
     let (mut good, mut bad, mut due) = (0, 0, Instant::now());
     while !*stop.borrow() {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
