@@ -36,7 +36,7 @@ async fn ready_is_reported_only_once_it_is_reachable() {
     let wish = Wish::new().at(0, 2).task(1, RUN).task(2, RUN).task(3, RUN);
     let wish = wish.ports(&[port(8080, PublishMode::Ingress)]);
     session.send(wish.complete()).await;
-    let starting = |status: &warren_model::task::TaskStatus| status.error.is_some();
+    let starting = |status: &TaskStatus| status.error.is_some();
     let status = session.until_status(task_id(1), starting).await;
     assert!(!status.is_ready(), "{status:?}");
     assert_eq!(status.error.as_deref(), Some("published ports: no room"));
@@ -60,7 +60,7 @@ async fn nothing_starts_before_the_rules_around_it_hold() {
     let mut session = bench.session().await;
     bench.network.refuse_tables(Some("no room"));
     session.send(Wish::new().task(1, RUN).complete()).await;
-    let failed = |status: &warren_model::task::TaskStatus| status.error.is_some();
+    let failed = |status: &TaskStatus| status.error.is_some();
     let status = session.until_status(task_id(1), failed).await;
     let why = "the network's rules do not hold yet: no room";
     assert_eq!((status.state, status.error.as_deref()), (TaskState::Starting, Some(why)));
@@ -206,7 +206,7 @@ async fn a_registry_that_is_down_is_asked_again() {
     }));
     let wish = Wish::new().task(1, RUN).template(|template| template.image = "far:1".into());
     session.send(wish.complete()).await;
-    let waits = |status: &warren_model::task::TaskStatus| status.error.is_some();
+    let waits = |status: &TaskStatus| status.error.is_some();
     let status = session.until_status(task_id(1), waits).await;
     assert_eq!(status.state, TaskState::Preparing);
     assert!(status.error.unwrap().contains("cannot be reached"));
@@ -230,7 +230,7 @@ async fn a_taken_port_is_named_and_waited_for() {
     bench.network.take_port(8080, Some("nginx (pid 12)"));
     let wish = Wish::new().task(1, RUN).ports(&[port(8080, PublishMode::Ingress)]);
     session.send(wish.complete()).await;
-    let waits = |status: &warren_model::task::TaskStatus| status.error.is_some();
+    let waits = |status: &TaskStatus| status.error.is_some();
     let status = session.until_status(task_id(1), waits).await;
     assert_eq!(status.state, TaskState::Preparing);
     assert_eq!(
@@ -251,7 +251,7 @@ async fn a_host_port_goes_from_one_replica_to_the_next() {
     wish = wish.task(2, RUN);
     wish.revision = 2;
     session.send(wish.next(1)).await;
-    let waits = |status: &warren_model::task::TaskStatus| status.error.is_some();
+    let waits = |status: &TaskStatus| status.error.is_some();
     let status = session.until_status(task_id(2), waits).await;
     assert_eq!(status.error.as_deref(), Some("port 8080/tcp is taken by service web"));
     wish = wish.task(1, Desired::Shutdown);

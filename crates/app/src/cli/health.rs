@@ -43,19 +43,19 @@ pub(crate) struct HealthFlags {
     #[arg(long, value_name = "STATUS", allow_hyphen_values = true, value_parser = status)]
     health_status: Option<(u16, u16)>,
     /// From one probe to the next [default: 5s]
-    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration)]
     health_interval: Option<u64>,
     /// A probe without an answer after that has failed [default: 2s]
-    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration)]
     health_timeout: Option<u64>,
     /// Failures in a row that make a container unhealthy [default: 3]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     health_retries: Option<u32>,
     /// For so long after a start failures do not count, until the first success [default: 30s]
-    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration)]
     health_start_period: Option<u64>,
     /// Longest pause between probes within the start period [default: 1s]
-    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration)]
     health_start_interval: Option<u64>,
     /// What becomes of an unhealthy container: restart, as if it had failed, or none
     /// [default: restart]

@@ -361,6 +361,12 @@ async fn inspect() {
                     "LOG=info"
                   ],
                   "force": 0,
+                  "health": {
+                    "action": "none",
+                    "declared": false,
+                    "probe": "tcp 80",
+                    "until": "the first success"
+                  },
                   "hostname": null,
                   "image": "nginx:1.27",
                   "labels": {
