@@ -26,7 +26,7 @@ pub(super) async fn serve(tools: &Arc<Tools>, request: v1::Exec, line: &mut Line
         Ok(started) => started,
         Err(failure) => return Outcome::Failed(failure),
     };
-    carry(tools, started, line).await
+    Box::pin(carry(tools, started, line)).await
 }
 
 async fn start(tools: &Tools, request: v1::Exec) -> Result<Exec, Failure> {
