@@ -299,7 +299,7 @@ pub(crate) async fn run(
         Verb::Node(NodeVerb::Stop(args)) => {
             node::stop(&mut context, &args, &place.pid_file()).await
         }
-        Verb::Service(verb) => service::run(&mut context, verb).await,
+        Verb::Service(verb) => Box::pin(service::run(&mut context, verb)).await,
         Verb::Ps(args) => service::ps(&mut context, args).await,
         Verb::Explain(verb) => explain::run(&mut context, verb).await,
         Verb::Exec(args) => exec::run(&mut context, args).await,
