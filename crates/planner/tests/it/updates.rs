@@ -429,7 +429,6 @@ fn what_comes_late_is_renewed_though_another_failed_for_good() {
         service web global
         plan => +web.a@a +web.b@b
         start
-        lose b
         pause b
         update web image=b cond=none
         plan => +web.a/2@a
@@ -438,7 +437,6 @@ fn what_comes_late_is_renewed_though_another_failed_for_good() {
         plan => done web
         fail web.a
         plan =>
-        up b
         active b
         plan => +web.b/2@b
         start

@@ -111,7 +111,7 @@ impl Book {
         for service in view.services().filter(|service| !service.removing) {
             let Some(token) = service.spec.labels.get(TOKEN) else { continue };
             let key = (service.spec.name.to_string(), token.clone());
-            let first = *self.tokens.entry(key).or_insert(u64::from(service.number));
+            let first = *self.tokens.entry(key).or_insert_with(|| u64::from(service.number));
             if first != u64::from(service.number) {
                 return Err(format!(
                     "write {token} of {} was applied at revision {first} and again at {}",

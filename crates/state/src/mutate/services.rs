@@ -187,7 +187,7 @@ impl Step<'_> {
         let renewed = before.spec.task != spec.task;
         let template = match renewed {
             false => Some(before.template),
-            true => same_template(row, &spec.task).or(before.template_last.checked_add(1)),
+            true => same_template(row, &spec.task).or_else(|| before.template_last.checked_add(1)),
         };
         let (Some(template), Some(number)) = (template, before.number.checked_add(1)) else {
             return invalid(format!("service {} was updated too often", before.spec.name));

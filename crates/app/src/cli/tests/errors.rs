@@ -370,70 +370,130 @@ async fn help() {
           [CMD]...  Command and its arguments, instead of the image's
 
         Options:
-          -d, --detach                          Do not wait until the service has converged
-              --no-check                        Do not check image, command, user and ports on a node before accepting
-              --image <REF>                     Image to run, e.g. nginx:1.27
-              --replicas <N>                    Number of replicas [default: 1]
-              --mode <MODE>                     replicated, or one on every node [default: replicated] [possible values: replicated, global]
-          -p, --publish <PORT>                  Publish a port: [IP:]PUBLISHED:TARGET[/udp] or published=,target=,protocol=,mode=ingress|host,host_ip=
-          -e, --env <KEY=VALUE>                 Set a variable; KEY alone takes the caller's value
-              --env-file <FILE>                 Read variables from a file
-              --label <KEY=VALUE>               Label of the service
-              --container-label <KEY=VALUE>     Label of its containers
-              --network <NETWORK>               Put it on a network: NAME[,alias=A][,ip=ADDRESS]; repeat for more [default: default]
-              --hostname <HOST>                 Host name of its containers
-              --cap-add <CAP>                   Add a capability
-              --cap-drop <CAP>                  Drop a capability
-              --read-only                       Root file system cannot be written to
-              --constraint <CONSTRAINT>         Only on nodes of which this holds, e.g. node.labels.disk==ssd; also !=, =~ (a pattern with * and ?), in a,b, < and >
-              --prefer <CONSTRAINT>             Rather on nodes of which this holds; the first that is given counts most
-              --placement-pref <PREFERENCE>     Spread evenly over the values of a node's attribute: spread=node.labels.zone
-              --affinity <SERVICE>              Only on nodes that have a task of another service; SERVICE:soft if there are any
-              --anti-affinity <SERVICE>         On no node that has a task of another service; SERVICE:soft if there are others
-              --toleration <TAINT>              Also on nodes with this taint: KEY[=VALUE][:EFFECT], or * for any
-          -u, --user <USER>                     User: name, uid, user:group or uid:gid
-          -w, --workdir <DIR>                   Working directory
-              --entrypoint <COMMAND>            Entrypoint instead of the image's, split like a shell does
-              --limit-cpu <CORES>               Processor time, e.g. 0.5 or 2 cores
-              --limit-memory <SIZE>             Memory, e.g. 128MiB
-              --limit-pids <N>                  Processes and threads
-              --stop-signal <SIGNAL>            Signal that asks a container to end
-              --stop-grace-period <DURATION>    Time from that signal to SIGKILL, e.g. 10s
-              --restart-condition <CONDITION>   When a container that ended is started again [default: any] [possible values: none, on-failure, any]
-              --restart-delay <DURATION>        Pause before a restart; doubles while it keeps failing [default: 100ms]
-              --restart-max-attempts <N>        Restarts within the window before the replica counts as failed; 0 is no limit
-              --restart-window <DURATION>       Running this long forgets earlier failures [default: 10s]
-              --update-parallelism <N>          Replicas replaced at a time; 0 is all [default: 1]
-              --update-delay <DURATION>         Pause between batches
-              --update-order <ORDER>            Whether the new one starts before the old one stops [default: start-first] [possible values: start-first, stop-first]
-              --on-disconnect <POLICY>          When the node is out of reach: keep; stop-after=D: the node stops it; replace-after=D: it is started elsewhere [default: replace-after=3s]
-              --health-cmd <COMMAND>            Healthy if this command exits with 0 in the container: a line for /bin/sh, or a JSON array of words; '' takes the check back
-              --health-http <PATH[:PORT]>       Healthy if a GET is answered with a good status; the port is the first one published
-              --health-https <PATH[:PORT]>      The same over TLS, whoever the certificate is for
-              --health-tcp <PORT>               Healthy if a connection is accepted
-              --health-grpc <PORT[/SERVICE]>    Healthy if grpc.health.v1 says SERVING, of one service or of all
-              --health-header <NAME=VALUE>      Header of the GET
-              --health-status <STATUS>          Status that is good, or a range [default: 200-399]
-              --health-interval <TIME>          From one probe to the next [default: 5s]
-              --health-timeout <TIME>           A probe without an answer after that has failed [default: 2s]
-              --health-retries <N>              Failures in a row that make a container unhealthy [default: 3]
-              --health-start-period <TIME>      For so long after a start failures do not count, until the first success [default: 30s]
-              --health-start-interval <TIME>    Longest pause between probes within the start period [default: 1s]
-              --health-action <ACTION>          What becomes of an unhealthy container: restart, as if it had failed, or none [default: restart] [possible values: restart, none]
-              --no-healthcheck                  Ask nothing: ready when it runs
-              --reserve-cpu <CORES>             Keep processor time free for each replica, e.g. 0.5 cores
-              --reserve-memory <SIZE>           Keep memory free for each replica, e.g. 128MiB
-              --reserve-pids <N>                Keep processes and threads free for each replica
-              --reserve-disk <SIZE>             Keep disk free for each replica, e.g. 10GiB
-              --reserve <NAME=N>                Keep pieces of what nodes say they have for each replica, e.g. gpu=1; 0 takes it back
-              --replicas-max-per-node <N>       Replicas on one node; 0 is no limit
-              --strategy <STRATEGY>             Which of the nodes that fit: spread (the emptiest), bin-pack (the fullest), or default (as the cluster's settings say)
-              --endpoint-mode <MODE>            What its name stands for: a virtual IP, or the addresses of its replicas [default: vip] [possible values: vip, dnsrr]
-              --endpoint-affinity <AFFINITY>    client-ip: the same client meets the same replica [default: none] [possible values: none, client-ip]
-              --endpoint-prefer-local[=<BOOL>]  Replicas on the caller's own node come first [possible values: true, false]
-              --slot-addresses[=<BOOL>]         Each slot has an address of its own, whichever task is in it [possible values: true, false]
-              --log-opt <KEY=VALUE>             Rotation of logs: max-size=10MiB, max-file=3
-          -h, --help                            Print help
+          -d, --detach
+                  Do not wait until the service has converged
+              --no-check
+                  Do not check image, command, user and ports on a node before accepting
+              --image <REF>
+                  Image to run, e.g. nginx:1.27
+              --replicas <N>
+                  Number of replicas [default: 1]
+              --mode <MODE>
+                  replicated, or one on every node [default: replicated] [possible values: replicated, global]
+          -p, --publish <PORT>
+                  Publish a port: [IP:]PUBLISHED:TARGET[/udp] or published=,target=,protocol=,mode=ingress|host,host_ip=
+          -e, --env <KEY=VALUE>
+                  Set a variable; KEY alone takes the caller's value
+              --env-file <FILE>
+                  Read variables from a file
+              --label <KEY=VALUE>
+                  Label of the service
+              --container-label <KEY=VALUE>
+                  Label of its containers
+              --network <NETWORK>
+                  Put it on a network: NAME[,alias=A][,ip=ADDRESS]; repeat for more [default: default]
+              --hostname <HOST>
+                  Host name of its containers
+              --cap-add <CAP>
+                  Add a capability
+              --cap-drop <CAP>
+                  Drop a capability
+              --read-only
+                  Root file system cannot be written to
+              --constraint <CONSTRAINT>
+                  Only on nodes of which this holds, e.g. node.labels.disk==ssd; also !=, =~ (a pattern with * and ?), in a,b, < and >
+              --prefer <CONSTRAINT>
+                  Rather on nodes of which this holds; the first that is given counts most
+              --placement-pref <PREFERENCE>
+                  Spread evenly over the values of a node's attribute: spread=node.labels.zone
+              --affinity <SERVICE>
+                  Only on nodes that have a task of another service; SERVICE:soft if there are any
+              --anti-affinity <SERVICE>
+                  On no node that has a task of another service; SERVICE:soft if there are others
+              --toleration <TAINT>
+                  Also on nodes with this taint: KEY[=VALUE][:EFFECT], or * for any
+          -u, --user <USER>
+                  User: name, uid, user:group or uid:gid
+          -w, --workdir <DIR>
+                  Working directory
+              --entrypoint <COMMAND>
+                  Entrypoint instead of the image's, split like a shell does
+              --limit-cpu <CORES>
+                  Processor time, e.g. 0.5 or 2 cores
+              --limit-memory <SIZE>
+                  Memory, e.g. 128MiB
+              --limit-pids <N>
+                  Processes and threads
+              --stop-signal <SIGNAL>
+                  Signal that asks a container to end
+              --stop-grace-period <DURATION>
+                  Time from that signal to SIGKILL, e.g. 10s
+              --restart-condition <CONDITION>
+                  When a container that ended is started again [default: any] [possible values: none, on-failure, any]
+              --restart-delay <DURATION>
+                  Pause before a restart; doubles while it keeps failing [default: 100ms]
+              --restart-max-attempts <N>
+                  Restarts within the window before the replica counts as failed; 0 is no limit
+              --restart-window <DURATION>
+                  Running this long forgets earlier failures [default: 10s]
+              --update-parallelism <N>
+                  Replicas replaced at a time; 0 is all [default: 1]
+              --update-delay <DURATION>
+                  Pause between batches
+              --update-order <ORDER>
+                  Whether the new one starts before the old one stops [default: start-first] [possible values: start-first, stop-first]
+              --update-monitor <DURATION>
+                  A new replica must stay up for so long to be good [default: 1s]
+              --update-max-failure-ratio <RATIO>
+                  Part of the replicas that may fail, from 0 to 1 [default: 0]
+              --update-failure-action <ACTION>
+                  What becomes of an update when more fail [default: pause] [possible values: pause, continue, rollback]
+              --update-max-surge <N>
+                  With start-first, replicas beyond the wanted ones at a time; 'none' is no limit of its own
+              --update-max-unavailable <N>
+                  With stop-first, replicas that may be missing, for whatever reason; 'none' is no limit of its own
+              --update-deadline <DURATION>
+                  No progress for so long counts as failed; 0 is no limit [default: 0]
+              --rollback-parallelism <N>
+                  Of a rollback: replicas replaced at a time; 0 is all [default: as updates]
+              --rollback-delay <DURATION>
+                  Of a rollback: pause between batches [default: as updates]
+              --rollback-order <ORDER>
+                  Of a rollback: which comes first [default: as updates] [possible values: start-first, stop-first]
+              --rollback-monitor <DURATION>
+                  Of a rollback: a replica must stay up for so long to be good [default: as updates]
+              --rollback-max-failure-ratio <RATIO>
+                  Of a rollback: part of the replicas that may fail, from 0 to 1 [default: as updates]
+              --rollback-failure-action <ACTION>
+                  What becomes of a rollback when more fail [default: pause] [possible values: pause, continue]
+              --on-disconnect <POLICY>
+                  When the node is out of reach: keep; stop-after=D: the node stops it; replace-after=D: it is started elsewhere [default: replace-after=3s]
+              --reserve-cpu <CORES>
+                  Keep processor time free for each replica, e.g. 0.5 cores
+              --reserve-memory <SIZE>
+                  Keep memory free for each replica, e.g. 128MiB
+              --reserve-pids <N>
+                  Keep processes and threads free for each replica
+              --reserve-disk <SIZE>
+                  Keep disk free for each replica, e.g. 10GiB
+              --reserve <NAME=N>
+                  Keep pieces of what nodes say they have for each replica, e.g. gpu=1; 0 takes it back
+              --replicas-max-per-node <N>
+                  Replicas on one node; 0 is no limit
+              --strategy <STRATEGY>
+                  Which of the nodes that fit: spread (the emptiest), bin-pack (the fullest), or default (as the cluster's settings say)
+              --endpoint-mode <MODE>
+                  What its name stands for: a virtual IP, or the addresses of its replicas [default: vip] [possible values: vip, dnsrr]
+              --endpoint-affinity <AFFINITY>
+                  client-ip: the same client meets the same replica [default: none] [possible values: none, client-ip]
+              --endpoint-prefer-local[=<BOOL>]
+                  Replicas on the caller's own node come first [possible values: true, false]
+              --slot-addresses[=<BOOL>]
+                  Each slot has an address of its own, whichever task is in it [possible values: true, false]
+              --log-opt <KEY=VALUE>
+                  Rotation of logs: max-size=10MiB, max-file=3
+          -h, --help
+                  Print help
 
         Where:
               --config <FILE>   Configuration file [env: WARREN_CONFIG] [default: /etc/warren/warren.toml]

@@ -49,7 +49,9 @@ async fn say(node: &FakeNode, line: &str) -> Said {
         _ => None,
     };
     let outcome = match parse(args, &mut printer) {
-        Ok(Asked::Command(command)) => run(command, &mut printer, &environment, Vec::new).await,
+        Ok(Asked::Command(command)) => {
+            Box::pin(run(command, &mut printer, &environment, Vec::new)).await
+        }
         Ok(Asked::Role(_) | Asked::DataPlane(_)) => panic!("{line}: not a command"),
         Err(failure) => Err(failure),
     };

@@ -193,9 +193,18 @@ async fn rollbacks_are_waited_for() {
     "#]]
     .assert_eq(&said.all());
     let said = say(&node, "service pause web api").await;
-    expect![[""]].assert_eq(&said.all());
+    expect![[r#"
+        exit 0
+        --- out
+        web
+        api
+    "#]].assert_eq(&said.all());
     let said = say(&node, "service rollback web -d").await;
-    expect![[""]].assert_eq(&said.all());
+    expect![[r#"
+        exit 0
+        --- out
+        web
+    "#]].assert_eq(&said.all());
 }
 
 #[tokio::test]
@@ -207,13 +216,30 @@ async fn an_update_that_was_undone_is_a_failure() {
     ];
     let node = FakeNode::start(World { progress: progress(&lines), ..world() });
     let said = say(&node, "service update web --image nginx:9").await;
-    expect![[""]].assert_eq(&said.all());
+    expect![[r#"
+        exit 1
+        --- out
+        web
+        --- err
+        web: 3/3 running, 1 starting
+        web: 3/3 running, rolling
+        web: 3/3 running
+        error: service web will not converge: rolled back to revision 2: web.1 is failed on alpha: exit code 3
+        hint: warren explain service web; warren service history web
+    "#]].assert_eq(&said.all());
     // The one after the one that was read.
     assert_eq!(node.world(|world| world.waited[0].number), 3);
     // One that changes nothing says so, and waits for what is there.
     let node = FakeNode::start(World { progress: progress(&[("", true, "")]), ..world() });
     let said = say(&node, "service update web --image nginx:1.27").await;
-    expect![[""]].assert_eq(&said.all());
+    expect![[r#"
+        exit 0
+        --- out
+        web
+        --- err
+        nothing to change: service web stays at revision 2
+        web: 3/3 running
+    "#]].assert_eq(&said.all());
     assert_eq!(node.world(|world| world.waited[0].number), 2);
 }
 
