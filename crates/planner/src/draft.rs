@@ -47,6 +47,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) moves: Moves,
     /// Services that tasks wait for to be near to.
     awaited: BTreeSet<&'a ServiceName>,
+    /// Services because of whose tasks something has no place.
+    minded: BTreeSet<&'a ServiceName>,
     /// Virtual IPs; looked up when the first is asked for.
     vips: Option<vips::Pool>,
     ids: &'a mut dyn IdSource,
@@ -74,6 +76,7 @@ impl<'a> Draft<'a> {
             nodes_changed: false,
             moves: Moves::default(),
             awaited: BTreeSet::new(),
+            minded: BTreeSet::new(),
             vips: None,
             ids,
             mutations: Vec::new(),
@@ -128,14 +131,20 @@ impl<'a> Draft<'a> {
     /// A task of a service has a place on a node.
     pub(crate) fn note_place(&mut self, service: &Service, at: usize) {
         self.moves.placed.entry(service.id).or_default().insert(at);
-        // What waited for just that was looked at before.
-        self.again |= self.awaited.contains(&service.spec.name);
+        // What waited for just that was looked at before, and why something has no place.
+        let name = &service.spec.name;
+        self.again |= self.awaited.contains(name) || self.minded.contains(name);
     }
 
     /// A task of a service is not wanted any more.
     pub(crate) fn note_stop(&mut self, service: &Service, task: TaskId) {
         self.moves.stopped.insert(task);
         self.again |= self.awaited.contains(&service.spec.name);
+    }
+
+    /// Something has no place, also because of tasks of these.
+    pub(crate) fn mind(&mut self, services: impl IntoIterator<Item = &'a ServiceName>) {
+        self.minded.extend(services);
     }
 
     /// Something has no place for as long as these have none.

@@ -19,7 +19,6 @@ mod tree;
 
 use std::net::Ipv4Addr;
 
-use warren_model::ServiceName;
 use warren_model::cluster::Subnet;
 use warren_model::id::NodeId;
 use warren_model::service::Service;
@@ -202,10 +201,11 @@ impl<'a> Pass<'_, 'a> {
         let (board, nodes) = self.board(template);
         let Some(ask) = board.ask(template) else { return };
         let text = reason(nodes, cluster, ask, |site| board.share(site));
-        let awaited: Vec<&'a ServiceName> = ask.awaits().collect();
+        let [near, apart] = [false, true].map(|apart| ask.awaits(apart).collect::<Vec<_>>());
         let depends = ask.depends_on_others();
         self.depends_on_others |= depends;
-        self.draft.wait_for(awaited);
+        self.draft.wait_for(near);
+        self.draft.mind(apart);
         self.reasons.insert(template, text);
     }
 

@@ -134,10 +134,11 @@ impl<'a> Ask<'a> {
         self.neighbours.iter().any(|neighbour| !neighbour.soft)
     }
 
-    /// Services whose tasks would make room by being placed.
-    pub(crate) fn awaits(&self) -> impl Iterator<Item = &'a ServiceName> {
-        let near = self.neighbours.iter().filter(|neighbour| !neighbour.apart && !neighbour.soft);
-        near.map(|neighbour| neighbour.service)
+    /// Services whose tasks make room (`apart`: are one more reason why there is none) by being
+    /// placed.
+    pub(crate) fn awaits(&self, apart: bool) -> impl Iterator<Item = &'a ServiceName> {
+        let hard = self.neighbours.iter().filter(|neighbour| !neighbour.soft);
+        hard.filter(move |neighbour| neighbour.apart == apart).map(|neighbour| neighbour.service)
     }
 
     pub(crate) fn fits(&self, site: &Site<'a>, at: usize, share: Share) -> bool {

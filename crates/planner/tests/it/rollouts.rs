@@ -263,6 +263,7 @@ fn a_rollout_waits_for_health() {
         plan => -web.1 +web.2/2@b
         healthy web.2
         plan => -web.2
+        plan => done web
         progress web => converged",
     );
 }

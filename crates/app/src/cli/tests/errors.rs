@@ -468,6 +468,34 @@ async fn help() {
                   What becomes of a rollback when more fail [default: pause] [possible values: pause, continue]
               --on-disconnect <POLICY>
                   When the node is out of reach: keep; stop-after=D: the node stops it; replace-after=D: it is started elsewhere [default: replace-after=3s]
+              --health-cmd <COMMAND>
+                  Healthy if this command exits with 0 in the container: a line for /bin/sh, or a JSON array of words; '' takes the check back
+              --health-http <PATH[:PORT]>
+                  Healthy if a GET is answered with a good status; the port is the first one published
+              --health-https <PATH[:PORT]>
+                  The same over TLS, whoever the certificate is for
+              --health-tcp <PORT>
+                  Healthy if a connection is accepted
+              --health-grpc <PORT[/SERVICE]>
+                  Healthy if grpc.health.v1 says SERVING, of one service or of all
+              --health-header <NAME=VALUE>
+                  Header of the GET
+              --health-status <STATUS>
+                  Status that is good, or a range [default: 200-399]
+              --health-interval <TIME>
+                  From one probe to the next [default: 5s]
+              --health-timeout <TIME>
+                  A probe without an answer after that has failed [default: 2s]
+              --health-retries <N>
+                  Failures in a row that make a container unhealthy [default: 3]
+              --health-start-period <TIME>
+                  For so long after a start failures do not count, until the first success [default: 30s]
+              --health-start-interval <TIME>
+                  Longest pause between probes within the start period [default: 1s]
+              --health-action <ACTION>
+                  What becomes of an unhealthy container: restart, as if it had failed, or none [default: restart] [possible values: restart, none]
+              --no-healthcheck
+                  Ask nothing: ready when it runs
               --reserve-cpu <CORES>
                   Keep processor time free for each replica, e.g. 0.5 cores
               --reserve-memory <SIZE>

@@ -198,13 +198,15 @@ async fn rollbacks_are_waited_for() {
         --- out
         web
         api
-    "#]].assert_eq(&said.all());
+    "#]]
+    .assert_eq(&said.all());
     let said = say(&node, "service rollback web -d").await;
     expect![[r#"
         exit 0
         --- out
         web
-    "#]].assert_eq(&said.all());
+    "#]]
+    .assert_eq(&said.all());
 }
 
 #[tokio::test]
@@ -239,7 +241,8 @@ async fn an_update_that_was_undone_is_a_failure() {
         --- err
         nothing to change: service web stays at revision 2
         web: 3/3 running
-    "#]].assert_eq(&said.all());
+    "#]]
+    .assert_eq(&said.all());
     assert_eq!(node.world(|world| world.waited[0].number), 2);
 }
 
