@@ -36,8 +36,12 @@ fn become_so(cluster: &Cluster, service: &str, expected: &[&str]) -> Result<Vec<
 /// Containers that answer at a node's published port, asked some times.
 fn answering(cluster: &Cluster, node: &str) -> Result<BTreeSet<String>> {
     let at = cluster.node(node)?.host().socket(PORT);
-    let ask =
-        |_| cluster.hub().get(at, "/").map_or("nobody".to_owned(), |answer| page_of(&answer.body));
+    let ask = |_| {
+        cluster
+            .hub()
+            .get(at, "/")
+            .map_or_else(|_| "nobody".to_owned(), |answer| page_of(&answer.body))
+    };
     Ok((0..12).map(ask).map(|page| page.trim().to_owned()).collect())
 }
 
