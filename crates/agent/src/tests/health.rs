@@ -22,8 +22,8 @@ fn wish(action: HealthAction) -> Wish {
 
 fn backends(bench: &Bench) -> usize {
     let table = bench.network.table();
-    let count = table.borrow().published.iter().map(|port| port.backends.len()).sum();
-    count
+    let table = table.borrow();
+    table.published.iter().map(|port| port.backends.len()).sum()
 }
 
 #[tokio::test(start_paused = true)]

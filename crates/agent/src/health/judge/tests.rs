@@ -30,7 +30,9 @@ fn check(mut judge: Judge, answers: &str, expected: &str) {
             }
         }
     }
-    out.push(judge.next_ms().map_or("never".to_owned(), |at| format!("+{}", at - ended_ms)));
+    out.push(
+        judge.next_ms().map_or_else(|| "never".to_owned(), |at| format!("+{}", at - ended_ms)),
+    );
     assert_eq!(out.join(" "), expected);
 }
 
