@@ -40,6 +40,7 @@ use warren_model::{AuditRecord, NetworkName, PolicyName, ServiceName, Time};
 
 use crate::audit::Audit;
 use crate::change::Key;
+pub use crate::mutate::is_news;
 use crate::requests::Requests;
 pub use crate::snapshot::{Head, ImportError, Object};
 use crate::table::{NodeRow, ServiceRow};

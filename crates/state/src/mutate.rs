@@ -273,10 +273,12 @@ fn invalid<T>(why: impl Into<String>) -> Result<T, Rejection> {
     Err(Rejection::Invalid(why.into()))
 }
 
+/// Whether a report of a task, `after`, tells something later than what is known of it.
+///
 /// Attempts only go up; within one, states only go forward. What has ended stays so, but is
 /// cleaned up in time. An agent whose machine lost power may not know its last attempts any more
 /// and counts them anew: then the time tells what came later.
-fn is_news(before: &TaskStatus, after: &TaskStatus) -> bool {
+pub fn is_news(before: &TaskStatus, after: &TaskStatus) -> bool {
     let anew = after.attempt < before.attempt && after.since > before.since;
     if (after.attempt < before.attempt && !anew) || after.state == TaskState::Pending {
         return false;
@@ -285,7 +287,22 @@ fn is_news(before: &TaskStatus, after: &TaskStatus) -> bool {
         let same = after.state == before.state && after.attempt == before.attempt;
         return same || after.state == TaskState::Removed;
     }
-    anew || after.attempt > before.attempt || after.state >= before.state
+    if anew || after.attempt > before.attempt {
+        return true;
+    }
+    after.state > before.state || after.state == before.state && !is_overtaken(before, after)
+}
+
+/// Health goes to and fro within one state: a manager that was cut off may hold an earlier report
+/// for as long as it likes, and must not have it written over a later one.
+fn is_overtaken(before: &TaskStatus, after: &TaskStatus) -> bool {
+    match (before.health, after.health) {
+        (Some(known), Some(told)) if known.state != told.state => {
+            told.since < known.since
+                || told.since == known.since && told.state == HealthState::Starting
+        }
+        _ => false,
+    }
 }
 
 fn with_status(task: &Task, status: TaskStatus) -> (Task, String) {

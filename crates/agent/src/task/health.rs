@@ -97,7 +97,9 @@ impl Machine {
     /// Notes what is known of its health.
     pub(super) fn found(&mut self, state: HealthState, now: Now) {
         if self.status.health.is_none_or(|health| health.state != state) {
-            self.status.health = Some(Health { state, since: now.wall });
+            // Managers tell by it which of two reports is the later one.
+            let before = self.status.health.map_or(Time(0), |health| health.since.plus_ms(1));
+            self.status.health = Some(Health { state, since: now.wall.max(before) });
         }
     }
 

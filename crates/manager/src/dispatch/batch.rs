@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use warren_model::task::TaskStatus;
 use warren_model::{NodeId, TaskId};
 use warren_state::change::Mutation;
+use warren_state::is_news;
 
 /// Least time between two writes of reports. Long enough to take what a burst of starts brings,
 /// too short for people to notice.
@@ -26,7 +27,11 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn put(&mut self, node: NodeId, task: TaskId, status: TaskStatus) {
-        self.latest.insert((task, node), status);
+        // What comes by a session that has ended may be the earlier one.
+        let known = self.latest.get(&(task, node));
+        if known.is_none_or(|known| is_news(known, &status)) {
+            self.latest.insert((task, node), status);
+        }
     }
 
     /// When [`Batch::take`] should be called.

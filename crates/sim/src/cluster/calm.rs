@@ -118,7 +118,15 @@ fn services(view: &State) -> Held {
         }
         match warren_planner::progress(view, service.id) {
             Convergence::Converged => {}
-            Convergence::Waiting { message } => return Err(format!("{name} waits: {message}")),
+            Convergence::Waiting { message } => {
+                // Who it is that does not get on.
+                let tasks = view.tasks_of(service.id);
+                let stuck = tasks
+                    .filter(|task| task.desired == Desired::Running && !task.status.is_ready());
+                let stuck: Vec<_> =
+                    stuck.map(|task| (task.slot, task.node, &task.status)).collect();
+                return Err(format!("{name} waits: {message}: {stuck:?}"));
+            }
             Convergence::Failed { reason } => return Err(format!("{name} failed: {reason}")),
         }
         let running = warren_planner::task_counts(view, service.id).0;
