@@ -294,10 +294,11 @@ pub fn is_news(before: &TaskStatus, after: &TaskStatus) -> bool {
 }
 
 /// Health goes to and fro within one state: a manager that was cut off may hold an earlier report
-/// for as long as it likes, and must not have it written over a later one.
+/// for as long as it likes, and must not have it written over a later one. Where the task began to
+/// run at another time, the agent's clock was set, and its times tell nothing.
 fn is_overtaken(before: &TaskStatus, after: &TaskStatus) -> bool {
     match (before.health, after.health) {
-        (Some(known), Some(told)) if known.state != told.state => {
+        (Some(known), Some(told)) if known.state != told.state && before.since == after.since => {
             told.since < known.since
                 || told.since == known.since && told.state == HealthState::Starting
         }

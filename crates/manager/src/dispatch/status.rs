@@ -3,6 +3,7 @@
 //! Reports that say nothing new are dropped before they cost a write: an agent
 //! that reconnects repeats everything it knows, and an idle cluster writes nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -19,6 +20,9 @@ use crate::dispatch::batch::Batch;
 pub(crate) const INBOX_MAX: usize = 256;
 /// Pause after a write that was not taken: an election takes some hundred ms.
 const RETRY_MS: u64 = 100;
+
+/// A node that was not heard of for longer may have a session with another manager.
+const HEARD_MS: u64 = 1000;
 
 /// What a node saw of its tasks.
 #[derive(Debug)]
@@ -64,7 +68,16 @@ async fn write(core: &Core, batch: &mut Batch) {
     let transaction = Transaction { mutations: mutations.clone(), ..Transaction::default() };
     if let Err(error) = core.store.propose(transaction).await {
         tracing::warn!(%error, reports = mutations.len(), "write reports");
-        batch.put_back(mutations, core.clock.monotonic_ms() + RETRY_MS);
+        let now_ms = core.clock.monotonic_ms();
+        // Who went to another manager repeats to that one all it knows. What it said here before
+        // must not be written over what it says there.
+        let heard = core.sessions.heard_after(now_ms.saturating_sub(HEARD_MS));
+        let here: BTreeSet<NodeId> = heard.into_iter().map(|(node, _, _)| node).collect();
+        mutations.retain(|mutation| match mutation {
+            Mutation::ReportTask { node, .. } => here.contains(node),
+            _ => true,
+        });
+        batch.put_back(mutations, now_ms + RETRY_MS);
     }
 }
 
