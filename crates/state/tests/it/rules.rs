@@ -353,7 +353,12 @@ fn changes_of_health_are_events() {
     assert_eq!(event(said("running#2 health=healthy", 15)), "update running (healthy)");
     let (told, _) = said("draining#2 health=unhealthy error=slow", 16);
     assert_eq!(told, "health draining (unhealthy): slow");
+    // A manager that was cut off had an earlier word yet; one of another run is no earlier one.
+    said("running#3 health=starting@15000", 17);
+    said("running#3 health=healthy@16000", 17);
+    assert_eq!(event(said("running#3 health=starting@15000", 17)), "");
+    assert_eq!(event(said("running#3 health=unhealthy@16000", 17)), "health running (unhealthy)");
     // A clock that is ahead.
-    let (_, health) = said("running#3 health=healthy@90000", 17);
+    let (_, health) = said("running#4 health=healthy@90000", 17);
     assert_eq!(health.unwrap().since, Time(17_000));
 }
