@@ -60,8 +60,10 @@ soak: deps      ## tests that take long: load, and faults for minutes
 	cargo nextest run --locked --profile soak -p warren-testbed
 
 test-guest: deps ## what needs WireGuard, netem or pure cgroup v2 of the kernel, in a virtual machine with Debian's
-	cargo nextest run --locked --no-run -p warren-net
+	cargo build --locked -p warren
+	cargo nextest run --locked --no-run -p warren-net -p warren-testbed
 	scripts/guest-tests warren-net guest_ host_
+	scripts/guest-tests warren-testbed guest_
 
 check: lint unit ## the quick ring
 
