@@ -1,3 +1,5 @@
+//! Rules of checks, and how they are written.
+
 use std::net::Ipv4Addr;
 
 use super::*;
