@@ -17,14 +17,12 @@ use tokio::sync::watch;
 use warren_base::clock::Clock;
 use warren_dataplane::{PeerStatus, has_peers, peers};
 use warren_model::{NodeId, NodeTable};
-use warren_net::{Error, Wireguard, WireguardPeer, WireguardState, WireguardWatch};
+use warren_net::{Carrier, Error, Wireguard, WireguardPeer, WireguardState, WireguardWatch};
 use warren_wireguard::{MTU_MAX, MTU_MIN, PeerConfig, PrivateKey, PublicKey};
 
 /// Before what was refused is tried again; doubled each time.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// What WireGuard adds to a packet, whichever family is below.
-const OVERHEAD: u32 = 80;
 
 /// Nodes' addresses by their names.
 pub(super) type Known = BTreeMap<String, IpAddr>;
@@ -150,7 +148,9 @@ impl KernelTunnel {
             Some(device) => device,
             None => {
                 let below = warren_net::underlay_mtu(*address)?;
-                let mtu = below.saturating_sub(OVERHEAD).clamp(MTU_MIN.into(), MTU_MAX.into());
+                let overhead = Carrier::Device.overhead(*address);
+                let mtu = below.saturating_sub(overhead.into());
+                let mtu = mtu.clamp(MTU_MIN.into(), MTU_MAX.into());
                 Wireguard::open(name, &offered.to_bytes(), *port, mtu)?
             }
         };

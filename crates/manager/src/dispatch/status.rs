@@ -3,7 +3,6 @@
 //! Reports that say nothing new are dropped before they cost a write: an agent
 //! that reconnects repeats everything it knows, and an idle cluster writes nothing.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -20,9 +19,6 @@ use crate::dispatch::batch::Batch;
 pub(crate) const INBOX_MAX: usize = 256;
 /// Pause after a write that was not taken: an election takes some hundred ms.
 const RETRY_MS: u64 = 100;
-
-/// A node that was not heard of for longer may have a session with another manager.
-const HEARD_MS: u64 = 1000;
 
 /// What a node saw of its tasks.
 #[derive(Debug)]
@@ -69,12 +65,10 @@ async fn write(core: &Core, batch: &mut Batch) {
     if let Err(error) = core.store.propose(transaction).await {
         tracing::warn!(%error, reports = mutations.len(), "write reports");
         let now_ms = core.clock.monotonic_ms();
-        // Who went to another manager repeats to that one all it knows. What it said here before
-        // must not be written over what it says there.
-        let heard = core.sessions.heard_after(now_ms.saturating_sub(HEARD_MS));
-        let here: BTreeSet<NodeId> = heard.into_iter().map(|(node, _, _)| node).collect();
+        // Who begins a session repeats all it knows, here or with another manager. What it said in
+        // one that has ended must not be written over that.
         mutations.retain(|mutation| match mutation {
-            Mutation::ReportTask { node, .. } => here.contains(node),
+            Mutation::ReportTask { node, .. } => core.sessions.line(*node).is_some(),
             _ => true,
         });
         batch.put_back(mutations, now_ms + RETRY_MS);
