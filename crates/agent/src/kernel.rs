@@ -3,7 +3,7 @@
 //!
 //! Pure. [`Drawing`] remembers what it made of each service, so that of
 //! thousands of them only those cost work that changed, and what did not change
-//! is the same pointer as before, which is how `warren_net` compares.
+//! is the same tree as before, which is how `table` and `warren_net` compare.
 //!
 //! - A virtual IP leads to the tasks of its service that take connections, on
 //!   any node; so does a slot's address, to those of the slot, and a published
@@ -22,11 +22,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use warren_model::node_table::{TableService, TableTask};
 use warren_model::service::{Affinity, PortSpec};
 use warren_model::{Cluster, NetworkId, NodeId, NodeTable, OverlayKind, ServiceId, TaskId};
 use warren_net::{
-    Backend, Frontend, Group, Networks, Overlay, PeerSet, Policy, PublishedPort, Service, Subnet,
+    Backend, Entries, Frontend, Group, Overlay, PeerSet, Policy, PublishedPort, Service, Subnet,
 };
 
 use crate::published::PortKey;
@@ -71,9 +72,37 @@ pub(crate) struct Ground<'a> {
     pub(crate) settings: Option<&'a Cluster>,
     pub(crate) locals: &'a BTreeMap<TaskId, Local>,
     /// Ports of the mesh that this node holds, and for whom.
-    pub(crate) held: &'a BTreeMap<PortKey, ServiceId>,
+    pub(crate) held: &'a Held,
     /// Where nodes are that are known by a name.
     pub(crate) addresses: &'a Addresses,
+}
+
+/// Ports of the mesh that this node holds, and for whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// By itself: as many as there are ports in the cluster.
+    pub(crate) node: Arc<BTreeMap<PortKey, ServiceId>>,
+    /// By a task of the service.
+    pub(crate) tasks: BTreeMap<PortKey, ServiceId>,
+}
+
+impl Held {
+    fn holder(&self, key: &PortKey) -> Option<ServiceId> {
+        self.tasks.get(key).or_else(|| self.node.get(key)).copied()
+    }
+
+    /// Services for which something is held in one of both alone.
+    fn differs<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = ServiceId> {
+        let maps = [(&*self.node, &*other.node), (&self.tasks, &other.tasks)];
+        let differ = maps.into_iter().filter(|(a, b)| !std::ptr::eq(*a, *b));
+        differ.flat_map(|(a, b)| {
+            let only = |of: &'a BTreeMap<PortKey, ServiceId>, other: &'a BTreeMap<_, _>| {
+                let only = of.iter().filter(move |(key, id)| other.get(*key) != Some(*id));
+                only.map(|(_, id)| *id)
+            };
+            only(a, b).chain(only(b, a))
+        })
+    }
 }
 
 /// What one service has in the kernel.
@@ -90,42 +119,12 @@ pub(crate) struct Part {
 /// Everything, but for what each service has of its own on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Whole {
-    pub(crate) parts: BTreeMap<ServiceId, Arc<Part>>,
+    pub(crate) parts: OrdMap<ServiceId, Arc<Part>>,
     pub(crate) overlay: Option<Arc<Overlay>>,
     /// Numbers of networks without a way out.
     pub(crate) internal: BTreeSet<u32>,
     /// Whom policies name.
-    pub(crate) peers: Vec<Arc<PeerSet>>,
-}
-
-impl Whole {
-    /// As it is applied.
-    pub(crate) fn table(&self) -> warren_net::Table {
-        let parts = || self.parts.values();
-        let mut published: Vec<PublishedPort> =
-            parts().flat_map(|part| &part.published).cloned().collect();
-        published.sort();
-        warren_net::Table {
-            published,
-            overlay: self.overlay.clone(),
-            services: parts().flat_map(|part| &part.services).cloned().collect(),
-            networks: Some(Networks {
-                groups: parts().filter_map(|part| part.group.clone()).collect(),
-                internal: self.internal.clone(),
-                policies: parts().flat_map(|part| &part.policies).cloned().collect(),
-                peers: self.peers.clone(),
-            }),
-        }
-    }
-}
-
-/// What was made of one service, and of what.
-#[derive(Debug)]
-struct Drawn {
-    source: Arc<TableService>,
-    here: Here,
-    held: BTreeSet<PortKey>,
-    part: Arc<Part>,
+    pub(crate) peers: Entries<PeerSet>,
 }
 
 /// Tasks of a service on this node.
@@ -140,16 +139,19 @@ struct Here {
 #[derive(Debug, Default)]
 pub(crate) struct Drawing {
     site: Site,
-    drawn: BTreeMap<ServiceId, Drawn>,
+    parts: OrdMap<ServiceId, Arc<Part>>,
+    /// That parts were made of, beside the table.
+    here: BTreeMap<ServiceId, Here>,
+    held: Held,
     /// Stable as long as the network is known here; none is given twice.
     numbers: BTreeMap<NetworkId, u32>,
     last_number: u32,
-    /// That the overlay was made of, and the networks' numbers.
+    /// That all was made of.
     table: Arc<NodeTable>,
     terms: Option<Terms>,
     overlay: Option<Arc<Overlay>>,
-    /// What was made of policies, and of which table.
-    policies: (Arc<NodeTable>, policies::Drawn),
+    /// What was made of policies.
+    policies: policies::Drawn,
 }
 
 /// What the overlay depends on beside the table.
@@ -177,7 +179,7 @@ impl Drawing {
     /// Whether other nodes send connections to tasks of `service`.
     pub(crate) fn is_reached_from_elsewhere(&self, service: ServiceId) -> bool {
         let peers = self.overlay.as_ref().is_some_and(|overlay| !overlay.peers.is_empty());
-        peers && self.drawn.get(&service).is_some_and(|drawn| !drawn.part.services.is_empty())
+        peers && self.parts.get(&service).is_some_and(|part| !part.services.is_empty())
     }
 
     /// All that follows from `ground`; what did not change is what was returned before.
@@ -191,60 +193,47 @@ impl Drawing {
             let here = here.entry(local.service).or_default();
             if local.serving { &mut here.serving } else { &mut here.leaving }.insert(*task);
         }
-        let mut held: BTreeMap<ServiceId, BTreeSet<PortKey>> = BTreeMap::new();
-        for (key, service) in ground.held {
-            held.entry(*service).or_default().insert(*key);
+        let mut stale: BTreeSet<ServiceId> = match same_terms {
+            true => ground.table.services_since(&self.table).map(|(id, ..)| id).collect(),
+            false => ground.table.services.keys().chain(self.parts.keys()).copied().collect(),
+        };
+        stale.extend(differing(&self.here, &here));
+        stale.extend(self.held.differs(ground.held));
+        if !Arc::ptr_eq(&self.table, ground.table) {
+            let drawn = policies::draw(&self.site, ground.table, &self.policies);
+            stale.extend(differing(&self.policies.of, &drawn.of));
+            self.policies = drawn;
+            self.table = Arc::clone(ground.table);
         }
-        self.drawn.retain(|id, _| ground.table.services.contains_key(id));
-        let mut parts = BTreeMap::new();
-        for (id, source) in &ground.table.services {
-            let (here, held) =
-                (here.remove(id).unwrap_or_default(), held.remove(id).unwrap_or_default());
-            let known = self.drawn.get(id);
-            let same = same_terms
-                && known.is_some_and(|known| {
-                    Arc::ptr_eq(&known.source, source) && known.here == here && known.held == held
-                });
-            let part = match known {
-                Some(known) if same => Arc::clone(&known.part),
-                known => {
-                    let part = self.part(ground.table, *id, source, &here, &held);
-                    let part = keep(part, known.map(|known| &known.part));
-                    let (source, kept) = (Arc::clone(source), Arc::clone(&part));
-                    self.drawn.insert(*id, Drawn { source, here, held, part: kept });
-                    part
-                }
-            };
-            parts.insert(*id, part);
+        self.here = here;
+        if self.held != *ground.held {
+            self.held = ground.held.clone();
         }
-        self.draw_policies(ground.table, &mut parts);
+        for id in stale {
+            self.draw_part(ground.table, id);
+        }
         let internal = self.numbers.iter().filter(|(id, _)| {
             ground.table.networks.get(id).is_some_and(|network| network.internal)
         });
         let internal = internal.map(|(_, number)| *number).collect();
-        let peers = self.policies.1.peers.clone();
+        let (parts, peers) = (self.parts.clone(), self.policies.peers.clone());
         Whole { parts, overlay: self.overlay.clone(), internal, peers }
     }
 
-    /// Puts policies beside what services have otherwise.
-    fn draw_policies(
-        &mut self,
-        table: &Arc<NodeTable>,
-        parts: &mut BTreeMap<ServiceId, Arc<Part>>,
-    ) {
-        if !Arc::ptr_eq(&self.policies.0, table) {
-            let drawn = policies::draw(&self.site, table, &self.policies.1);
-            self.policies = (Arc::clone(table), drawn);
-        }
-        for (id, policies) in &self.policies.1.of {
-            let Some(part) = parts.get_mut(id) else { continue };
-            let Part { published, services, group, policies: _ } = &**part;
-            *part = Arc::new(Part {
-                published: published.clone(),
-                services: services.clone(),
-                group: group.clone(),
-                policies: policies.clone(),
-            });
+    fn draw_part(&mut self, table: &NodeTable, id: ServiceId) {
+        let Some(source) = table.services.get(&id) else {
+            self.parts.remove(&id);
+            return;
+        };
+        let none = Here::default();
+        let here = self.here.get(&id).unwrap_or(&none);
+        let part = self.part(table, id, source, here);
+        match self.parts.get(&id) {
+            Some(known) if **known == part => {}
+            known => {
+                let part = keep(part, known);
+                self.parts.insert(id, part);
+            }
         }
     }
 
@@ -275,9 +264,7 @@ impl Drawing {
 
     /// Numbers networks; says whether what services are drawn by is as before.
     fn number(&mut self, table: &Arc<NodeTable>) -> bool {
-        let same = self.table.networks == table.networks && self.table.cluster == table.cluster;
-        self.table = Arc::clone(table);
-        if same {
+        if self.table.networks == table.networks && self.table.cluster == table.cluster {
             return true;
         }
         self.numbers.retain(|id, _| table.networks.contains_key(id));
@@ -290,14 +277,7 @@ impl Drawing {
         false
     }
 
-    fn part(
-        &self,
-        table: &NodeTable,
-        id: ServiceId,
-        source: &TableService,
-        here: &Here,
-        held: &BTreeSet<PortKey>,
-    ) -> Part {
+    fn part(&self, table: &NodeTable, id: ServiceId, source: &TableService, here: &Here) -> Part {
         let backends: Vec<(u32, Backend)> = source
             .tasks
             .iter()
@@ -333,7 +313,7 @@ impl Drawing {
         }
         let ports: Vec<Frontend> = source
             .mesh_ports()
-            .flat_map(|port| match held.contains(&PortKey::of(port)) {
+            .flat_map(|port| match self.held.holder(&PortKey::of(port)) == Some(id) {
                 true => published(port, self.site.ipv6),
                 false => here.serving.first().map(|_| elsewhere(port)).into_iter().collect(),
             })
@@ -342,7 +322,8 @@ impl Drawing {
             push(format!("{id}/mesh"), ports, None);
         }
         let group = self.group(table, id, source);
-        Part { services, group, ..Part::default() }
+        let policies = self.policies.of.get(&id).cloned().unwrap_or_default();
+        Part { published: Vec::new(), services, group, policies }
     }
 
     /// A task's share of new connections, as far as this node can tell. None is led to one with
@@ -412,12 +393,19 @@ fn elsewhere(port: &PortSpec) -> Frontend {
     Frontend::Elsewhere { protocol: PortKey::of(port).net_protocol(), target: port.target }
 }
 
+/// Keys of what is not the same in both.
+fn differing<'a, V: PartialEq>(
+    a: &'a BTreeMap<ServiceId, V>,
+    b: &'a BTreeMap<ServiceId, V>,
+) -> impl Iterator<Item = ServiceId> {
+    let changed = a.iter().filter(|(id, value)| b.get(id) != Some(*value));
+    let new = b.keys().filter(|id| !a.contains_key(id));
+    changed.map(|(id, _)| *id).chain(new.copied())
+}
+
 /// The same with what `known` has too, by the same pointers.
 fn keep(part: Part, known: Option<&Arc<Part>>) -> Arc<Part> {
     let Some(known) = known else { return Arc::new(part) };
-    if **known == part {
-        return Arc::clone(known);
-    }
     let same =
         |new: Arc<Service>| known.services.iter().find(|old| **old == new).map_or(new, Arc::clone);
     Arc::new(Part {

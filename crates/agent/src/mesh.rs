@@ -9,8 +9,11 @@
 //!
 //! Not here: sockets (`ports`), rules (`kernel`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use warren_model::name::ServiceName;
+use warren_model::node_table::TableService;
 use warren_model::{NodeTable, ServiceId};
 
 use crate::published::PortKey;
@@ -39,8 +42,14 @@ pub struct Holding {
 
 #[derive(Debug, Default)]
 pub(crate) struct Mesh {
-    wanted: BTreeMap<PortKey, Tenant>,
-    holding: Holding,
+    /// What `claims` were made of.
+    table: Arc<NodeTable>,
+    /// Who wants each port: the first has it.
+    claims: BTreeMap<PortKey, BTreeMap<ServiceId, ServiceName>>,
+    held: Arc<BTreeMap<PortKey, ServiceId>>,
+    /// Who has the others.
+    refused: BTreeMap<PortKey, String>,
+    absent: bool,
     /// Something else may be had now.
     due: bool,
     in_flight: bool,
@@ -52,23 +61,43 @@ pub(crate) struct Mesh {
 
 impl Mesh {
     /// Takes the ports of a newly arrived table. Of two services with one port the first has it.
-    pub(crate) fn want(&mut self, table: &NodeTable) {
-        let mut wanted = BTreeMap::new();
-        for (id, service) in &table.services {
-            for port in service.mesh_ports() {
-                let tenant = || Tenant { service: *id, service_name: service.name.to_string() };
-                wanted.entry(PortKey::of(port)).or_insert_with(tenant);
+    pub(crate) fn want(&mut self, table: &Arc<NodeTable>) {
+        let before = std::mem::replace(&mut self.table, Arc::clone(table));
+        let mut changed = false;
+        for (id, was, is) in table.services_since(&before) {
+            let ports = |service: Option<&Arc<TableService>>| -> BTreeSet<PortKey> {
+                service.iter().flat_map(|service| service.mesh_ports()).map(PortKey::of).collect()
+            };
+            let (was_ports, is_ports) = (ports(was), ports(is));
+            if was_ports == is_ports && was.map(|s| &s.name) == is.map(|s| &s.name) {
+                continue;
+            }
+            for key in was_ports {
+                let Some(claims) = self.claims.get_mut(&key) else { continue };
+                changed |= claims.keys().next() == Some(&id);
+                claims.remove(&id);
+                if claims.is_empty() {
+                    self.claims.remove(&key);
+                }
+            }
+            for key in is_ports {
+                let claims = self.claims.entry(key).or_default();
+                claims.extend(is.map(|service| (id, service.name.clone())));
+                changed |= claims.keys().next() == Some(&id);
             }
         }
-        if wanted != self.wanted {
-            self.wanted = wanted;
+        if changed {
             self.again();
         }
     }
 
+    fn tenant(&self, key: PortKey) -> Option<(ServiceId, &ServiceName)> {
+        self.claims.get(&key)?.first_key_value().map(|(id, name)| (*id, name))
+    }
+
     /// Somebody gave up a port.
     pub(crate) fn freed(&mut self) {
-        if self.holding.absent || !self.holding.refused.is_empty() {
+        if self.absent || !self.refused.is_empty() {
             self.again();
         }
     }
@@ -86,7 +115,11 @@ impl Mesh {
             return None;
         }
         (self.in_flight, self.due, self.retry_at_ms) = (true, false, None);
-        Some(self.wanted.clone())
+        let tenant = |(key, claims): (&PortKey, &BTreeMap<ServiceId, ServiceName>)| {
+            let (service, name) = claims.first_key_value()?;
+            Some((*key, Tenant { service: *service, service_name: name.to_string() }))
+        };
+        Some(self.claims.iter().filter_map(tenant).collect())
     }
 
     /// What came of it. Says whether other ports are held now than before, and what is newly
@@ -98,27 +131,30 @@ impl Mesh {
             self.failures = self.failures.saturating_add(1);
             self.retry_at_ms = Some(now_ms.saturating_add(pause));
         }
-        let known = &self.holding.refused;
+        let known = &self.refused;
         let news = holding.refused.iter().filter(|(key, why)| known.get(key) != Some(why));
         let news = news.map(|(key, why)| self.tell(key, why)).collect();
-        let changed = self.holding.held != holding.held;
-        self.holding = holding;
+        let changed = *self.held != holding.held;
+        if changed {
+            self.held = Arc::new(holding.held);
+        }
+        (self.refused, self.absent) = (holding.refused, holding.absent);
         (changed, news)
     }
 
     /// Whether it is certain what is held.
     pub(crate) fn is_known(&self) -> bool {
-        self.known || self.wanted.is_empty()
+        self.known || self.claims.is_empty()
     }
 
-    pub(crate) fn held(&self) -> &BTreeMap<PortKey, ServiceId> {
-        &self.holding.held
+    pub(crate) fn held(&self) -> &Arc<BTreeMap<PortKey, ServiceId>> {
+        &self.held
     }
 
     /// Whether this node answers `key` to nobody, since something else has it.
     pub(crate) fn is_refused(&self, key: PortKey, service: ServiceId) -> bool {
-        let ours = self.wanted.get(&key).is_some_and(|tenant| tenant.service == service);
-        ours && self.holding.refused.contains_key(&key)
+        let ours = self.tenant(key).is_some_and(|(tenant, _)| tenant == service);
+        ours && self.refused.contains_key(&key)
     }
 
     pub(crate) fn wake_at(&self) -> Option<u64> {
@@ -127,11 +163,11 @@ impl Mesh {
 
     /// What this node does not answer, in words.
     pub(crate) fn troubles(&self) -> Vec<String> {
-        self.holding.refused.iter().map(|(key, why)| self.tell(key, why)).collect()
+        self.refused.iter().map(|(key, why)| self.tell(key, why)).collect()
     }
 
     fn tell(&self, key: &PortKey, why: &str) -> String {
-        let name = self.wanted.get(key).map_or("?", |tenant| &*tenant.service_name);
+        let name = self.tenant(*key).map_or("?", |(_, name)| name.as_str());
         format!("port {key} of service {name} is not answered by this node: {why}")
     }
 }
@@ -139,9 +175,7 @@ impl Mesh {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
-    use std::sync::Arc;
 
-    use warren_model::node_table::TableService;
     use warren_model::service::{Endpoint, PortSpec, Protocol, PublishMode};
 
     use super::*;
@@ -151,7 +185,7 @@ mod tests {
     }
 
     /// Services by letter with the ports that they publish; `h`: on their node alone.
-    fn table(text: &str) -> NodeTable {
+    fn table(text: &str) -> Arc<NodeTable> {
         let services = text.split_whitespace().map(|word| {
             let (name, port) = word.split_once(':').unwrap();
             let mode = if port.ends_with('h') { PublishMode::Host } else { PublishMode::Ingress };
@@ -174,7 +208,7 @@ mod tests {
             };
             (ServiceId::from_bytes([name.as_bytes()[0]; 10]), Arc::new(service))
         });
-        NodeTable { services: services.collect(), ..NodeTable::default() }
+        Arc::new(NodeTable { services: services.collect(), ..NodeTable::default() })
     }
 
     fn ports(wanted: Option<BTreeMap<PortKey, Tenant>>) -> String {

@@ -8,10 +8,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
 use warren_model::{ServiceId, TaskId};
-use warren_net::Table;
+use warren_net::{Entries, Networks, PublishedPort, Service, Table};
 
-use crate::kernel::Whole;
+use crate::kernel::{Part, Whole};
 use crate::restart::doubled;
 
 /// A kernel that refuses a table seldom takes it a moment later; connections wait, though.
@@ -31,6 +32,10 @@ pub enum Applied {
 #[derive(Debug, Default)]
 pub(crate) struct Publisher {
     wanted: Whole,
+    /// The same as it is applied.
+    table: Table,
+    /// Ports of this node's own containers, of services that have any.
+    published: BTreeMap<ServiceId, Vec<PublishedPort>>,
     /// Counts changes of `wanted`.
     generation: u64,
     /// Generation whose rules the kernel holds; 0 is whatever an earlier process left there.
@@ -46,24 +51,38 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Takes what was newly drawn.
+    /// Takes what was newly drawn. Costs what differs from what was wanted before.
     pub(crate) fn want(&mut self, wanted: Whole) {
-        if self.generation > 0 && wanted == self.wanted {
+        let before = std::mem::replace(&mut self.wanted, wanted);
+        let wanted = &self.wanted;
+        let same = before.overlay == wanted.overlay
+            && before.internal == wanted.internal
+            && before.peers == wanted.peers;
+        let mut changes = before.parts.diff(&wanted.parts).peekable();
+        if self.generation > 0 && same && changes.peek().is_none() {
             return;
         }
         self.generation += 1;
-        for (service, part) in &wanted.parts {
-            let known = self.wanted.parts.get(service);
-            if !known.is_some_and(|known| Arc::ptr_eq(known, part) || known == part) {
-                self.changed.insert(*service, self.generation);
-            }
+        let networks = self.table.networks.get_or_insert_default();
+        networks.internal.clone_from(&wanted.internal);
+        networks.peers.clone_from(&wanted.peers);
+        self.table.overlay.clone_from(&wanted.overlay);
+        for change in changes {
+            let (id, was, is) = match change {
+                DiffItem::Add(id, is) => (*id, None, Some(is)),
+                DiffItem::Update { old: (id, was), new: (_, is) } => (*id, Some(was), Some(is)),
+                DiffItem::Remove(id, was) => (*id, Some(was), None),
+            };
+            self.changed.insert(id, self.generation);
+            was.into_iter().for_each(|part| remove(&mut self.table.services, networks, part));
+            is.into_iter().for_each(|part| insert(&mut self.table.services, networks, part));
+            match is.map(|part| &part.published).filter(|published| !published.is_empty()) {
+                Some(published) => self.published.insert(id, published.clone()),
+                None => self.published.remove(&id),
+            };
         }
-        for service in self.wanted.parts.keys() {
-            if !wanted.parts.contains_key(service) {
-                self.changed.insert(*service, self.generation);
-            }
-        }
-        self.wanted = wanted;
+        self.table.published = self.published.values().flatten().cloned().collect();
+        self.table.published.sort();
         // Something else may well be possible now.
         self.retry_at_ms = 0;
     }
@@ -109,7 +128,7 @@ impl Publisher {
             return None;
         }
         self.in_flight = true;
-        Some((self.generation, self.wanted.table()))
+        Some((self.generation, self.table.clone()))
     }
 
     /// What came of `generation`.
@@ -141,14 +160,40 @@ impl Publisher {
     }
 }
 
+fn remove(services: &mut Entries<Service>, networks: &mut Networks, part: &Part) {
+    part.services.iter().for_each(|service| services.remove(&service.key));
+    part.group.iter().for_each(|group| networks.groups.remove(&group.key));
+    part.policies.iter().for_each(|policy| networks.policies.remove(&policy.key));
+}
+
+fn insert(services: &mut Entries<Service>, networks: &mut Networks, part: &Part) {
+    part.services.iter().for_each(|service| services.insert(Arc::clone(service)));
+    part.group.iter().for_each(|group| networks.groups.insert(Arc::clone(group)));
+    part.policies.iter().for_each(|policy| networks.policies.insert(Arc::clone(policy)));
+}
+
+#[cfg(test)]
+impl Publisher {
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
+    }
+}
+
+#[cfg(test)]
+impl Whole {
+    /// As it is applied.
+    pub(crate) fn table(&self) -> Table {
+        let mut publisher = Publisher::default();
+        publisher.want(self.clone());
+        publisher.table
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
 
-    use warren_net::PublishedPort;
-
     use super::*;
-    use crate::kernel::Part;
 
     fn service(n: u8) -> ServiceId {
         ServiceId::from_bytes([n; 10])

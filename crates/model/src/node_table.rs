@@ -7,12 +7,16 @@
 //! addresses, rules and routes of a node follow from it and from nothing else,
 //! so the last one is good for as long as managers are away.
 //!
-//! Pure. Parts are shared: a copy of a table costs a pointer each, and who
-//! compares two of them may begin with the pointers.
+//! Pure. Parts are shared: a copy of a table costs a pointer for each peer and
+//! network, of services there is one tree, and who compares two of them looks at
+//! what they do not share.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
 use crate::cluster::Subnet;
 use crate::id::{ClusterId, NetworkId, NodeId, PolicyId, ServiceId, TaskId};
@@ -22,7 +26,7 @@ use crate::policy::{IpRange, PolicyAction, PolicyPort};
 use crate::service::{Endpoint, PortSpec, PublishMode};
 
 /// Everything that one node knows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct NodeTable {
     /// IPv6 addresses follow from it; absent in a table that nobody has filled yet.
     pub cluster: Option<ClusterId>,
@@ -30,10 +34,22 @@ pub struct NodeTable {
     pub peers: BTreeMap<NodeId, Arc<Peer>>,
     /// Those that tasks of this node are on.
     pub networks: BTreeMap<NetworkId, Arc<TableNetwork>>,
-    pub services: BTreeMap<ServiceId, Arc<TableService>>,
+    pub services: OrdMap<ServiceId, Arc<TableService>>,
     /// Those that are about tasks of this node.
     pub policies: BTreeMap<PolicyId, Arc<TablePolicy>>,
 }
+
+impl PartialEq for NodeTable {
+    fn eq(&self, other: &Self) -> bool {
+        self.services_since(other).next().is_none()
+            && self.cluster == other.cluster
+            && self.peers == other.peers
+            && self.networks == other.networks
+            && self.policies == other.policies
+    }
+}
+
+impl Eq for NodeTable {}
 
 /// A policy, with the services that it means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,7 +189,13 @@ impl NodeTable {
     pub fn since(&self, before: &Self) -> Option<TableChange> {
         let (peers, removed_peers) = changed(&before.peers, &self.peers);
         let (networks, removed_networks) = changed(&before.networks, &self.networks);
-        let (services, removed_services) = changed(&before.services, &self.services);
+        let (mut services, mut removed_services) = (Vec::new(), Vec::new());
+        for (id, _, now) in self.services_since(before) {
+            match now {
+                Some(now) => services.push((id, Arc::clone(now))),
+                None => removed_services.push(id),
+            }
+        }
         let (policies, removed_policies) = changed(&before.policies, &self.policies);
         let change = TableChange {
             complete: false,
@@ -190,6 +212,20 @@ impl NodeTable {
         (!change.is_empty()).then_some(change)
     }
 
+    /// Services that are not the same as in `before`: as they were, and as they are. Costs what
+    /// differs, where one table was made of the other.
+    pub fn services_since<'a>(
+        &'a self,
+        before: &'a Self,
+    ) -> impl Iterator<Item = (ServiceId, Option<&'a Arc<TableService>>, Option<&'a Arc<TableService>>)>
+    {
+        before.services.diff(&self.services).map(|item| match item {
+            DiffItem::Add(id, now) => (*id, None, Some(now)),
+            DiffItem::Update { old, new } => (*new.0, Some(old.1), Some(new.1)),
+            DiffItem::Remove(id, was) => (*id, Some(was), None),
+        })
+    }
+
     /// A change that makes this table of any.
     pub fn whole(&self) -> TableChange {
         let change = self.since(&Self::default()).unwrap_or_default();
@@ -203,7 +239,15 @@ impl NodeTable {
         self.cluster = change.cluster.or(self.cluster);
         put(&mut self.peers, change.peers, &change.removed_peers);
         put(&mut self.networks, change.networks, &change.removed_networks);
-        put(&mut self.services, change.services, &change.removed_services);
+        for (id, service) in change.services {
+            // What is the same stays the same tree.
+            if self.services.get(&id) != Some(&service) {
+                self.services.insert(id, service);
+            }
+        }
+        for id in &change.removed_services {
+            self.services.remove(id);
+        }
         put(&mut self.policies, change.policies, &change.removed_policies);
     }
 }

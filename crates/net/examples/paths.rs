@@ -38,7 +38,7 @@ fn main() {
             target: 8080,
         };
         let table = |from| Table {
-            services: vec![service("web", &[port, published], &[&server], from)],
+            services: vec![service("web", &[port, published], &[&server], from)].into(),
             ..Table::default()
         };
         let mut report = serde_json::Map::new();

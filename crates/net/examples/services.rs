@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use warren_net::{
-    Backend, Carrier, Frontend, Group, Member, Net, NetConfig, Networks, Overlay, Protocol,
-    Service, Table,
+    Backend, Carrier, Entries, Frontend, Group, Member, Net, NetConfig, Networks, Overlay,
+    Protocol, Service, Table,
 };
 
 const SERVICES: u32 = 5000;
@@ -45,11 +45,11 @@ async fn run(count: u32) -> Result<(), Box<dyn Error>> {
     net.apply(table.clone()).await?;
     let (mut replaced, mut added) = (Vec::new(), Vec::new());
     for change in 0..CHANGES {
-        let index = (change * 37 % count) as usize;
+        let key = key(change * 37 % count);
         // Another container instead of one of three, then a fourth beside them.
-        let mut backends = table.services[index].backends.clone();
+        let mut backends = table.services.get(&key).map_or_else(Vec::new, |s| s.backends.clone());
         backends[0].address = address(count * BACKENDS + change);
-        set(&mut table, index, backends.clone());
+        set(&mut table, &key, backends.clone());
         tokio::time::sleep(APART).await;
         replaced.push(measured(net.apply(table.clone())).await?);
         backends.push(Backend {
@@ -57,7 +57,7 @@ async fn run(count: u32) -> Result<(), Box<dyn Error>> {
             weight: 1,
             local: false,
         });
-        set(&mut table, index, backends);
+        set(&mut table, &key, backends);
         tokio::time::sleep(APART).await;
         added.push(measured(net.apply(table.clone())).await?);
     }
@@ -74,19 +74,23 @@ async fn run(count: u32) -> Result<(), Box<dyn Error>> {
 }
 
 /// Of the service and of the group of its containers.
-fn set(table: &mut Table, index: usize, backends: Vec<Backend>) {
+fn set(table: &mut Table, key: &str, backends: Vec<Backend>) {
     let addresses = backends.iter().map(|backend| backend.address).collect();
-    let service = Service { backends, ..(*table.services[index]).clone() };
-    table.services[index] = Arc::new(service);
+    let before = table.services.get(key).map(|service| Service::clone(service));
+    table.services.insert(Arc::new(Service { backends, ..before.expect("it is there") }));
     if let Some(networks) = &mut table.networks {
-        let group = Group { addresses, ..(*networks.groups[index]).clone() };
-        networks.groups[index] = Arc::new(group);
+        let before = networks.groups.get(key).map(|group| Group::clone(group));
+        networks.groups.insert(Arc::new(Group { addresses, ..before.expect("it is there") }));
     }
+}
+
+fn key(index: u32) -> String {
+    format!("service-{index}")
 }
 
 fn table(count: u32) -> Table {
     let mut networks = Networks::default();
-    let mut services = Vec::new();
+    let mut services = Entries::default();
     for index in 0..count {
         let vip = Ipv4Addr::from_bits(Ipv4Addr::new(10, 64, 0, 0).to_bits() + index);
         let backends: Vec<Backend> = (0..BACKENDS)
@@ -94,13 +98,13 @@ fn table(count: u32) -> Table {
             .collect();
         let port =
             |port| Frontend::Port { vip: vip.into(), protocol: Protocol::Tcp, port, target: 8080 };
-        networks.groups.push(Arc::new(Group {
-            key: format!("service-{index}").into(),
+        networks.groups.insert(Arc::new(Group {
+            key: key(index).into(),
             addresses: backends.iter().map(|backend| backend.address).collect(),
             networks: [index / 10].into(),
         }));
-        services.push(Arc::new(Service {
-            key: format!("service-{index}").into(),
+        services.insert(Arc::new(Service {
+            key: key(index).into(),
             frontends: vec![port(80), Frontend::Address(vip.into())],
             backends,
             affinity: false,

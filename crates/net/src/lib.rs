@@ -23,6 +23,7 @@ use std::{fmt, io};
 mod conntrack;
 pub mod dns;
 mod docker;
+mod entries;
 mod features;
 mod firewall;
 mod handle;
@@ -43,6 +44,7 @@ mod watch;
 mod wire;
 mod wireguard;
 
+pub use entries::{Entries, Keyed};
 pub use features::{Blocker, Features, features, link_kinds};
 pub use handle::Net;
 pub use node::{name_server, tunnel_name, underlay_mtu};

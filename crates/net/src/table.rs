@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use crate::entries::{Entries, Keyed};
 use crate::{Protocol, PublishedPort};
 
 /// A network address and the length of its prefix in bits.
@@ -15,17 +16,16 @@ pub type Subnet = (IpAddr, u8);
 
 /// Everything the kernel should hold for this node's services.
 ///
-/// What is large is shared: two tables are compared by pointer first, so a change
-/// among thousands of services costs what that one service costs.
+/// What is large is shared: of a table that is made of another only what differs is looked at, so
+/// a change among thousands of services costs what that one service costs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
     /// In any order; of a port named twice the backends are joined.
     pub published: Vec<PublishedPort>,
     /// How other nodes are reached; `None` on a node that is alone.
     pub overlay: Option<Arc<Overlay>>,
-    /// Services' addresses and ports that every node answers, each key once. In any order, but
-    /// in the same order each time: what stands where it stood is compared by pointer alone.
-    pub services: Vec<Arc<Service>>,
+    /// Services' addresses and ports that every node answers.
+    pub services: Entries<Service>,
     /// Who may reach whom; `None` if every container may reach every other.
     pub networks: Option<Networks>,
 }
@@ -33,22 +33,22 @@ pub struct Table {
 /// Which containers are on which networks. What shares no network is parted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Networks {
-    /// All containers of the cluster, each in one group. Ordered as [`Table::services`] is.
-    pub groups: Vec<Arc<Group>>,
+    /// All containers of the cluster, each in one group.
+    pub groups: Entries<Group>,
     /// Networks without a way out. A container that is on no other reaches its own networks and
     /// the node's DNS.
     pub internal: BTreeSet<u32>,
-    /// What is parted within networks. Ordered as [`Table::services`] is.
-    pub policies: Vec<Arc<Policy>>,
-    /// Whom their clauses name. Likewise.
-    pub peers: Vec<Arc<PeerSet>>,
+    /// What is parted within networks.
+    pub policies: Entries<Policy>,
+    /// Whom their clauses name.
+    pub peers: Entries<PeerSet>,
 }
 
 /// Containers that are on the same networks, for example those of one service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     /// Names it in the table.
-    pub key: Box<str>,
+    pub key: Arc<str>,
     /// Of both families.
     pub addresses: Vec<IpAddr>,
     /// Their numbers in the cluster.
@@ -59,7 +59,7 @@ pub struct Group {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerSet {
     /// Names it in the table.
-    pub key: Box<str>,
+    pub key: Arc<str>,
     /// Of both families.
     pub addresses: Vec<IpAddr>,
 }
@@ -75,7 +75,7 @@ pub struct PeerSet {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// Names it in the table.
-    pub key: Box<str>,
+    pub key: Arc<str>,
     /// Containers that it is about.
     pub subjects: Vec<IpAddr>,
     /// What they send, or what is sent to them.
@@ -156,6 +156,30 @@ pub struct PortRange {
     pub last: u16,
 }
 
+impl Keyed for Service {
+    fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+}
+
+impl Keyed for Group {
+    fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+}
+
+impl Keyed for Policy {
+    fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+}
+
+impl Keyed for PeerSet {
+    fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+}
+
 /// How often clauses of a name decided, since this process began.
 ///
 /// What is allowed is counted where it arrives, or where it leaves the cluster.
@@ -184,7 +208,7 @@ pub struct Connections {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// Names it in the table, for example by its id and network.
-    pub key: Box<str>,
+    pub key: Arc<str>,
     /// What clients connect to.
     pub frontends: Vec<Frontend>,
     /// Ready containers of both families, on any node; none means that connections are refused.

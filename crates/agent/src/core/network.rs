@@ -10,10 +10,10 @@ use warren_net::Addresses;
 use warren_net::dns::Upstream;
 
 use super::{Command, Core, Event, Now};
-use crate::kernel::{Ground, Local, Part};
+use crate::kernel::{Ground, Held, Local, Part};
 use crate::mesh::Holding;
 use crate::names::Asker;
-use crate::published::{self, PortKey, Replica};
+use crate::published::{self, Replica};
 use crate::table::Applied;
 
 /// Revisions of the set, as far as the kernel has come with them.
@@ -80,12 +80,12 @@ impl Core {
     }
 
     /// Ports of the mesh that this node holds: by itself, or by a task of the service.
-    fn held_ports(&self) -> BTreeMap<PortKey, ServiceId> {
-        let mut held = self.mesh.held().clone();
-        for task in self.tasks.values() {
-            held.extend(task.claimed.iter().map(|key| (*key, task.spec.service)));
-        }
-        held
+    fn held_ports(&self) -> Held {
+        let claimed = self.tasks.values().flat_map(|task| {
+            let service = task.spec.service;
+            task.claimed.iter().map(move |key| (*key, service))
+        });
+        Held { node: Arc::clone(self.mesh.held()), tasks: claimed.collect() }
     }
 
     /// Ports of this node's own containers: of one of them alone, or of services that managers

@@ -15,7 +15,9 @@ use warren_model::node_table::{TablePeers, TablePolicy};
 use warren_model::policy::{self, PolicyAction, PolicyPort};
 use warren_model::service::Protocol as PortProtocol;
 use warren_model::{NodeTable, PolicyId, ServiceId};
-use warren_net::{Action, Clause, Direction, PeerSet, Peers, Policy, PortRange, Protocol, Traffic};
+use warren_net::{
+    Action, Clause, Direction, Entries, PeerSet, Peers, Policy, PortRange, Protocol, Traffic,
+};
 
 use super::{Site, addresses};
 
@@ -24,7 +26,7 @@ use super::{Site, addresses};
 pub(super) struct Drawn {
     pub(super) of: BTreeMap<ServiceId, Vec<Arc<Policy>>>,
     /// Whom they name, by key.
-    pub(super) peers: Vec<Arc<PeerSet>>,
+    pub(super) peers: Entries<PeerSet>,
 }
 
 /// Which end of a policy.
@@ -63,7 +65,8 @@ pub(super) fn draw(site: &Site, table: &NodeTable, before: &Drawn) -> Drawn {
             })
         });
         let known = before.of.get(id).map_or(&[][..], Vec::as_slice);
-        let both: Vec<Arc<Policy>> = both.map(|policy| shared(policy, known)).collect();
+        let same = |new: &Policy| known.iter().find(|old| ***old == *new);
+        let both: Vec<Arc<Policy>> = both.map(|policy| shared(same, policy)).collect();
         if !both.is_empty() {
             drawn.of.insert(*id, both);
         }
@@ -73,8 +76,10 @@ pub(super) fn draw(site: &Site, table: &NodeTable, before: &Drawn) -> Drawn {
             let Some(peers) = peers.as_ref().filter(|peers| !peers.services.is_empty()) else {
                 continue;
             };
-            let set = PeerSet { key: set_key(*id, end), addresses: members(site, table, peers) };
-            sets.insert((*id, end), shared(set, &before.peers));
+            let set =
+                PeerSet { key: set_key(*id, end).into(), addresses: members(site, table, peers) };
+            let same = |new: &PeerSet| before.peers.get(&new.key).filter(|old| ***old == *new);
+            sets.insert((*id, end), shared(same, set));
         }
     }
     drawn.peers = sets.into_values().collect();
@@ -88,12 +93,12 @@ fn word(direction: Direction) -> &'static str {
     }
 }
 
-fn set_key(policy: PolicyId, end: End) -> Box<str> {
+fn set_key(policy: PolicyId, end: End) -> String {
     let end = match end {
         End::From => "from",
         End::To => "to",
     };
-    format!("{policy}/{end}").into()
+    format!("{policy}/{end}")
 }
 
 /// Containers of the services of one end.
@@ -143,7 +148,7 @@ fn clauses(
 fn those(id: PolicyId, end: End, peers: &TablePeers) -> Peers {
     let TablePeers { services, ranges, outside } = peers;
     Peers::Some {
-        set: (!services.is_empty()).then(|| set_key(id, end)),
+        set: (!services.is_empty()).then(|| set_key(id, end).into()),
         subnets: ranges.iter().map(|range| (range.address, range.prefix)).collect(),
         outside: *outside,
     }
@@ -162,7 +167,7 @@ fn traffic(port: &PolicyPort) -> Traffic {
     }
 }
 
-/// The one of `known` that is the same.
-fn shared<T: PartialEq>(new: T, known: &[Arc<T>]) -> Arc<T> {
-    known.iter().find(|old| ***old == new).map_or_else(|| Arc::new(new), Arc::clone)
+/// What was the same before, if anything was.
+fn shared<'a, T: 'a>(same: impl Fn(&T) -> Option<&'a Arc<T>>, new: T) -> Arc<T> {
+    same(&new).map_or_else(|| Arc::new(new), Arc::clone)
 }

@@ -213,7 +213,7 @@ impl Town {
             table: &Arc::new(self.table.clone()),
             settings: Some(&self.settings),
             locals: &self.locals,
-            held: &self.held,
+            held: &Held { node: Arc::new(self.held.clone()), ..Held::default() },
             addresses: &self.addresses,
         })
     }
@@ -227,7 +227,7 @@ fn site() -> Site {
 fn shown(whole: &Whole) -> String {
     let mut text = String::new();
     let short = |address: &IpAddr| address.to_string().trim_start_matches("10.").to_owned();
-    for service in whole.table().services {
+    for service in &whole.table().services {
         let key = service.key.split('/').skip(1).collect::<Vec<_>>().join("/");
         let _ = match key.as_str() {
             "mesh" => write!(text, "mesh"),
@@ -254,7 +254,7 @@ fn shown(whole: &Whole) -> String {
         text.push_str(if service.prefer_local { " local" } else { "" });
         text.push('\n');
     }
-    for group in whole.table().networks.unwrap().groups {
+    for group in &whole.table().networks.unwrap().groups {
         let addresses: Vec<String> = group.addresses.iter().map(short).collect();
         let _ = writeln!(text, "group {:?}: {}", group.networks, addresses.join(" "));
     }
@@ -347,7 +347,9 @@ fn a_port_on_every_address_is_of_both_families() {
             Frontend::Published { bind, .. } => bind.to_string(),
             other => panic!("{other:?}"),
         };
-        whole.table().services[0].frontends.iter().map(bind).collect::<Vec<_>>()
+        let table = whole.table();
+        let frontends = table.services.iter().flat_map(|service| &service.frontends);
+        frontends.map(bind).collect::<Vec<_>>()
     };
     assert_eq!(draw("0.0.0.0"), ["0.0.0.0", "::"]);
     assert_eq!(draw("192.0.2.1"), ["192.0.2.1"]);

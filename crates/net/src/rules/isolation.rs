@@ -10,27 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::numbered::{Keyed, List, Numbered};
+use super::numbered::{List, Numbered};
 use super::{Element, Family, Op, Part, Set, Value, push_difference};
 use crate::table::{Group, Networks, PeerSet, Policy};
-
-impl Keyed for Group {
-    fn key(&self) -> &str {
-        &self.key
-    }
-}
-
-impl Keyed for Policy {
-    fn key(&self) -> &str {
-        &self.key
-    }
-}
-
-impl Keyed for PeerSet {
-    fn key(&self) -> &str {
-        &self.key
-    }
-}
 
 /// Networks and policies of a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

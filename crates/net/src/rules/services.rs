@@ -23,8 +23,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::numbered::{Keyed, List, Numbered};
+use super::numbered::{List, Numbered};
 use super::{Element, Expression, Family, Op, Part, Set, Value, Verdict, push_difference, refusal};
+use crate::entries::Entries;
 use crate::table::{Frontend, Service};
 
 /// Turns of a service with affinity, unless it has so many backends that they would not be even.
@@ -33,12 +34,6 @@ const STICKY_TURNS: u32 = 128;
 const TURNS_MAX: u32 = 4096;
 /// Set in a number of turns that a hash is to choose from.
 const STICKY: u32 = 1 << 31;
-
-impl Keyed for Service {
-    fn key(&self) -> &str {
-        &self.key
-    }
-}
 
 /// All services of a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -105,7 +100,7 @@ impl Front {
 
 impl Services {
     /// The same as `self` where nothing changed, with its numbers.
-    pub(crate) fn next(&self, services: &[Arc<Service>]) -> Self {
+    pub(crate) fn next(&self, services: &Entries<Service>) -> Self {
         Self {
             list: self.list.next(services),
             turns: self.turns.clone(),

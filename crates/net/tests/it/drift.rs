@@ -14,7 +14,7 @@ fn host_drift_is_repaired() {
         let (web, client) = (one.pod("web", 2).await, two.pod("client", 3).await);
         let _servers = web.serve("web", 80);
         let table = |from| Table {
-            services: vec![service("web", &[Frontend::Address(vip(1))], &[&web], from)],
+            services: vec![service("web", &[Frontend::Address(vip(1))], &[&web], from)].into(),
             networks: None::<Networks>,
             ..Table::default()
         };

@@ -85,7 +85,8 @@ async fn with_device(cluster: &Cluster) {
     overlay.peers = vec![member(2)];
     let frontends = [Frontend::Address(vip(1)), Frontend::Address(vip6(1))];
     let services = vec![service("empty", &frontends, &[], 1)];
-    let table = Table { overlay: Some(overlay.into()), services, ..Table::default() };
+    let table =
+        Table { overlay: Some(overlay.into()), services: services.into(), ..Table::default() };
     cluster.nodes[0].net.apply(table).await.unwrap();
 }
 
@@ -140,7 +141,7 @@ fn host_strangers_do_not_get_in() {
         let _servers = web.serve("web", 80);
         let frontends = [Frontend::Address(vip(1)), Frontend::Address(vip6(1))];
         let table = |from| Table {
-            services: vec![service("web", &frontends, &[&web], from)],
+            services: vec![service("web", &frontends, &[&web], from)].into(),
             ..Table::default()
         };
         cluster.apply(Carrier::Vxlan, table).await;
@@ -161,7 +162,7 @@ fn host_strangers_do_not_get_in() {
         let any = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         let frontends = any.map(published);
         let table = |from| Table {
-            services: vec![service("web", &frontends, &[&web], from)],
+            services: vec![service("web", &frontends, &[&web], from)].into(),
             ..Table::default()
         };
         cluster.apply(Carrier::Vxlan, table).await;

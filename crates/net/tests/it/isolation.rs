@@ -109,7 +109,8 @@ fn host_internal_networks_have_no_way_out() {
                 group("job", &[&job], &[9]),
                 group("mate", &[&mate], &[9, 1]),
                 group("free", &[&free], &[1]),
-            ],
+            ]
+            .into(),
             internal: BTreeSet::from([9]),
             ..Networks::default()
         };

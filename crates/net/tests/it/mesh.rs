@@ -20,7 +20,7 @@ fn frontends() -> Vec<Frontend> {
 
 async fn publish(cluster: &Cluster, carrier: Carrier, pods: &[&Pod], networks: Option<Networks>) {
     let table = |from| Table {
-        services: vec![service("web", &frontends(), pods, from)],
+        services: vec![service("web", &frontends(), pods, from)].into(),
         networks: networks.clone(),
         ..Table::default()
     };

@@ -69,7 +69,7 @@ fn host_policies_part_within_networks() {
             (Server::tcp("world", world, 80), Server::tcp("world", world, 2000))
         });
         let networks = Networks {
-            groups: vec![group("all", &[&db, &web, &other], &[1])],
+            groups: vec![group("all", &[&db, &web, &other], &[1])].into(),
             policies: vec![
                 policy(
                     "db/in",
@@ -86,8 +86,9 @@ fn host_policies_part_within_networks() {
                     Direction::Out,
                     vec![clause("no-world", Action::Deny, subnet("192.0.2.0", 24), ports(1, 1000))],
                 ),
-            ],
-            peers: vec![set("web", &[&web])],
+            ]
+            .into(),
+            peers: vec![set("web", &[&web])].into(),
             ..Networks::default()
         };
         let table = |from| Table {
@@ -97,7 +98,8 @@ fn host_policies_part_within_networks() {
                 &[Frontend::Address(vip(1)), Frontend::Address(vip6(1))],
                 &[&db],
                 from,
-            )],
+            )]
+            .into(),
             ..Table::default()
         };
         cluster.apply(Carrier::Vxlan, table).await;
@@ -144,16 +146,16 @@ fn host_what_is_outside() {
         let _far = within(&two.netns, || Server::tcp("far", any, 22));
         let inner = |number: u8| crate::cluster::member(number).inner.into();
         let nodes = [one.address(), two.address(), gateway, inner(1), inner(2)];
-        let networks = |policies| Networks {
-            groups: vec![group("all", &[&db, &web], &[1])],
-            policies,
+        let networks = |policies: Vec<Arc<Policy>>| Networks {
+            groups: vec![group("all", &[&db, &web], &[1])].into(),
+            policies: policies.into(),
             ..Networks::default()
         };
         let apply = async |policies: Vec<Arc<Policy>>| {
             let networks = networks(policies);
             let table = |from| Table {
                 networks: Some(networks.clone()),
-                services: vec![service("web", &[Frontend::Address(vip(1))], &[&web], from)],
+                services: vec![service("web", &[Frontend::Address(vip(1))], &[&web], from)].into(),
                 ..Table::default()
             };
             cluster.apply(Carrier::Vxlan, table).await;
@@ -219,14 +221,15 @@ fn host_policies_hold_for_published_ports() {
         };
         let apply = async |policies: Vec<Arc<Policy>>| {
             let networks = Networks {
-                groups: vec![group("db", &[&db], &[1]), group("others", &[&web, &other], &[2])],
-                policies,
-                peers: vec![set("web", &[&web]), set("db", &[&db])],
+                groups: vec![group("db", &[&db], &[1]), group("others", &[&web, &other], &[2])]
+                    .into(),
+                policies: policies.into(),
+                peers: vec![set("web", &[&web]), set("db", &[&db])].into(),
                 ..Networks::default()
             };
             let table = |from| Table {
                 networks: Some(networks.clone()),
-                services: vec![service("db", &[published], &[&db], from)],
+                services: vec![service("db", &[published], &[&db], from)].into(),
                 ..Table::default()
             };
             cluster.apply(Carrier::Vxlan, table).await;
@@ -282,14 +285,14 @@ fn host_connections_that_were_there_end_with_a_policy() {
                 false => vec![policy("db/in", &[&db], Direction::In, clauses)],
             };
             let networks = Networks {
-                groups: vec![group("all", &[&db, &web, &near], &[1])],
-                policies,
-                peers: vec![set("web", &[&web])],
+                groups: vec![group("all", &[&db, &web, &near], &[1])].into(),
+                policies: policies.into(),
+                peers: vec![set("web", &[&web])].into(),
                 ..Networks::default()
             };
             let table = |from| Table {
                 networks: Some(networks.clone()),
-                services: vec![service("db", &[Frontend::Address(vip(1))], &[&db], from)],
+                services: vec![service("db", &[Frontend::Address(vip(1))], &[&db], from)].into(),
                 ..Table::default()
             };
             cluster.apply(Carrier::Vxlan, table).await;

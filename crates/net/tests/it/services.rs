@@ -15,7 +15,7 @@ fn port(vip: IpAddr, protocol: Protocol, port: u16, target: u16) -> Frontend {
 }
 
 async fn apply(cluster: &Cluster, services: impl Fn(u8) -> Vec<Arc<Service>>) {
-    let table = |from| Table { services: services(from), ..Table::default() };
+    let table = |from| Table { services: services(from).into(), ..Table::default() };
     cluster.apply(Carrier::Vxlan, table).await;
 }
 
@@ -254,7 +254,7 @@ fn host_service_counts_its_connections() {
         ask(1);
         assert_eq!(led().await, [("web".to_owned(), 9)]);
         let table = Table {
-            services: vec![service("web", &frontends, &[&b], 1)],
+            services: vec![service("web", &frontends, &[&b], 1)].into(),
             overlay: Some(cluster.overlay(1, Carrier::Plain)),
             ..Table::default()
         };

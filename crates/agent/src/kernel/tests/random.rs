@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::table::Publisher;
 
 /// Words of a town's services: networks they are on, tasks, ports.
 fn services() -> impl Strategy<Value = String> {
@@ -39,7 +40,7 @@ fn towns() -> impl Strategy<Value = (String, String)> {
 proptest! {
     #[test]
     fn memory_saves_work_and_changes_nothing(steps in prop::collection::vec(towns(), 1..6)) {
-        let mut drawing = Drawing::new(site());
+        let (mut drawing, mut publisher) = (Drawing::new(site()), Publisher::default());
         // Numbers of networks depend on what was seen before.
         let names = |whole: &Whole| -> Vec<String> {
             shown(whole).lines().map(|line| line.split("}: ").last().unwrap().to_owned()).collect()
@@ -49,9 +50,11 @@ proptest! {
             let drawn = town.draw(&mut drawing);
             let fresh = town.draw(&mut Drawing::new(site()));
             prop_assert_eq!(names(&drawn), names(&fresh));
+            publisher.want(drawn.clone());
+            prop_assert_eq!(publisher.table(), &drawn.table());
             prop_assert_eq!(&drawn.overlay, &fresh.overlay);
             prop_assert_eq!(drawn.internal.len(), fresh.internal.len());
-            for service in drawn.table().services {
+            for service in &drawn.table().services {
                 for backend in service.backends.iter().filter(|backend| backend.local) {
                     let fits = town.table.services.values().flat_map(|s| &s.tasks).any(|task| {
                         let local = town.locals.get(&task.task);

@@ -60,7 +60,7 @@ fn containers_come_and_go() {
     check(
         &["web 1 = 1", "db 2 = 2"],
         &["web 2 = 1", "db 2 = 2"],
-        &["delete from combination: 10.0.0.1=1/1", "add to combination: 10.0.0.1=2/2"],
+        &["delete from combination: 10.0.0.1=2/2", "add to combination: 10.0.0.1=1/1"],
     );
 }
 
@@ -70,7 +70,7 @@ fn internal_networks_confine() {
         &[],
         &["job 9 = 1", "both 1,9 = 2"],
         &[
-            "add to combination: 10.0.0.1=1/1 10.0.0.2=2/2",
+            "add to combination: 10.0.0.1=2/2 10.0.0.2=1/1",
             "add to together: 1/1 1/2 2/1 2/2",
             "add to confined: 10.0.0.1",
         ],

@@ -76,11 +76,11 @@ fn networks(text: &[&str]) -> Networks {
     let (sets, policies): (Vec<&str>, Vec<&str>) = text.iter().partition(|line| line.contains('='));
     let set = |line: &&str| {
         let (key, addresses) = named(line);
-        Arc::new(PeerSet { key, addresses })
+        Arc::new(PeerSet { key: key.into(), addresses })
     };
     let addresses = (0..20).map(|last| container(&last.to_string())).collect();
     Networks {
-        groups: vec![Arc::new(Group { key: "all".into(), addresses, networks: [1].into() })],
+        groups: vec![Arc::new(Group { key: "all".into(), addresses, networks: [1].into() })].into(),
         policies: policies.iter().map(|line| Arc::new(policy(line))).collect(),
         peers: sets.iter().map(set).collect(),
         ..Networks::default()
