@@ -81,7 +81,8 @@ pub struct Zone {
     known: Shards<Box<str>, u32>,
     /// On each network, stacks, and how many services of theirs are there.
     stacks: Shards<Key, u32>,
-    addresses: Shards<IpAddr, Owners>,
+    /// Who may have an address, by [`index::tail`] of it.
+    addresses: Shards<u32, Owners>,
     askers: Shards<IpAddr, Arc<Asker>>,
     pools: Arc<[Prefix]>,
 }
@@ -189,7 +190,7 @@ impl Zone {
     /// What is told of the name of an address.
     fn reverse<'a>(&'a self, asker: &'a Asker, address: IpAddr, kind: u16) -> Outcome<'a> {
         let mut names = Vec::new();
-        let owners = self.addresses.get(&address);
+        let owners = self.addresses.get(&index::tail(address));
         for service in owners.into_iter().flat_map(Owners::iter) {
             let Some(service) = self.services.get(&service) else { continue };
             let shared = |attachment: &&Attachment| asker.networks.contains(&attachment.network);

@@ -38,6 +38,19 @@ impl Owners {
     }
 }
 
+/// The last 32 bits of an address: all of an IPv4 one, and of an IPv6 one that was made of that the
+/// same. So both are found by one entry; whose an address is has to be looked up with the services
+/// that are found.
+pub(super) fn tail(address: IpAddr) -> u32 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits(),
+        IpAddr::V6(v6) => {
+            let [.., high, low] = v6.segments();
+            u32::from(high) << 16 | u32::from(low)
+        }
+    }
+}
+
 /// A name as a key, made without memory of its own.
 pub(super) struct KeyText {
     bytes: [u8; 10 + NAME_LEN_MAX * 2],
@@ -66,7 +79,7 @@ struct Entries {
     names: BTreeSet<Key>,
     known: BTreeSet<Box<str>>,
     stacks: BTreeSet<Key>,
-    addresses: BTreeSet<IpAddr>,
+    addresses: BTreeSet<u32>,
 }
 
 impl Entries {
@@ -98,10 +111,12 @@ impl Entries {
                 insert(&mut entries.stacks, &[stack]);
             }
             if let Endpoint::Vip(vip) = attachment.endpoint {
-                entries.addresses.extend(vip.each());
+                entries.addresses.extend(vip.each().map(tail));
             }
         }
-        entries.addresses.extend(service.tasks.iter().flat_map(|task| task.addresses.each()));
+        entries
+            .addresses
+            .extend(service.tasks.iter().flat_map(|task| task.addresses.each()).map(tail));
         entries
     }
 }

@@ -252,6 +252,7 @@ fn ports_and_reverse_names() {
         10.1.0.1 1.2.0.192.in-addr.arpa PTR: forward
         10.1.0.1 01.0.9.10.in-addr.arpa PTR: forward
         10.1.0.1 1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.9.0.d.f.ip6.arpa PTR: web.shop.warren.internal
+        10.1.0.1 1.0.0.0.9.0.a.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.5.5.d.f.ip6.arpa PTR: forward
         ",
     );
 }
