@@ -41,13 +41,12 @@ def running_since(task):
 
 
 def cpu_ms(host):
-    """Processor time of Warren's processes on a host, by the scheduler's own count."""
+    """Processor time of Warren's processes on a host, by the scheduler's own count, threads that have ended included."""
     total = 0
     for pid in daemons(host):
         try:
-            for thread in os.listdir(f'/proc/{pid}/task'):
-                with open(f'/proc/{pid}/task/{thread}/schedstat') as f:
-                    total += int(f.read().split()[0])
+            # A process' clock by its number: see clock_getcpuclockid(3).
+            total += time.clock_gettime_ns((~pid << 3) | 2)
         except OSError:
             pass
     return total / 1e6
