@@ -15,7 +15,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 .PHONY: help build demo demo-clean test test-guest test-mutants sim testbed soak check deps unit lint deny install bench \
 	bench-create bench-dns bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state \
 	bench-log bench-cluster bench-load bench-writes bench-form bench-failover bench-rotation bench-health bench-worker-loss bench-pause bench-edge \
-	bench-quorum bench-idle bench-agents bench-replicas bench-change bench-soak bench-wireguard fuzz-wireguard bench-net bench-place bench-update
+	bench-quorum bench-idle bench-agents bench-replicas bench-change bench-soak bench-wireguard fuzz-wireguard bench-net bench-attach bench-place bench-update
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -98,6 +98,10 @@ bench-log:      ## appends per second with real fsync
 bench-cycle:    ## start+exit+delete of one container, side by side with crun
 	cargo build --release -q -p warren-runtime --example cycle
 	bench/cycle.py
+
+bench-attach:   ## a container's network: one after another, and 100 at once
+	cargo build --locked --release -q -p warren-net --example attach
+	unshare -n target/release/examples/attach 4
 
 bench-net:      ## a change among 5,000 services, all of them at once, CPU of a request by service address and mesh
 	bench/net.py

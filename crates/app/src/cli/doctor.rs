@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use warren_proto::v1;
 use warren_proto::v1::{frame, open_stream};
 
@@ -22,6 +23,10 @@ use crate::settings::Place;
 
 /// For a node to look around; longer than its own limit.
 const LOOK_MAX: Duration = Duration::from_secs(15);
+/// For a daemon to say anything at all: it does so before it is asked.
+const AWAKE_MAX: Duration = Duration::from_secs(3);
+/// How a connection begins (RFC 9113 section 3.4): the preface, and settings without any.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -128,10 +133,14 @@ pub(crate) async fn run(
         return Box::pin(network::run(printer, args, place)).await;
     }
     let mut checks = local();
-    let asked = within(async { Ok(managers(printer, place).await) });
-    checks.extend(asked.await.ok().flatten());
-    match within(of_node(printer, place)).await {
-        Ok(found) => {
+    let asked = async {
+        awake(place).await?;
+        let managers = within(async { Ok(managers(printer, place).await) }).await;
+        Ok((managers.ok().flatten(), within(of_node(printer, place)).await?))
+    };
+    match asked.await {
+        Ok((managers, found)) => {
+            checks.extend(managers);
             checks.push(Check::ok("node", format!("answers at {}", place.socket.display())));
             // The node sees its own network, which may not be ours.
             checks.retain(|check| found.iter().all(|other| other.name != check.name));
@@ -195,11 +204,27 @@ async fn of_node(printer: &mut Printer, place: &Place) -> Result<Vec<Check>, Fai
     Ok(found.findings.into_iter().map(Check::from).collect())
 }
 
+/// Whether the daemon does anything; one that does not even run is told of by whoever calls it.
+async fn awake(place: &Place) -> Result<(), Failure> {
+    let greeted = async {
+        let mut stream = tokio::net::UnixStream::connect(&place.socket).await?;
+        stream.write_all(HELLO).await?;
+        stream.read_exact(&mut [0; 9]).await
+    };
+    match tokio::time::timeout(AWAKE_MAX, greeted).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(silent(AWAKE_MAX).hint("it hangs, or is stopped: see its log and its state in ps")),
+    }
+}
+
+fn silent(waited: Duration) -> Failure {
+    Failure::failed(format!("the node did not answer within {} s", waited.as_secs()))
+}
+
 /// A daemon that hangs is not waited for. Calls of a node are large: each is on the heap.
 async fn within<T>(asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::time::timeout(LOOK_MAX, Box::pin(asked)).await.unwrap_or_else(|_| {
-        let text = format!("the node did not answer within {} s", LOOK_MAX.as_secs());
-        Err(Failure::failed(text).hint("its log says what it is busy with"))
+        Err(silent(LOOK_MAX).hint("its log says what it is busy with"))
     })
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use warren_proto::v1;
 use warren_proto::v1::open_stream;
 
-use super::{Level, ask, within};
+use super::{Level, ask, awake, within};
 use crate::cli::client::{Client, Target};
 use crate::cli::context::Context;
 use crate::cli::failure::{Exit, Failure};
@@ -98,6 +98,7 @@ pub(crate) async fn run(
         let found = look(&mut context.client, from.clone(), args.nodes.clone()).await?;
         Ok((from, found))
     };
+    awake(place).await?;
     let (from, found) = within(begin).await?;
     let own = id(&found.node).unwrap_or_default();
     let mut paths = paths(&found);
