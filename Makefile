@@ -15,7 +15,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 .PHONY: help build demo demo-clean test test-guest test-mutants sim testbed soak check deps unit lint deny install bench \
 	bench-create bench-dns bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state \
 	bench-log bench-cluster bench-load bench-writes bench-form bench-failover bench-rotation bench-health bench-worker-loss bench-pause bench-edge \
-	bench-quorum bench-idle bench-agents bench-replicas bench-change bench-soak bench-wireguard fuzz-wireguard bench-net bench-attach bench-place bench-update
+	bench-quorum bench-idle bench-agents bench-replicas bench-change bench-soak bench-wireguard fuzz-wireguard bench-net bench-attach bench-loop bench-place bench-update
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -114,6 +114,9 @@ bench-scale: build ## 1 to 100 replicas and their removal, side by side with Doc
 
 bench-storm: build ## 50 services, side by side with Docker Swarm
 	bench/swarm.py storm
+
+bench-loop: build ## containers that end as soon as they begin, for ten minutes: CPU, memory, disk
+	bench/node.py loop
 
 bench-update: build ## a rolling update of 10 replicas, side by side with Docker Swarm
 	bench/update.py

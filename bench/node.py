@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""One Warren node by itself: bench/node.py heal | memory | crash"""
+"""One Warren node by itself: bench/node.py heal | memory | crash | loop"""
 import http.client, json, os, random, select, signal, sys, threading, time
-from lib import Bench, NODE, cpu_seconds, get_200, pss_kib, show, stats, wait_for
+from lib import Bench, NODE, cpu_seconds, get_200, pss_kib, run, show, stats, wait_for, within
 
 KILLS = 50
 
@@ -132,8 +132,43 @@ def crash(b):
         sys.exit(1)
 
 
+LOOP_SECONDS = int(os.environ.get('WARREN_BENCH_SECONDS', 600))
+LOOPING = 3
+
+
+def loop(b):
+    """Containers that end as soon as they begin, for ten minutes: what it costs, and what stays of it."""
+    w = b.warren
+    w.create('neighbour', 1, 8080)
+    wait_for(lambda: w.running('neighbour') == 1 or False, 'a neighbour', 30)
+    time.sleep(10)
+    disk = lambda: sum(os.path.getsize(os.path.join(base, f)) for base, _, files in os.walk(f'{w.dir}/data/store') for f in files)
+    tasks = lambda: json.loads(w.cli('ps', '--all', '--format', 'json'))
+    before, memory_before = disk(), pss_kib(w.pid())
+    w.cli('service', 'create', 'bad', '--image', 'bb:1', '--replicas', str(LOOPING), '--restart-window', '5s', '--no-check', '--detach', '/bin/false')
+    marks, cpu, at = [], cpu_seconds([w.pid()]), time.monotonic()
+    for _ in range(5):
+        time.sleep(LOOP_SECONDS / 5)
+        ended = [t for t in tasks() if t['service'] == 'bad']
+        now = cpu_seconds([w.pid()])
+        passed = time.monotonic() - at
+        marks.append({'seconds': round(passed), 'disk_kib': (disk() - before) // 1024, 'pss_mib': round(pss_kib(w.pid()) / 1024, 1), 'tasks': len(ended),
+                      'attempts': sum(t['attempt'] for t in ended), 'cpu_percent': round((now - cpu) / passed * 100, 2)})
+        print(marks[-1], flush=True)
+    answers = run(*within('wbwrn', 'curl', '-s', '-o', '/dev/null', '-w', '%{http_code}', f'http://{NODE}:8080/'), check=False)
+    log = os.path.getsize(f'{w.dir}/data/daemon.log')
+    left = w.left()
+    w.remove_all()
+    last = marks[-1]
+    show(f'{LOOPING} containers that end at once, for {LOOP_SECONDS} s', [
+        ('CPU of the daemon', f"{last['cpu_percent']} % of a core"), ('memory of the daemon: before, after', f"{memory_before / 1024:.1f}, {last['pss_mib']} MiB PSS"),
+        ('written to the store', f"{last['disk_kib']} KiB; after each fifth: {[m['disk_kib'] for m in marks]}"),
+        ('tasks remembered after each fifth', str([m['tasks'] for m in marks])), ("the daemon's log", f'{log // 1024} KiB'),
+        ('a neighbour answers', answers), ('in the kernel meanwhile, in the end', f'{left}, {w.left()}')])
+
+
 if __name__ == '__main__':
     what = sys.argv[1:] or ['heal', 'memory', 'crash']
     with Bench() as b:
         for x in what:
-            {'heal': heal, 'memory': memory, 'crash': crash}[x](b)
+            {'heal': heal, 'memory': memory, 'crash': crash, 'loop': loop}[x](b)

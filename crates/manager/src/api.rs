@@ -13,6 +13,7 @@ mod check;
 pub(crate) mod cluster;
 mod explain;
 mod info;
+mod jobs;
 mod leave;
 mod list;
 mod lock;

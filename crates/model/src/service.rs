@@ -13,6 +13,7 @@ use std::net::Ipv4Addr;
 
 use crate::health::Healthcheck;
 use crate::id::ServiceId;
+use crate::job::{JobPolicy, JobStatus};
 use crate::name::{PortName, ServiceName};
 use crate::placement::Placement;
 use crate::quantity::format_duration_ms;
@@ -40,6 +41,8 @@ pub struct Service {
     pub change: Change,
     /// Of the last change of its template; `None` before the first.
     pub update: Option<UpdateStatus>,
+    /// Runs of a job; `None` of any other.
+    pub job: Option<JobStatus>,
     /// Asked to go: its tasks are removed first.
     pub removing: bool,
     pub created: crate::Time,
@@ -63,6 +66,8 @@ pub struct ServiceSpec {
     pub networks: Vec<Attachment>,
     pub endpoint: Endpoint,
     pub placement: Placement,
+    /// Of jobs alone.
+    pub job: JobPolicy,
 }
 
 /// What becomes of a task whose node is out of reach.
@@ -125,6 +130,13 @@ pub enum Mode {
     },
     /// One on every active worker.
     Global,
+    /// So many tasks to their end, in each run.
+    ReplicatedJob {
+        completions: u32,
+        max_concurrent: u32,
+    },
+    /// One to its end on every worker that is active while the run goes on.
+    GlobalJob,
 }
 
 /// A container of the service. Any change here needs new containers.
@@ -333,6 +345,7 @@ impl ServiceSpec {
             networks: Vec::new(),
             endpoint: Endpoint::default(),
             placement: Placement::default(),
+            job: JobPolicy::default(),
         }
     }
 
@@ -357,6 +370,7 @@ impl ServiceSpec {
         self.on_disconnect.validate()?;
         self.check_networks()?;
         self.placement.validate(&self.name)?;
+        self.check_job()?;
         let text = self.text_len();
         if text > Self::TEXT_MAX {
             return Err(wrong(
@@ -407,6 +421,7 @@ impl ServiceSpec {
             + task.health.text_len()
             + names
             + self.placement.text_len()
+            + self.job.schedule.as_ref().map_or(0, |s| s.cron.len() + s.timezone.len())
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Task {
     pub slot: u32,
     /// Which template of the service it runs.
     pub template: u32,
+    /// Of which run of a job it is; 0 of any other service.
+    pub run: u32,
     pub node: Option<NodeId>,
     /// Chosen with the node, from one of its blocks; kept over restarts in place.
     pub address: Option<Ipv4Addr>,

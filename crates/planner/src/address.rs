@@ -144,6 +144,7 @@ mod tests {
                 service: ServiceId::MIN,
                 slot: 1,
                 template: 1,
+                run: 0,
                 node: None,
                 address: blocks[0].nth(last.parse().unwrap()),
                 desired: Desired::Running,

@@ -8,7 +8,7 @@
 //! Stages, in order: liveness of nodes, the default network, blocks of new nodes, then for each
 //! service: watch (how an update stands), virtual IPs, orchestrate (slots wanted), roll out (which slots get
 //! the new template now), replace (failed, lost), place (a node and an address),
-//! reap (history). A new task is created with its place, so a new service costs
+//! reap (history). Jobs have a pass of their own (`job`). A new task is created with its place, so a new service costs
 //! one plan.
 //!
 //! Invariants (tested on random clusters):
@@ -25,6 +25,7 @@ mod address;
 mod blocks;
 mod draft;
 mod explain;
+mod job;
 mod liveness;
 mod nodes;
 mod orchestrate;
@@ -52,6 +53,7 @@ pub use crate::explain::{
 };
 use crate::liveness::Silence;
 pub use crate::liveness::{RETURN_MS, SUSPICION_MAX_MS, SUSPICION_MS, suspicion_ms};
+pub use crate::job::{Standing, next_time, run_progress, standing};
 pub use crate::progress::{Convergence, completed_count, progress, task_counts};
 pub use crate::watch::update_state;
 

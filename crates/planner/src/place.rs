@@ -61,23 +61,23 @@ impl<'a> Pass<'_, 'a> {
             (Some(place), _, _) => {
                 (Some(place), TaskStatus::new(TaskState::Assigned, self.draft.now))
             }
-            (None, Key::Number(_), Unplaceable::Pending) => {
+            (None, Key::Number(_) | Key::Run(..), Unplaceable::Pending) => {
                 let mut status = TaskStatus::new(TaskState::Pending, self.draft.now);
                 status.error = Some(self.reason(template).into());
                 (None, status)
             }
             // A global task without its node would be nobody's.
-            (None, Key::On(_), _) | (None, _, Unplaceable::Nothing) => return false,
+            (None, Key::On(_) | Key::RunOn(..), _) | (None, _, Unplaceable::Nothing) => {
+                return false;
+            }
         };
         let renewed = if place.is_some() { Renewed::Placed } else { Renewed::Waiting };
         let task = Task {
             id: self.new_id(),
             service: self.service.id,
-            slot: match key {
-                Key::Number(number) => number,
-                Key::On(_) => 1,
-            },
+            slot: key.slot(),
             template,
+            run: key.run(),
             node: place.as_ref().map(|place| place.node),
             address: place.map(|place| place.address),
             desired: Desired::Running,
@@ -93,7 +93,7 @@ impl<'a> Pass<'_, 'a> {
     /// A node and an address for a task of a slot.
     fn choose(&mut self, at: usize, template: u32) -> Option<Place> {
         // What holds for one task holds for all that are like it; on a node of its own it may not.
-        let numbered = matches!(self.slots[at].key, Key::Number(_));
+        let numbered = self.slots[at].key.node().is_none();
         if numbered && self.reasons.contains_key(&template) && self.own_sites(at).is_empty() {
             return None;
         }
@@ -148,9 +148,11 @@ impl<'a> Pass<'_, 'a> {
     fn best(&mut self, at: usize, template: u32) -> Option<usize> {
         let key = self.slots[at].key;
         let (board, nodes) = self.board(template);
-        match key {
-            Key::Number(_) => board.best(template, nodes),
-            Key::On(node) => nodes.position(node).filter(|site| board.fits(template, *site, nodes)),
+        match key.node() {
+            None => board.best(template, nodes),
+            Some(node) => {
+                nodes.position(node).filter(|site| board.fits(template, *site, nodes))
+            }
         }
     }
 

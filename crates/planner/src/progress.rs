@@ -15,7 +15,7 @@ use crate::slot::{
     Slot, Wanted, is_failed, is_live, is_lost, is_outdated, is_stop_first, slots_of, wanted,
     wanted_keys,
 };
-use crate::{rollout, vips, watch};
+use crate::{job, rollout, vips, watch};
 
 /// Whether a service is as it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,13 @@ pub enum Convergence {
 /// wanted.
 pub fn task_counts(state: &State, service: ServiceId) -> (u32, u32) {
     let Some(service) = state.service(service) else { return (0, 0) };
+    if let Some(job) = &service.job {
+        return match job::standing(state, service.id, job.last) {
+            Some(standing) => (standing.running, standing.total),
+            // Nothing has begun yet.
+            None => (0, job::size(service)),
+        };
+    }
     let nodes = Nodes::new(state);
     let slots = slots_of(state, service);
     let desired = if service.removing { 0 } else { wanted_keys(service, &nodes).len() };
@@ -43,6 +50,10 @@ pub fn task_counts(state: &State, service: ServiceId) -> (u32, u32) {
 /// Slots of a service whose task has done its work, and is not to be run again.
 pub fn completed_count(state: &State, service: ServiceId) -> u32 {
     let Some(service) = state.service(service) else { return 0 };
+    if let Some(job) = &service.job {
+        let standing = job::standing(state, service.id, job.last);
+        return standing.map_or(0, |standing| standing.completed);
+    }
     let nodes = Nodes::new(state);
     let slots = slots_of(state, service);
     let complete = |slot: &&Slot<'_>| {
@@ -62,6 +73,13 @@ pub fn progress(state: &State, service: ServiceId) -> Convergence {
     if service.removing {
         let left: usize = slots.iter().map(|slot| slot.tasks().count()).sum();
         return Convergence::Waiting { message: format!("removing, {left} tasks left") };
+    }
+    if service.job.is_some() {
+        // A schedule is as it is wanted, whatever becomes of its runs.
+        return match service.spec.job.schedule {
+            Some(_) => Convergence::Converged,
+            None => job::run_progress(state, service.id, 0),
+        };
     }
     let nodes = Nodes::new(state);
     if let Some(reason) = paused(service).or_else(|| failure(state, service, &slots, &nodes)) {

@@ -10,7 +10,7 @@ use warren_state::change::{Key as ObjectKey, Mutation};
 
 use crate::draft::{Draft, earlier};
 use crate::slot::{Slot, insert_by_age, is_live, is_lost, is_outdated, slots_of};
-use crate::{orchestrate, place, reap, replace, rollout, vips, watch};
+use crate::{job, orchestrate, place, reap, replace, rollout, vips, watch};
 
 /// What a pass over a service leaves to say.
 pub(crate) struct Verdict {
@@ -66,6 +66,8 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
     };
     if service.removing {
         reap::remove_service(&mut pass);
+    } else if service.job.is_some() {
+        job::look(&mut pass);
     } else if !watch::look(&mut pass) {
         vips::assign(&mut pass);
         orchestrate::fill(&mut pass);

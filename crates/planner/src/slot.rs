@@ -2,6 +2,7 @@
 
 use warren_model::Time;
 use warren_model::id::{NodeId, TaskId};
+use warren_model::job::Run;
 use warren_model::node::{Availability, NodeStatus};
 use warren_model::service::{Mode, PublishMode, RestartCondition, Service, UpdateOrder};
 use warren_model::task::{Desired, Task, TaskState};
@@ -16,6 +17,36 @@ pub(crate) enum Key {
     Number(u32),
     /// Of a global service: its node.
     On(NodeId),
+    /// Of a run of a job.
+    Run(u32, u32),
+    /// Of a run of a global job: its node.
+    RunOn(u32, NodeId),
+}
+
+impl Key {
+    /// The node that it is of, if it is of one.
+    pub(crate) fn node(self) -> Option<NodeId> {
+        match self {
+            Self::Number(_) | Self::Run(..) => None,
+            Self::On(node) | Self::RunOn(_, node) => Some(node),
+        }
+    }
+
+    /// As a task of it calls it.
+    pub(crate) fn slot(self) -> u32 {
+        match self {
+            Self::Number(slot) | Self::Run(_, slot) => slot,
+            Self::On(_) | Self::RunOn(..) => 1,
+        }
+    }
+
+    /// 0 of what is no job.
+    pub(crate) fn run(self) -> u32 {
+        match self {
+            Self::Number(_) | Self::On(_) => 0,
+            Self::Run(run, _) | Self::RunOn(run, _) => run,
+        }
+    }
 }
 
 /// Tasks that follow each other in one place. Lists are newest first.
@@ -73,6 +104,10 @@ pub(crate) fn slots_of<'a>(state: &'a State, service: &Service) -> Vec<Slot<'a>>
     let key = |task: &Task| match (service.spec.mode, task.node) {
         (Mode::Global, Some(node)) => Key::On(node),
         (Mode::Global, None) | (Mode::Replicated { .. }, _) => Key::Number(task.slot),
+        (Mode::GlobalJob, Some(node)) => Key::RunOn(task.run, node),
+        (Mode::GlobalJob, None) | (Mode::ReplicatedJob { .. }, _) => {
+            Key::Run(task.run, task.slot)
+        }
     };
     let mut tasks: Vec<(Key, &Task)> =
         state.tasks_of(service.id).map(|task| (key(task), task)).collect();
@@ -113,15 +148,29 @@ pub(crate) enum Wanted {
 }
 
 pub(crate) fn wanted(service: &Service, key: Key, nodes: &Nodes<'_>) -> Wanted {
+    let goes_on = |run| {
+        let run = service.job.as_ref().and_then(|job| job.run(run));
+        run.is_some_and(Run::is_active)
+    };
     match (service.spec.mode, key) {
+        (Mode::ReplicatedJob { completions, .. }, Key::Run(run, n))
+            if (1..=completions).contains(&n) && goes_on(run) =>
+        {
+            Wanted::Yes
+        }
+        (Mode::GlobalJob, Key::RunOn(run, node)) if goes_on(run) => match nodes.get(node) {
+            None => Wanted::No,
+            Some(site) => wanted_on(service, site),
+        },
+        (Mode::ReplicatedJob { .. } | Mode::GlobalJob, _) => Wanted::No,
         (Mode::Replicated { replicas }, Key::Number(n)) if (1..=replicas).contains(&n) => {
             Wanted::Yes
         }
-        (Mode::Replicated { .. }, _) | (Mode::Global, Key::Number(_)) => Wanted::No,
         (Mode::Global, Key::On(node)) => match nodes.get(node) {
             None => Wanted::No,
             Some(site) => wanted_on(service, site),
         },
+        (Mode::Replicated { .. } | Mode::Global, _) => Wanted::No,
     }
 }
 
@@ -135,17 +184,25 @@ fn wanted_on(service: &Service, site: &Site<'_>) -> Wanted {
     }
 }
 
-/// Keys of all slots that shall have a task, in order.
+/// Keys of all slots that shall have a task, in order; of a job those of its last run.
 pub(crate) fn wanted_keys(service: &Service, nodes: &Nodes<'_>) -> Vec<Key> {
+    let run = service.job.as_ref().map_or(0, |job| job.last);
+    keys_of(service, run, nodes)
+}
+
+/// Those of one run of a job, or, without runs, of the service.
+pub(crate) fn keys_of(service: &Service, run: u32, nodes: &Nodes<'_>) -> Vec<Key> {
+    let takes = |site: &&Site<'_>| {
+        site.is_eligible() && may_stay(service, site) && !is_closed(service, site)
+    };
+    let eligible = || nodes.sites().iter().filter(takes).map(|site| site.node.id);
     match service.spec.mode {
         Mode::Replicated { replicas } => (1..=replicas).map(Key::Number).collect(),
-        Mode::Global => {
-            let takes = |site: &&Site<'_>| {
-                site.is_eligible() && may_stay(service, site) && !is_closed(service, site)
-            };
-            let sites = nodes.sites().iter().filter(takes);
-            sites.map(|site| Key::On(site.node.id)).collect()
+        Mode::ReplicatedJob { completions, .. } => {
+            (1..=completions).map(|slot| Key::Run(run, slot)).collect()
         }
+        Mode::Global => eligible().map(Key::On).collect(),
+        Mode::GlobalJob => eligible().map(|node| Key::RunOn(run, node)).collect(),
     }
 }
 

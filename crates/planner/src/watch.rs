@@ -50,6 +50,10 @@ pub(crate) enum Stand {
 impl Watch {
     /// `None` when there is nothing to watch: no update, or it has ended.
     pub(crate) fn of(service: &Service, slots: &[Slot<'_>]) -> Option<Self> {
+        // What a job does about a new template is to begin a run.
+        if service.job.is_some() {
+            return None;
+        }
         let (started, paused) = match &service.update {
             Some(UpdateStatus { phase: UpdatePhase::Done, .. }) => return None,
             Some(status) => (status.started, status.phase == UpdatePhase::Paused),
@@ -279,6 +283,7 @@ pub(crate) fn is_about_to_act(
 /// How far the last update of a service is, and why it is no further.
 pub fn update_state(state: &State, service: &Service) -> (UpdateState, String) {
     match &service.update {
+        _ if service.job.is_some() => (UpdateState::None, String::new()),
         Some(status) => {
             let text = match (status.kind, status.phase) {
                 (UpdateKind::Update | UpdateKind::Rollback, UpdatePhase::Moving) => String::new(),

@@ -12,6 +12,7 @@
 mod cluster;
 mod event;
 mod health;
+mod job;
 mod network;
 mod operator;
 mod placement;

@@ -178,12 +178,21 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
             UpdatePhase::Paused => note("service.pause", service(*id), String::new()),
             UpdatePhase::Done => None,
         },
+        Mutation::BeginRun { id, scheduled: _ } => note("job.run", service(*id), String::new()),
+        Mutation::EndRun { id, run, .. } => note("job.stop", service(*id), format!("run={run}")),
+        Mutation::Suspend { id, suspended: true } => {
+            note("service.suspend", service(*id), String::new())
+        }
+        Mutation::Suspend { id, suspended: false } => {
+            note("service.unsuspend", service(*id), String::new())
+        }
         Mutation::RemoveService { id } => note("service.remove", service(*id), String::new()),
         Mutation::DescribeNode { .. }
         | Mutation::SetNodeStatus { .. }
         | Mutation::GrantBlock { .. }
         | Mutation::SetCertificate { .. }
         | Mutation::DropService { .. }
+        | Mutation::PassSchedule { .. }
         | Mutation::GrantVip { .. }
         | Mutation::ReleaseVip { .. }
         | Mutation::CreateTask(_)
@@ -240,6 +249,10 @@ fn mode(mode: Mode) -> String {
     match mode {
         Mode::Replicated { replicas } => format!("replicas={replicas}"),
         Mode::Global => "mode=global".to_owned(),
+        Mode::ReplicatedJob { completions, max_concurrent } => {
+            format!("mode=replicated-job replicas={completions} max_concurrent={max_concurrent}")
+        }
+        Mode::GlobalJob => "mode=global-job".to_owned(),
     }
 }
 
@@ -298,6 +311,7 @@ fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
         networks,
         endpoint,
         placement,
+        job,
     } = after;
     let words = [
         (*wanted != before.mode, mode(*wanted)),
@@ -309,6 +323,7 @@ fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
         (*networks != before.networks, "networks".to_owned()),
         (*endpoint != before.endpoint, "endpoint".to_owned()),
         (*placement != before.placement, "placement".to_owned()),
+        (*job != before.job, "job".to_owned()),
     ];
     let words = joined(words);
     let template = template_changes(&before.task, task);

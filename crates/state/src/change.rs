@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use warren_model::cluster::Cluster;
 use warren_model::id::{NetworkId, NodeId, PolicyId, ServiceId, TaskId};
+use warren_model::job::RunState;
 use warren_model::network::{NetworkSpec, VipHolder};
 use warren_model::node::{Availability, Description, Forgotten, Node, NodeStatus};
 use warren_model::operator::{Operator, OperatorName};
@@ -141,6 +142,34 @@ pub enum Mutation {
         id: ServiceId,
         phase: UpdatePhase,
         message: String,
+    },
+    /// A run of a job begins, for a time of its schedule or because somebody says so. Refused when
+    /// that time is decided already, and when the schedule allows no other beside one that goes on.
+    BeginRun {
+        id: ServiceId,
+        scheduled: Option<Time>,
+    },
+    /// A run is over.
+    EndRun {
+        id: ServiceId,
+        run: u32,
+        state: RunState,
+        message: String,
+        completed: u32,
+        total: u32,
+    },
+    /// Times of a job's schedule up to `until` begin nothing.
+    PassSchedule {
+        id: ServiceId,
+        until: Time,
+        /// Those among them that nobody was there for; of the others a run was in the way.
+        missed: u32,
+        message: String,
+    },
+    /// A job's schedule begins nothing, or does again from now on.
+    Suspend {
+        id: ServiceId,
+        suspended: bool,
     },
     /// Marks it as going; the planner removes its tasks, then drops it.
     RemoveService {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use warren_model::NetworkName;
+use warren_model::job::JobStatus;
 use warren_model::network::Vip;
 use warren_model::policy::PolicyPeer;
 use warren_model::task::TaskState;
@@ -25,6 +26,7 @@ impl State {
         self.check_templates(&mut wrong);
         self.check_tasks(&mut wrong);
         self.check_services(&mut wrong);
+        self.check_jobs(&mut wrong);
         self.check_nodes(&mut wrong);
         self.check_members(&mut wrong);
         self.check_operators(&mut wrong);
@@ -99,6 +101,37 @@ impl State {
             }
             if task.address.is_some() && task.node.is_none() {
                 wrong.push(format!("task {id} has an address but no node"));
+            }
+        }
+    }
+
+    fn check_jobs(&self, wrong: &mut Vec<String>) {
+        for service in self.services() {
+            let name = &service.spec.name;
+            if service.job.is_some() != service.spec.mode.is_job() {
+                wrong.push(format!("{name} is a job, or has runs, and not both"));
+            }
+            let Some(job) = &service.job else { continue };
+            let numbers = job.runs.iter().map(|run| run.number);
+            if !numbers.is_sorted_by(|a, b| a < b)
+                || job.latest().is_some_and(|run| run.number != job.last)
+            {
+                wrong.push(format!("runs of {name} are not in order"));
+            }
+            let times = job.runs.iter().filter_map(|run| run.scheduled).chain([job.cursor]);
+            let before_cursor = times.collect::<Vec<_>>();
+            let (cursor, times) = before_cursor.split_last().expect("the cursor is there");
+            if !times.is_sorted_by(|a, b| a < b) || times.iter().any(|time| time > cursor) {
+                wrong.push(format!("a time of the schedule of {name} was begun twice"));
+            }
+            if job.active().count() > JobStatus::ACTIVE_MAX {
+                wrong.push(format!("too many runs of {name} go on"));
+            }
+        }
+        for task in self.tasks() {
+            let job = self.service(task.service).is_some_and(|service| service.job.is_some());
+            if job != (task.run != 0) {
+                wrong.push(format!("task {} is of run {}", task.id, task.run));
             }
         }
     }

@@ -6,6 +6,7 @@
 //! encryption).
 
 mod health;
+mod job;
 mod placement;
 mod policy;
 mod update;
@@ -16,6 +17,7 @@ use std::net::Ipv4Addr;
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
 use warren_model::health::Healthcheck;
 use warren_model::ipv6::Subnet6;
+use warren_model::job::JobPolicy;
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
     Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
@@ -337,6 +339,7 @@ fn add_service(digest: &mut Digest, service: &Service) {
         template_last,
         change,
         update,
+        job,
         removing,
         created,
         updated,
@@ -355,6 +358,7 @@ fn add_service(digest: &mut Digest, service: &Service) {
     digest.added(81, last.map(u64::from), Digest::word);
     digest.added(82, Some(change).filter(|c| **c != Change::default()), update::add_change);
     digest.added(83, update.as_ref(), update::add_status);
+    digest.added(101, job.as_ref(), job::add_status);
 }
 
 fn add_spec(digest: &mut Digest, spec: &ServiceSpec) {
@@ -364,6 +368,11 @@ fn add_spec(digest: &mut Digest, spec: &ServiceSpec) {
     match mode {
         Mode::Replicated { replicas } => digest.word(u64::from(*replicas) << 1),
         Mode::Global => digest.word(1),
+        Mode::ReplicatedJob { completions, max_concurrent } => {
+            digest.word(3);
+            digest.word(u64::from(*completions) << 32 | u64::from(*max_concurrent));
+        }
+        Mode::GlobalJob => digest.word(5),
     }
     digest.word(ports.len() as u64);
     ports.iter().for_each(|port| add_port(digest, port));
@@ -387,6 +396,7 @@ fn add_spec_added(digest: &mut Digest, spec: &ServiceSpec) {
         networks,
         endpoint,
         placement,
+        job,
     } = spec;
     let disconnect = Some(*on_disconnect).filter(|policy| *policy != OnDisconnect::default());
     digest.added(21, disconnect, |digest, policy| match policy {
@@ -414,6 +424,7 @@ fn add_spec_added(digest: &mut Digest, spec: &ServiceSpec) {
     let placement = Some(placement).filter(|placement| **placement != Placement::default());
     digest.added(44, placement, add_placement);
     update::add_policies(digest, update, rollback);
+    digest.added(102, Some(job).filter(|job| **job != JobPolicy::default()), job::add_policy);
 }
 
 fn add_attachment(digest: &mut Digest, attachment: &Attachment) {
@@ -526,8 +537,19 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
 }
 
 fn add_task(digest: &mut Digest, task: &Task) {
-    let Task { id, service, slot, template, node, address, desired, status, created, revision } =
-        task;
+    let Task {
+        id,
+        service,
+        slot,
+        template,
+        run,
+        node,
+        address,
+        desired,
+        status,
+        created,
+        revision,
+    } = task;
     digest.bytes(id.as_bytes());
     digest.bytes(service.as_bytes());
     digest.word(u64::from(*slot) << 32 | u64::from(*template));
@@ -549,6 +571,7 @@ fn add_task(digest: &mut Digest, task: &Task) {
     });
     digest.option(error.as_deref(), Digest::text);
     digest.added(61, *health, health::add_health);
+    digest.added(100, Some(*run).filter(|run| *run != 0).map(u64::from), Digest::word);
     digest.word(created.0);
     digest.word(*revision);
 }

@@ -1,6 +1,7 @@
 //! What each mutation does, and when it is refused.
 
 mod cluster;
+mod jobs;
 mod networks;
 mod nodes;
 mod operators;
@@ -13,6 +14,7 @@ use std::net::Ipv4Addr;
 use warren_model::event::{Action, Event, Kind};
 use warren_model::health::HealthState;
 use warren_model::id::{NodeId, ServiceId, TaskId};
+use warren_model::job::{JobStatus, Run};
 use warren_model::node::Node;
 use warren_model::service::ServiceSpec;
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
@@ -76,6 +78,15 @@ impl Step<'_> {
             Mutation::UpdateService { id, spec } => self.update_service(*id, spec),
             Mutation::RollBackService { id, to, why } => self.roll_back(*id, *to, why),
             Mutation::SetUpdate { id, phase, message } => self.set_update(*id, *phase, message),
+            Mutation::BeginRun { id, scheduled } => self.begin_run(*id, *scheduled),
+            Mutation::EndRun { id, run, state, message, completed, total } => {
+                let end = jobs::End { state: *state, message, completed: *completed, total: *total };
+                self.end_run(*id, *run, end)
+            }
+            Mutation::PassSchedule { id, until, missed, message } => {
+                self.pass_schedule(*id, *until, *missed, message)
+            }
+            Mutation::Suspend { id, suspended } => self.suspend(*id, *suspended),
             Mutation::RemoveService { id } => self.remove_service(*id),
             Mutation::DropService { id } => self.drop_service(*id),
             Mutation::CreateTask(task) => self.create_task(task),
@@ -101,6 +112,11 @@ impl Step<'_> {
         if !row.templates.contains_key(&task.template) {
             let (name, number) = (&row.service.spec.name, task.template);
             return invalid(format!("service {name} has no template {number}"));
+        }
+        let of_job = |job: &JobStatus| job.run(task.run).is_some_and(Run::is_active);
+        if !row.service.job.as_ref().map_or(task.run == 0, of_job) {
+            let (name, run) = (&row.service.spec.name, task.run);
+            return invalid(format!("run {run} of service {name} does not go on"));
         }
         match (task.status.state, task.node) {
             (TaskState::Pending, None) if task.address.is_none() => {}

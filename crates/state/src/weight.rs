@@ -79,7 +79,9 @@ fn texts(mutation: &Mutation) -> usize {
             of_spec(spec)
         }
         Mutation::RollBackService { id: _, to: _, why } => why.len(),
-        Mutation::SetUpdate { id: _, phase: _, message } => message.len(),
+        Mutation::SetUpdate { id: _, phase: _, message }
+        | Mutation::EndRun { message, .. }
+        | Mutation::PassSchedule { message, .. } => message.len(),
         Mutation::CreateNetwork { id: _, spec } => of_network(spec),
         Mutation::CreatePolicy { id: _, spec } => of_policy(spec),
         Mutation::CreateTask(task) => task.status.error.as_ref().map_or(0, |error| error.len()),
@@ -95,6 +97,8 @@ fn texts(mutation: &Mutation) -> usize {
         | Mutation::SetForgotten { .. }
         | Mutation::RemoveNode { .. }
         | Mutation::RemoveOperator { .. }
+        | Mutation::BeginRun { .. }
+        | Mutation::Suspend { .. }
         | Mutation::RemoveService { .. }
         | Mutation::DropService { .. }
         | Mutation::RemoveNetwork { .. }
@@ -143,6 +147,7 @@ pub(crate) fn of_spec(spec: &ServiceSpec) -> usize {
         + spec.name.as_str().len()
         + of_resources(&task.reserve)
         + of_placement(&spec.placement)
+        + spec.job.schedule.as_ref().map_or(0, |s| s.cron.len() + s.timezone.len() + 16)
 }
 
 fn of_placement(placement: &Placement) -> usize {

@@ -212,6 +212,31 @@ fn mutation(from: &Mutation) -> v1::Mutation {
             phase: v1::UpdatePhase::from(*phase).into(),
             message: message.clone(),
         }),
+        Mutation::BeginRun { id, scheduled } => Kind::BeginRun(wire::BeginRun {
+            id: id.as_bytes().to_vec(),
+            scheduled: scheduled.map(|time| time.0),
+        }),
+        Mutation::EndRun { id, run, state, message, completed, total } => {
+            Kind::EndRun(wire::EndRun {
+                id: id.as_bytes().to_vec(),
+                run: *run,
+                state: v1::RunState::from(*state).into(),
+                message: message.clone(),
+                completed: *completed,
+                total: *total,
+            })
+        }
+        Mutation::PassSchedule { id, until, missed, message } => {
+            Kind::PassSchedule(wire::PassSchedule {
+                id: id.as_bytes().to_vec(),
+                until: until.0,
+                missed: *missed,
+                message: message.clone(),
+            })
+        }
+        Mutation::Suspend { id, suspended } => {
+            Kind::Suspend(wire::Suspend { id: id.as_bytes().to_vec(), suspended: *suspended })
+        }
         Mutation::RemovePolicy { id } => Kind::RemovePolicy(id.as_bytes().to_vec()),
         Mutation::GrantVip { holder, address } => Kind::GrantVip(wire::GrantVip {
             holder: Some((*holder).into()),
@@ -343,6 +368,24 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
             phase: choice::<v1::UpdatePhase, _>("phase", m.phase)?,
             message: m.message,
         },
+        Kind::BeginRun(m) => {
+            Mutation::BeginRun { id: service(&m.id)?, scheduled: m.scheduled.map(Time) }
+        }
+        Kind::EndRun(m) => Mutation::EndRun {
+            id: service(&m.id)?,
+            run: m.run,
+            state: choice::<v1::RunState, _>("run", m.state)?,
+            message: m.message,
+            completed: m.completed,
+            total: m.total,
+        },
+        Kind::PassSchedule(m) => Mutation::PassSchedule {
+            id: service(&m.id)?,
+            until: Time(m.until),
+            missed: m.missed,
+            message: m.message,
+        },
+        Kind::Suspend(m) => Mutation::Suspend { id: service(&m.id)?, suspended: m.suspended },
         Kind::RemovePolicy(id) => Mutation::RemovePolicy { id: policy(&id)? },
         Kind::GrantVip(m) => {
             Mutation::GrantVip { holder: part("holder", m.holder)?, address: m.address.into() }

@@ -194,6 +194,10 @@ fn object_name(mutation: &Mutation) -> &'static str {
         | Mutation::UpdateService { .. }
         | Mutation::RollBackService { .. }
         | Mutation::SetUpdate { .. }
+        | Mutation::BeginRun { .. }
+        | Mutation::EndRun { .. }
+        | Mutation::PassSchedule { .. }
+        | Mutation::Suspend { .. }
         | Mutation::RemoveService { .. }
         | Mutation::DropService { .. } => "bytes of a service",
         Mutation::CreateTask(_)

@@ -87,7 +87,7 @@ impl EditFlags {
         let mut spec = old.clone();
         let mut remarks = Vec::new();
         if let Some(replicas) = self.replicas {
-            scale(&mut spec, replicas)?;
+            resize(&mut spec, replicas)?;
         }
         let task = &mut spec.task;
         if let Some(image) = &self.image {
@@ -210,6 +210,21 @@ impl EditFlags {
     }
 }
 
+/// `--replicas` of an update: of a job, how many tasks are to come to their end.
+fn resize(spec: &mut ServiceSpec, wanted: u32) -> Result<(), Failure> {
+    match &mut spec.mode {
+        Mode::ReplicatedJob { completions, max_concurrent } => {
+            // All at once, as long as nobody said otherwise.
+            if *max_concurrent == *completions {
+                *max_concurrent = wanted;
+            }
+            *completions = wanted;
+            Ok(())
+        }
+        Mode::Replicated { .. } | Mode::Global | Mode::GlobalJob => scale(spec, wanted),
+    }
+}
+
 /// Sets the number of replicas.
 pub(crate) fn scale(spec: &mut ServiceSpec, wanted: u32) -> Result<(), Failure> {
     match &mut spec.mode {
@@ -221,6 +236,15 @@ pub(crate) fn scale(spec: &mut ServiceSpec, wanted: u32) -> Result<(), Failure> 
             "--replicas: service {} is global, which has one replica on every node",
             spec.name
         ))),
+        Mode::GlobalJob => Err(Failure::input(format!(
+            "--replicas: service {} is a global job, which has one task on every node",
+            spec.name
+        ))),
+        Mode::ReplicatedJob { .. } => Err(Failure::input(format!(
+            "service {} is a job, and is not scaled",
+            spec.name
+        ))
+        .hint(format!("warren service update {} --replicas {wanted}", spec.name))),
     }
 }
 

@@ -12,6 +12,7 @@ use warren_proto::v1;
 
 use super::failure::Failure;
 use super::health::health_json;
+use super::job::{job_json, policy_json};
 use super::pace::{policies_json, status_json};
 use super::placing::{placement_json, resources_json};
 
@@ -40,6 +41,7 @@ pub(crate) fn whole(message: &v1::Service) -> Result<Value, Failure> {
             service.update.as_ref(),
         ),
         "addresses": addresses(message),
+        "job": job_json(service.job.as_ref(), message),
         "spec": spec_json(&service.spec),
     }))
 }
@@ -60,9 +62,11 @@ fn addresses(message: &v1::Service) -> Vec<Value> {
 
 /// A specification in the words of the flags.
 pub(crate) fn spec_json(spec: &ServiceSpec) -> Value {
-    let (mode, replicas) = match spec.mode {
-        Mode::Replicated { replicas } => ("replicated", Some(replicas)),
-        Mode::Global => ("global", None),
+    let mode = spec.mode.as_str();
+    let replicas = match spec.mode {
+        Mode::Replicated { replicas } => Some(replicas),
+        Mode::ReplicatedJob { completions, .. } => Some(completions),
+        Mode::Global | Mode::GlobalJob => None,
     };
     let ports: Vec<Value> = spec
         .ports
@@ -111,6 +115,7 @@ pub(crate) fn spec_json(spec: &ServiceSpec) -> Value {
         },
         "update": update,
         "rollback": rollback,
+        "job": policy_json(spec),
     });
     if let (Value::Object(all), Value::Object(more)) = (&mut value, more) {
         all.extend(more);

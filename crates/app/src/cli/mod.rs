@@ -30,6 +30,7 @@ mod node;
 mod operator;
 mod pace;
 mod placing;
+mod job;
 mod policy;
 mod ports;
 pub(crate) mod printer;
@@ -95,6 +96,9 @@ enum Verb {
     /// Services: images that run in replicas
     #[command(subcommand, arg_required_else_help = true)]
     Service(service::ServiceVerb),
+    /// Jobs: services whose tasks end, and their runs
+    #[command(subcommand, arg_required_else_help = true)]
+    Job(job::JobVerb),
     /// List the tasks of all services
     Ps(service::AllPsArgs),
     /// Show why something is where it is, or nowhere, and what would help
@@ -303,6 +307,7 @@ pub(crate) async fn run(
         }
         // Its flags are many: on the heap.
         Verb::Service(verb) => Box::pin(service::run(&mut context, verb)).await,
+        Verb::Job(verb) => job::run(&mut context, verb).await,
         Verb::Ps(args) => service::ps(&mut context, args).await,
         Verb::Explain(verb) => explain::run(&mut context, verb).await,
         Verb::Exec(args) => exec::run(&mut context, args).await,

@@ -271,6 +271,7 @@ pub(crate) async fn wait(context: &mut Context<'_>, verb: WaitVerb) -> Result<()
         name: &args.service,
         revision: 0,
         number: 0,
+        run: 0,
         removed: false,
         timeout: args.timeout.map(Duration::from_millis),
     };

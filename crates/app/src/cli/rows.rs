@@ -11,6 +11,7 @@ use warren_model::{ServiceSpec, Time};
 use warren_proto::v1;
 
 use super::failure::Failure;
+use super::job;
 use super::listing::{Record, View, size};
 
 mod event;
@@ -70,6 +71,9 @@ pub(crate) struct ServiceRow {
     update_message: Option<String>,
     created_at: String,
     updated_at: String,
+    /// Of a job: `running`, `complete`, `failed`, `stopped`, `scheduled` or `suspended`.
+    job_state: Option<&'static str>,
+    next_run_at: Option<String>,
 }
 
 impl TryFrom<&v1::Service> for ServiceRow {
@@ -80,10 +84,7 @@ impl TryFrom<&v1::Service> for ServiceRow {
         Ok(Self {
             id: id_text(&service.id),
             name: spec.name.to_string(),
-            mode: match spec.mode {
-                warren_model::service::Mode::Replicated { .. } => "replicated",
-                warren_model::service::Mode::Global => "global",
-            },
+            mode: spec.mode.as_str(),
             image: spec.task.image,
             running: service.running,
             desired: service.desired,
@@ -97,6 +98,8 @@ impl TryFrom<&v1::Service> for ServiceRow {
             },
             created_at: Time(service.created).to_string(),
             updated_at: Time(service.updated).to_string(),
+            job_state: service.job.as_ref().map(job::row_state),
+            next_run_at: service.job.as_ref().and_then(|job| moment(job.next)),
         })
     }
 }
@@ -104,6 +107,13 @@ impl TryFrom<&v1::Service> for ServiceRow {
 impl ServiceRow {
     /// As Docker says it: `0/1 (1/1 completed)`.
     fn replicas(&self) -> String {
+        if self.job_state.is_some() {
+            let done = format!("{}/{} completed", self.completed, self.desired);
+            return match self.running {
+                0 => done,
+                running => format!("{done}, {running} running"),
+            };
+        }
         let running = format!("{}/{}", self.running, self.desired);
         match self.completed {
             0 => running,
@@ -129,6 +139,8 @@ impl Record for ServiceRow {
         "update_message",
         "created_at",
         "updated_at",
+        "job_state",
+        "next_run_at",
     ];
 
     fn cells(&self, _: View) -> Vec<String> {
@@ -139,7 +151,10 @@ impl Record for ServiceRow {
             self.replicas(),
             self.image.clone(),
             self.ports.join(", "),
-            self.update_state.clone(),
+            match self.job_state {
+                Some(state) if self.update_state != "removing" => state.to_owned(),
+                Some(_) | None => self.update_state.clone(),
+            },
         ]
     }
 
@@ -154,6 +169,8 @@ pub(crate) struct TaskRow {
     name: String,
     service: String,
     slot: u32,
+    /// Of a job.
+    run: Option<u32>,
     node_id: Option<String>,
     node: String,
     /// Of a node that is `down`, `state` is the last that was heard of the task.
@@ -225,6 +242,7 @@ impl From<&v1::Task> for TaskRow {
             name: format!("{service}.{}", task.slot),
             service,
             slot: task.slot,
+            run: Some(task.run).filter(|run| *run > 0),
             node_id: task.node.as_deref().map(id_text),
             node: task.node_name.clone(),
             node_status: node_status(task.node_status),
@@ -274,8 +292,8 @@ impl TaskRow {
     pub(crate) fn sort(rows: &mut [Self]) {
         let place = |row: &Self| {
             let past = row.desired_state != "running";
-            let created = std::cmp::Reverse(row.created_ms);
-            (row.service.clone(), row.slot, past, created, row.id.clone())
+            let (run, created) = (std::cmp::Reverse(row.run), std::cmp::Reverse(row.created_ms));
+            (row.service.clone(), run, row.slot, past, created, row.id.clone())
         };
         rows.sort_by_cached_key(place);
     }
@@ -298,6 +316,7 @@ impl Record for TaskRow {
         "name",
         "service",
         "slot",
+        "run",
         "node_id",
         "node",
         "node_status",
@@ -326,8 +345,9 @@ impl Record for TaskRow {
             (None, _) => String::new(),
         };
         let doubt = if self.is_unknown { " (node down)" } else { "" };
+        let run = self.run.map(|run| format!(" (run {run})")).unwrap_or_default();
         vec![
-            self.name.clone(),
+            format!("{}{run}", self.name),
             self.id.clone(),
             self.image.clone(),
             self.node.clone(),

@@ -16,7 +16,7 @@ use super::rows::{ServiceRow, TaskRow, service_id, spec_of};
 use super::spec::CreateFlags;
 use super::template::Format;
 use super::wait::{Goal, until};
-use super::{env, inspect, logs, revisions};
+use super::{env, inspect, job, logs, revisions};
 
 /// Changes of one service by others between reading and writing it here, before giving up.
 const EDIT_TRIES_MAX: u32 = 5;
@@ -48,6 +48,10 @@ pub(crate) enum ServiceVerb {
     Pause(revisions::PauseArgs),
     /// Let an update that is paused go on
     Resume(revisions::ResumeArgs),
+    /// Let the schedules of jobs begin nothing, until `unsuspend`
+    Suspend(job::SuspendArgs),
+    /// Let the schedules of jobs go on
+    Unsuspend(job::SuspendArgs),
     /// Remove services and their containers
     #[command(visible_alias = "remove")]
     Rm(NamesArgs),
@@ -58,6 +62,12 @@ pub(crate) struct WaitFlags {
     /// Do not wait until the service has converged
     #[arg(short, long)]
     detach: bool,
+}
+
+impl WaitFlags {
+    pub(crate) fn is_detached(&self) -> bool {
+        self.detach
+    }
 }
 
 #[derive(Debug, Args)]
@@ -169,6 +179,8 @@ pub(crate) async fn run(context: &mut Context<'_>, verb: ServiceVerb) -> Result<
         ServiceVerb::Rollback(args) => revisions::rollback(context, args).await,
         ServiceVerb::Pause(args) => revisions::pause(context, args).await,
         ServiceVerb::Resume(args) => revisions::resume(context, args).await,
+        ServiceVerb::Suspend(args) => job::suspend(context, args, true).await,
+        ServiceVerb::Unsuspend(args) => job::suspend(context, args, false).await,
         ServiceVerb::Rm(args) => remove(context, args).await,
     }
 }
@@ -197,7 +209,8 @@ pub(crate) async fn converge(
         return Ok(());
     }
     let Target { revision, number } = target;
-    let goal = Goal { service, name: service, revision, number, removed: false, timeout: None };
+    let goal =
+        Goal { service, name: service, revision, number, run: 0, removed: false, timeout: None };
     until(&mut context.client, context.printer, &goal).await
 }
 
@@ -220,7 +233,7 @@ async fn create(context: &mut Context<'_>, args: CreateArgs) -> Result<(), Failu
     converge(context, &args.wait, &name, target).await
 }
 
-async fn list(
+pub(crate) async fn list(
     context: &mut Context<'_>,
     services: Vec<String>,
     read: ReadFlags,
@@ -383,6 +396,7 @@ async fn remove(context: &mut Context<'_>, args: NamesArgs) -> Result<(), Failur
                 name: service,
                 revision: changed.revision,
                 number: 0,
+                run: 0,
                 removed: true,
                 timeout: None,
             };

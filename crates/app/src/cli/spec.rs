@@ -17,6 +17,7 @@ use super::attach::{self, EndpointFlags};
 use super::env;
 use super::failure::{Failure, nearest};
 use super::health::HealthFlags;
+use super::job::{self, JobFlags};
 use super::pace::PaceFlags;
 use super::placing::{PlacingFlags, ReserveFlags};
 use super::ports::{self, Publish};
@@ -25,6 +26,8 @@ use super::ports::{self, Publish};
 pub(crate) enum ModeFlag {
     Replicated,
     Global,
+    ReplicatedJob,
+    GlobalJob,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -42,10 +45,10 @@ pub(crate) struct CreateFlags {
     /// Image to run, e.g. nginx:1.27
     #[arg(long, value_name = "REF")]
     image: String,
-    /// Number of replicas [default: 1]
+    /// Number of replicas; of a job, of tasks to their end [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     replicas: Option<u32>,
-    /// replicated, or one on every node
+    /// replicated, or global: one on every node; of a job tasks end and are not begun again
     #[arg(long, value_enum, default_value_t = ModeFlag::Replicated)]
     mode: ModeFlag,
     /// Publish a port: [IP:]PUBLISHED:TARGET[/udp] or published=,target=,protocol=,mode=ingress|host,host_ip=
@@ -114,13 +117,14 @@ pub(crate) struct CommonFlags {
     /// Time from that signal to SIGKILL, e.g. 10s
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) stop_grace_period: Option<u64>,
-    /// When a container that ended is started again [default: any]
+    /// When a container that ended is started again [default: any; of a job: on-failure]
     #[arg(long, value_enum, value_name = "CONDITION")]
     pub(crate) restart_condition: Option<ConditionFlag>,
     /// Pause before a restart; doubles while it keeps failing [default: 100ms]
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) restart_delay: Option<u64>,
-    /// Restarts within the window before the replica counts as failed; 0 is no limit
+    /// Restarts within the window before the replica counts as failed; 0 is no limit [default: 0; of
+    /// a job: 3]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     pub(crate) restart_max_attempts: Option<u32>,
     /// Running this long forgets earlier failures [default: 10s]
@@ -128,6 +132,8 @@ pub(crate) struct CommonFlags {
     pub(crate) restart_window: Option<u64>,
     #[command(flatten)]
     pub(crate) pace: PaceFlags,
+    #[command(flatten)]
+    pub(crate) job: JobFlags,
     /// When the node is out of reach: keep; stop-after=D: the node stops it; replace-after=D: it
     /// is started elsewhere [default: replace-after=3s]
     #[arg(long, value_name = "POLICY", value_parser = on_disconnect)]
@@ -238,6 +244,7 @@ impl CommonFlags {
         self.endpoint.apply(spec);
         self.reserve.apply(spec);
         self.pace.apply(spec);
+        self.job.apply(spec)?;
         self.health.apply(spec)
     }
 
@@ -274,12 +281,20 @@ impl CreateFlags {
                 Mode::Replicated { replicas: replicas.unwrap_or(1) }
             }
             (ModeFlag::Global, None) => Mode::Global,
+            (ModeFlag::ReplicatedJob, replicas) => job::mode(replicas, None),
+            (ModeFlag::GlobalJob, None) => Mode::GlobalJob,
             (ModeFlag::Global, Some(n)) => {
                 return Err(Failure::input(format!(
                     "--replicas: {n} cannot be asked of a global service, which has one replica on every node"
                 )));
             }
+            (ModeFlag::GlobalJob, Some(n)) => {
+                return Err(Failure::input(format!(
+                    "--replicas: {n} cannot be asked of a global job, which has one task on every node"
+                )));
+            }
         };
+        let restart = if mode.is_job() { job::restart() } else { RestartPolicy::default() };
         let task = TaskTemplate {
             image: self.image,
             command: self.command,
@@ -290,7 +305,7 @@ impl CreateFlags {
             cap_add: self.cap_add,
             cap_drop: self.cap_drop,
             limits: Limits::default(),
-            restart: RestartPolicy::default(),
+            restart,
             log: LogOptions::default(),
             ..TaskTemplate::default()
         };

@@ -26,6 +26,8 @@ pub(crate) struct Goal<'a> {
     pub(crate) revision: u64,
     /// Of the specification that is waited for; 0 takes whichever is wanted.
     pub(crate) number: u32,
+    /// Of a job; 0 takes the last that a change began.
+    pub(crate) run: u32,
     /// Wait until it is gone.
     pub(crate) removed: bool,
     pub(crate) timeout: Option<Duration>,
@@ -91,6 +93,7 @@ async fn follow(
             min_revision: goal.revision,
             removed: goal.removed,
             number: goal.number,
+            run: goal.run,
         };
         let subscribed =
             client.subscribe(async |mut control| control.wait_service(request.clone()).await).await;
@@ -108,10 +111,14 @@ async fn follow(
                         return Ok(());
                     }
                     if !progress.failure.is_empty() {
-                        return Err(Failure::failed(format!(
-                            "service {} will not converge: {}",
-                            goal.name, progress.failure
-                        ))
+                        let what = match progress.job {
+                            true => format!("job {}: {}", goal.name, progress.failure),
+                            false => format!(
+                                "service {} will not converge: {}",
+                                goal.name, progress.failure
+                            ),
+                        };
+                        return Err(Failure::failed(what)
                         .hint(hint(goal.name, &progress.failure)));
                     }
                     looked.notify_one();
@@ -140,6 +147,9 @@ fn describe(goal: &Goal<'_>, progress: &v1::Progress) -> String {
     let mut text = match (goal.removed, progress.converged) {
         (true, true) => "removed".to_owned(),
         (true, false) => "removing".to_owned(),
+        (false, _) if progress.job => {
+            format!("{}/{} completed", progress.completed, progress.desired)
+        }
         (false, _) => format!("{}/{} running", progress.running, progress.desired),
     };
     if !progress.message.is_empty() {

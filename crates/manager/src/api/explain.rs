@@ -11,7 +11,7 @@ use warren_proto::v1;
 use warren_proto::v1::explain_request::What;
 use warren_state::State;
 
-use crate::api::resolve;
+use crate::api::{jobs, resolve};
 use crate::api::services::find;
 use crate::core::Core;
 use crate::quorum;
@@ -91,7 +91,10 @@ fn service(view: &State, text: &str) -> Result<v1::Explanation, Refusal> {
         .ok_or_else(|| Refusal::not_found(format!("no service {text}")))?;
     let (running, desired) = warren_planner::task_counts(view, service.id);
     let name = service.spec.name.to_string();
-    let mut summary = format!("{name} has {running} of {desired} tasks running, {pending} pending");
+    let mut summary = match &service.job {
+        None => format!("{name} has {running} of {desired} tasks running, {pending} pending"),
+        Some(job) => jobs::summary(view, service, job),
+    };
     if !explanation.reason.is_empty() {
         summary.push_str(": ");
         summary.push_str(&explanation.reason);

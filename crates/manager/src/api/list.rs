@@ -11,7 +11,7 @@ use warren_proto::v1;
 use warren_state::State;
 
 use crate::api::services::find;
-use crate::api::{networks, resolve};
+use crate::api::{jobs, networks, resolve};
 use crate::core::Core;
 use crate::quorum::{self, Group};
 use crate::reach::Answers;
@@ -50,7 +50,9 @@ fn row(view: &State, service: &Service) -> v1::Service {
     let update_state = update_state.as_str().to_owned();
     let completed = warren_planner::completed_count(view, service.id);
     let addresses = networks::addresses(view, service);
+    let job = service.job.as_ref().map(|job| jobs::listed(view, service, job));
     v1::Service {
+        job,
         running,
         desired,
         completed,

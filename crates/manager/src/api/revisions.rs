@@ -117,7 +117,7 @@ pub(super) async fn hold(
 }
 
 /// What is wanted now.
-fn changed(view: &State, id: ServiceId, revision: u64) -> v1::ServiceChanged {
+pub(super) fn changed(view: &State, id: ServiceId, revision: u64) -> v1::ServiceChanged {
     let service = view.service(id);
     v1::ServiceChanged {
         id: id.as_bytes().to_vec(),

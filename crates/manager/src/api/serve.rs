@@ -6,7 +6,7 @@ use warren_proto::v1;
 
 use super::table::Rpc;
 use super::{
-    Control, audit, backup, call, cluster, explain, info, leave, list, lock, networks, nodes,
+    Control, audit, backup, call, cluster, explain, info, jobs, leave, list, lock, networks, nodes,
     operators, policies, read, revisions, services, token, wait, watch,
 };
 use crate::stream;
@@ -370,6 +370,30 @@ impl v1::control_server::Control for Control {
     ) -> Answer<v1::ServiceChanged> {
         call(&self.core, Rpc::HoldUpdate, request, |core, who, wire| async move {
             Ok(Response::new(revisions::hold(&core, &who, wire).await?))
+        })
+        .await
+    }
+
+    async fn run_job(&self, request: Request<v1::RunJobRequest>) -> Answer<v1::RunChanged> {
+        call(&self.core, Rpc::RunJob, request, |core, who, wire| async move {
+            Ok(Response::new(jobs::run(&core, &who, wire).await?))
+        })
+        .await
+    }
+
+    async fn stop_job(&self, request: Request<v1::StopJobRequest>) -> Answer<v1::RunChanged> {
+        call(&self.core, Rpc::StopJob, request, |core, who, wire| async move {
+            Ok(Response::new(jobs::stop(&core, &who, wire).await?))
+        })
+        .await
+    }
+
+    async fn suspend_job(
+        &self,
+        request: Request<v1::SuspendJobRequest>,
+    ) -> Answer<v1::ServiceChanged> {
+        call(&self.core, Rpc::SuspendJob, request, |core, who, wire| async move {
+            Ok(Response::new(jobs::suspend(&core, &who, wire).await?))
         })
         .await
     }

@@ -62,6 +62,9 @@ pub(crate) enum Rpc {
     ListRevisions,
     RollBackService,
     HoldUpdate,
+    RunJob,
+    StopJob,
+    SuspendJob,
     Join,
     Renew,
     Session,
@@ -109,6 +112,9 @@ impl Rpc {
             Self::ListRevisions => "ListRevisions",
             Self::RollBackService => "RollBackService",
             Self::HoldUpdate => "HoldUpdate",
+            Self::RunJob => "RunJob",
+            Self::StopJob => "StopJob",
+            Self::SuspendJob => "SuspendJob",
             Self::Join => "Join",
             Self::Renew => "Renew",
             Self::Session => "Session",
@@ -141,6 +147,9 @@ pub(crate) fn may(role: Role, rpc: Rpc) -> bool {
         | Rpc::RemoveServices
         | Rpc::RollBackService
         | Rpc::HoldUpdate
+        | Rpc::RunJob
+        | Rpc::StopJob
+        | Rpc::SuspendJob
         | Rpc::CreateNetwork
         | Rpc::RemoveNetworks
         | Rpc::CreatePolicy
@@ -223,7 +232,8 @@ mod tests {
             ListOperators LA     ListAudit LA          SetLogLevel LA       CreateNetwork LAD
             RemoveNetworks LAD   ListNetworks LADR     CreatePolicy LAD     RemovePolicies LAD
             ListPolicies LADR    Explain LADR          ListRevisions LADR   RollBackService LAD
-            HoldUpdate LAD       Join ADRmwn
+            HoldUpdate LAD       RunJob LAD            StopJob LAD          SuspendJob LAD
+            Join ADRmwn
             Renew mw             Session mw            Tunnel mw";
         let all = [
             Rpc::GetInfo,
@@ -263,6 +273,9 @@ mod tests {
             Rpc::ListRevisions,
             Rpc::RollBackService,
             Rpc::HoldUpdate,
+            Rpc::RunJob,
+            Rpc::StopJob,
+            Rpc::SuspendJob,
             Rpc::Join,
             Rpc::Renew,
             Rpc::Session,

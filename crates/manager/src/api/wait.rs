@@ -34,8 +34,8 @@ pub(super) async fn open(
     let (out, lines) = mpsc::channel(QUEUE_MAX);
     match find(&view, &request.service) {
         Ok(service) => {
-            let (removed, number) = (request.removed, request.number);
-            let goal = Goal { service: service.id, removed, number };
+            let (removed, number, run) = (request.removed, request.number, request.run);
+            let goal = Goal { service: service.id, removed, number, run };
             core.tasks.spawn("wait", follow(Arc::clone(core), moved, goal, out));
         }
         // Gone already: that is what is waited for.
@@ -54,6 +54,8 @@ struct Goal {
     removed: bool,
     /// Of the specification that is waited for; 0: whichever is wanted.
     number: u32,
+    /// Of a job; 0: the last, if nothing but a change begins one.
+    run: u32,
 }
 
 async fn follow(
@@ -126,6 +128,9 @@ fn observe(view: &State, goal: Goal) -> v1::Progress {
         line.failure = "it is being removed".to_owned();
         return line;
     }
+    if service.job.is_some() {
+        return observe_job(view, service, goal, line);
+    }
     let back = gone_back(service, goal);
     match (warren_planner::progress(view, goal.service), back) {
         (Convergence::Converged, Some(back)) => line.failure = format!("rolled {back}"),
@@ -137,6 +142,24 @@ fn observe(view: &State, goal: Goal) -> v1::Progress {
             tell(&mut line, convergence, || warning(view, goal.service, service.template))
         }
     }
+    line
+}
+
+fn observe_job(view: &State, service: &Service, goal: Goal, line: v1::Progress) -> v1::Progress {
+    let last = service.job.as_ref().map_or(0, |job| job.last);
+    let run = if goal.run == 0 { last } else { goal.run };
+    let standing = warren_planner::standing(view, service.id, run).unwrap_or_default();
+    let completed = standing.completed;
+    let mut line = v1::Progress { job: true, completed, ..line };
+    if run != 0 {
+        (line.running, line.desired) = (standing.running, standing.total);
+    }
+    let convergence = match goal.run {
+        0 => warren_planner::progress(view, service.id),
+        run => warren_planner::run_progress(view, service.id, run),
+    };
+    let trouble = standing.trouble;
+    tell(&mut line, convergence, || trouble);
     line
 }
 

@@ -200,12 +200,15 @@ fn assigned_task(task: &Task) -> v1::AssignedTask {
 fn service(view: &State, id: ServiceId, used: &BTreeSet<u32>) -> Option<v1::AssignedService> {
     let service = view.service(id)?;
     let template = |number: &u32| {
-        let task = view.template(id, *number)?;
-        Some(v1::Template {
-            service: id.as_bytes().to_vec(),
-            number: *number,
-            task: Some((&**task).into()),
-        })
+        let mut task = v1::TaskTemplate::from(&**view.template(id, *number)?);
+        if service.job.is_some()
+            && let Some(restart) = &mut task.restart
+        {
+            // However long an attempt ran, it has not done the work.
+            restart.window_ms = u64::MAX;
+        }
+        let service = id.as_bytes().to_vec();
+        Some(v1::Template { service, number: *number, task: Some(task) })
     };
     Some(v1::AssignedService {
         id: id.as_bytes().to_vec(),

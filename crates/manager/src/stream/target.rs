@@ -74,7 +74,8 @@ pub(crate) fn resolve_present(view: &State, text: &str) -> Result<Target, Refusa
         Target::Service(_) | Target::Task(_) => true,
         Target::Slot(id, slot) => view.service(id).is_some_and(|service| match service.spec.mode {
             Mode::Replicated { replicas } => (1..=replicas).contains(&slot),
-            Mode::Global => slot == 1,
+            Mode::ReplicatedJob { completions, .. } => (1..=completions).contains(&slot),
+            Mode::Global | Mode::GlobalJob => slot == 1,
         }),
     };
     match to_come || !tasks(view, target).is_empty() {

@@ -101,7 +101,10 @@ impl ServiceSpec {
     pub fn addressed_slots(&self) -> u32 {
         match self.mode {
             Mode::Replicated { replicas } if self.endpoint.slot_addresses => replicas,
-            Mode::Replicated { .. } | Mode::Global => 0,
+            Mode::Replicated { .. }
+            | Mode::Global
+            | Mode::ReplicatedJob { .. }
+            | Mode::GlobalJob => 0,
         }
     }
 
@@ -141,6 +144,11 @@ impl ServiceSpec {
                 "slot_addresses",
                 true,
                 "cannot be had by a global service: its tasks have no slots",
+            )),
+            Mode::ReplicatedJob { .. } | Mode::GlobalJob => Err(wrong(
+                "slot_addresses",
+                true,
+                "cannot be had by a job: its tasks come and go",
             )),
             Mode::Replicated { replicas } if replicas > Self::SLOT_ADDRESSES_MAX => {
                 let max = Self::SLOT_ADDRESSES_MAX;

@@ -308,5 +308,6 @@ pub(crate) fn may_stay(service: &Service, site: &Site<'_>) -> bool {
 
 /// Whether a taint keeps new tasks of a global service away from a node.
 pub(crate) fn is_closed(service: &Service, site: &Site<'_>) -> bool {
-    service.spec.mode == Mode::Global && hard_taints(service, site).next().is_some()
+    matches!(service.spec.mode, Mode::Global | Mode::GlobalJob)
+        && hard_taints(service, site).next().is_some()
 }

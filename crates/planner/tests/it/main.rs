@@ -5,6 +5,7 @@
 
 mod disconnect;
 mod explain;
+mod jobs;
 mod laws;
 mod placement;
 mod props;

@@ -14,6 +14,8 @@
 //! crash web.1        ended and restarted in place    hold|go web, back web 2: what people do with updates
 //! fail|reject|complete|boot web.1    the newest wanted task of the slot changes so
 //! ```
+//! `service j job=3/2` 3 completions, 2 at a time; `global-job`, `every=*/5_*_*_*_*`, `forbid`, `limit=10s`;
+//! `at 10:05` sets the clock, `run j` begins a run, `suspend j`. Tasks of further runs are `j#2.1`.
 //! and some with an answer, written `plan => …`: `plan` makes and applies one plan,
 //! `progress web`, `state web`, `revision web`, `counts web`, `vips web` (`NETWORK[.SLOT] ADDRESS`). A plan is written as:
 //! `+web.1@a` created on a (`+web.1` nowhere), `-web.1` shut down, `x web.1` removed,
@@ -25,6 +27,7 @@ use std::collections::BTreeSet;
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::health::{Health, HealthState};
+use warren_model::job::{Missed, Run, Schedule};
 use warren_model::id::{ClusterId, NetworkId, NodeId, ServiceId};
 use warren_model::network::NetworkSpec;
 use warren_model::node::{Availability, Description, Node, NodeStatus};
@@ -37,7 +40,7 @@ use warren_model::service::{
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_planner::{
     Beats, Convergence, Explanation, IdSource, Index, Plan, SUSPICION_MS, Seen, completed_count,
-    explain_service, explain_task, plan, progress, task_counts, update_state,
+    explain_service, explain_task, plan, progress, standing, task_counts, update_state,
 };
 use warren_state::State;
 use warren_state::change::{Mutation, Outcome, Transaction};
@@ -103,11 +106,35 @@ fn action(word: &str) -> FailureAction {
     }
 }
 
+fn schedule(spec: &mut ServiceSpec) -> &mut Schedule {
+    spec.job.schedule.as_mut().unwrap()
+}
+
 fn edit(spec: &mut ServiceSpec, word: &str) {
     let (key, value) = word.split_once('=').unwrap_or((word, ""));
     match key {
         "n" => spec.mode = Mode::Replicated { replicas: value.parse().unwrap() },
         "global" => spec.mode = Mode::Global,
+        "job" => {
+            let (completions, max_concurrent) = value.split_once('/').unwrap_or((value, "100"));
+            spec.mode = Mode::ReplicatedJob {
+                completions: completions.parse().unwrap(),
+                max_concurrent: max_concurrent.parse().unwrap(),
+            };
+            spec.task.restart.condition = RestartCondition::OnFailure;
+        }
+        "global-job" => {
+            spec.mode = Mode::GlobalJob;
+            spec.task.restart.condition = RestartCondition::OnFailure;
+        }
+        "limit" => spec.job.time_limit_ms = Some(duration(value)),
+        "history" => spec.job.history = value.parse().unwrap(),
+        // `*/5_*_*_*_*`.
+        "every" => spec.job.schedule = Some(Schedule::new(value.replace('_', " "))),
+        "allow" | "forbid" | "replace" => schedule(spec).concurrency = key.parse().unwrap(),
+        "run-once" => schedule(spec).missed = Missed::RunOnce,
+        "late" => schedule(spec).deadline_ms = Some(duration(value)),
+        "force" => spec.task.force += 1,
         "on" => spec.networks.push(Attachment::new(value.parse().unwrap())),
         "off" => spec.networks.retain(|on| on.network.as_str() != value),
         "ip" => {
@@ -202,6 +229,18 @@ impl World {
         let id = NetworkId::from_bytes(bytes(name));
         let spec = NetworkSpec { subnet, ..NetworkSpec::new(name.parse().unwrap()) };
         self.write(Mutation::CreateNetwork { id, spec });
+    }
+
+    /// `1 complete 2/2, 2 running 0/2`.
+    fn runs(&self, name: &str) -> String {
+        let id = service_id(name);
+        let job = self.state.service(id).unwrap().job.as_ref().unwrap();
+        let run = |run: &Run| {
+            let standing = standing(&self.state, id, run.number).unwrap();
+            let (done, total) = (standing.completed, standing.total);
+            format!("{} {} {done}/{total}", run.number, run.state.as_str())
+        };
+        job.runs.iter().map(run).collect::<Vec<_>>().join(", ")
     }
 
     /// What a service has, in order.
@@ -458,6 +497,22 @@ impl World {
             Mutation::RollBackService { id, to, why } => {
                 format!("back {} to {to}: {why}", before.service(*id).unwrap().spec.name)
             }
+            Mutation::BeginRun { id, scheduled } => {
+                let at = scheduled.map_or("?".to_owned(), |at| at.to_string());
+                format!("run {} {}", before.service(*id).unwrap().spec.name, clock(&at))
+            }
+            Mutation::EndRun { id, run, state, message, completed, total } => {
+                let name = &before.service(*id).unwrap().spec.name;
+                let text = match message.as_str() {
+                    "" => String::new(),
+                    message => format!(": {message}"),
+                };
+                format!("{} {name}#{run} {completed}/{total}{text}", state.as_str())
+            }
+            Mutation::PassSchedule { missed, message, .. } => {
+                let words = message.split(' ').map(clock).collect::<Vec<_>>().join(" ");
+                format!("pass {missed} ({words})")
+            }
             Mutation::GrantBlock { id, block } => format!("grant {} {block}", self.host(*id)),
             Mutation::CreateNetwork { spec, .. } => format!("network {}", spec.name),
             other => panic!("planned {other:?}"),
@@ -527,6 +582,24 @@ impl World {
                 };
             }
             ["vips", name] => return self.vips(name),
+            ["runs", name] => return self.runs(name),
+            // A moment of the day, by 24 hours.
+            ["at", time] => self.now = moment(self.now, time),
+            // As a person does.
+            ["run", name] => {
+                let id = service_id(name);
+                let outcome = self.try_write(Mutation::BeginRun { id, scheduled: None });
+                return match outcome {
+                    Outcome::Rejected(why) => why.to_string(),
+                    Outcome::Applied { .. } | Outcome::Repeated { .. } => String::new(),
+                };
+            }
+            ["suspend", name] => {
+                self.write(Mutation::Suspend { id: service_id(name), suspended: true });
+            }
+            ["unsuspend", name] => {
+                self.write(Mutation::Suspend { id: service_id(name), suspended: false });
+            }
             ["network", name] => self.network(name, None),
             ["network", name, subnet] => self.network(name, Some(subnet.parse().unwrap())),
             ["nodes", ref names @ ..] => {
@@ -633,13 +706,32 @@ fn name(state: &State, task: &Task) -> String {
     let service = state.service(task.service);
     let name = service.map_or("?", |service| service.spec.name.as_str());
     let slot = match (service.map(|service| service.spec.mode), task.node) {
-        (Some(Mode::Global), Some(node)) => host(state, node),
+        (Some(Mode::Global | Mode::GlobalJob), Some(node)) => host(state, node),
         _ => task.slot.to_string(),
     };
+    let run = if task.run > 1 { format!("#{}", task.run) } else { String::new() };
     match task.template {
-        1 => format!("{name}.{slot}"),
-        template => format!("{name}.{slot}/{template}"),
+        1 => format!("{name}{run}.{slot}"),
+        template => format!("{name}{run}.{slot}/{template}"),
     }
+}
+
+/// `10:05` of `1970-01-02T10:05:00.000Z`; what is no time stays as it is.
+fn clock(text: &str) -> String {
+    let text = text.trim_end_matches(':');
+    match text.split_once('T') {
+        Some((_, time)) if text.ends_with('Z') => time[..5].to_owned(),
+        _ => text.to_owned(),
+    }
+}
+
+/// The next `10:05:30` after `from`.
+fn moment(from: Time, text: &str) -> Time {
+    let parts: Vec<u64> = text.split(':').map(|part| part.parse().unwrap()).collect();
+    let seconds = parts[0] * 3600 + parts[1] * 60 + parts.get(2).unwrap_or(&0);
+    let (day, ms) = (86_400_000, seconds * 1000);
+    let today = Time(from.0 / day * day + ms);
+    if today > from { today } else { today.plus_ms(day) }
 }
 
 fn host(state: &State, id: NodeId) -> String {

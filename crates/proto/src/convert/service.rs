@@ -1,6 +1,7 @@
 //! Services: what a person wants.
 
 use warren_model::Time;
+use warren_model::job::JobPolicy;
 use warren_model::placement::Placement;
 use warren_model::service::{
     Change, Endpoint, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
@@ -22,10 +23,14 @@ enums! {
 
 impl From<&Mode> for v1::Mode {
     fn from(mode: &Mode) -> Self {
-        use v1::mode::{Global, Kind, Replicated};
+        use v1::mode::{Global, GlobalJob, Kind, Replicated, ReplicatedJob};
         let kind = match *mode {
             Mode::Replicated { replicas } => Kind::Replicated(Replicated { replicas }),
             Mode::Global => Kind::Global(Global {}),
+            Mode::ReplicatedJob { completions, max_concurrent } => {
+                Kind::ReplicatedJob(ReplicatedJob { completions, max_concurrent })
+            }
+            Mode::GlobalJob => Kind::GlobalJob(GlobalJob {}),
         };
         Self { kind: Some(kind) }
     }
@@ -35,10 +40,14 @@ impl TryFrom<v1::Mode> for Mode {
     type Error = Error;
 
     fn try_from(wire: v1::Mode) -> Result<Self, Error> {
-        use v1::mode::{Global, Kind, Replicated};
+        use v1::mode::{Global, GlobalJob, Kind, Replicated, ReplicatedJob};
         match required("kind", wire.kind)? {
             Kind::Replicated(Replicated { replicas }) => Ok(Self::Replicated { replicas }),
             Kind::Global(Global {}) => Ok(Self::Global),
+            Kind::ReplicatedJob(ReplicatedJob { completions, max_concurrent }) => {
+                Ok(Self::ReplicatedJob { completions, max_concurrent })
+            }
+            Kind::GlobalJob(GlobalJob {}) => Ok(Self::GlobalJob),
         }
     }
 }
@@ -220,6 +229,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             endpoint: (spec.endpoint != Endpoint::default()).then(|| spec.endpoint.into()),
             placement: (spec.placement != Placement::default()).then(|| (&spec.placement).into()),
             rollback: (spec.rollback != RollbackPolicy::default()).then(|| (&spec.rollback).into()),
+            job: (spec.job != JobPolicy::default()).then(|| (&spec.job).into()),
         }
     }
 }
@@ -240,6 +250,7 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             endpoint: part_or_default("endpoint", wire.endpoint)?,
             placement: part_or_default("placement", wire.placement)?,
             rollback: part_or_default("rollback", wire.rollback)?,
+            job: part_or_default("job", wire.job)?,
         })
     }
 }
@@ -265,6 +276,7 @@ impl From<&Service> for v1::Service {
             change: (service.change != Change::default()).then(|| (&service.change).into()),
             update: service.update.as_ref().map(Into::into),
             update_message: String::new(),
+            job: service.job.as_ref().map(Into::into),
         }
     }
 }
@@ -282,6 +294,7 @@ impl TryFrom<v1::Service> for Service {
             template_last: wire.template_last.max(wire.template),
             change: part_or_default("change", wire.change)?,
             update: part_if_any("update", wire.update)?,
+            job: part_if_any("job", wire.job)?,
             removing: wire.removing,
             created: Time(wire.created),
             updated: Time(wire.updated),

@@ -96,6 +96,7 @@ impl From<&Task> for v1::Task {
             image: String::new(),
             node_status: v1::NodeStatus::Unspecified.into(),
             health_implicit: false,
+            run: task.run,
         }
     }
 }
@@ -109,6 +110,7 @@ impl TryFrom<v1::Task> for Task {
             service: service_id("service", &wire.service)?,
             slot: wire.slot,
             template: wire.template,
+            run: wire.run,
             node: wire.node.map(|id| node_id("node", &id)).transpose()?,
             address: wire.address.map(address),
             desired: choice::<v1::Desired, _>("desired", wire.desired)?,

@@ -435,7 +435,7 @@ pub struct Attachment {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Mode {
-    #[prost(oneof = "mode::Kind", tags = "1, 2")]
+    #[prost(oneof = "mode::Kind", tags = "1, 2, 3, 4")]
     pub kind: ::core::option::Option<mode::Kind>,
 }
 /// Nested message and enum types in `Mode`.
@@ -447,13 +447,102 @@ pub mod mode {
     }
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Global {}
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct ReplicatedJob {
+        #[prost(uint32, tag = "1")]
+        pub completions: u32,
+        #[prost(uint32, tag = "2")]
+        pub max_concurrent: u32,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct GlobalJob {}
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "1")]
         Replicated(Replicated),
         #[prost(message, tag = "2")]
         Global(Global),
+        #[prost(message, tag = "3")]
+        ReplicatedJob(ReplicatedJob),
+        #[prost(message, tag = "4")]
+        GlobalJob(GlobalJob),
     }
+}
+/// What is wanted of a job beside its template.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JobPolicy {
+    #[prost(uint64, optional, tag = "1")]
+    pub time_limit_ms: ::core::option::Option<u64>,
+    /// Runs that ended and are kept; 0: the default.
+    #[prost(uint32, tag = "2")]
+    pub history: u32,
+    #[prost(message, optional, tag = "3")]
+    pub schedule: ::core::option::Option<Schedule>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Schedule {
+    #[prost(string, tag = "1")]
+    pub cron: ::prost::alloc::string::String,
+    /// Of the IANA database.
+    #[prost(string, tag = "2")]
+    pub timezone: ::prost::alloc::string::String,
+    #[prost(enumeration = "Concurrency", tag = "3")]
+    pub concurrency: i32,
+    #[prost(enumeration = "Missed", tag = "4")]
+    pub missed: i32,
+    #[prost(uint64, optional, tag = "5")]
+    pub deadline_ms: ::core::option::Option<u64>,
+}
+/// Runs of a job.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JobStatus {
+    #[prost(uint32, tag = "1")]
+    pub last: u32,
+    /// Times of the schedule up to here are decided.
+    #[prost(uint64, tag = "2")]
+    pub cursor: u64,
+    #[prost(bool, tag = "3")]
+    pub suspended: bool,
+    #[prost(uint64, tag = "4")]
+    pub missed: u64,
+    #[prost(uint64, tag = "5")]
+    pub skipped: u64,
+    /// In order of number.
+    #[prost(message, repeated, tag = "6")]
+    pub runs: ::prost::alloc::vec::Vec<Run>,
+    /// Of the answer to a listing only: when the schedule comes next; 0: never.
+    #[prost(uint64, tag = "7")]
+    pub next: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Run {
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    #[prost(uint32, tag = "2")]
+    pub template: u32,
+    /// The time of the schedule that it stands for.
+    #[prost(uint64, optional, tag = "3")]
+    pub scheduled: ::core::option::Option<u64>,
+    #[prost(uint64, tag = "4")]
+    pub begun: u64,
+    #[prost(enumeration = "RunState", tag = "5")]
+    pub state: i32,
+    /// When its state became what it is.
+    #[prost(uint64, tag = "6")]
+    pub since: u64,
+    #[prost(string, tag = "7")]
+    pub message: ::prost::alloc::string::String,
+    /// Of a run that has ended; in the answer to a listing also of one that goes on.
+    #[prost(uint32, tag = "8")]
+    pub completed: u32,
+    #[prost(uint32, tag = "9")]
+    pub total: u32,
+    /// Slots that had done their work on a node that was removed.
+    #[prost(uint32, repeated, tag = "10")]
+    pub forgotten: ::prost::alloc::vec::Vec<u32>,
+    /// Of the answer to a listing only: slots whose task runs.
+    #[prost(uint32, tag = "11")]
+    pub running: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PortSpec {
@@ -689,6 +778,9 @@ pub struct ServiceSpec {
     /// Absent: as updates.
     #[prost(message, optional, tag = "80")]
     pub rollback: ::core::option::Option<RollbackPolicy>,
+    /// Of jobs; absent: the defaults.
+    #[prost(message, optional, tag = "81")]
+    pub job: ::core::option::Option<JobPolicy>,
 }
 /// Constraints, preferences, attributes and tolerations as people write them.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -784,6 +876,9 @@ pub struct Service {
     /// Of the answer to a listing only: why the update is paused, or was rolled back.
     #[prost(string, tag = "84")]
     pub update_message: ::prost::alloc::string::String,
+    /// Of jobs alone.
+    #[prost(message, optional, tag = "85")]
+    pub job: ::core::option::Option<JobStatus>,
 }
 /// `by`: the principal; absent: nobody asked for it. `to`: of a rollback.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -904,6 +999,9 @@ pub struct Task {
     /// Nobody declared what is asked of it.
     #[prost(bool, tag = "60")]
     pub health_implicit: bool,
+    /// Of which run of a job; 0: it is of none.
+    #[prost(uint32, tag = "61")]
+    pub run: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Event {
@@ -926,7 +1024,7 @@ pub struct Event {
 pub struct Mutation {
     #[prost(
         oneof = "mutation::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 40, 41, 50, 51, 80, 81"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 40, 41, 50, 51, 80, 81, 82, 83, 84, 85"
     )]
     pub kind: ::core::option::Option<mutation::Kind>,
 }
@@ -1100,6 +1198,46 @@ pub mod mutation {
         #[prost(string, tag = "3")]
         pub message: ::prost::alloc::string::String,
     }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct BeginRun {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(uint64, optional, tag = "2")]
+        pub scheduled: ::core::option::Option<u64>,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct EndRun {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(uint32, tag = "2")]
+        pub run: u32,
+        #[prost(enumeration = "super::RunState", tag = "3")]
+        pub state: i32,
+        #[prost(string, tag = "4")]
+        pub message: ::prost::alloc::string::String,
+        #[prost(uint32, tag = "5")]
+        pub completed: u32,
+        #[prost(uint32, tag = "6")]
+        pub total: u32,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct PassSchedule {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(uint64, tag = "2")]
+        pub until: u64,
+        #[prost(uint32, tag = "3")]
+        pub missed: u32,
+        #[prost(string, tag = "4")]
+        pub message: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Suspend {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(bool, tag = "2")]
+        pub suspended: bool,
+    }
     /// After a restore: the revision jumps, so that nobody takes an old one for newer.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Restored {
@@ -1178,6 +1316,14 @@ pub mod mutation {
         RollBackService(RollBackService),
         #[prost(message, tag = "81")]
         SetUpdate(SetUpdate),
+        #[prost(message, tag = "82")]
+        BeginRun(BeginRun),
+        #[prost(message, tag = "83")]
+        EndRun(EndRun),
+        #[prost(message, tag = "84")]
+        PassSchedule(PassSchedule),
+        #[prost(message, tag = "85")]
+        Suspend(Suspend),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1428,6 +1574,44 @@ pub struct HoldUpdateRequest {
     pub request_id: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunJobRequest {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+/// `run` 0: all that go on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StopJobRequest {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub run: u32,
+    #[prost(bytes = "vec", tag = "3")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SuspendJobRequest {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub suspended: bool,
+    #[prost(bytes = "vec", tag = "3")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+}
+/// Numbers of the runs that were begun or stopped.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunChanged {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    #[prost(uint32, repeated, tag = "3")]
+    pub runs: ::prost::alloc::vec::Vec<u32>,
+    #[prost(string, tag = "4")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveServicesRequest {
     #[prost(string, repeated, tag = "1")]
     pub services: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
@@ -1531,6 +1715,9 @@ pub struct WaitServiceRequest {
     /// Of the specification that is waited for; 0: whichever is wanted.
     #[prost(uint32, tag = "80")]
     pub number: u32,
+    /// Of a job, until this run has ended; 0: the last, if nothing but a change begins one.
+    #[prost(uint32, tag = "81")]
+    pub run: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Progress {
@@ -1549,6 +1736,11 @@ pub struct Progress {
     /// Seen so far, e.g. an error that is being retried.
     #[prost(string, tag = "6")]
     pub warning: ::prost::alloc::string::String,
+    /// Of a job: slots that have done their work; `desired` is how many there are.
+    #[prost(bool, tag = "7")]
+    pub job: bool,
+    #[prost(uint32, tag = "8")]
+    pub completed: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopNodeRequest {
@@ -3069,6 +3261,102 @@ impl Affinity {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum Concurrency {
+    Unspecified = 0,
+    Allow = 1,
+    Forbid = 2,
+    Replace = 3,
+}
+impl Concurrency {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CONCURRENCY_UNSPECIFIED",
+            Self::Allow => "CONCURRENCY_ALLOW",
+            Self::Forbid => "CONCURRENCY_FORBID",
+            Self::Replace => "CONCURRENCY_REPLACE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CONCURRENCY_UNSPECIFIED" => Some(Self::Unspecified),
+            "CONCURRENCY_ALLOW" => Some(Self::Allow),
+            "CONCURRENCY_FORBID" => Some(Self::Forbid),
+            "CONCURRENCY_REPLACE" => Some(Self::Replace),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Missed {
+    Unspecified = 0,
+    Skip = 1,
+    RunOnce = 2,
+}
+impl Missed {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MISSED_UNSPECIFIED",
+            Self::Skip => "MISSED_SKIP",
+            Self::RunOnce => "MISSED_RUN_ONCE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MISSED_UNSPECIFIED" => Some(Self::Unspecified),
+            "MISSED_SKIP" => Some(Self::Skip),
+            "MISSED_RUN_ONCE" => Some(Self::RunOnce),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RunState {
+    Unspecified = 0,
+    Running = 1,
+    Complete = 2,
+    Failed = 3,
+    Stopped = 4,
+}
+impl RunState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "RUN_STATE_UNSPECIFIED",
+            Self::Running => "RUN_STATE_RUNNING",
+            Self::Complete => "RUN_STATE_COMPLETE",
+            Self::Failed => "RUN_STATE_FAILED",
+            Self::Stopped => "RUN_STATE_STOPPED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RUN_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "RUN_STATE_RUNNING" => Some(Self::Running),
+            "RUN_STATE_COMPLETE" => Some(Self::Complete),
+            "RUN_STATE_FAILED" => Some(Self::Failed),
+            "RUN_STATE_STOPPED" => Some(Self::Stopped),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum Protocol {
     Unspecified = 0,
     Tcp = 1,
@@ -4383,6 +4671,68 @@ pub mod control_client {
                 .insert(GrpcMethod::new("warren.v1.Control", "HoldUpdate"));
             self.inner.unary(req, path, codec).await
         }
+        /// Begins a run of a job.
+        pub async fn run_job(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RunJobRequest>,
+        ) -> std::result::Result<tonic::Response<super::RunChanged>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/warren.v1.Control/RunJob");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("warren.v1.Control", "RunJob"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Stops the runs of a job that go on.
+        pub async fn stop_job(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StopJobRequest>,
+        ) -> std::result::Result<tonic::Response<super::RunChanged>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/StopJob",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("warren.v1.Control", "StopJob"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Suspends the schedule of a job, or lets it go on.
+        pub async fn suspend_job(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SuspendJobRequest>,
+        ) -> std::result::Result<tonic::Response<super::ServiceChanged>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/SuspendJob",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "SuspendJob"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4626,6 +4976,21 @@ pub mod control_server {
         async fn hold_update(
             &self,
             request: tonic::Request<super::HoldUpdateRequest>,
+        ) -> std::result::Result<tonic::Response<super::ServiceChanged>, tonic::Status>;
+        /// Begins a run of a job.
+        async fn run_job(
+            &self,
+            request: tonic::Request<super::RunJobRequest>,
+        ) -> std::result::Result<tonic::Response<super::RunChanged>, tonic::Status>;
+        /// Stops the runs of a job that go on.
+        async fn stop_job(
+            &self,
+            request: tonic::Request<super::StopJobRequest>,
+        ) -> std::result::Result<tonic::Response<super::RunChanged>, tonic::Status>;
+        /// Suspends the schedule of a job, or lets it go on.
+        async fn suspend_job(
+            &self,
+            request: tonic::Request<super::SuspendJobRequest>,
         ) -> std::result::Result<tonic::Response<super::ServiceChanged>, tonic::Status>;
     }
     #[derive(Debug)]
@@ -6341,6 +6706,137 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = HoldUpdateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/RunJob" => {
+                    #[allow(non_camel_case_types)]
+                    struct RunJobSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::RunJobRequest>
+                    for RunJobSvc<T> {
+                        type Response = super::RunChanged;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RunJobRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::run_job(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RunJobSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/StopJob" => {
+                    #[allow(non_camel_case_types)]
+                    struct StopJobSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::StopJobRequest>
+                    for StopJobSvc<T> {
+                        type Response = super::RunChanged;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StopJobRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::stop_job(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StopJobSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/SuspendJob" => {
+                    #[allow(non_camel_case_types)]
+                    struct SuspendJobSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::SuspendJobRequest>
+                    for SuspendJobSvc<T> {
+                        type Response = super::ServiceChanged;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SuspendJobRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::suspend_job(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SuspendJobSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -174,7 +174,7 @@ impl Step<'_> {
         let wanted = match (holder.slot, spec.mode) {
             (0, _) => spec.endpoint.mode == EndpointMode::Vip,
             (slot, Mode::Replicated { .. }) => slot <= spec.addressed_slots(),
-            (_, Mode::Global) => false,
+            (_, Mode::Global | Mode::ReplicatedJob { .. } | Mode::GlobalJob) => false,
         };
         if !wanted {
             let whose = whose(name, holder.slot);

@@ -230,6 +230,7 @@ impl Step<'_> {
         if live > 0 && node.status == NodeStatus::Ready && !force {
             return invalid(format!("node {name} is up and has {live} tasks"));
         }
+        self.remember_done(id);
         let tasks: Vec<TaskId> = self.state.tasks_on(id).map(|task| task.id).collect();
         for task in tasks {
             self.drop_task(task)?;

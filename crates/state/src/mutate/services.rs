@@ -43,6 +43,7 @@ impl Step<'_> {
             template_last: 1,
             change: self.change(ChangeKind::Create),
             update: None,
+            job: self.new_job(spec),
             removing: false,
             created: time,
             updated: time,
@@ -192,6 +193,8 @@ impl Step<'_> {
         let (Some(template), Some(number)) = (template, before.number.checked_add(1)) else {
             return invalid(format!("service {} was updated too often", before.spec.name));
         };
+        check_mode(&before.spec, spec)?;
+        let job = self.changed_job(before, spec, template, renewed)?;
         self.check_ports(id, spec)?;
         self.check_attachments(spec)?;
         let good = before.update.as_ref().is_none_or(|update| update.phase == UpdatePhase::Done);
@@ -210,7 +213,9 @@ impl Step<'_> {
             template,
             template_last: before.template_last.max(template),
             change: self.change(kind),
-            update: if renewed { Some(status) } else { before.update.clone() },
+            // A job begins a new run instead.
+            update: if renewed && job.is_none() { Some(status) } else { before.update.clone() },
+            job,
             updated: self.state.time,
             revision: self.revision,
             ..Service::clone(before)
@@ -225,7 +230,7 @@ impl Step<'_> {
     }
 
     /// A service that is not being removed.
-    fn there(&self, id: ServiceId) -> Result<&Service, Rejection> {
+    pub(super) fn there(&self, id: ServiceId) -> Result<&Service, Rejection> {
         let service = self.service(id)?;
         match service.removing {
             true => invalid(format!("service {} is being removed", service.spec.name)),
@@ -282,6 +287,19 @@ impl Step<'_> {
         }
         Ok(())
     }
+}
+
+/// Services that go on may become global and back; a job is what it was made.
+fn check_mode(before: &ServiceSpec, after: &ServiceSpec) -> Result<(), Rejection> {
+    let (was, is) = (before.mode, after.mode);
+    let other = std::mem::discriminant(&was) != std::mem::discriminant(&is);
+    if other && (was.is_job() || is.is_job()) {
+        let (name, was, is) = (&before.name, was.as_str(), is.as_str());
+        return invalid(format!(
+            "service {name} is {was} and cannot become {is}: remove it and create another"
+        ));
+    }
+    Ok(())
 }
 
 /// A template that tasks have, and that is just as wanted: they are then as the spec says.
