@@ -41,6 +41,7 @@ pub(crate) mod secret;
 mod service;
 mod settle;
 mod spec;
+mod task;
 mod template;
 mod terminal;
 #[cfg(test)]
@@ -95,6 +96,9 @@ enum Verb {
     /// Services: images that run in replicas
     #[command(subcommand, arg_required_else_help = true)]
     Service(service::ServiceVerb),
+    /// Tasks: single containers of services
+    #[command(subcommand, arg_required_else_help = true)]
+    Task(task::TaskVerb),
     /// List the tasks of all services
     Ps(service::AllPsArgs),
     /// Show why something is where it is, or nowhere, and what would help
@@ -303,6 +307,7 @@ pub(crate) async fn run(
         }
         // Its flags are many: on the heap.
         Verb::Service(verb) => Box::pin(service::run(&mut context, verb)).await,
+        Verb::Task(verb) => task::run(&mut context, verb).await,
         Verb::Ps(args) => service::ps(&mut context, args).await,
         Verb::Explain(verb) => explain::run(&mut context, verb).await,
         Verb::Exec(args) => exec::run(&mut context, args).await,

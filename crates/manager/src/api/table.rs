@@ -62,6 +62,7 @@ pub(crate) enum Rpc {
     ListRevisions,
     RollBackService,
     HoldUpdate,
+    ControlTask,
     Join,
     Renew,
     Session,
@@ -109,6 +110,7 @@ impl Rpc {
             Self::ListRevisions => "ListRevisions",
             Self::RollBackService => "RollBackService",
             Self::HoldUpdate => "HoldUpdate",
+            Self::ControlTask => "ControlTask",
             Self::Join => "Join",
             Self::Renew => "Renew",
             Self::Session => "Session",
@@ -141,6 +143,7 @@ pub(crate) fn may(role: Role, rpc: Rpc) -> bool {
         | Rpc::RemoveServices
         | Rpc::RollBackService
         | Rpc::HoldUpdate
+        | Rpc::ControlTask
         | Rpc::CreateNetwork
         | Rpc::RemoveNetworks
         | Rpc::CreatePolicy
@@ -184,6 +187,8 @@ pub(crate) fn may_stream(role: Role, kind: &StreamKind) -> bool {
         | StreamKind::ImageImport(_)
         | StreamKind::ImageRemove(_)
         | StreamKind::Check(_) => &[Local, Admin, Deploy, Manager],
+        // Asked for by a call that is recorded.
+        StreamKind::ControlTask(_) => &[Manager],
         StreamKind::RegistryLogin(_) | StreamKind::RotateKey(_) => &[Local, Admin, Manager],
     };
     debug_assert!(!allowed.contains(&Worker) && !allowed.contains(&Nobody));
@@ -223,7 +228,7 @@ mod tests {
             ListOperators LA     ListAudit LA          SetLogLevel LA       CreateNetwork LAD
             RemoveNetworks LAD   ListNetworks LADR     CreatePolicy LAD     RemovePolicies LAD
             ListPolicies LADR    Explain LADR          ListRevisions LADR   RollBackService LAD
-            HoldUpdate LAD       Join ADRmwn
+            HoldUpdate LAD       ControlTask LAD       Join ADRmwn
             Renew mw             Session mw            Tunnel mw";
         let all = [
             Rpc::GetInfo,
@@ -263,6 +268,7 @@ mod tests {
             Rpc::ListRevisions,
             Rpc::RollBackService,
             Rpc::HoldUpdate,
+            Rpc::ControlTask,
             Rpc::Join,
             Rpc::Renew,
             Rpc::Session,
@@ -290,6 +296,7 @@ mod tests {
             (StreamKind::Doctor(v1::Doctor::default()), "LADRm"),
             (StreamKind::CountPolicies(v1::CountPolicies::default()), "LADRm"),
             (StreamKind::RotateKey(v1::RotateKey::default()), "LAm"),
+            (StreamKind::ControlTask(v1::ControlTask::default()), "m"),
         ];
         for (kind, expected) in rows {
             assert_eq!(letters(|role| may_stream(role, &kind)), expected, "{kind:?}");

@@ -7,6 +7,7 @@ mod disconnect;
 mod explain;
 mod laws;
 mod placement;
+mod preempt;
 mod props;
 mod rollouts;
 mod tables;
