@@ -129,6 +129,7 @@ impl Core {
             service_name: self.service_name(held.spec.service).to_owned(),
             status: held.machine.status().clone(),
             is_up: held.machine.is_up(),
+            may_restart: held.machine.may_begin_anew(),
         })
     }
 
@@ -175,6 +176,7 @@ impl Core {
                 self.mesh.freed();
                 self.step_all(|_| Some(Event::PortsFreed), now);
             }
+            Input::Restart(task) => self.step(task, Event::Restart, now),
             Input::Wake => {
                 let due = |machine: &Machine| {
                     machine.wake_at().is_some_and(|at| at <= now.mono_ms).then_some(Event::Wake)

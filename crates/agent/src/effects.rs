@@ -111,6 +111,7 @@ fn tell(event: &Event) {
         | Event::Gate(_)
         | Event::CutOff(_)
         | Event::Heard
+        | Event::Restart
         | Event::Wake => tracing::debug!(?event, "effect done"),
     }
 }

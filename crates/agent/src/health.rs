@@ -27,10 +27,12 @@ use crate::worker::{Message, Tools};
 mod exec;
 mod grpc;
 mod http;
+mod image;
 pub(crate) mod judge;
 mod probes;
 mod tls;
 
+pub(crate) use image::of_image;
 pub use probes::{NetProbes, Probes};
 
 use judge::{Answer, Judge, Rhythm};

@@ -4,6 +4,7 @@
 //! there. Every stream ends with its last frame: an exit code, an answer, or an
 //! error that carries the CLI's exit code and a hint.
 
+mod control;
 mod exec;
 mod images;
 mod inspect;
@@ -19,8 +20,10 @@ use warren_proto::v1;
 use warren_proto::v1::dispatch_client::DispatchClient;
 use warren_proto::v1::frame::Kind;
 use warren_proto::v1::open_stream::Kind as Open;
+use warren_runtime::Error as RuntimeError;
 
 use crate::core::TaskView;
+use crate::effects::chain;
 use crate::worker::{Message, Tools};
 
 /// Frames on their way out; a slow reader slows the writer down.
@@ -59,6 +62,18 @@ impl Failure {
     fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
         self
+    }
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Self {
+        let code = match &error {
+            RuntimeError::Rejected(_) => Code::BadInput,
+            RuntimeError::NotFound(_) => Code::NotFound,
+            RuntimeError::NotRunning(_) => Code::Conflict,
+            RuntimeError::Io { .. } | RuntimeError::Unsupported(_) => Code::Failed,
+        };
+        Self::new(code, chain(&error))
     }
 }
 
@@ -210,6 +225,7 @@ async fn open(tools: &Arc<Tools>, line: &mut Line, kind: Option<Open>) -> Outcom
         Some(Open::Check(check)) => inspect::check(tools, check, line).await,
         Some(Open::Doctor(asked)) => inspect::doctor(tools, asked, line).await,
         Some(Open::CountPolicies(_)) => inspect::count_policies(tools, line).await,
+        Some(Open::ControlTask(asked)) => control::serve(tools, asked, line).await,
         Some(Open::RotateKey(_)) => inspect::rotate_key(tools, line).await,
         None => Outcome::Failed(Failure::new(
             Code::BadInput,
@@ -223,4 +239,13 @@ async fn find_task(tools: &Tools, id: TaskId) -> Result<TaskView, Failure> {
     tools.tell(Message::Task(id, reply)).await;
     let found = answer.await.ok().flatten();
     found.ok_or_else(|| Failure::new(Code::NotFound, format!("task {id} is not on this node")))
+}
+
+fn must_run(task: &TaskView) -> Result<(), Failure> {
+    if task.is_up {
+        return Ok(());
+    }
+    let state = task.status.state.as_str();
+    let message = format!("task {} is not running, it is {state}", task.spec.id);
+    Err(Failure::new(Code::Conflict, message))
 }

@@ -24,6 +24,7 @@ use warren_model::task::{TaskState, TaskStatus};
 
 use crate::restart::doubled;
 
+mod anew;
 mod birth;
 mod cut_off;
 mod end;
@@ -103,6 +104,8 @@ pub struct Machine {
     was_ready: bool,
     /// It is being stopped because it is unhealthy; why.
     ailing: Option<Box<str>>,
+    /// A person asked for it to begin anew, and its container is being stopped for that.
+    anew: bool,
     /// Of this attempt; that of the policy is for the next.
     gate: Gate,
 }
@@ -202,6 +205,7 @@ impl Machine {
             | Event::PortsFreed
             | Event::CutOff(_)
             | Event::Heard
+            | Event::Restart
             | Event::Wake => true,
             Event::Prepared | Event::PrepareFailed(_) => self.phase == Phase::Preparing,
             Event::Started { .. } | Event::StartFailed(_) => self.phase == Phase::Starting,
@@ -289,6 +293,7 @@ impl Machine {
             Event::Health { state, output } => self.health(state, output, now),
             Event::CutOff(why) => self.cut_off(why, now),
             Event::Heard => self.heard(now),
+            Event::Restart => self.begin_anew(now),
             Event::Wake => self.wake(now),
         }
     }

@@ -46,8 +46,32 @@ pub struct Image {
     pub size_bytes: u64,
 }
 
+/// Docker's `HEALTHCHECK` in the config of an image, as written there: an extension of the OCI
+/// image specification.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ImageHealth {
+    /// `["NONE"]`, `["CMD", …]`, `["CMD-SHELL", line]`; empty: as the image below, so none.
+    #[serde(deserialize_with = "manifest::or_default")]
+    pub test: Vec<String>,
+    /// In ns, like the others; 0: the default.
+    #[serde(deserialize_with = "manifest::or_default")]
+    pub interval: i64,
+    #[serde(deserialize_with = "manifest::or_default")]
+    pub timeout: i64,
+    #[serde(deserialize_with = "manifest::or_default")]
+    pub start_period: i64,
+    #[serde(deserialize_with = "manifest::or_default")]
+    pub start_interval: i64,
+    /// Failures in a row; 0: the default.
+    #[serde(deserialize_with = "manifest::or_default")]
+    pub retries: i64,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageConfig {
+    /// `HEALTHCHECK`, as the image has it; nothing if it has none.
+    pub health: Option<ImageHealth>,
     pub entrypoint: Vec<String>,
     pub cmd: Vec<String>,
     pub env: Vec<String>,

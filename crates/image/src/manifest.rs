@@ -5,8 +5,8 @@
 
 use oci_spec::image as oci;
 
-use crate::ImageConfig;
 use crate::digest::Digest;
+use crate::{ImageConfig, ImageHealth};
 
 /// Real ones have a few KiB, an index of forty platforms 30 KiB. Docker's limit.
 pub(crate) const MANIFEST_LEN_MAX: u64 = 4 << 20;
@@ -198,6 +198,30 @@ pub(crate) fn choose(entries: &[Entry]) -> Result<&Entry, Vec<String>> {
     })
 }
 
+/// What a type has when it is absent; Docker writes null for that.
+pub(crate) fn or_default<'de, D, T>(reader: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::Deserialize<'de> + Default,
+{
+    Ok(<Option<T> as serde::Deserialize>::deserialize(reader)?.unwrap_or_default())
+}
+
+/// The part that the OCI's types do not know; nothing, if it is not as Docker writes it.
+fn health(bytes: &[u8]) -> Option<ImageHealth> {
+    #[derive(serde::Deserialize)]
+    struct Outer {
+        config: Option<Inner>,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Inner {
+        healthcheck: Option<ImageHealth>,
+    }
+    let outer: Outer = json(bytes).ok()?;
+    outer.config?.healthcheck
+}
+
 impl Config {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Problem> {
         let parsed: oci::ImageConfiguration = json(bytes)?;
@@ -223,6 +247,7 @@ impl Config {
             config.volumes = settings.volumes().clone().unwrap_or_default();
             config.labels = settings.labels().clone().unwrap_or_default().into_iter().collect();
         }
+        config.health = health(bytes);
         // They come out of hash maps.
         config.exposed_ports.sort();
         config.volumes.sort();
@@ -257,6 +282,7 @@ impl Config {
         put("ExposedPorts", config.exposed_ports.is_empty(), json!(set(&config.exposed_ports)));
         put("Volumes", config.volumes.is_empty(), json!(set(&config.volumes)));
         put("Labels", config.labels.is_empty(), json!(config.labels));
+        put("Healthcheck", config.health.is_none(), json!(config.health));
         let mut document = json!({
             "architecture": config.architecture,
             "os": config.os,
@@ -375,6 +401,11 @@ mod tests {
                 volumes: vec!["/data".into()],
                 labels: [("k".to_owned(), "v".to_owned())].into(),
                 user: "1000".into(),
+                health: Some(ImageHealth {
+                    test: vec!["CMD".into(), "/check".into()],
+                    interval: 5_000_000_000,
+                    ..ImageHealth::default()
+                }),
                 architecture: host_architecture().into(),
                 os: "linux".into(),
                 ..ImageConfig::default()
@@ -393,11 +424,14 @@ mod tests {
     fn nulls_of_docker_are_read() {
         let text = json!({
             "architecture": "s390x", "os": "linux", "created": "2024-01-01T00:00:00Z",
-            "config": {"Cmd": null, "Entrypoint": null, "Env": null, "ExposedPorts": null, "Volumes": null, "Labels": null, "OnBuild": null, "Image": ""},
+            "config": {"Cmd": null, "Entrypoint": null, "Env": null, "ExposedPorts": null, "Volumes": null, "Labels": null, "OnBuild": null, "Image": "",
+                "Healthcheck": {"Test": ["CMD-SHELL", "true"], "Interval": null, "Retries": 2}},
             "rootfs": {"type": "layers", "diff_ids": []},
         });
         let config = Config::parse(text.to_string().as_bytes()).unwrap();
         assert_eq!(config.created.as_deref(), Some("2024-01-01T00:00:00Z"));
         assert!(!config.is_for_host());
+        let health = config.config.health.unwrap();
+        assert_eq!((health.test[1].as_str(), health.interval, health.retries), ("true", 0, 2));
     }
 }

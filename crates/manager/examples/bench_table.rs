@@ -79,6 +79,7 @@ fn world() -> State {
                 id,
                 service,
                 slot,
+                run: 0,
                 template: 1,
                 node: Some(node),
                 address: Some(place),

@@ -28,6 +28,7 @@ mod revisions;
 mod serve;
 mod services;
 pub(crate) mod table;
+mod tasks;
 mod token;
 mod wait;
 mod watch;

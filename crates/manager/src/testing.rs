@@ -82,6 +82,7 @@ fn add_task(state: &mut State, service: ServiceId, id: TaskId, text: &str) {
         id,
         service,
         slot: words[0].parse().unwrap(),
+        run: 0,
         template: 1,
         node: None,
         address: None,

@@ -58,10 +58,13 @@ pub enum Action {
     Remove,
     /// Whether a task is healthy is another answer than before.
     Health,
+    /// A task is ended for one of higher priority.
+    Preempt,
 }
 
 impl Action {
-    pub const ALL: [Self; 4] = [Self::Create, Self::Update, Self::Remove, Self::Health];
+    pub const ALL: [Self; 5] =
+        [Self::Create, Self::Update, Self::Remove, Self::Health, Self::Preempt];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -69,6 +72,7 @@ impl Action {
             Self::Update => "update",
             Self::Remove => "remove",
             Self::Health => "health",
+            Self::Preempt => "preempt",
         }
     }
 }

@@ -29,6 +29,9 @@ pub enum Healthcheck {
     /// That it shall not be asked: a container is ready when it runs.
     Off,
     Explicit(Box<HealthSpec>),
+    /// Nothing was declared, but the image has a `HEALTHCHECK` of its own: as it was when the
+    /// service was made, or its containers changed.
+    Image(Box<HealthSpec>),
 }
 
 /// A declared check.
@@ -168,7 +171,7 @@ impl Healthcheck {
     pub fn gate(&self, ports: &[PortSpec]) -> Gate<'_> {
         match self {
             Self::Off => Gate::Open,
-            Self::Explicit(spec) => Gate::Explicit(spec),
+            Self::Explicit(spec) | Self::Image(spec) => Gate::Explicit(spec),
             Self::Implicit => match first_tcp(ports) {
                 Some(port) => Gate::Implicit { port },
                 None => Gate::Open,
@@ -181,14 +184,25 @@ impl Healthcheck {
     pub fn validate(&self) -> Result<(), SpecError> {
         match self {
             Self::Implicit | Self::Off => Ok(()),
-            Self::Explicit(spec) => spec.validate(),
+            Self::Explicit(spec) | Self::Image(spec) => spec.validate(),
+        }
+    }
+
+    /// The same with what its image says, if the service itself says nothing.
+    #[must_use]
+    pub fn with_image(self, image: Option<HealthSpec>) -> Self {
+        match self {
+            Self::Off | Self::Explicit(_) => self,
+            Self::Implicit | Self::Image(_) => {
+                image.map_or(Self::Implicit, |spec| Self::Image(Box::new(spec)))
+            }
         }
     }
 
     pub(crate) fn text_len(&self) -> usize {
         match self {
             Self::Implicit | Self::Off => 0,
-            Self::Explicit(spec) => spec.probe.text_len(),
+            Self::Explicit(spec) | Self::Image(spec) => spec.probe.text_len(),
         }
     }
 }

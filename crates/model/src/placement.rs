@@ -34,6 +34,29 @@ pub struct Placement {
     pub tolerations: Vec<Toleration>,
     /// `None`: the cluster's.
     pub strategy: Option<Strategy>,
+    /// Who is placed first, and who may be ended for whom: higher is more. Within
+    /// ±[`Placement::PRIORITY_MAX`].
+    pub priority: i16,
+    pub preempt: Preempt,
+}
+
+/// Whether others are ended for a task that fits nowhere.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Preempt {
+    /// It waits.
+    #[default]
+    Never,
+    /// Tasks of services of lower priority are.
+    Lower,
+}
+
+impl Preempt {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Lower => "lower",
+        }
+    }
 }
 
 impl Placement {
@@ -44,6 +67,8 @@ impl Placement {
     pub const SPREAD_MAX: usize = 4;
     pub const AFFINITIES_MAX: usize = 16;
     pub const TOLERATIONS_MAX: usize = 32;
+    /// Room for classes of ten and a hundred, and for what comes between.
+    pub const PRIORITY_MAX: i16 = 1000;
 
     pub(crate) fn validate(&self, own: &ServiceName) -> Result<(), SpecError> {
         let Self { constraints, preferences, spread, affinities, tolerations, .. } = self;
@@ -73,6 +98,14 @@ impl Placement {
                 let problem = "is named twice; a service is near, apart, or neither";
                 return Err(wrong(affinity.field(), &affinity.service, problem));
             }
+        }
+        let most = Self::PRIORITY_MAX;
+        if !(-most..=most).contains(&self.priority) {
+            return Err(wrong(
+                "priority",
+                self.priority,
+                format!("is not between -{most} and {most}"),
+            ));
         }
         if self.max_per_node == Some(0) {
             return Err(wrong("replicas_max_per_node", 0, "leaves no node, allowed is 1 or more"));

@@ -23,7 +23,7 @@ pub use crate::service::update::{
     Change, ChangeKind, FailureAction, Revision, RollbackPolicy, UpdateKind, UpdateOrder,
     UpdatePhase, UpdatePolicy, UpdateState, UpdateStatus,
 };
-pub use crate::service::words::{CAPABILITIES, is_capability, is_user, parse_signal};
+pub use crate::service::words::{CAPABILITIES, is_capability, is_user, parse_signal, signal_name};
 
 /// A service as the state holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -40,6 +40,15 @@ pub enum Desired {
     Remove,
 }
 
+/// What a person may ask the node of a task to do with its container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskControl {
+    /// In place: the same task, its next attempt.
+    Restart,
+    /// A signal, by its number, to the first process.
+    Signal(i32),
+}
+
 /// What the agent saw last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskStatus {

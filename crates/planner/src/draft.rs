@@ -49,6 +49,8 @@ pub(crate) struct Draft<'a> {
     awaited: BTreeSet<&'a ServiceName>,
     /// Services because of whose tasks something has no place.
     minded: BTreeSet<&'a ServiceName>,
+    /// See [`Draft::note_hunger`].
+    hungry: bool,
     /// Virtual IPs; looked up when the first is asked for.
     vips: Option<vips::Pool>,
     ids: &'a mut dyn IdSource,
@@ -77,6 +79,7 @@ impl<'a> Draft<'a> {
             moves: Moves::default(),
             awaited: BTreeSet::new(),
             minded: BTreeSet::new(),
+            hungry: false,
             vips: None,
             ids,
             mutations: Vec::new(),
@@ -139,7 +142,12 @@ impl<'a> Draft<'a> {
     /// A task of a service is not wanted any more.
     pub(crate) fn note_stop(&mut self, service: &Service, task: TaskId) {
         self.moves.stopped.insert(task);
-        self.again |= self.awaited.contains(&service.spec.name);
+        self.again |= self.hungry || self.awaited.contains(&service.spec.name);
+    }
+
+    /// Something has no place for which others may be ended: it waits for whatever ends.
+    pub(crate) fn note_hunger(&mut self, hungry: bool) {
+        self.hungry |= hungry;
     }
 
     /// Something has no place, also because of tasks of these.

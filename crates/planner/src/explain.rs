@@ -10,7 +10,7 @@ mod fix;
 
 use warren_model::id::{NodeId, ServiceId, TaskId};
 use warren_model::node::Node;
-use warren_model::placement::TaintEffect;
+use warren_model::placement::{Preempt, TaintEffect};
 use warren_model::resources::{Resource, Resources};
 use warren_model::service::Service;
 use warren_model::task::{Desired, Task, TaskState};
@@ -18,7 +18,9 @@ use warren_state::State;
 
 use crate::draft::Moves;
 use crate::nodes::Nodes;
-use crate::place::{Ask, Board, Obstacle, Rank, host_ports, reason};
+use crate::place::{
+    Ask, Board, Clearing, Obstacle, Rank, Rivals, Search, host_ports, reason, waits,
+};
 use crate::slot::{is_live, slots_of};
 
 /// What keeps tasks of a service off a node.
@@ -146,12 +148,31 @@ fn explain(state: &State, service: &Service, template: u32, task: Option<&Task>)
     judged.sort_by(|(a, _), (b, _)| a.cmp(b));
     let verdicts: Vec<Verdict> = judged.into_iter().map(|(_, verdict)| verdict).collect();
     let stuck = next.is_none() && here.is_none();
-    let reason = match (stuck, state.cluster()) {
+    let mut reason = match (stuck, state.cluster()) {
         (true, Some(cluster)) => reason(&nodes, cluster, ask, |at| board.share(at)),
         _ => String::new(),
     };
-    let fixes = if stuck { fix::all(state, service, &verdicts) } else { Vec::new() };
+    let mut fixes = if stuck { fix::all(state, service, &verdicts) } else { Vec::new() };
+    if let Some(room) = room(state, &nodes, &board, ask).filter(|_| stuck) {
+        let host = &nodes.site(room.site).node.description.hostname;
+        match service.spec.placement.preempt {
+            Preempt::Lower => reason = waits(host),
+            Preempt::Never if room.victims.is_empty() => {}
+            Preempt::Never => fixes.push(fix::preempt(service, host, room.victims.len())),
+        }
+    }
     Explanation { service: service.id, template, reason, verdicts, fixes }
+}
+
+/// Where ending tasks of lower priority would make room.
+fn room<'a>(
+    state: &'a State,
+    nodes: &Nodes<'a>,
+    board: &Board<'a>,
+    ask: &Ask<'a>,
+) -> Option<Clearing<'a>> {
+    let (rivals, moves) = (Rivals::new(state, ask.service), Moves::default());
+    Search { state, moves: &moves, nodes, board, rivals: &rivals }.find(ask, None)
 }
 
 /// How far a node is from fitting; less is nearer.

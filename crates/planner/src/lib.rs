@@ -15,11 +15,12 @@
 //! - a pass right after applying a pass changes nothing;
 //! - at most `parallelism` slots of a service are being renewed;
 //! - the [`Index`] only skips work: a fresh one gives the same plan;
+//! - a task is ended for another only if that has a higher priority, asks for it and fits nowhere;
 //! - what runs where nobody is heard has no successor before its service allows
 //!   one.
 //!
 //! Not here: restarts in place (the agent), what tasks really use (reservations
-//! are promises), preemption, moving what runs well to where it would run better.
+//! are promises), moving what runs well to where it would run better.
 
 mod address;
 mod blocks;
@@ -39,10 +40,12 @@ mod slot;
 mod vips;
 mod watch;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use warren_model::Time;
 use warren_model::id::{NodeId, ServiceId};
+use warren_model::service::Service;
 use warren_state::State;
 use warren_state::change::Transaction;
 
@@ -51,9 +54,9 @@ pub use crate::explain::{
     Amounts, Explanation, Finding, NodeExplanation, Room, Tenant, Verdict, explain_node,
     explain_service, explain_task, is_pending,
 };
+pub use crate::job::{Standing, next_time, run_progress, standing};
 use crate::liveness::Silence;
 pub use crate::liveness::{RETURN_MS, SUSPICION_MAX_MS, SUSPICION_MS, suspicion_ms};
-pub use crate::job::{Standing, next_time, run_progress, standing};
 pub use crate::progress::{Convergence, completed_count, progress, task_counts};
 pub use crate::watch::update_state;
 
@@ -143,6 +146,13 @@ impl Index {
     }
 }
 
+/// By priority, the highest first: what has room for one only is for that one. Then by id.
+fn in_order(state: &State) -> Vec<&Service> {
+    let mut services: Vec<&Service> = state.services().collect();
+    services.sort_by_key(|service| Reverse(service.spec.placement.priority));
+    services
+}
+
 /// Decides what follows from the state; nothing before the cluster has settings.
 pub fn plan(
     state: &State,
@@ -159,7 +169,7 @@ pub fn plan(
     index.follow(state, draft.nodes.silent());
     // Services see nodes as they are about to be; what they conclude holds once that is applied.
     let calm = draft.is_empty();
-    for service in state.services() {
+    for service in in_order(state) {
         let activity = state.activity(service.id);
         if calm && let Some(idle) = index.idle(service.id, activity, state.roomier(), draft.now) {
             draft.wake(idle.wake_at);

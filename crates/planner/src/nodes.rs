@@ -50,9 +50,13 @@ impl Site<'_> {
 
     /// How much of something no task has reserved.
     pub(crate) fn free(&self, resource: Resource<'_>) -> u64 {
+        self.node.capacity(resource).saturating_sub(self.taken(resource))
+    }
+
+    /// How much of something tasks have reserved; more than it has, where that was lowered.
+    pub(crate) fn taken(&self, resource: Resource<'_>) -> u64 {
         let reserved = self.reserved.map_or(0, |reserved| reserved.get(resource));
-        let taken = reserved.saturating_add(self.added.get(resource));
-        self.node.capacity(resource).saturating_sub(taken)
+        reserved.saturating_add(self.added.get(resource))
     }
 }
 

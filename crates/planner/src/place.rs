@@ -6,14 +6,16 @@
 //! branch of each level that is spread over; then, as the strategy says, where
 //! the fewest tasks of the service are, then the emptiest or the fullest node;
 //! at last the lowest id. What a slot has already counts as if it were not
-//! there, since it is about to be replaced. What cannot be placed is created
-//! all the same and says why.
+//! there, since it is about to be replaced. What cannot be placed may have tasks
+//! of lower priority ended for it (`preempt`), is created all the same and says
+//! why.
 //!
 //! Deterministic and total: the same view gives the same places, in whatever
 //! order its objects came to be.
 
 mod ask;
 mod board;
+mod preempt;
 mod reason;
 mod tree;
 
@@ -28,6 +30,7 @@ use warren_state::change::{Key as ObjectKey, Mutation};
 
 pub(crate) use self::ask::{Ask, Key as Rank, Obstacle, Share, is_closed, may_stay};
 pub(crate) use self::board::Board;
+pub(crate) use self::preempt::{Clearing, Rivals, Search, waits};
 pub(crate) use self::reason::{host_ports, reason};
 use crate::nodes::Nodes;
 use crate::service::Pass;
@@ -57,13 +60,15 @@ impl<'a> Pass<'_, 'a> {
         }
         let key = self.slots[at].key;
         let placed = self.choose(at, template);
+        let waits = self.waits.take();
         let (place, status) = match (placed, key, otherwise) {
             (Some(place), _, _) => {
                 (Some(place), TaskStatus::new(TaskState::Assigned, self.draft.now))
             }
             (None, Key::Number(_) | Key::Run(..), Unplaceable::Pending) => {
                 let mut status = TaskStatus::new(TaskState::Pending, self.draft.now);
-                status.error = Some(self.reason(template).into());
+                let why = waits.unwrap_or_else(|| self.reason(template));
+                status.error = Some(why.into());
                 (None, status)
             }
             // A global task without its node would be nobody's.
@@ -94,7 +99,12 @@ impl<'a> Pass<'_, 'a> {
     fn choose(&mut self, at: usize, template: u32) -> Option<Place> {
         // What holds for one task holds for all that are like it; on a node of its own it may not.
         let numbered = self.slots[at].key.node().is_none();
-        if numbered && self.reasons.contains_key(&template) && self.own_sites(at).is_empty() {
+        self.waits = None;
+        if numbered
+            && self.reasons.contains_key(&template)
+            && self.own_sites(at).is_empty()
+            && !self.may_displace(at, template)
+        {
             return None;
         }
         let own = self.hide_own(at, template);
@@ -107,6 +117,9 @@ impl<'a> Pass<'_, 'a> {
                 None => self.change(site, |_| {}),
             }
         };
+        if place.is_none() {
+            self.waits = self.displace(at, template);
+        }
         self.show_own(own);
         if place.is_none() {
             self.note_unplaced(template);
@@ -150,9 +163,7 @@ impl<'a> Pass<'_, 'a> {
         let (board, nodes) = self.board(template);
         match key.node() {
             None => board.best(template, nodes),
-            Some(node) => {
-                nodes.position(node).filter(|site| board.fits(template, *site, nodes))
-            }
+            Some(node) => nodes.position(node).filter(|site| board.fits(template, *site, nodes)),
         }
     }
 
@@ -240,6 +251,12 @@ pub(crate) fn place_pending(pass: &mut Pass<'_, '_>) {
             if let Some(Place { node, address }) = pass.choose(at, task.template) {
                 let address = Some(address);
                 pass.draft.push(Mutation::PlaceTask { id: task.id, node, address });
+                continue;
+            }
+            if let Some(error) = pass.waits.take() {
+                if task.status.error.as_deref() != Some(error.as_str()) {
+                    pass.draft.push(Mutation::ExplainTask { id: task.id, error });
+                }
                 continue;
             }
             // Nothing has more room than when the reason was found, so it still holds, whatever else

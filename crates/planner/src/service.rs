@@ -1,9 +1,10 @@
 //! One service from its spec to mutations: the stages in order, over its slots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use warren_model::Time;
 use warren_model::id::TaskId;
+use warren_model::placement::Preempt;
 use warren_model::service::{Mode, Service, UpdatePhase};
 use warren_model::task::{Desired, Task, TaskState};
 use warren_state::change::{Key as ObjectKey, Mutation};
@@ -36,6 +37,12 @@ pub(crate) struct Pass<'p, 'a> {
     pub(crate) board: Option<place::Board<'a>>,
     /// Why a task of a template has no place, once that was found out.
     pub(crate) reasons: BTreeMap<u32, String>,
+    /// Whose tasks may be ended for its own; found when first asked for.
+    pub(crate) rivals: Option<place::Rivals>,
+    /// Templates for which ending tasks makes no room anywhere.
+    pub(crate) hopeless: BTreeSet<u32>,
+    /// Why the task that was placed last waits for others to end.
+    pub(crate) waits: Option<String>,
     /// Something has no place.
     pub(crate) unplaced: bool,
     /// Whether that may change by other services' tasks alone, without a node having more room.
@@ -61,6 +68,9 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
         board: None,
         reasons: BTreeMap::new(),
         unplaced: false,
+        rivals: None,
+        hopeless: BTreeSet::new(),
+        waits: None,
         depends_on_others: false,
         wake_at: None,
     };
@@ -86,7 +96,11 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
     if wrote {
         draft.expect(ObjectKey::Service(service.id));
     }
-    let idle = !wrote && !depends_on_others && !draft.is_cut();
+    // One that may end others, or holds the room of those that end, is looked at in each plan before
+    // those who would take it.
+    let hungry = unplaced && service.spec.placement.preempt == Preempt::Lower;
+    draft.note_hunger(hungry);
+    let idle = !wrote && !depends_on_others && !hungry && !draft.is_cut();
     Verdict { wake_at, idle, unplaced }
 }
 
@@ -176,6 +190,7 @@ impl<'a> Pass<'_, 'a> {
         {
             self.change(site, |share| share.wanted = share.wanted.saturating_sub(1));
             self.reasons.clear();
+            self.hopeless.clear();
             if self.unplaced {
                 self.draft.look_again();
             }

@@ -13,7 +13,8 @@ use warren_model::network::NetworkSpec;
 use warren_model::node::Node;
 use warren_model::policy::{PolicyPeer, PolicySpec};
 use warren_model::resources::Resources;
-use warren_model::service::{Mode, ServiceSpec, TaskTemplate, UpdatePhase};
+use warren_model::service::{Mode, ServiceSpec, TaskTemplate, UpdatePhase, signal_name};
+use warren_model::task::{Desired, TaskControl};
 use warren_model::{AuditRecord, NodeId, Time};
 
 use crate::State;
@@ -94,6 +95,10 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
     let service = |id| {
         let service = state.service(id);
         service.map_or_else(String::new, |service| service.spec.name.to_string())
+    };
+    let task = |id| {
+        let task = state.task(id);
+        task.map_or_else(String::new, |task| format!("{}.{}", service(task.service), task.slot))
     };
     match mutation {
         Mutation::SetCluster(cluster) => match state.cluster() {
@@ -186,6 +191,16 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
         Mutation::Suspend { id, suspended: false } => {
             note("service.unsuspend", service(*id), String::new())
         }
+        Mutation::SetDesired { id, desired: Desired::Shutdown } => {
+            note("task.stop", task(*id), format!("id={id}"))
+        }
+        Mutation::ControlTask { id, control: TaskControl::Restart } => {
+            note("task.restart", task(*id), format!("id={id}"))
+        }
+        Mutation::ControlTask { id, control: TaskControl::Signal(number) } => {
+            let signal = signal_name(*number);
+            note("task.signal", task(*id), format!("signal={signal} id={id}"))
+        }
         Mutation::RemoveService { id } => note("service.remove", service(*id), String::new()),
         Mutation::DescribeNode { .. }
         | Mutation::SetNodeStatus { .. }
@@ -198,6 +213,7 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
         | Mutation::CreateTask(_)
         | Mutation::PlaceTask { .. }
         | Mutation::SetDesired { .. }
+        | Mutation::PreemptTask { .. }
         | Mutation::ExplainTask { .. }
         | Mutation::ReportTask { .. }
         | Mutation::DropTask { .. } => None,

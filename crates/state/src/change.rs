@@ -13,7 +13,7 @@ use warren_model::placement::Taint;
 use warren_model::policy::PolicySpec;
 use warren_model::resources::Resources;
 use warren_model::service::{ServiceSpec, UpdatePhase};
-use warren_model::task::{Desired, Task, TaskStatus};
+use warren_model::task::{Desired, Task, TaskControl, TaskStatus};
 use warren_model::{NetworkName, PolicyName, ServiceName, Time, cluster::Subnet};
 
 /// One change, applied whole or not at all with the rest of its transaction.
@@ -204,6 +204,19 @@ pub enum Mutation {
     },
     DropTask {
         id: TaskId,
+    },
+    /// Ends a task so that one of a slot of another service, of higher priority, has its room.
+    /// Without effect on one that is not wanted any more.
+    PreemptTask {
+        id: TaskId,
+        by: ServiceId,
+        slot: u32,
+    },
+    /// A person asked its node to do something with its container. Changes nothing but the records
+    /// of who did what: it is done by asking the node.
+    ControlTask {
+        id: TaskId,
+        control: TaskControl,
     },
 }
 

@@ -16,8 +16,8 @@ use warren_model::health::HealthState;
 use warren_model::id::{NodeId, ServiceId, TaskId};
 use warren_model::job::{JobStatus, Run};
 use warren_model::node::Node;
-use warren_model::service::ServiceSpec;
-use warren_model::task::{Desired, Task, TaskState, TaskStatus};
+use warren_model::service::{ServiceSpec, signal_name};
+use warren_model::task::{Desired, Task, TaskControl, TaskState, TaskStatus};
 
 use crate::State;
 use crate::change::{Key, Mutation, Rejection};
@@ -80,7 +80,8 @@ impl Step<'_> {
             Mutation::SetUpdate { id, phase, message } => self.set_update(*id, *phase, message),
             Mutation::BeginRun { id, scheduled } => self.begin_run(*id, *scheduled),
             Mutation::EndRun { id, run, state, message, completed, total } => {
-                let end = jobs::End { state: *state, message, completed: *completed, total: *total };
+                let end =
+                    jobs::End { state: *state, message, completed: *completed, total: *total };
                 self.end_run(*id, *run, end)
             }
             Mutation::PassSchedule { id, until, missed, message } => {
@@ -98,6 +99,8 @@ impl Step<'_> {
                 Ok(())
             }
             Mutation::DropTask { id } => self.drop_task(*id),
+            Mutation::PreemptTask { id, by, slot } => self.preempt_task(*id, *by, *slot),
+            Mutation::ControlTask { id, control } => self.control_task(*id, *control),
         }
     }
 
@@ -227,6 +230,33 @@ impl Step<'_> {
         let task = self.state.remove_task(self.journal, id);
         let task = task.ok_or(Rejection::NotFound { key: Key::Task(id) })?;
         self.emit_task(Action::Remove, id, task.service, task.slot, String::new());
+        Ok(())
+    }
+
+    fn preempt_task(&mut self, id: TaskId, by: ServiceId, slot: u32) -> Result<(), Rejection> {
+        let other = self.state.service(by).ok_or(Rejection::NotFound { key: Key::Service(by) })?;
+        let (name, priority) = (other.spec.name.clone(), other.spec.placement.priority);
+        let revision = self.revision;
+        let written = self.state.edit_task(self.journal, id, |task| {
+            let desired = Desired::Shutdown;
+            let wanted = task.desired == Desired::Running;
+            Ok(wanted.then(|| Task { desired, revision, ..task.clone() }))
+        })?;
+        if let Some(task) = written {
+            let message = format!("ended for {name}.{slot} of priority {priority}");
+            self.emit_task(Action::Preempt, id, task.service, task.slot, message);
+        }
+        Ok(())
+    }
+
+    fn control_task(&mut self, id: TaskId, control: TaskControl) -> Result<(), Rejection> {
+        let task = self.state.task(id).ok_or(Rejection::NotFound { key: Key::Task(id) })?;
+        let (service, slot) = (task.service, task.slot);
+        let message = match control {
+            TaskControl::Restart => "a restart was asked for".to_owned(),
+            TaskControl::Signal(number) => format!("{} was asked for", signal_name(number)),
+        };
+        self.emit_task(Action::Update, id, service, slot, message);
         Ok(())
     }
 

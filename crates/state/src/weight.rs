@@ -90,6 +90,8 @@ fn texts(mutation: &Mutation) -> usize {
             status.error.as_ref().map_or(0, |error| error.len())
         }
         Mutation::Restored { .. }
+        | Mutation::ControlTask { .. }
+        | Mutation::PreemptTask { .. }
         | Mutation::SetNodeStatus { .. }
         | Mutation::SetAvailability { .. }
         | Mutation::GrantBlock { .. }

@@ -18,6 +18,7 @@ use warren_model::Time;
 use warren_model::cluster::Cluster;
 use warren_model::placement::{Taint, TaintError};
 use warren_model::service::TaskTemplate;
+use warren_model::task::TaskControl;
 use warren_proto::{
     Error as FieldError, amounts, amounts_from, hash, network_id, node_id, operator_name,
     policy_id, service_id, task_id, v1,
@@ -237,6 +238,18 @@ fn mutation(from: &Mutation) -> v1::Mutation {
         Mutation::Suspend { id, suspended } => {
             Kind::Suspend(wire::Suspend { id: id.as_bytes().to_vec(), suspended: *suspended })
         }
+        Mutation::PreemptTask { id, by, slot } => Kind::PreemptTask(wire::PreemptTask {
+            id: id.as_bytes().to_vec(),
+            by: by.as_bytes().to_vec(),
+            slot: *slot,
+        }),
+        Mutation::ControlTask { id, control } => Kind::ControlTask(wire::ControlTask {
+            id: id.as_bytes().to_vec(),
+            signal: match control {
+                TaskControl::Restart => None,
+                TaskControl::Signal(number) => Some(*number),
+            },
+        }),
         Mutation::RemovePolicy { id } => Kind::RemovePolicy(id.as_bytes().to_vec()),
         Mutation::GrantVip { holder, address } => Kind::GrantVip(wire::GrantVip {
             holder: Some((*holder).into()),
@@ -386,6 +399,13 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
             message: m.message,
         },
         Kind::Suspend(m) => Mutation::Suspend { id: service(&m.id)?, suspended: m.suspended },
+        Kind::PreemptTask(m) => {
+            Mutation::PreemptTask { id: task(&m.id)?, by: service(&m.by)?, slot: m.slot }
+        }
+        Kind::ControlTask(m) => Mutation::ControlTask {
+            id: task(&m.id)?,
+            control: m.signal.map_or(TaskControl::Restart, TaskControl::Signal),
+        },
         Kind::RemovePolicy(id) => Mutation::RemovePolicy { id: policy(&id)? },
         Kind::GrantVip(m) => {
             Mutation::GrantVip { holder: part("holder", m.holder)?, address: m.address.into() }

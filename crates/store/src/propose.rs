@@ -205,7 +205,9 @@ fn object_name(mutation: &Mutation) -> &'static str {
         | Mutation::SetDesired { .. }
         | Mutation::ExplainTask { .. }
         | Mutation::ReportTask { .. }
-        | Mutation::DropTask { .. } => "bytes of a task",
+        | Mutation::DropTask { .. }
+        | Mutation::PreemptTask { .. }
+        | Mutation::ControlTask { .. } => "bytes of a task",
     }
 }
 

@@ -89,6 +89,8 @@ pub enum Input {
     Removed,
     /// Somebody gave up a port.
     PortsFreed,
+    /// A person asked for the next attempt of a task.
+    Restart(TaskId),
     Wake,
 }
 
@@ -153,6 +155,8 @@ pub struct TaskView {
     pub service_name: String,
     pub status: TaskStatus,
     pub is_up: bool,
+    /// Its next attempt may be asked for.
+    pub may_restart: bool,
 }
 
 /// Sorts what a runtime lists into tasks.

@@ -7,9 +7,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
-use warren_runtime::{Error as RuntimeError, Exec, ExecControl, ExecSpec};
+use warren_runtime::{Exec, ExecControl, ExecSpec};
 
-use super::{CHUNK, Code, Failure, Heard, Line, Outcome, Outgoing, find_task};
+use super::{CHUNK, Code, Failure, Heard, Line, Outcome, Outgoing, find_task, must_run};
 use crate::effects::chain;
 use crate::worker::Tools;
 
@@ -32,11 +32,7 @@ pub(super) async fn serve(tools: &Arc<Tools>, request: v1::Exec, line: &mut Line
 
 async fn start(tools: &Tools, request: v1::Exec) -> Result<Exec, Failure> {
     let task = find_task(tools, warren_proto::task_id("exec.task", &request.task)?).await?;
-    if !task.is_up {
-        let state = task.status.state.as_str();
-        let message = format!("task {} is not running, it is {state}", task.spec.id);
-        return Err(Failure::new(Code::Conflict, message));
-    }
+    must_run(&task)?;
     if request.args.is_empty() {
         return Err(Failure::new(Code::BadInput, "no command is given"));
     }
@@ -51,15 +47,7 @@ async fn start(tools: &Tools, request: v1::Exec) -> Result<Exec, Failure> {
         stdin: request.stdin,
     };
     let id = task.spec.container_id(task.status.attempt);
-    tools.runtime.exec(&id, spec).await.map_err(|error| {
-        let code = match &error {
-            RuntimeError::Rejected(_) => Code::BadInput,
-            RuntimeError::NotFound(_) => Code::NotFound,
-            RuntimeError::NotRunning(_) => Code::Conflict,
-            RuntimeError::Io { .. } | RuntimeError::Unsupported(_) => Code::Failed,
-        };
-        Failure::new(code, chain(&error))
-    })
+    tools.runtime.exec(&id, spec).await.map_err(Failure::from)
 }
 
 async fn carry(tools: &Tools, exec: Exec, line: &mut Line) -> Outcome {
@@ -155,7 +143,8 @@ async fn take(frame: Kind, input: &mut Option<mpsc::Sender<Bytes>>, control: &mu
         | Kind::Checked(_)
         | Kind::Findings(_)
         | Kind::PolicyCounts(_)
-        | Kind::KeyRotated(_) => Ok(()),
+        | Kind::KeyRotated(_)
+        | Kind::ControlDone(_) => Ok(()),
     };
     if let Err(error) = result {
         // The process may just have ended.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use warren_image::{Image, Progress, Reference, check as image_check};
 use warren_model::PolicyId;
+use warren_model::health::{HealthSpec, Healthcheck};
 use warren_model::service::ServiceSpec;
 use warren_net::Action;
 use warren_proto::v1;
@@ -13,6 +14,7 @@ use warren_proto::v1::frame::Kind;
 use super::{Code, Failure, Line, Outcome};
 use crate::container;
 use crate::doctor;
+use crate::health;
 use crate::ports::Error as PortError;
 use crate::published;
 use crate::worker::Tools;
@@ -27,15 +29,17 @@ pub(super) async fn check(tools: &Arc<Tools>, request: v1::Check, line: &mut Lin
         () = line.gone() => return Outcome::Gone,
     };
     match checked {
-        Ok(image_id) => {
-            let answer = Kind::Checked(v1::CheckResult { image_id });
+        Ok((image_id, health)) => {
+            let health = health.as_ref().map(v1::Healthcheck::from);
+            let answer = Kind::Checked(v1::CheckResult { image_id, health });
             line.send(answer).await.map_or(Outcome::Gone, |()| Outcome::Served)
         }
         Err(failure) => Outcome::Failed(failure),
     }
 }
 
-async fn look(tools: &Tools, request: v1::Check) -> Result<String, Failure> {
+/// The image's id, and how its containers are asked for their health, if it says so.
+async fn look(tools: &Tools, request: v1::Check) -> Result<(String, Option<HealthSpec>), Failure> {
     let spec = request.spec.unwrap_or_default();
     let spec = ServiceSpec::try_from(spec).map_err(|error| error.within("check.spec"))?;
     let service = match request.service.as_slice() {
@@ -48,10 +52,11 @@ async fn look(tools: &Tools, request: v1::Check) -> Result<String, Failure> {
     }
     let image = find_image(tools, &spec.task.image).await?;
     let id = image.id.clone();
+    let health = health_of(&image, &spec)?;
     let work = move || look_inside(&image, &spec);
     // Reads the image's files.
     match tokio::task::spawn_blocking(work).await {
-        Ok(looked) => looked.map(|()| id),
+        Ok(looked) => looked.map(|()| (id, health)),
         Err(_) => Err(Failure::new(Code::Failed, "looking into the image was interrupted")),
     }
 }
@@ -80,6 +85,19 @@ fn look_inside(image: &Image, spec: &ServiceSpec) -> Result<(), Failure> {
     image_check::check(image, user, workdir, &args, path).map_err(|error| {
         let message = format!("image {}: {error}", template.image);
         Failure::new(Code::BadInput, message).hint(error.hint())
+    })
+}
+
+/// What the image says, where the service itself says nothing.
+fn health_of(image: &Image, spec: &ServiceSpec) -> Result<Option<HealthSpec>, Failure> {
+    if matches!(spec.task.health, Healthcheck::Off | Healthcheck::Explicit(_)) {
+        return Ok(None);
+    }
+    let Some(health) = &image.config.health else { return Ok(None) };
+    health::of_image(health).map_err(|why| {
+        let text = format!("image {}: its HEALTHCHECK: {why}", spec.task.image);
+        Failure::new(Code::BadInput, text)
+            .hint("declare one, e.g. --health-cmd, or leave it out: --no-healthcheck")
     })
 }
 

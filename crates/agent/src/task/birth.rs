@@ -24,6 +24,7 @@ impl Machine {
             cut_off: false,
             watched: false,
             was_ready: false,
+            anew: false,
             ailing: None,
             gate: Gate::Open,
         };
@@ -101,6 +102,7 @@ impl Machine {
             cut_off: false,
             watched: false,
             was_ready: false,
+            anew: false,
             ailing: None,
             gate: Gate::Open,
         };

@@ -19,6 +19,9 @@ impl Machine {
             self.status.error = bad.then(|| ended.describe().into());
             return self.end(if bad { TaskState::Failed } else { TaskState::Complete });
         }
+        if std::mem::take(&mut self.anew) && !self.cut_off {
+            return self.ended_for_anew(now);
+        }
         let ailing = self.ailing.take().filter(|_| !self.cut_off);
         if matches!(self.phase, Phase::Draining | Phase::Stopping) && ailing.is_none() {
             return self.halt(now);

@@ -116,6 +116,8 @@ pub enum Event {
     CutOff(String),
     /// A manager was heard again, and wants what it wanted.
     Heard,
+    /// A person asked for its next attempt.
+    Restart,
     /// [`Machine::wake_at`] has come.
     Wake,
 }

@@ -5,6 +5,7 @@ use warren_model::service::{RestartCondition, RestartPolicy};
 
 use super::*;
 
+mod anew;
 mod cut_off;
 mod health;
 
@@ -12,7 +13,7 @@ mod health;
 ///
 /// Events: `prepared` `prepare-failed` `port-taken` `no-image` `started` `start-failed`
 /// `bad-command` `published` `refused` `exit:CODE` `oom` `lost` `cleared:N` `released` `cleaned`
-/// `well` `ill[:starting]` `gate:open|once` `ports` `freed` `claimed` `claim-failed` `cut` `heard` `stop` `remove` `forget` `trouble`; `+MS` lets time pass
+/// `well` `ill[:starting]` `gate:open|once` `ports` `freed` `claimed` `claim-failed` `cut` `heard` `anew` `stop` `remove` `forget` `trouble`; `+MS` lets time pass
 /// and wakes the machine if it asked for it.
 struct Script {
     machine: Machine,
@@ -127,6 +128,7 @@ impl Script {
             ("trouble", _) => Event::Trouble(word.to_owned()),
             ("cut", _) => Event::CutOff("no manager".to_owned()),
             ("heard", _) => Event::Heard,
+            ("anew", _) => Event::Restart,
             ("stop", _) => Event::Wanted(Wanted::Shutdown),
             ("remove", _) => Event::Wanted(Wanted::Remove),
             ("forget", _) => Event::Wanted(Wanted::Forget),

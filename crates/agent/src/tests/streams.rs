@@ -269,3 +269,22 @@ async fn a_login_that_is_denied_says_what_else_to_try() {
     let [Kind::Error(error)] = &answer[..] else { panic!("{answer:?}") };
     assert!(error.hint.contains("access token") && !error.hint.contains("login"), "{error:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_container_is_signalled_or_begins_anew() {
+    let bench = Bench::new().await;
+    let mut session = running(&bench).await;
+    let control = |task, signal| {
+        Open::ControlTask(v1::ControlTask { task: task_id(task).as_bytes().to_vec(), signal })
+    };
+    let done = ask(&bench, &session, control(1, None)).await;
+    assert_eq!(done, [Kind::ControlDone(v1::ControlDone { attempt: 1 })]);
+    session.until(task_id(1), TaskState::Running, 2).await;
+    let done = ask(&bench, &session, control(1, Some(10))).await;
+    assert_eq!(done, [Kind::ControlDone(v1::ControlDone { attempt: 2 })]);
+    // It does not stand it, and its restart policy has the say.
+    session.until(task_id(1), TaskState::Running, 3).await;
+    for (kind, code) in [(control(1, Some(65)), 2), (control(9, None), 3)] {
+        assert_eq!(error(&ask(&bench, &session, kind).await).0, code);
+    }
+}

@@ -136,7 +136,8 @@ pub(crate) async fn run(
     let asked = async {
         awake(place).await?;
         let managers = within(async { Ok(managers(printer, place).await) }).await;
-        Ok((managers.ok().flatten(), within(of_node(printer, place)).await?))
+        let found = within(of_node(printer, place)).await?;
+        Ok::<_, Failure>((managers.ok().flatten(), found))
     };
     match asked.await {
         Ok((managers, found)) => {
@@ -213,7 +214,9 @@ async fn awake(place: &Place) -> Result<(), Failure> {
     };
     match tokio::time::timeout(AWAKE_MAX, greeted).await {
         Ok(_) => Ok(()),
-        Err(_) => Err(silent(AWAKE_MAX).hint("it hangs, or is stopped: see its log and its state in ps")),
+        Err(_) => {
+            Err(silent(AWAKE_MAX).hint("it hangs, or is stopped: see its log and its state in ps"))
+        }
     }
 }
 
@@ -223,9 +226,9 @@ fn silent(waited: Duration) -> Failure {
 
 /// A daemon that hangs is not waited for. Calls of a node are large: each is on the heap.
 async fn within<T>(asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::time::timeout(LOOK_MAX, Box::pin(asked)).await.unwrap_or_else(|_| {
-        Err(silent(LOOK_MAX).hint("its log says what it is busy with"))
-    })
+    tokio::time::timeout(LOOK_MAX, Box::pin(asked))
+        .await
+        .unwrap_or_else(|_| Err(silent(LOOK_MAX).hint("its log says what it is busy with")))
 }
 
 /// What a node found; an empty id is the node that the call arrives at.

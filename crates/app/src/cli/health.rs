@@ -160,7 +160,8 @@ impl HealthFlags {
         }
         let probe = self.probe(&spec.ports)?;
         let known = match &spec.task.health {
-            Healthcheck::Explicit(known) => Some((**known).clone()),
+            // Tuning what the image says makes it the service's own.
+            Healthcheck::Explicit(known) | Healthcheck::Image(known) => Some((**known).clone()),
             Healthcheck::Implicit | Healthcheck::Off => None,
         };
         let mut check = match (probe, known) {
@@ -270,9 +271,14 @@ fn given<const N: usize>(flags: [(bool, &'static str); N]) -> Vec<&'static str> 
 /// For `inspect`: what is asked, whether anybody declared it or not.
 pub(crate) fn health_json(spec: &ServiceSpec) -> Value {
     match spec.task.health.gate(&spec.ports) {
-        Gate::Open => json!({"declared": spec.task.health == Healthcheck::Off, "probe": "none"}),
+        Gate::Open => {
+            let off = spec.task.health == Healthcheck::Off;
+            let origin = if off { "service" } else { "none" };
+            json!({"declared": off, "origin": origin, "probe": "none"})
+        }
         Gate::Implicit { port } => json!({
             "declared": false,
+            "origin": "ports",
             "probe": format!("tcp {port}"),
             "until": "the first success",
             "action": "none",
@@ -280,6 +286,12 @@ pub(crate) fn health_json(spec: &ServiceSpec) -> Value {
         Gate::Explicit(check) => {
             let mut value = json!({
                 "declared": true,
+                "origin": match spec.task.health {
+                    Healthcheck::Image(_) => "image",
+                    Healthcheck::Implicit | Healthcheck::Off | Healthcheck::Explicit(_) => {
+                        "service"
+                    }
+                },
                 "probe": check.probe.to_string(),
                 "interval": format_duration_ms(check.interval_ms),
                 "timeout": format_duration_ms(check.timeout_ms),

@@ -35,7 +35,8 @@ pub(crate) struct ReadFlags {
 
 fn parse_filter(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        // Docker's keys have dashes, ours are those of the JSON.
+        Some((key, value)) if !key.is_empty() => Ok((key.replace('-', "_"), value.to_owned())),
         _ => Err(format!("{text:?} is not a filter; write KEY=VALUE, e.g. name=web")),
     }
 }
@@ -50,15 +51,9 @@ impl ListFlags {
     ///
     /// # Errors
     /// A filter names a key that is not one of `keys`.
-    pub(crate) fn keeps(&self, object: &Value, keys: &[&str]) -> Result<bool, Failure> {
-        for (key, _) in &self.filters {
-            if !keys.contains(&key.as_str()) {
-                let failure = Failure::input(format!("--filter: there is no key {key:?}"));
-                return Err(match nearest(key, keys.iter().copied()) {
-                    Some(word) => failure.hint(format!("did you mean {word}?")),
-                    None => failure.hint(format!("keys are {}", keys.join(", "))),
-                });
-            }
+    pub(crate) fn keeps(&self, object: &Value, keys: &Keys) -> Result<bool, Failure> {
+        for (key, value) in &self.filters {
+            keys.check(key, value)?;
         }
         let matches = |(key, wanted): &(String, String)| {
             let value = object.get(key).unwrap_or(&Value::Null);
@@ -67,10 +62,63 @@ impl ListFlags {
                 let text = plain(value);
                 text == *wanted || by_prefix && text.starts_with(wanted.as_str())
             };
+            let by_id = keys.ids.iter().filter(|(of, _)| of == key);
+            if by_id.filter_map(|(_, id)| object.get(id)?.as_str()).any(|id| id.starts_with(wanted))
+            {
+                return true;
+            }
             value.as_array().map_or_else(|| same(value), |items| items.iter().any(same))
         };
         let satisfied = |key: &str| self.filters.iter().filter(|(k, _)| k == key).any(matches);
         Ok(self.filters.iter().all(|(key, _)| satisfied(key)))
+    }
+}
+
+/// What filters of a listing may say.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keys {
+    /// Of the JSON object.
+    pub(crate) names: &'static [&'static str],
+    /// Keys of names, with those of the ids beside them: beginnings of either are meant.
+    pub(crate) ids: &'static [(&'static str, &'static str)],
+    /// Which values a key may have.
+    pub(crate) allowed: fn(&str) -> Allowed,
+}
+
+/// Values that a filter may ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Allowed {
+    Any,
+    Number,
+    Words(Vec<&'static str>),
+}
+
+impl Keys {
+    fn check(&self, key: &str, value: &str) -> Result<(), Failure> {
+        if !self.names.contains(&key) {
+            let failure = Failure::input(format!("--filter: there is no key {key:?}"));
+            return Err(match nearest(key, self.names.iter().copied()) {
+                Some(word) => failure.hint(format!("did you mean {word}?")),
+                None => failure.hint(format!("keys are {}", self.names.join(", "))),
+            });
+        }
+        match (self.allowed)(key) {
+            Allowed::Any => Ok(()),
+            Allowed::Number if value.parse::<u64>().is_ok() => Ok(()),
+            Allowed::Number => {
+                Err(Failure::input(format!("--filter: {key}: {value:?} is not a number")))
+            }
+            Allowed::Words(words) if words.contains(&value) => Ok(()),
+            Allowed::Words(words) => {
+                let allowed = words.join(", ");
+                let text = format!("--filter: {key}: {value:?} is not one of {allowed}");
+                let failure = Failure::input(text);
+                Err(match nearest(value, words.iter().copied()) {
+                    Some(word) => failure.hint(format!("did you mean {word}?")),
+                    None => failure,
+                })
+            }
+        }
     }
 }
 
@@ -145,6 +193,17 @@ pub(crate) trait Record: Serialize {
     const COLUMNS: &'static [&'static str];
     /// Keys of the JSON object: what filters may name.
     const KEYS: &'static [&'static str];
+    /// Names whose ids are other keys: filters by the name take beginnings of the id as well.
+    const IDS: &'static [(&'static str, &'static str)] = &[];
+
+    /// What filters may ask of a key.
+    fn allowed(_key: &str) -> Allowed {
+        Allowed::Any
+    }
+
+    fn filters() -> Keys {
+        Keys { names: Self::KEYS, ids: Self::IDS, allowed: Self::allowed }
+    }
 
     fn cells(&self, view: View) -> Vec<String>;
     /// What `-q` prints.
@@ -167,8 +226,18 @@ mod tests {
             filters: filters.iter().map(|f| parse_filter(f).unwrap()).collect(),
             ..ListFlags::default()
         };
-        let object = json!({"name": "web", "replicas": 3, "ports": ["80:80", "81:81"]});
-        let got = match flags.keeps(&object, &["name", "replicas", "ports"]) {
+        let object = json!({
+            "name": "web", "replicas": 3, "ports": ["80:80", "81:81"],
+            "node": "alpha", "node_id": "0c1g", "mode": "global",
+        });
+        let allowed = |key: &str| match key {
+            "replicas" => Allowed::Number,
+            "mode" => Allowed::Words(vec!["global", "replicated"]),
+            _ => Allowed::Any,
+        };
+        let names = &["name", "replicas", "ports", "node", "mode"];
+        let keys = Keys { names, ids: &[("node", "node_id")], allowed };
+        let got = match flags.keeps(&object, &keys) {
             Ok(kept) => kept.to_string(),
             Err(f) => format!("{f}; {}", f.hint.as_deref().unwrap_or_default()),
         };
@@ -186,7 +255,18 @@ mod tests {
         check(&["replicas=3"], "true");
         check(&["ports=81:81"], "true");
         check(&["nmae=web"], "--filter: there is no key \"nmae\"; did you mean name?");
-        check(&["x=1"], "--filter: there is no key \"x\"; keys are name, replicas, ports");
+        check(
+            &["x=1"],
+            "--filter: there is no key \"x\"; keys are name, replicas, ports, node, mode",
+        );
+        check(&["node=alpha"], "true");
+        check(&["node=alp"], "false");
+        check(&["node=0c"], "true");
+        check(&["replicas=x"], "--filter: replicas: \"x\" is not a number; ");
+        check(
+            &["mode=globl"],
+            "--filter: mode: \"globl\" is not one of global, replicated; did you mean global?",
+        );
         assert!(parse_filter("name").is_err());
     }
 

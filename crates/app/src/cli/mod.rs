@@ -20,6 +20,7 @@ mod health;
 mod image;
 mod inspect;
 mod interrupt;
+mod job;
 mod leave;
 mod listing;
 mod logs;
@@ -30,7 +31,6 @@ mod node;
 mod operator;
 mod pace;
 mod placing;
-mod job;
 mod policy;
 mod ports;
 pub(crate) mod printer;
@@ -42,6 +42,7 @@ pub(crate) mod secret;
 mod service;
 mod settle;
 mod spec;
+mod task;
 mod template;
 mod terminal;
 #[cfg(test)]
@@ -99,6 +100,9 @@ enum Verb {
     /// Jobs: services whose tasks end, and their runs
     #[command(subcommand, arg_required_else_help = true)]
     Job(job::JobVerb),
+    /// Tasks: single containers of services
+    #[command(subcommand, arg_required_else_help = true)]
+    Task(task::TaskVerb),
     /// List the tasks of all services
     Ps(service::AllPsArgs),
     /// Show why something is where it is, or nowhere, and what would help
@@ -308,6 +312,7 @@ pub(crate) async fn run(
         // Its flags are many: on the heap.
         Verb::Service(verb) => Box::pin(service::run(&mut context, verb)).await,
         Verb::Job(verb) => job::run(&mut context, verb).await,
+        Verb::Task(verb) => task::run(&mut context, verb).await,
         Verb::Ps(args) => service::ps(&mut context, args).await,
         Verb::Explain(verb) => explain::run(&mut context, verb).await,
         Verb::Exec(args) => exec::run(&mut context, args).await,

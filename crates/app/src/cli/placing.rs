@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use warren_model::ServiceSpec;
-use warren_model::placement::{Affinity, Attribute, Constraint, Placement, Strategy, Toleration};
+use warren_model::placement::{
+    Affinity, Attribute, Constraint, Placement, Preempt, Strategy, Toleration,
+};
 use warren_model::resources::{Resources, check_name};
 
 use super::spec::{bytes, cores, count};
@@ -35,10 +37,30 @@ pub(crate) struct ReserveFlags {
     /// Replicas on one node; 0 is no limit
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     replicas_max_per_node: Option<u32>,
+    /// Who is placed first, and who may be ended for whom: -1000 to 1000, higher is more
+    /// [default: 0]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = priority)]
+    priority: Option<i16>,
+    /// Whether tasks of services of lower priority are ended for one that fits nowhere
+    /// [default: never]
+    #[arg(long, value_name = "WHOM")]
+    preempt: Option<PreemptFlag>,
     /// Which of the nodes that fit: spread (the emptiest), bin-pack (the fullest), or default (as
     /// the cluster's settings say)
     #[arg(long, value_name = "STRATEGY", value_parser = strategy)]
     strategy: Option<Chosen>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PreemptFlag {
+    Never,
+    Lower,
+}
+
+fn priority(text: &str) -> Result<i16, String> {
+    let most = Placement::PRIORITY_MAX;
+    let number = text.parse().ok().filter(|number| (-most..=most).contains(number));
+    number.ok_or_else(|| format!("{text:?} is not a priority: a number from -{most} to {most}"))
 }
 
 /// A strategy, or none of one's own.
@@ -79,6 +101,13 @@ impl ReserveFlags {
         }
         if let Some(most) = self.replicas_max_per_node {
             spec.placement.max_per_node = (most != 0).then_some(most);
+        }
+        let placement = &mut spec.placement;
+        placement.priority = self.priority.unwrap_or(placement.priority);
+        match self.preempt {
+            Some(PreemptFlag::Never) => placement.preempt = Preempt::Never,
+            Some(PreemptFlag::Lower) => placement.preempt = Preempt::Lower,
+            None => {}
         }
         if let Some(Chosen(strategy)) = self.strategy {
             spec.placement.strategy = strategy;
@@ -284,6 +313,8 @@ pub(crate) fn placement_json(placement: &Placement) -> serde_json::Value {
         max_per_node,
         tolerations,
         strategy,
+        priority,
+        preempt,
     } = placement;
     let (apart, near): (Vec<Affinity>, Vec<Affinity>) =
         affinities.iter().cloned().partition(|affinity| affinity.apart);
@@ -296,6 +327,8 @@ pub(crate) fn placement_json(placement: &Placement) -> serde_json::Value {
         "replicas_max_per_node": max_per_node,
         "tolerations": texts(tolerations),
         "strategy": strategy.map(Strategy::as_str),
+        "priority": priority,
+        "preempt": preempt.as_str(),
     })
 }
 
@@ -359,6 +392,11 @@ mod tests {
     fn words() {
         assert_eq!(spread("spread=node.labels.zone").unwrap().to_string(), "node.labels.zone");
         assert!(spread("node.labels.zone").unwrap_err().ends_with("spread=node.labels.zone"));
+        assert_eq!(priority("-1000"), Ok(-1000));
+        assert_eq!(
+            priority("1001"),
+            Err("\"1001\" is not a priority: a number from -1000 to 1000".into())
+        );
         assert_eq!(strategy("default"), Ok(Chosen(None)));
         assert_eq!(strategy("binpack"), Ok(Chosen(Some(Strategy::BinPack))));
         assert_eq!(

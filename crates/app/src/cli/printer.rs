@@ -158,12 +158,12 @@ impl Printer {
         let mut kept = Vec::with_capacity(rows.len());
         for row in rows {
             let object = row.object();
-            if flags.keeps(&object, R::KEYS)? {
+            if flags.keeps(&object, &R::filters())? {
                 kept.push((row, object));
             }
         }
         if rows.is_empty() {
-            flags.keeps(&Value::Null, R::KEYS)?;
+            flags.keeps(&Value::Null, &R::filters())?;
         }
         let cells = |row: &R| row.cells(view);
         match flags.format() {

@@ -12,7 +12,7 @@ use warren_proto::v1;
 
 use super::failure::Failure;
 use super::job;
-use super::listing::{Record, View, size};
+use super::listing::{Allowed, Record, View, size};
 
 mod event;
 mod node;
@@ -336,6 +336,19 @@ impl Record for TaskRow {
         "oom_killed",
         "error",
     ];
+    const IDS: &'static [(&'static str, &'static str)] = &[("node", "node_id")];
+
+    fn allowed(key: &str) -> Allowed {
+        match key {
+            "slot" | "attempt" | "restarts" | "pid" => Allowed::Number,
+            "state" => Allowed::Words(TaskState::ALL.iter().map(|state| state.as_str()).collect()),
+            "desired_state" => Allowed::Words(vec!["running", "shutdown", "remove"]),
+            "health" => Allowed::Words(vec!["starting", "healthy", "unhealthy", "none"]),
+            "node_status" => Allowed::Words(vec!["ready", "down", "unknown"]),
+            "health_implicit" | "oom_killed" => Allowed::Words(vec!["true", "false"]),
+            _ => Allowed::Any,
+        }
+    }
 
     fn cells(&self, view: View) -> Vec<String> {
         let error = match (&self.error, self.exit_code) {

@@ -119,8 +119,12 @@ impl Streams {
             return Err(elsewhere());
         }
         match &open.kind {
-            // Names of services and tasks are the state's.
-            Some(open_stream::Kind::Exec(_) | open_stream::Kind::Logs(_)) => Err(elsewhere()),
+            // Names of services and tasks are the state's, and so are the records of who did what.
+            Some(
+                open_stream::Kind::Exec(_)
+                | open_stream::Kind::Logs(_)
+                | open_stream::Kind::ControlTask(_),
+            ) => Err(elsewhere()),
             _ => Ok(()),
         }
     }

@@ -78,6 +78,7 @@ impl ImportOptions {
         exposed_ports.sort();
         exposed_ports.dedup();
         Ok(ImageConfig {
+            health: None,
             entrypoint: self.entrypoint,
             cmd: self.cmd,
             env: self.env,

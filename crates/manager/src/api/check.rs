@@ -4,6 +4,7 @@
 //! A wish is not refused because nobody is there to look at it: without a
 //! connected worker, at this manager or another, the check is left out.
 
+use warren_model::health::{HealthSpec, Healthcheck};
 use warren_model::{NodeId, ServiceId, ServiceSpec};
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
@@ -18,8 +19,19 @@ use crate::stream::route::{request, somewhere};
 /// check with its call.
 const CHECK_MS: u64 = 15 * 60 * 1000;
 
-/// Whether managers are in touch afterwards: nobody takes the change otherwise, which whoever
-/// proposes it tells in time.
+/// What a check came to.
+pub(super) struct Checked {
+    /// Managers are in touch: nobody takes the change otherwise, which whoever proposes it tells in
+    /// time.
+    pub(super) in_touch: bool,
+    /// A node has looked; what it found of the image's own check of health.
+    pub(super) image: Option<Option<HealthSpec>>,
+}
+
+impl Checked {
+    pub(super) const NOT: Self = Self { in_touch: true, image: None };
+}
+
 ///
 /// # Errors
 /// What the node found, or that it went away.
@@ -27,11 +39,11 @@ pub(super) async fn check_on_node(
     core: &Core,
     id: ServiceId,
     spec: &ServiceSpec,
-) -> Result<bool, Refusal> {
-    let Some(node) = somewhere(core) else { return Ok(true) };
+) -> Result<Checked, Refusal> {
+    let Some(node) = somewhere(core) else { return Ok(Checked::NOT) };
     tokio::select! {
-        checked = check_there(core, node, id, spec) => checked.map(|()| true),
-        () = quorum::lost(core) => Ok(false),
+        checked = check_there(core, node, id, spec) => checked.map(|image| Checked { in_touch: true, image }),
+        () = quorum::lost(core) => Ok(Checked { in_touch: false, image: None }),
     }
 }
 
@@ -40,19 +52,21 @@ async fn check_there(
     node: NodeId,
     id: ServiceId,
     spec: &ServiceSpec,
-) -> Result<(), Refusal> {
+) -> Result<Option<Option<HealthSpec>>, Refusal> {
     let check = v1::Check { spec: Some(spec.into()), service: id.as_bytes().to_vec() };
     let open = request(node, open_stream::Kind::Check(check));
     // Held until the answer is there: to drop it is to give up.
     let mut tunnel = match core.broker.open(core, node, open).await {
         // It went away, and the state has not heard of it yet.
-        Err(refusal) if refusal.mark == Some(Mark::Elsewhere) => return Ok(()),
+        Err(refusal) if refusal.mark == Some(Mark::Elsewhere) => return Ok(None),
         opened => opened?,
     };
     let answer = async {
         loop {
             match tunnel.from_node.message().await {
-                Ok(Some(v1::Frame { kind: Some(Kind::Checked(_)) })) => return Ok(()),
+                Ok(Some(v1::Frame { kind: Some(Kind::Checked(found)) })) => {
+                    return health_of(found).map(Some);
+                }
                 Ok(Some(v1::Frame { kind: Some(Kind::Error(error)) })) => {
                     return Err(Refusal::of_stream(error));
                 }
@@ -72,4 +86,13 @@ async fn check_there(
                 .hint("pull the image first: warren image pull"))
         }
     }
+}
+
+fn health_of(found: v1::CheckResult) -> Result<Option<HealthSpec>, Refusal> {
+    let health = found.health.map(Healthcheck::try_from).transpose();
+    let health = health.map_err(|error| error.within("checked.health"))?;
+    Ok(match health {
+        Some(Healthcheck::Explicit(spec) | Healthcheck::Image(spec)) => Some(*spec),
+        Some(Healthcheck::Implicit | Healthcheck::Off) | None => None,
+    })
 }

@@ -16,7 +16,7 @@ use crate::core::Core;
 use crate::quorum::{self, Group};
 use crate::reach::Answers;
 use crate::refusal::Refusal;
-use crate::stream::target::find_task;
+use crate::stream::target;
 
 pub(super) fn services(
     core: &Core,
@@ -101,12 +101,7 @@ fn is_current(task: &Task) -> bool {
 }
 
 fn named_tasks(view: &State, texts: &[String]) -> Result<BTreeSet<TaskId>, Refusal> {
-    let find = |text: &String| {
-        find_task(view, text)?.ok_or_else(|| {
-            Refusal::not_found(format!("no task {text}")).hint("warren ps shows them")
-        })
-    };
-    texts.iter().map(find).collect()
+    texts.iter().map(|text| target::one(view, text).map(|task| task.id)).collect()
 }
 
 /// Tasks of these nodes alone; none named: of all.

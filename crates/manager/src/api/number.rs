@@ -36,7 +36,7 @@ numbered! {
     RemoveNodeRequest UpdateClusterRequest GetJoinTokenRequest RotateAuthorityRequest
     SetLockRequest CreateOperatorRequest RemoveOperatorRequest CreateNetworkRequest
     RemoveNetworksRequest CreatePolicyRequest RemovePoliciesRequest RollBackServiceRequest
-    HoldUpdateRequest RunJobRequest StopJobRequest SuspendJobRequest
+    HoldUpdateRequest RunJobRequest StopJobRequest SuspendJobRequest ControlTaskRequest
 }
 
 without! {

@@ -7,7 +7,7 @@ use warren_proto::v1;
 use super::table::Rpc;
 use super::{
     Control, audit, backup, call, cluster, explain, info, jobs, leave, list, lock, networks, nodes,
-    operators, policies, read, revisions, services, token, wait, watch,
+    operators, policies, read, revisions, services, tasks, token, wait, watch,
 };
 use crate::stream;
 
@@ -394,6 +394,16 @@ impl v1::control_server::Control for Control {
     ) -> Answer<v1::ServiceChanged> {
         call(&self.core, Rpc::SuspendJob, request, |core, who, wire| async move {
             Ok(Response::new(jobs::suspend(&core, &who, wire).await?))
+        })
+        .await
+    }
+
+    async fn control_task(
+        &self,
+        request: Request<v1::ControlTaskRequest>,
+    ) -> Answer<v1::TaskControlled> {
+        call(&self.core, Rpc::ControlTask, request, |core, who, wire| async move {
+            Ok(Response::new(tasks::control(&core, &who, wire).await?))
         })
         .await
     }

@@ -7,7 +7,7 @@ use warren_state::State;
 use warren_state::change::{Expect, Key, Mutation, Outcome, Transaction};
 
 use crate::api::authorize::Who;
-use crate::api::check::check_on_node;
+use crate::api::check::{Checked, check_on_node};
 use crate::api::networks::resolve;
 use crate::api::request::{Content, rehearse, repeated, request};
 use crate::api::{propose, propose_soon};
@@ -25,14 +25,17 @@ pub(super) async fn create(
     // Two names of one network may have been given.
     spec.validate()?;
     let id = ServiceId::from_bytes(core.rng.id_bytes());
-    let transaction = Transaction {
+    // Only a node knows what the image says.
+    spec.task.health = spec.task.health.with_image(None);
+    let mut transaction = Transaction {
         request: request(&who.principal, &wire.request_id, &content)?,
         principal: who.audit(),
         expects: Vec::new(),
         mutations: vec![Mutation::CreateService { id, spec: spec.clone() }],
     };
     let check = !is_repeated(core, &transaction)? && !wire.no_check;
-    let in_touch = !check || check_on_node(core, id, &spec).await?;
+    let in_touch = looked(core, id, check, &mut spec).await?;
+    transaction.mutations = vec![Mutation::CreateService { id, spec: spec.clone() }];
     let revision = match in_touch {
         true => propose(core, transaction).await?,
         false => propose_soon(core, transaction).await?,
@@ -67,7 +70,10 @@ pub(super) async fn update(
         0 => Vec::new(),
         revision => vec![Expect { key: Key::Service(id), revision }],
     };
-    let transaction = Transaction {
+    if before.spec.task.image != spec.task.image {
+        spec.task.health = spec.task.health.with_image(None);
+    }
+    let mut transaction = Transaction {
         request: request(&who.principal, &wire.request_id, &content)?,
         principal: who.audit(),
         expects,
@@ -75,7 +81,8 @@ pub(super) async fn update(
     };
     let same_containers = before.spec.task == spec.task && before.spec.ports == spec.ports;
     let check = !is_repeated(core, &transaction)? && !wire.no_check && !same_containers;
-    let in_touch = !check || check_on_node(core, id, &spec).await?;
+    let in_touch = looked(core, id, check, &mut spec).await?;
+    transaction.mutations = vec![Mutation::UpdateService { id, spec }];
     let revision = match in_touch {
         true => propose(core, transaction).await?,
         false => propose_soon(core, transaction).await?,
@@ -113,6 +120,22 @@ pub(super) async fn remove(
         Transaction { request, principal: who.audit(), expects: Vec::new(), mutations };
     let revision = propose(core, transaction).await?;
     Ok(v1::Changed { ids: ids.iter().map(|id| id.as_bytes().to_vec()).collect(), revision })
+}
+
+/// Has a node look at what is to run, if that is wanted, and takes up what the image says of its
+/// health; says whether managers are in touch.
+async fn looked(
+    core: &Core,
+    id: ServiceId,
+    check: bool,
+    spec: &mut ServiceSpec,
+) -> Result<bool, Refusal> {
+    let checked = if check { check_on_node(core, id, spec).await? } else { Checked::NOT };
+    if let Some(image) = checked.image {
+        let health = std::mem::take(&mut spec.task.health);
+        spec.task.health = health.with_image(image);
+    }
+    Ok(checked.in_touch)
 }
 
 fn parse(wire: Option<v1::ServiceSpec>) -> Result<ServiceSpec, Refusal> {

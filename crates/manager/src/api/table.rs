@@ -65,6 +65,7 @@ pub(crate) enum Rpc {
     RunJob,
     StopJob,
     SuspendJob,
+    ControlTask,
     Join,
     Renew,
     Session,
@@ -115,6 +116,7 @@ impl Rpc {
             Self::RunJob => "RunJob",
             Self::StopJob => "StopJob",
             Self::SuspendJob => "SuspendJob",
+            Self::ControlTask => "ControlTask",
             Self::Join => "Join",
             Self::Renew => "Renew",
             Self::Session => "Session",
@@ -150,6 +152,7 @@ pub(crate) fn may(role: Role, rpc: Rpc) -> bool {
         | Rpc::RunJob
         | Rpc::StopJob
         | Rpc::SuspendJob
+        | Rpc::ControlTask
         | Rpc::CreateNetwork
         | Rpc::RemoveNetworks
         | Rpc::CreatePolicy
@@ -193,6 +196,8 @@ pub(crate) fn may_stream(role: Role, kind: &StreamKind) -> bool {
         | StreamKind::ImageImport(_)
         | StreamKind::ImageRemove(_)
         | StreamKind::Check(_) => &[Local, Admin, Deploy, Manager],
+        // Asked for by a call that is recorded.
+        StreamKind::ControlTask(_) => &[Manager],
         StreamKind::RegistryLogin(_) | StreamKind::RotateKey(_) => &[Local, Admin, Manager],
     };
     debug_assert!(!allowed.contains(&Worker) && !allowed.contains(&Nobody));
@@ -233,7 +238,7 @@ mod tests {
             RemoveNetworks LAD   ListNetworks LADR     CreatePolicy LAD     RemovePolicies LAD
             ListPolicies LADR    Explain LADR          ListRevisions LADR   RollBackService LAD
             HoldUpdate LAD       RunJob LAD            StopJob LAD          SuspendJob LAD
-            Join ADRmwn
+            ControlTask LAD      Join ADRmwn
             Renew mw             Session mw            Tunnel mw";
         let all = [
             Rpc::GetInfo,
@@ -276,6 +281,7 @@ mod tests {
             Rpc::RunJob,
             Rpc::StopJob,
             Rpc::SuspendJob,
+            Rpc::ControlTask,
             Rpc::Join,
             Rpc::Renew,
             Rpc::Session,
@@ -303,6 +309,7 @@ mod tests {
             (StreamKind::Doctor(v1::Doctor::default()), "LADRm"),
             (StreamKind::CountPolicies(v1::CountPolicies::default()), "LADRm"),
             (StreamKind::RotateKey(v1::RotateKey::default()), "LAm"),
+            (StreamKind::ControlTask(v1::ControlTask::default()), "m"),
         ];
         for (kind, expected) in rows {
             assert_eq!(letters(|role| may_stream(role, &kind)), expected, "{kind:?}");

@@ -50,7 +50,8 @@ pub(crate) fn route(core: &Core, open: v1::OpenStream) -> Result<Route, Refusal>
         | Kind::Check(_)
         | Kind::Doctor(_)
         | Kind::CountPolicies(_)
-        | Kind::RotateKey(_)) => {
+        | Kind::RotateKey(_)
+        | Kind::ControlTask(_)) => {
             let node = match open.node.as_slice() {
                 [] => nearest(core).ok_or_else(|| {
                     Refusal::unavailable("no node is connected that could do this")

@@ -66,6 +66,26 @@ pub(crate) fn find_task(view: &State, text: &str) -> Result<Option<TaskId>, Refu
     }
 }
 
+/// One task, by its id, a beginning of it, or as `web.2`: of several in a slot the one that is
+/// wanted and runs, else the newest.
+pub(crate) fn one<'a>(view: &'a State, text: &str) -> Result<&'a Task, Refusal> {
+    let none = || Refusal::not_found(format!("no task {text}")).hint(LISTING);
+    let target = match resolve(view, text)? {
+        Target::Service(id) => {
+            let name = view.service(id).map(|service| service.spec.name.to_string());
+            let name = name.unwrap_or_default();
+            return Err(Refusal::bad_input(format!("{text:?} is a service, not a task"))
+                .hint(format!("write e.g. {name}.1; warren service ps {name} shows its tasks")));
+        }
+        target @ (Target::Slot(..) | Target::Task(_)) => target,
+    };
+    let preferred = |task: &&Task| {
+        let wanted = task.desired == Desired::Running;
+        (wanted, !task.status.state.is_terminal(), task.status.state, task.created, task.id)
+    };
+    tasks(view, target).into_iter().max_by_key(preferred).ok_or_else(none)
+}
+
 /// Finds out what `text` means, and that something of it is there or to come: a slot that the
 /// service neither has nor will have is a typo.
 pub(crate) fn resolve_present(view: &State, text: &str) -> Result<Target, Refusal> {
@@ -153,6 +173,23 @@ mod tests {
         ] {
             let got = resolve_present(&view, text);
             let got = got.map_or_else(|refusal| refusal.to_string(), |_| "ok".to_owned());
+            assert_eq!(got, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn one_task() {
+        let view = world("web: 1 running a, 2 failed a, 3 running b\ndb: 1 pending");
+        for (text, expected) in [
+            ("web.3", "3"),
+            ("web.2", "2"),
+            ("db.1", "1"),
+            ("web", "\"web\" is a service, not a task"),
+            ("web.4", "no task web.4"),
+            ("shop.1", "no service shop"),
+        ] {
+            let got = one(&view, text);
+            let got = got.map_or_else(|refusal| refusal.to_string(), |task| task.slot.to_string());
             assert_eq!(got, expected, "{text}");
         }
     }

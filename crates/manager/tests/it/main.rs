@@ -16,4 +16,5 @@ mod services;
 mod sessions;
 mod several;
 mod streams;
+mod tasks;
 mod town;

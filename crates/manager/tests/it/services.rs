@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use tonic::{Code, Status};
+use warren_model::health::Healthcheck;
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
 
@@ -19,6 +20,7 @@ async fn from_wish_to_running() {
         min_revision: changed.revision,
         removed: false,
         number: 0,
+        run: 0,
     };
     let mut lines = house.control.wait_service(request).await.unwrap().into_inner();
     let line = soon(lines.message()).await.unwrap().unwrap();
@@ -66,6 +68,7 @@ async fn removal_ends_when_all_is_gone() {
         min_revision: changed.revision,
         removed: true,
         number: 0,
+        run: 0,
     };
     let mut lines = house.control.wait_service(wait.clone()).await.unwrap().into_inner();
     assert!(!soon(lines.message()).await.unwrap().unwrap().converged);
@@ -205,11 +208,18 @@ async fn a_node_is_asked_first() {
         let request = agent.stream().await;
         let ends = agent.tunnel(request.stream_id).await.unwrap();
         let progress = v1::PullProgress::default();
-        let checked = v1::CheckResult { image_id: "sha256:0".into() };
+        let exec = v1::Strings { values: vec!["/check".into()] };
+        let probe = Some(v1::healthcheck::Probe::Exec(exec));
+        let health = Some(v1::Healthcheck { probe, ..v1::Healthcheck::default() });
+        let checked = v1::CheckResult { image_id: "sha256:0".into(), health };
         finish(ends, vec![Kind::Progress(progress), Kind::Checked(checked)]).await;
     };
     let (changed, ()) = tokio::join!(house.create(checked.clone()), looks);
     changed.unwrap();
+    // What its image says of its health is taken up.
+    let view = house.store.view();
+    let health = &view.service_by_name("web").unwrap().spec.task.health;
+    assert!(matches!(health, Healthcheck::Image(_)), "{health:?}");
     // What the state would refuse is refused before a node spends time on it.
     refused(house.create(checked).await, Code::AlreadyExists, "service web exists already");
 }

@@ -57,6 +57,15 @@ pub fn parse_signal(text: &str) -> Option<i32> {
     SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
 }
 
+/// A signal as people know it: `SIGHUP`; `SIGRTMIN+3` for one without a name of its own.
+pub fn signal_name(number: i32) -> String {
+    match SIGNALS.iter().find(|(_, known)| *known == number) {
+        Some((name, _)) => format!("SIG{name}"),
+        None if number >= 34 => format!("SIGRTMIN+{}", number - 34),
+        None => format!("signal {number}"),
+    }
+}
+
 /// The kernel's capabilities by number, `CHOWN` being 0.
 pub const CAPABILITIES: [&str; 41] = [
     "CHOWN",

@@ -49,6 +49,15 @@ pub(super) fn of(obstacle: &Obstacle<'_>, service: &Service, node: &Node) -> Str
     }
 }
 
+/// Somebody else would have to go.
+pub(super) fn preempt(service: &Service, host: &str, victims: usize) -> String {
+    let name = &service.spec.name;
+    let tasks = if victims == 1 { "1 task".to_owned() } else { format!("{victims} tasks") };
+    format!(
+        "warren service update --preempt lower {name}: ends {tasks} of lower priority on {host}"
+    )
+}
+
 /// What would help first: on the nearest node, then by asking for less.
 pub(super) fn all(state: &State, service: &Service, verdicts: &[Verdict]) -> Vec<String> {
     let mut fixes: Vec<String> = Vec::new();

@@ -8,6 +8,7 @@ mod explain;
 mod jobs;
 mod laws;
 mod placement;
+mod preempt;
 mod props;
 mod rollouts;
 mod tables;

@@ -27,11 +27,11 @@ use std::collections::BTreeSet;
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::health::{Health, HealthState};
-use warren_model::job::{Missed, Run, Schedule};
 use warren_model::id::{ClusterId, NetworkId, NodeId, ServiceId};
+use warren_model::job::{Missed, Run, Schedule};
 use warren_model::network::NetworkSpec;
 use warren_model::node::{Availability, Description, Node, NodeStatus};
-use warren_model::placement::{Affinity, Constraint, Strategy};
+use warren_model::placement::{Affinity, Constraint, Preempt, Strategy};
 use warren_model::resources::Resources;
 use warren_model::service::{
     Attachment, EndpointMode, FailureAction, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
@@ -174,6 +174,8 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
         "apart" => spec.placement.affinities.push(Affinity::parse(value, true).unwrap()),
         "max" => spec.placement.max_per_node = value.parse().ok(),
         "tolerate" => spec.placement.tolerations.push(value.parse().unwrap()),
+        "prio" => spec.placement.priority = value.parse().unwrap(),
+        "preempt" => spec.placement.preempt = Preempt::Lower,
         "pack" => spec.placement.strategy = Some(Strategy::BinPack),
         "stop-first" => spec.update.order = UpdateOrder::StopFirst,
         "start-first" => spec.update.order = UpdateOrder::StartFirst,
@@ -513,6 +515,10 @@ impl World {
                 let words = message.split(' ').map(clock).collect::<Vec<_>>().join(" ");
                 format!("pass {missed} ({words})")
             }
+            Mutation::PreemptTask { id, by, slot } => {
+                let by = &before.service(*by).unwrap().spec.name;
+                format!("!{} for {by}.{slot}", named(*id))
+            }
             Mutation::GrantBlock { id, block } => format!("grant {} {block}", self.host(*id)),
             Mutation::CreateNetwork { spec, .. } => format!("network {}", spec.name),
             other => panic!("planned {other:?}"),
@@ -655,6 +661,15 @@ impl World {
             ["fail", slot] => self.report(&self.newest(slot), TaskState::Failed),
             ["healthy", slot] => self.find_out(&self.newest(slot), HealthState::Healthy),
             ["unhealthy", slot] => self.find_out(&self.newest(slot), HealthState::Unhealthy),
+            ["why", slot] => {
+                return self.newest(slot).status.error.unwrap_or_default().into();
+            }
+            ["ends", slot] => {
+                let going = |task: &&Task| is_live(task) && task.desired != Desired::Running;
+                let named = |task: &&Task| name(&self.state, task).split('/').next() == Some(slot);
+                let task = self.state.tasks().filter(going).find(named).cloned().unwrap();
+                self.report(&task, TaskState::Complete);
+            }
             ["begins", slot] => self.find_out(&self.newest(slot), HealthState::Starting),
             ["reject", slot] => self.report(&self.newest(slot), TaskState::Rejected),
             ["complete", slot] => self.report(&self.newest(slot), TaskState::Complete),

@@ -14,6 +14,7 @@ pub(super) fn declared(health: &Healthcheck) -> Option<v1::Healthcheck> {
             Some(v1::Healthcheck { probe: Some(Kind::Off(Off {})), ..v1::Healthcheck::default() })
         }
         Healthcheck::Explicit(spec) => Some((&**spec).into()),
+        Healthcheck::Image(spec) => Some(v1::Healthcheck { of_image: true, ..(&**spec).into() }),
     }
 }
 
@@ -31,6 +32,7 @@ impl From<&HealthSpec> for v1::Healthcheck {
                 HealthAction::None => v1::HealthAction::None,
             }
             .into(),
+            of_image: false,
         }
     }
 }
@@ -59,7 +61,7 @@ impl TryFrom<v1::Healthcheck> for Healthcheck {
             }
         };
         let default = HealthSpec::new(probe);
-        Ok(Self::Explicit(Box::new(HealthSpec {
+        let spec = HealthSpec {
             interval_ms: wire.interval_ms.unwrap_or(default.interval_ms),
             timeout_ms: wire.timeout_ms.unwrap_or(default.timeout_ms),
             retries: wire.retries.unwrap_or(default.retries),
@@ -67,7 +69,9 @@ impl TryFrom<v1::Healthcheck> for Healthcheck {
             start_interval_ms: wire.start_interval_ms.unwrap_or(default.start_interval_ms),
             action,
             probe: default.probe,
-        })))
+        };
+        let spec = Box::new(spec);
+        Ok(if wire.of_image { Self::Image(spec) } else { Self::Explicit(spec) })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use warren_model::placement::{Affinity, Placement, Strategy};
+use warren_model::placement::{Affinity, Placement, Preempt, Strategy};
 use warren_model::resources::Resources;
 
 use super::{Error, choice, each, enums};
@@ -108,6 +108,8 @@ impl From<&Placement> for v1::Placement {
             max_per_node,
             tolerations,
             strategy,
+            priority,
+            preempt,
         } = placement;
         let strategy = strategy.map_or(v1::Strategy::Unspecified, v1::Strategy::from);
         Self {
@@ -118,6 +120,8 @@ impl From<&Placement> for v1::Placement {
             max_per_node: max_per_node.unwrap_or_default(),
             tolerations: written(tolerations),
             strategy: strategy.into(),
+            priority: (*priority).into(),
+            preempt_lower: *preempt == Preempt::Lower,
         }
     }
 }
@@ -134,6 +138,10 @@ impl TryFrom<v1::Placement> for Placement {
             max_per_node: Some(wire.max_per_node).filter(|max| *max > 0),
             tolerations: read("tolerations", wire.tolerations)?,
             strategy: strategy_if_any(wire.strategy)?,
+            priority: i16::try_from(wire.priority).map_err(|_| {
+                Error::new("priority", format!("{} is out of range", wire.priority))
+            })?,
+            preempt: if wire.preempt_lower { Preempt::Lower } else { Preempt::Never },
         })
     }
 }

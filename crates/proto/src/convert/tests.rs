@@ -124,16 +124,19 @@ fn placement() -> impl Strategy<Value = Placement> {
     ];
     let most = prop::option::of(1..9u32);
     (constraints(), constraints(), spread, affinities, most, tolerations, strategy).prop_map(
-        |(constraints, preferences, spread, affinities, max_per_node, tolerations, strategy)| {
-            Placement {
-                constraints,
-                preferences,
-                spread: spread.iter().map(|text| text.parse().unwrap()).collect(),
-                affinities,
-                max_per_node,
-                tolerations: tolerations.iter().map(|text| text.parse().unwrap()).collect(),
-                strategy,
-            }
+        |(constraints, preferences, spread, affinities, most, tolerations, strategy)| Placement {
+            constraints,
+            preferences,
+            spread: spread.iter().map(|text| text.parse().unwrap()).collect(),
+            affinities,
+            max_per_node: most,
+            tolerations: tolerations.iter().map(|text| text.parse().unwrap()).collect(),
+            strategy,
+            priority: most.and_then(|most| i16::try_from(most).ok()).map_or(0, |n| 4 - n),
+            preempt: match most {
+                Some(3..) => placement::Preempt::Lower,
+                Some(_) | None => placement::Preempt::Never,
+            },
         },
     )
 }

@@ -693,6 +693,9 @@ pub struct Healthcheck {
     pub start_interval_ms: ::core::option::Option<u64>,
     #[prost(enumeration = "HealthAction", tag = "15")]
     pub action: i32,
+    /// The image says so, nobody else.
+    #[prost(bool, tag = "36")]
+    pub of_image: bool,
     #[prost(oneof = "healthcheck::Probe", tags = "1, 2, 3, 4, 5, 6")]
     pub probe: ::core::option::Option<healthcheck::Probe>,
 }
@@ -801,6 +804,11 @@ pub struct Placement {
     /// Absent: the cluster's.
     #[prost(enumeration = "Strategy", tag = "7")]
     pub strategy: i32,
+    #[prost(sint32, tag = "28")]
+    pub priority: i32,
+    /// Tasks of lower priority are ended for one that fits nowhere.
+    #[prost(bool, tag = "29")]
+    pub preempt_lower: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServiceAffinity {
@@ -1024,7 +1032,7 @@ pub struct Event {
 pub struct Mutation {
     #[prost(
         oneof = "mutation::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 40, 41, 50, 51, 80, 81, 82, 83, 84, 85"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 40, 41, 50, 51, 80, 81, 82, 83, 84, 85, 102, 103"
     )]
     pub kind: ::core::option::Option<mutation::Kind>,
 }
@@ -1238,6 +1246,24 @@ pub mod mutation {
         #[prost(bool, tag = "2")]
         pub suspended: bool,
     }
+    /// What a person asked the node of a task to do with it. Absent signal: to restart it.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct ControlTask {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(int32, optional, tag = "2")]
+        pub signal: ::core::option::Option<i32>,
+    }
+    /// Ended for a slot of another service.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct PreemptTask {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(bytes = "vec", tag = "2")]
+        pub by: ::prost::alloc::vec::Vec<u8>,
+        #[prost(uint32, tag = "3")]
+        pub slot: u32,
+    }
     /// After a restore: the revision jumps, so that nobody takes an old one for newer.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Restored {
@@ -1324,6 +1350,10 @@ pub mod mutation {
         PassSchedule(PassSchedule),
         #[prost(message, tag = "85")]
         Suspend(Suspend),
+        #[prost(message, tag = "102")]
+        ControlTask(ControlTask),
+        #[prost(message, tag = "103")]
+        PreemptTask(PreemptTask),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1610,6 +1640,49 @@ pub struct RunChanged {
     pub runs: ::prost::alloc::vec::Vec<u32>,
     #[prost(string, tag = "4")]
     pub name: ::prost::alloc::string::String,
+}
+/// Task: id, the beginning of it, or SERVICE.SLOT.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ControlTaskRequest {
+    #[prost(string, tag = "1")]
+    pub task: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "5")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(oneof = "control_task_request::What", tags = "2, 3, 4")]
+    pub what: ::core::option::Option<control_task_request::What>,
+}
+/// Nested message and enum types in `ControlTaskRequest`.
+pub mod control_task_request {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Stop {}
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Restart {}
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        /// In good order; its service puts another in its place.
+        #[prost(message, tag = "2")]
+        Stop(Stop),
+        /// In place: the same task, its next attempt.
+        #[prost(message, tag = "3")]
+        Restart(Restart),
+        /// Name or number, to its first process.
+        #[prost(string, tag = "4")]
+        Signal(::prost::alloc::string::String),
+    }
+}
+/// `attempt`: the one that was there. `remark`: what follows, for people.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskControlled {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub attempt: u32,
+    #[prost(uint64, tag = "4")]
+    pub revision: u64,
+    #[prost(string, tag = "5")]
+    pub remark: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveServicesRequest {
@@ -2267,7 +2340,7 @@ pub struct Renewed {
 pub struct Frame {
     #[prost(
         oneof = "frame::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 50, 51"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 50, 51, 72"
     )]
     pub kind: ::core::option::Option<frame::Kind>,
 }
@@ -2311,6 +2384,9 @@ pub mod frame {
         PolicyCounts(super::PolicyCounts),
         #[prost(message, tag = "51")]
         KeyRotated(super::KeyRotated),
+        /// What was asked of a task is under way, or done.
+        #[prost(message, tag = "72")]
+        ControlDone(super::ControlDone),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2327,7 +2403,7 @@ pub struct OpenStream {
     pub node: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "open_stream::Kind",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 50, 51"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 50, 51, 72"
     )]
     pub kind: ::core::option::Option<open_stream::Kind>,
 }
@@ -2360,6 +2436,8 @@ pub mod open_stream {
         CountPolicies(super::CountPolicies),
         #[prost(message, tag = "51")]
         RotateKey(super::RotateKey),
+        #[prost(message, tag = "72")]
+        ControlTask(super::ControlTask),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2471,10 +2549,13 @@ pub struct Check {
     #[prost(bytes = "vec", tag = "2")]
     pub service: ::prost::alloc::vec::Vec<u8>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// `health`: what the image says of itself; absent: nothing, or the node does not look.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CheckResult {
     #[prost(string, tag = "1")]
     pub image_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "22")]
+    pub health: ::core::option::Option<Healthcheck>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Doctor {
@@ -2527,6 +2608,19 @@ pub struct KeyRotated {
     pub key: ::prost::alloc::vec::Vec<u8>,
     #[prost(bool, tag = "2")]
     pub done: bool,
+}
+/// Between managers and nodes alone. Absent signal: restart it in place.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ControlTask {
+    #[prost(bytes = "vec", tag = "1")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    #[prost(int32, optional, tag = "2")]
+    pub signal: ::core::option::Option<i32>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ControlDone {
+    #[prost(uint32, tag = "1")]
+    pub attempt: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CountPolicies {}
@@ -4733,6 +4827,28 @@ pub mod control_client {
                 .insert(GrpcMethod::new("warren.v1.Control", "SuspendJob"));
             self.inner.unary(req, path, codec).await
         }
+        /// Ends, restarts or signals the container of one task.
+        pub async fn control_task(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ControlTaskRequest>,
+        ) -> std::result::Result<tonic::Response<super::TaskControlled>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/ControlTask",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "ControlTask"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4992,6 +5108,11 @@ pub mod control_server {
             &self,
             request: tonic::Request<super::SuspendJobRequest>,
         ) -> std::result::Result<tonic::Response<super::ServiceChanged>, tonic::Status>;
+        /// Ends, restarts or signals the container of one task.
+        async fn control_task(
+            &self,
+            request: tonic::Request<super::ControlTaskRequest>,
+        ) -> std::result::Result<tonic::Response<super::TaskControlled>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct ControlServer<T> {
@@ -6837,6 +6958,51 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SuspendJobSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/ControlTask" => {
+                    #[allow(non_camel_case_types)]
+                    struct ControlTaskSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::ControlTaskRequest>
+                    for ControlTaskSvc<T> {
+                        type Response = super::TaskControlled;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ControlTaskRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::control_task(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ControlTaskSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -7,12 +7,13 @@ use warren_model::health::{
 use super::Digest;
 
 pub(super) fn add_check(digest: &mut Digest, check: &Healthcheck) {
-    let spec = match check {
+    let (kind, spec) = match check {
         Healthcheck::Implicit => return digest.word(1),
         Healthcheck::Off => return digest.word(2),
-        Healthcheck::Explicit(spec) => spec,
+        Healthcheck::Explicit(spec) => (3, spec),
+        Healthcheck::Image(spec) => (4, spec),
     };
-    digest.word(3);
+    digest.word(kind);
     let HealthSpec {
         probe,
         interval_ms,

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use warren_model::placement::{Affinity, Placement, Strategy, Taint, TaintEffect, Toleration};
+use warren_model::placement::{
+    Affinity, Placement, Preempt, Strategy, Taint, TaintEffect, Toleration,
+};
 use warren_model::resources::Resources;
 
 use super::Digest;
@@ -56,6 +58,8 @@ pub(super) fn add_placement(digest: &mut Digest, placement: &Placement) {
         max_per_node,
         tolerations,
         strategy,
+        priority,
+        preempt,
     } = placement;
     for all in [constraints, preferences] {
         digest.word(all.len() as u64);
@@ -76,4 +80,13 @@ pub(super) fn add_placement(digest: &mut Digest, placement: &Placement) {
         digest.option(*effect, |digest, effect| digest.word(effect_word(effect)));
     }
     digest.option(*strategy, |digest, strategy| digest.word(strategy_word(strategy)));
+    // As long as nobody says so, the sum is that of older versions.
+    let rank = (*priority, *preempt == Preempt::Lower);
+    digest.added(
+        120,
+        Some(rank).filter(|rank| *rank != (0, false)),
+        |digest, (priority, lower)| {
+            digest.word(u64::from(priority.cast_unsigned()) << 1 | u64::from(lower));
+        },
+    );
 }

@@ -3,7 +3,8 @@
 use warren_model::Secret;
 use warren_model::Time;
 use warren_model::cluster::{Cluster, JoinToken};
-use warren_model::id::ClusterId;
+use warren_model::id::{ClusterId, TaskId};
+use warren_model::task::{Desired, Task, TaskControl, TaskState, TaskStatus};
 use warren_state::State;
 use warren_state::change::{Mutation, Transaction};
 
@@ -86,6 +87,44 @@ fn apply(state: &mut State, mutation: Mutation) {
     let principal = Some("a".to_owned());
     let transaction = Transaction { mutations, principal, ..Transaction::default() };
     state.apply(Time(1), &[transaction], &mut vec![]);
+}
+
+#[test]
+fn what_was_asked_of_one_task() {
+    let mut state = State::default();
+    apply(&mut state, Mutation::SetCluster(Cluster::new(ClusterId::from_bytes([1; 10]))));
+    let id = service("web");
+    apply(&mut state, Mutation::CreateService { id, spec: spec("web", &[]) });
+    let task = Task {
+        id: TaskId::from_bytes([9; 10]),
+        service: id,
+        slot: 2,
+        template: 1,
+        node: None,
+        address: None,
+        desired: Desired::Running,
+        status: TaskStatus::new(TaskState::Pending, Time(0)),
+        created: Time(0),
+        revision: 0,
+    };
+    let id = task.id;
+    apply(&mut state, Mutation::CreateTask(task));
+    apply(&mut state, Mutation::ControlTask { id, control: TaskControl::Signal(1) });
+    apply(&mut state, Mutation::ControlTask { id, control: TaskControl::Restart });
+    apply(&mut state, Mutation::SetDesired { id, desired: Desired::Shutdown });
+    let said = state.audit().map(|record| {
+        let detail = record.detail.replace(&id.to_string(), "ID");
+        format!("{} {} {detail}", record.action, record.object)
+    });
+    let said: Vec<String> = said.filter(|text| text.starts_with("task.")).collect();
+    assert_eq!(
+        said,
+        [
+            "task.signal web.2 signal=SIGHUP id=ID",
+            "task.restart web.2 id=ID",
+            "task.stop web.2 id=ID",
+        ]
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ use warren_model::service::{
     Attachment, Change, ChangeKind, Endpoint, EndpointMode, OnDisconnect, Revision, ServiceSpec,
     UpdatePhase,
 };
-use warren_model::task::{Desired, Task, TaskState, TaskStatus};
+use warren_model::task::{Desired, Task, TaskControl, TaskState, TaskStatus};
 use warren_model::{
     AuditRecord, NetworkId, NodeId, OverlayKind, PolicyId, Secret, ServiceId, TaskId,
 };
@@ -188,6 +188,9 @@ fn mutations() -> Vec<Mutation> {
         Mutation::ExplainTask { id, error: "full".into() },
         Mutation::ReportTask { id, node, status: task().status },
         Mutation::DropTask { id },
+        Mutation::PreemptTask { id, by: service, slot: 2 },
+        Mutation::ControlTask { id, control: TaskControl::Restart },
+        Mutation::ControlTask { id, control: TaskControl::Signal(10) },
     ]
 }
 

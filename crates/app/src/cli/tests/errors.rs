@@ -334,6 +334,7 @@ async fn help() {
           cluster     The cluster
           node        Nodes, this one first of all
           service     Services: images that run in replicas
+          task        Tasks: single containers of services
           ps          List the tasks of all services
           explain     Show why something is where it is, or nowhere, and what would help
           exec        Run a command in a container

@@ -535,6 +535,26 @@ impl Control for Answering {
         }))
     }
 
+    async fn control_task(
+        &self,
+        request: Request<v1::ControlTaskRequest>,
+    ) -> Result<Response<v1::TaskControlled>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        let remark = match wire.what {
+            Some(v1::control_task_request::What::Stop(_)) => "service web starts another",
+            _ => "",
+        };
+        Ok(Response::new(v1::TaskControlled {
+            id: vec![4; 10],
+            name: "web.1".into(),
+            attempt: 1,
+            revision: 7,
+            remark: remark.into(),
+        }))
+    }
+
     async fn hold_update(
         &self,
         request: Request<v1::HoldUpdateRequest>,

@@ -27,44 +27,44 @@ async fn checks() {
     check(
         "service create a -d --image nginx",
         expect![[r#"
-        exit 0
-        --- out
-        0c1g60r30c1g60r3
-        check {"declared":false,"probe":"none"}
-    "#]],
+            exit 0
+            --- out
+            0c1g60r30c1g60r3
+            check {"declared":false,"origin":"none","probe":"none"}
+        "#]],
     )
     .await;
     check(
         "service create a -d --image nginx -p 53:53/udp -p 8080:80",
         expect![[r#"
-        exit 0
-        --- out
-        0c1g60r30c1g60r3
-        check {"action":"none","declared":false,"probe":"tcp 80","until":"the first success"}
-    "#]],
+            exit 0
+            --- out
+            0c1g60r30c1g60r3
+            check {"action":"none","declared":false,"origin":"ports","probe":"tcp 80","until":"the first success"}
+        "#]],
     )
     .await;
     check(
         "service create a -d --image nginx -p 8080:80 --no-healthcheck",
         expect![[r#"
-        exit 0
-        --- out
-        0c1g60r30c1g60r3
-        check {"declared":true,"probe":"none"}
-    "#]],
+            exit 0
+            --- out
+            0c1g60r30c1g60r3
+            check {"declared":true,"origin":"service","probe":"none"}
+        "#]],
     )
     .await;
     check("service create a -d --image nginx -p 8080:80 --health-http /ok --health-header Host=x.example --health-status 200-299", expect![[r#"
         exit 0
         --- out
         0c1g60r30c1g60r3
-        check {"action":"restart","declared":true,"headers":["Host=x.example"],"interval":"5s","probe":"http /ok:80","retries":3,"start_interval":"1s","start_period":"30s","status":"200-299","timeout":"2s"}
+        check {"action":"restart","declared":true,"headers":["Host=x.example"],"interval":"5s","origin":"service","probe":"http /ok:80","retries":3,"start_interval":"1s","start_period":"30s","status":"200-299","timeout":"2s"}
     "#]]).await;
     check("service create a -d --image nginx --health-https /ok:8443 --health-interval 1s --health-timeout 5s --health-retries 1 --health-start-period 0s --health-start-interval 100ms --health-action none", expect![[r#"
         exit 0
         --- out
         0c1g60r30c1g60r3
-        check {"action":"none","declared":true,"headers":[],"interval":"1s","probe":"https /ok:8443","retries":1,"start_interval":"100ms","start_period":"0s","status":"200-399","timeout":"5s"}
+        check {"action":"none","declared":true,"headers":[],"interval":"1s","origin":"service","probe":"https /ok:8443","retries":1,"start_interval":"100ms","start_period":"0s","status":"200-399","timeout":"5s"}
     "#]]).await;
     for (flags, probe) in [
         ("--health-tcp 5432", "tcp 5432"),
@@ -89,16 +89,16 @@ async fn changes() {
         exit 0
         --- out
         web
-        check {"action":"restart","declared":true,"interval":"5s","probe":"tcp 80","retries":5,"start_interval":"1s","start_period":"30s","timeout":"2s"}
+        check {"action":"restart","declared":true,"interval":"5s","origin":"service","probe":"tcp 80","retries":5,"start_interval":"1s","start_period":"30s","timeout":"2s"}
     "#]]).await;
     check(
         "service update web -d --no-healthcheck",
         expect![[r#"
-        exit 0
-        --- out
-        web
-        check {"declared":true,"probe":"none"}
-    "#]],
+            exit 0
+            --- out
+            web
+            check {"declared":true,"origin":"service","probe":"none"}
+        "#]],
     )
     .await;
     check(

@@ -10,6 +10,7 @@ mod placing;
 mod policies;
 mod samples;
 mod tables;
+mod tasks;
 mod updates;
 
 use super::*;

@@ -364,6 +364,7 @@ async fn inspect() {
                   "health": {
                     "action": "none",
                     "declared": false,
+                    "origin": "ports",
                     "probe": "tcp 80",
                     "until": "the first success"
                   },

@@ -103,10 +103,11 @@ impl Line {
 
     /// Whether the write was acknowledged; if not, the next attempt is at another server.
     pub(crate) async fn write(&mut self, write: &Write<'_>) -> bool {
-        let attempt = async {
+        // A service's specification is large: on the heap.
+        let attempt = Box::pin(async {
             self.server().await?.write(write).await?;
             Ok(())
-        };
+        });
         let outcome = within(attempt).await;
         self.judge(outcome).await.is_some()
     }
