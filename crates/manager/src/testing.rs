@@ -83,6 +83,7 @@ fn add_task(state: &mut State, service: ServiceId, id: TaskId, text: &str) {
         service,
         slot: words[0].parse().unwrap(),
         template: 1,
+        run: 0,
         node: None,
         address: None,
         desired: Desired::Running,

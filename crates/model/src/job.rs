@@ -224,9 +224,8 @@ impl ServiceSpec {
     /// What has a meaning for jobs alone.
     fn check_no_job(&self) -> Result<(), SpecError> {
         let mode = self.mode.as_str();
-        let problem = format!(
-            "is for jobs, and the mode is {mode}; use --mode replicated-job or global-job"
-        );
+        let problem =
+            format!("is for jobs, and the mode is {mode}; use --mode replicated-job or global-job");
         let JobPolicy { time_limit_ms, history, schedule } = &self.job;
         if let Some(schedule) = schedule {
             return Err(wrong("schedule", &schedule.cron, problem));
@@ -248,7 +247,11 @@ impl ServiceSpec {
         let number = |limit: Option<u32>| limit.map(|n| n.to_string()).unwrap_or_default();
         let deadline = update.deadline_ms.map(time).unwrap_or_default();
         let fields = [
-            ("parallelism", update.parallelism != usual.parallelism, update.parallelism.to_string()),
+            (
+                "parallelism",
+                update.parallelism != usual.parallelism,
+                update.parallelism.to_string(),
+            ),
             ("delay", update.delay_ms != usual.delay_ms, time(update.delay_ms)),
             ("order", update.order != usual.order, update.order.as_str().to_owned()),
             ("monitor", update.monitor_ms != usual.monitor_ms, time(update.monitor_ms)),

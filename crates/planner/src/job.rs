@@ -31,9 +31,7 @@ pub use self::times::next_time;
 use crate::nodes::Nodes;
 use crate::place;
 use crate::service::Pass;
-use crate::slot::{
-    Key, Renewed, Slot, Wanted, is_live, is_lost, keys_of, wanted,
-};
+use crate::slot::{Key, Renewed, Slot, Wanted, is_live, is_lost, keys_of, wanted};
 use crate::vips;
 
 /// One look at a job.
@@ -59,8 +57,7 @@ fn end_runs(pass: &mut Pass<'_, '_>, job: &JobStatus) -> bool {
     let mut ended = false;
     for run in job.active() {
         let (service, draft) = (pass.service, &pass.draft);
-        let standing =
-            standing::of(draft.state, service, run, &pass.slots, &draft.nodes);
+        let standing = standing::of(draft.state, service, run, &pass.slots, &draft.nodes);
         let end = standing::end(service, run, &standing, draft.now);
         match end {
             standing::End::At(at) => pass.wake(at),
@@ -97,9 +94,9 @@ fn stop_ended(pass: &mut Pass<'_, '_>) {
         let nodes = &pass.draft.nodes;
         let leaves = |task: &Task| {
             task.node.is_some_and(|node| {
-                nodes.get(node).is_none_or(|site| {
-                    site.is_draining() || !place::may_stay(pass.service, site)
-                })
+                nodes
+                    .get(node)
+                    .is_none_or(|site| site.is_draining() || !place::may_stay(pass.service, site))
             })
         };
         let over = |task: &&&Task| is_live(task) && (!stays || leaves(task));

@@ -51,9 +51,9 @@ pub use crate::explain::{
     Amounts, Explanation, Finding, NodeExplanation, Room, Tenant, Verdict, explain_node,
     explain_service, explain_task, is_pending,
 };
+pub use crate::job::{Standing, next_time, run_progress, standing};
 use crate::liveness::Silence;
 pub use crate::liveness::{RETURN_MS, SUSPICION_MAX_MS, SUSPICION_MS, suspicion_ms};
-pub use crate::job::{Standing, next_time, run_progress, standing};
 pub use crate::progress::{Convergence, completed_count, progress, task_counts};
 pub use crate::watch::update_state;
 

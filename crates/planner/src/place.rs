@@ -150,9 +150,7 @@ impl<'a> Pass<'_, 'a> {
         let (board, nodes) = self.board(template);
         match key.node() {
             None => board.best(template, nodes),
-            Some(node) => {
-                nodes.position(node).filter(|site| board.fits(template, *site, nodes))
-            }
+            Some(node) => nodes.position(node).filter(|site| board.fits(template, *site, nodes)),
         }
     }
 

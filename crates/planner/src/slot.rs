@@ -105,9 +105,7 @@ pub(crate) fn slots_of<'a>(state: &'a State, service: &Service) -> Vec<Slot<'a>>
         (Mode::Global, Some(node)) => Key::On(node),
         (Mode::Global, None) | (Mode::Replicated { .. }, _) => Key::Number(task.slot),
         (Mode::GlobalJob, Some(node)) => Key::RunOn(task.run, node),
-        (Mode::GlobalJob, None) | (Mode::ReplicatedJob { .. }, _) => {
-            Key::Run(task.run, task.slot)
-        }
+        (Mode::GlobalJob, None) | (Mode::ReplicatedJob { .. }, _) => Key::Run(task.run, task.slot),
     };
     let mut tasks: Vec<(Key, &Task)> =
         state.tasks_of(service.id).map(|task| (key(task), task)).collect();

@@ -80,7 +80,8 @@ impl Step<'_> {
             Mutation::SetUpdate { id, phase, message } => self.set_update(*id, *phase, message),
             Mutation::BeginRun { id, scheduled } => self.begin_run(*id, *scheduled),
             Mutation::EndRun { id, run, state, message, completed, total } => {
-                let end = jobs::End { state: *state, message, completed: *completed, total: *total };
+                let end =
+                    jobs::End { state: *state, message, completed: *completed, total: *total };
                 self.end_run(*id, *run, end)
             }
             Mutation::PassSchedule { id, until, missed, message } => {

@@ -240,11 +240,10 @@ pub(crate) fn scale(spec: &mut ServiceSpec, wanted: u32) -> Result<(), Failure> 
             "--replicas: service {} is a global job, which has one task on every node",
             spec.name
         ))),
-        Mode::ReplicatedJob { .. } => Err(Failure::input(format!(
-            "service {} is a job, and is not scaled",
-            spec.name
-        ))
-        .hint(format!("warren service update {} --replicas {wanted}", spec.name))),
+        Mode::ReplicatedJob { .. } => {
+            Err(Failure::input(format!("service {} is a job, and is not scaled", spec.name))
+                .hint(format!("warren service update {} --replicas {wanted}", spec.name)))
+        }
     }
 }
 

@@ -187,8 +187,7 @@ async fn begin(context: &mut Context<'_>, args: RunArgs) -> Result<(), Failure> 
     }
     let name = begun.name.as_str();
     let (revision, id) = (begun.revision, service_id(&begun.id));
-    let goal =
-        Goal { service: &id, name, revision, number: 0, run, removed: false, timeout: None };
+    let goal = Goal { service: &id, name, revision, number: 0, run, removed: false, timeout: None };
     until(&mut context.client, context.printer, &goal).await
 }
 

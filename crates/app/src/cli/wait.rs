@@ -118,8 +118,7 @@ async fn follow(
                                 goal.name, progress.failure
                             ),
                         };
-                        return Err(Failure::failed(what)
-                        .hint(hint(goal.name, &progress.failure)));
+                        return Err(Failure::failed(what).hint(hint(goal.name, &progress.failure)));
                     }
                     looked.notify_one();
                 }

@@ -11,8 +11,8 @@ use warren_proto::v1;
 use warren_proto::v1::explain_request::What;
 use warren_state::State;
 
-use crate::api::{jobs, resolve};
 use crate::api::services::find;
+use crate::api::{jobs, resolve};
 use crate::core::Core;
 use crate::quorum;
 use crate::refusal::Refusal;

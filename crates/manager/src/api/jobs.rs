@@ -59,8 +59,7 @@ pub(super) async fn stop(
         return Ok(told(service, revision, Vec::new()));
     }
     let active = service.job.iter().flat_map(JobStatus::active);
-    let runs: Vec<&Run> =
-        active.filter(|run| wire.run == 0 || run.number == wire.run).collect();
+    let runs: Vec<&Run> = active.filter(|run| wire.run == 0 || run.number == wire.run).collect();
     if runs.is_empty() {
         let what = match wire.run {
             0 => format!("no run of job {name} goes on"),

@@ -145,11 +145,9 @@ impl ServiceSpec {
                 true,
                 "cannot be had by a global service: its tasks have no slots",
             )),
-            Mode::ReplicatedJob { .. } | Mode::GlobalJob => Err(wrong(
-                "slot_addresses",
-                true,
-                "cannot be had by a job: its tasks come and go",
-            )),
+            Mode::ReplicatedJob { .. } | Mode::GlobalJob => {
+                Err(wrong("slot_addresses", true, "cannot be had by a job: its tasks come and go"))
+            }
             Mode::Replicated { replicas } if replicas > Self::SLOT_ADDRESSES_MAX => {
                 let max = Self::SLOT_ADDRESSES_MAX;
                 let problem = format!("is more than the {max} whose slots can have addresses");

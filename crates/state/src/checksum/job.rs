@@ -1,8 +1,6 @@
 //! What is wanted of jobs, and their runs.
 
-use warren_model::job::{
-    Concurrency, JobPolicy, JobStatus, Missed, Run, RunState, Schedule,
-};
+use warren_model::job::{Concurrency, JobPolicy, JobStatus, Missed, Run, RunState, Schedule};
 
 use super::Digest;
 

@@ -7,9 +7,7 @@
 use warren_model::Time;
 use warren_model::event::Action;
 use warren_model::id::ServiceId;
-use warren_model::job::{
-    Concurrency, JobPolicy, JobStatus, Run, RunState, has_done,
-};
+use warren_model::job::{Concurrency, JobPolicy, JobStatus, Run, RunState, has_done};
 use warren_model::service::{Mode, Service, ServiceSpec};
 
 use super::{Step, invalid};
