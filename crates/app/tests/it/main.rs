@@ -15,6 +15,7 @@ mod daemon;
 mod damage;
 mod disaster;
 mod input;
+mod jobs;
 mod node;
 mod registry;
 mod service;
