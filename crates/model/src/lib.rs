@@ -10,6 +10,7 @@ pub mod event;
 pub mod health;
 pub mod id;
 pub mod ipv6;
+pub mod moving;
 pub mod name;
 pub mod network;
 pub mod node;

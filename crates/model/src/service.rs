@@ -13,6 +13,7 @@ use std::net::Ipv4Addr;
 
 use crate::health::Healthcheck;
 use crate::id::ServiceId;
+use crate::moving::Moving;
 use crate::name::{PortName, ServiceName};
 use crate::placement::Placement;
 use crate::quantity::format_duration_ms;
@@ -63,6 +64,7 @@ pub struct ServiceSpec {
     pub networks: Vec<Attachment>,
     pub endpoint: Endpoint,
     pub placement: Placement,
+    pub moving: Moving,
 }
 
 /// What becomes of a task whose node is out of reach.
@@ -333,6 +335,7 @@ impl ServiceSpec {
             networks: Vec::new(),
             endpoint: Endpoint::default(),
             placement: Placement::default(),
+            moving: Moving::default(),
         }
     }
 

@@ -22,8 +22,10 @@
 //! are promises), preemption, moving what runs well to where it would run better.
 
 mod address;
+mod balance;
 mod blocks;
 mod draft;
+mod drain;
 mod explain;
 mod liveness;
 mod nodes;

@@ -12,6 +12,7 @@
 mod cluster;
 mod event;
 mod health;
+mod moving;
 mod network;
 mod operator;
 mod placement;

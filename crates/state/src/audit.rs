@@ -12,6 +12,7 @@ use warren_model::cluster::Cluster;
 use warren_model::network::NetworkSpec;
 use warren_model::node::Node;
 use warren_model::policy::{PolicyPeer, PolicySpec};
+use warren_model::quantity::format_duration_ms;
 use warren_model::resources::Resources;
 use warren_model::service::{Mode, ServiceSpec, TaskTemplate, UpdatePhase};
 use warren_model::{AuditRecord, NodeId, Time};
@@ -107,8 +108,12 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
             let detail = roles(node.manager, node.worker);
             note("node.create", node.description.hostname.clone(), detail)
         }
-        Mutation::SetAvailability { id, availability } => {
-            note("node.update", node(*id), format!("availability={}", availability.as_str()))
+        Mutation::SetAvailability { id, availability, deadline_ms } => {
+            let mut detail = format!("availability={}", availability.as_str());
+            if let Some(ms) = deadline_ms {
+                detail.push_str(&format!(" deadline={}", format_duration_ms(*ms)));
+            }
+            note("node.update", node(*id), detail)
         }
         Mutation::SetRole { id, manager, worker } => {
             note("node.update", node(*id), changed_roles(state.node(*id), *manager, *worker))
@@ -261,6 +266,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         next_number: _,
         backup,
         strategy,
+        rebalance,
     } = after;
     let words = [
         (*history_limit != before.history_limit, format!("history_limit={history_limit}")),
@@ -281,6 +287,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         ),
         (*backup != before.backup, "backup".to_owned()),
         (*strategy != before.strategy, format!("strategy={strategy}")),
+        (*rebalance != before.rebalance, format!("rebalance={rebalance}")),
     ];
     joined(words)
 }
@@ -298,6 +305,7 @@ fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
         networks,
         endpoint,
         placement,
+        moving,
     } = after;
     let words = [
         (*wanted != before.mode, mode(*wanted)),
@@ -309,6 +317,7 @@ fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
         (*networks != before.networks, "networks".to_owned()),
         (*endpoint != before.endpoint, "endpoint".to_owned()),
         (*placement != before.placement, "placement".to_owned()),
+        (*moving != before.moving, "moving".to_owned()),
     ];
     let words = joined(words);
     let template = template_changes(&before.task, task);

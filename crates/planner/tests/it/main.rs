@@ -6,6 +6,7 @@
 mod disconnect;
 mod explain;
 mod laws;
+mod moving;
 mod placement;
 mod props;
 mod rollouts;

@@ -1,6 +1,7 @@
 //! Services: what a person wants.
 
 use warren_model::Time;
+use warren_model::moving::Moving;
 use warren_model::placement::Placement;
 use warren_model::service::{
     Change, Endpoint, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
@@ -220,6 +221,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             endpoint: (spec.endpoint != Endpoint::default()).then(|| spec.endpoint.into()),
             placement: (spec.placement != Placement::default()).then(|| (&spec.placement).into()),
             rollback: (spec.rollback != RollbackPolicy::default()).then(|| (&spec.rollback).into()),
+            moving: (spec.moving != Moving::default()).then(|| spec.moving.into()),
         }
     }
 }
@@ -240,6 +242,7 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             endpoint: part_or_default("endpoint", wire.endpoint)?,
             placement: part_or_default("placement", wire.placement)?,
             rollback: part_or_default("rollback", wire.rollback)?,
+            moving: part_or_default("moving", wire.moving)?,
         })
     }
 }
