@@ -90,6 +90,7 @@ fn add_task(state: &mut State, service: ServiceId, id: TaskId, text: &str) {
         desired: Desired::Running,
         status,
         created: Time(0),
+        origin: None,
         revision: 0,
     };
     apply(state, vec![Mutation::CreateTask(task)]);

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use zeroize::Zeroize;
 
 use crate::id::ClusterId;
+use crate::moving::Rebalance;
 use crate::overlay::OverlayKind;
 use crate::placement::Strategy;
 use crate::quantity::Time;
@@ -44,6 +45,8 @@ pub struct Cluster {
     pub backup: Option<BackupPolicy>,
     /// Of services that name none of their own.
     pub strategy: Strategy,
+    /// Whether services that do not say otherwise are moved to nodes that came later.
+    pub rebalance: Rebalance,
 }
 
 impl Cluster {
@@ -77,6 +80,7 @@ impl Cluster {
             next_number: Self::FIRST_NUMBER,
             backup: None,
             strategy: Strategy::default(),
+            rebalance: Rebalance::default(),
         }
     }
 }

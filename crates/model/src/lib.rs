@@ -11,6 +11,7 @@ pub mod health;
 pub mod id;
 pub mod ipv6;
 pub mod job;
+pub mod moving;
 pub mod name;
 pub mod network;
 pub mod node;

@@ -37,6 +37,11 @@ pub struct Node {
     pub system_reserved: Resources,
     /// Keep tasks of services off it that do not tolerate them. Set by people.
     pub taints: Vec<Taint>,
+    /// Since when it takes tasks without a break; 0: since before anybody noted it. Kept by the
+    /// state.
+    pub opened: Time,
+    /// While it drains: when whatever is left there ends, with or without a place elsewhere.
+    pub drain_deadline: Option<Time>,
     /// Revision of the last change.
     pub revision: u64,
 }
@@ -46,6 +51,8 @@ impl Node {
     pub const LABELS_MAX: usize = 128;
     /// The kernel's default on small machines (`kernel.pid_max`); no machine has less.
     pub const PIDS: u64 = 32_768;
+    /// 30 days: a node that may take longer to empty has no deadline.
+    pub const DRAIN_MS_MAX: u64 = 30 * 86_400_000;
 
     /// A worker nobody has heard of yet.
     pub fn new(id: NodeId, description: Description) -> Self {
@@ -67,8 +74,15 @@ impl Node {
             generic: BTreeMap::new(),
             system_reserved: Resources::default(),
             taints: Vec::new(),
+            opened: Time(0),
+            drain_deadline: None,
             revision: 0,
         }
+    }
+
+    /// Whether new tasks may be placed there.
+    pub fn is_open(&self) -> bool {
+        self.worker && self.availability == Availability::Active && self.status == NodeStatus::Ready
     }
 
     /// How much the machine has of something. Processes are what every Linux kernel allows; a

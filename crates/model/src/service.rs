@@ -14,6 +14,7 @@ use std::net::Ipv4Addr;
 use crate::health::Healthcheck;
 use crate::id::ServiceId;
 use crate::job::{JobPolicy, JobStatus};
+use crate::moving::Moving;
 use crate::name::{PortName, ServiceName};
 use crate::placement::Placement;
 use crate::quantity::format_duration_ms;
@@ -68,6 +69,7 @@ pub struct ServiceSpec {
     pub placement: Placement,
     /// Of jobs alone.
     pub job: JobPolicy,
+    pub moving: Moving,
 }
 
 /// What becomes of a task whose node is out of reach.
@@ -346,6 +348,7 @@ impl ServiceSpec {
             endpoint: Endpoint::default(),
             placement: Placement::default(),
             job: JobPolicy::default(),
+            moving: Moving::default(),
         }
     }
 

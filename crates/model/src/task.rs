@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use crate::health::{Health, HealthState};
 use crate::id::{NodeId, ServiceId, TaskId};
+use crate::moving::Origin;
 use crate::quantity::Time;
 
 /// Lean on purpose: a cluster may hold a million.
@@ -26,6 +27,8 @@ pub struct Task {
     pub desired: Desired,
     pub status: TaskStatus,
     pub created: Time,
+    /// Why it was made; none: by a version that did not say.
+    pub origin: Option<Origin>,
     /// Revision of the last change.
     pub revision: u64,
 }

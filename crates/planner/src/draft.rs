@@ -11,6 +11,7 @@ use warren_model::{ServiceName, Time};
 use warren_state::State;
 use warren_state::change::{Expect, Key, Mutation, Transaction};
 
+use crate::balance::Traffic;
 use crate::nodes::Nodes;
 use crate::vips;
 use crate::{IdSource, MUTATIONS_MAX, Plan};
@@ -47,6 +48,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) moves: Moves,
     /// Services that tasks wait for to be near to.
     awaited: BTreeSet<&'a ServiceName>,
+    /// Moves for balance under way in the cluster; counted when first asked for.
+    traffic: Option<Traffic>,
     /// Services because of whose tasks something has no place.
     minded: BTreeSet<&'a ServiceName>,
     /// See [`Draft::note_hunger`].
@@ -78,6 +81,7 @@ impl<'a> Draft<'a> {
             nodes_changed: false,
             moves: Moves::default(),
             awaited: BTreeSet::new(),
+            traffic: None,
             minded: BTreeSet::new(),
             hungry: false,
             vips: None,
@@ -158,6 +162,18 @@ impl<'a> Draft<'a> {
     /// Something has no place for as long as these have none.
     pub(crate) fn wait_for(&mut self, services: impl IntoIterator<Item = &'a ServiceName>) {
         self.awaited.extend(services);
+    }
+
+    /// Moves for balance, those of this plan included.
+    pub(crate) fn traffic(&mut self) -> Traffic {
+        let (state, now) = (self.state, self.now);
+        *self.traffic.get_or_insert_with(|| Traffic::of(state, now))
+    }
+
+    pub(crate) fn note_move(&mut self) {
+        if let Some(traffic) = &mut self.traffic {
+            traffic.add(self.now);
+        }
     }
 
     pub(crate) fn id(&mut self) -> [u8; 10] {

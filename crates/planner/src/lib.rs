@@ -23,8 +23,10 @@
 //! are promises), moving what runs well to where it would run better.
 
 mod address;
+mod balance;
 mod blocks;
 mod draft;
+mod drain;
 mod explain;
 mod job;
 mod liveness;

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::id::NodeId;
 use warren_model::node::{Availability, Node, NodeStatus};
@@ -65,6 +66,8 @@ pub(crate) struct Nodes<'a> {
     sites: Vec<Site<'a>>,
     /// Of the sites, close together: they are searched for each task.
     ids: Vec<NodeId>,
+    /// When the last of those opened that take tasks.
+    newest_opening: Time,
     /// The pool has no further block, which does not change while a plan is made.
     used_up: bool,
 }
@@ -84,7 +87,9 @@ impl<'a> Nodes<'a> {
         });
         let sites: Vec<Site<'a>> = sites.collect();
         let ids = sites.iter().map(|site| site.node.id).collect();
-        Self { sites, ids, used_up: false }
+        let open = sites.iter().filter(|site| site.is_eligible());
+        let newest_opening = open.map(|site| site.node.opened).max().unwrap_or_default();
+        Self { sites, ids, newest_opening, used_up: false }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -97,6 +102,11 @@ impl<'a> Nodes<'a> {
 
     pub(crate) fn sites(&self) -> &[Site<'a>] {
         &self.sites
+    }
+
+    /// When the last node opened that takes tasks: what was placed since had the choice.
+    pub(crate) fn newest_opening(&self) -> Time {
+        self.newest_opening
     }
 
     pub(crate) fn position(&self, id: NodeId) -> Option<usize> {

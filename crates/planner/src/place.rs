@@ -15,6 +15,7 @@
 
 mod ask;
 mod board;
+mod cause;
 mod preempt;
 mod reason;
 mod tree;
@@ -23,13 +24,14 @@ use std::net::Ipv4Addr;
 
 use warren_model::cluster::Subnet;
 use warren_model::id::NodeId;
+use warren_model::moving::{Cause, Origin};
 use warren_model::service::Service;
 use warren_model::task::{Desired, Task, TaskState, TaskStatus};
 use warren_state::State;
 use warren_state::change::{Key as ObjectKey, Mutation};
 
 pub(crate) use self::ask::{Ask, Key as Rank, Obstacle, Share, is_closed, may_stay};
-pub(crate) use self::board::Board;
+pub(crate) use self::board::{Board, PENALTY_MS};
 pub(crate) use self::preempt::{Clearing, Rivals, Search, waits};
 pub(crate) use self::reason::{host_ports, reason};
 use crate::nodes::Nodes;
@@ -76,6 +78,54 @@ impl<'a> Pass<'_, 'a> {
                 return false;
             }
         };
+        let cause = cause::of(self, at, template);
+        self.make(at, template, place, status, cause);
+        true
+    }
+
+    /// Makes a task on a node that was found to fit, to take over from what the slot has; `false` if
+    /// there is no address after all.
+    pub(crate) fn create_on(&mut self, at: usize, template: u32, site: usize) -> bool {
+        let (state, cluster) = (self.draft.state, self.draft.cluster);
+        let own = self.hide_own(at, template);
+        let place = match self.draft.nodes.take_address(state, cluster, site) {
+            Some((address, block)) => Some(self.take(site, template, address, block)),
+            None => {
+                self.change(site, |_| {});
+                None
+            }
+        };
+        self.show_own(own);
+        let Some(place) = place else { return false };
+        let status = TaskStatus::new(TaskState::Assigned, self.draft.now);
+        self.make(at, template, Some(place), status, Cause::Balance);
+        true
+    }
+
+    /// Whether a node has room for a task of a slot, and is liked no less than the one it is on.
+    pub(crate) fn likes(&mut self, at: usize, template: u32, from: usize, to: usize) -> bool {
+        let own = self.hide_own(at, template);
+        let (board, nodes) = self.board(template);
+        let liked = board.class(template, to) <= board.class(template, from);
+        let fits = liked && board.fits(template, to, nodes);
+        self.show_own(own);
+        fits
+    }
+
+    /// Whether what is placed of other services matters to tasks of a template.
+    pub(crate) fn has_neighbours(&mut self, template: u32) -> bool {
+        self.board(template).0.ask(template).is_some_and(Ask::has_neighbours)
+    }
+
+    fn make(
+        &mut self,
+        at: usize,
+        template: u32,
+        place: Option<Place>,
+        status: TaskStatus,
+        cause: Cause,
+    ) {
+        let key = self.slots[at].key;
         let renewed = if place.is_some() { Renewed::Placed } else { Renewed::Waiting };
         let task = Task {
             id: self.new_id(),
@@ -88,11 +138,12 @@ impl<'a> Pass<'_, 'a> {
             desired: Desired::Running,
             status,
             created: self.draft.now,
+            // The state knows the revision.
+            origin: Some(Origin { cause, revision: 0 }),
             revision: 0,
         };
         self.draft.push(Mutation::CreateTask(task));
         self.slots[at].renewed = renewed;
-        true
     }
 
     /// A node and an address for a task of a slot.

@@ -12,7 +12,7 @@ use crate::draft::Moves;
 use crate::nodes::Nodes;
 use crate::place::{Ask, Board, reason};
 use crate::slot::{
-    Slot, Wanted, is_failed, is_live, is_lost, is_outdated, is_stop_first, slots_of, wanted,
+    Slot, Wanted, is_failed, is_live, is_lost, is_outdated, is_stop_first, is_up, slots_of, wanted,
     wanted_keys,
 };
 use crate::{job, rollout, vips, watch};
@@ -112,7 +112,7 @@ pub fn progress(state: &State, service: ServiceId) -> Convergence {
 }
 
 /// Why tasks do not leave a draining node, if nothing else says so: those that must end before
-/// they start elsewhere are left alone while there is no place for them.
+/// they start elsewhere are left alone while there is no place for them, or too few others work.
 fn stays(
     state: &State,
     service: &Service,
@@ -123,6 +123,14 @@ fn stays(
         |slot: &Slot<'_>| is_wanted(slot, service, nodes) && is_moving(slot, service, nodes);
     if !is_stop_first(service) || !slots.iter().any(moving) {
         return None;
+    }
+    let works = |slot: &&Slot<'_>| {
+        is_wanted(slot, service, nodes) && slot.wanted.iter().any(|task| is_up(task, nodes))
+    };
+    if let Some((least, total)) = rollout::budget(service, nodes)
+        && slots.iter().filter(works).count() <= least as usize
+    {
+        return Some(format!("{least} of {total} must stay available"));
     }
     let mut board = Board::new(slots, nodes, state.time());
     let template = service.template;

@@ -3,8 +3,10 @@
 //! A task is removed in two steps: its node is told to clean up, and once it
 //! says that it has, the task is forgotten.
 
+use warren_model::task::Task;
 use warren_state::change::Mutation;
 
+use crate::balance;
 use crate::service::{Pass, is_gone};
 use crate::slot::{Wanted, is_live, is_up, wanted};
 
@@ -21,7 +23,10 @@ pub(crate) fn history(pass: &mut Pass<'_, '_>) {
         // While a slot is between two tasks its last one is needed: it says that this is a rollout.
         let settled = slot.wanted.iter().any(|task| is_up(task, &pass.draft.nodes));
         let limit = if settled { limit } else { limit.max(1) };
-        let ended = slot.past.iter().filter(|task| !is_live(task)).skip(limit);
+        let nodes = &pass.draft.nodes;
+        let tells = |task: &&&Task| balance::is_refusal(task, pass.service, nodes);
+        let past = slot.past.iter().filter(|task| !is_live(task) && !tells(task));
+        let ended = past.skip(limit);
         let never_placed = slot.past.iter().filter(|task| task.node.is_none() && is_live(task));
         let over: Vec<_> = ended.chain(never_placed).chain(&slot.leaving).copied().collect();
         for task in over {

@@ -65,8 +65,11 @@ fn replace_failed<'a>(pass: &mut Pass<'_, 'a>, at: usize, task: &'a Task) {
 }
 
 fn replace_lost<'a>(pass: &mut Pass<'_, 'a>, at: usize, task: &'a Task) {
-    if pass.is_held(task) {
-        return;
+    // Of two while one takes over, both may be out of reach.
+    for task in pass.slots[at].wanted.clone() {
+        if pass.is_held(task) {
+            return;
+        }
     }
     if pass.draft.room(3) && pass.create_if_placed(at, task.template) {
         pass.stop(at, task);

@@ -14,14 +14,15 @@
 
 use std::cmp::Reverse;
 
-use warren_model::service::{OnDisconnect, Service, TaskTemplate, UpdatePhase, UpdatePolicy};
+use warren_model::service::{Mode, OnDisconnect, Service, TaskTemplate, UpdatePhase, UpdatePolicy};
 use warren_model::task::{Task, TaskState};
 
+use crate::balance;
 use crate::nodes::{Nodes, Site};
 use crate::service::Pass;
 use crate::slot::{
     Key, Renewed, Slot, Wanted, is_failed, is_live, is_lost, is_outdated, is_stop_first, is_up,
-    wanted, wants_successor,
+    wanted, wanted_keys, wants_successor,
 };
 use crate::watch::Watch;
 
@@ -97,12 +98,21 @@ fn hand_over(pass: &mut Pass<'_, '_>, at: usize, trust: Option<Trust>) {
     let proven = trust
         .is_none_or(|trust| trust.earned || trust.watch.is_good(current, nodes, pass.draft.now));
     let up = proven && is_up(current, nodes);
-    let superfluous = |task: &&&Task| task.id != current.id && (up || !is_useful(task, nodes));
+    let now = pass.draft.now;
+    let takes_over = |task: &Task| balance::is_taking_over(task, current, nodes, now);
+    let superfluous = |task: &&&Task| {
+        task.id != current.id && (up || !is_useful(task, nodes)) && !takes_over(task)
+    };
     let tasks: Vec<_> = slot.wanted.iter().filter(superfluous).copied().collect();
+    let moves = slot.wanted.iter().filter(|task| task.id != current.id && takes_over(task));
+    let given_up = moves.map(|task| balance::given_up_at(task)).min();
     for task in tasks {
         if pass.draft.room(1) {
             pass.stop(at, task);
         }
+    }
+    if let Some(at) = given_up {
+        pass.wake(at);
     }
 }
 
@@ -119,21 +129,40 @@ struct Limits {
 }
 
 impl Limits {
-    fn new(pace: &UpdatePolicy) -> Self {
+    fn new(pace: &UpdatePolicy, spare: usize) -> Self {
         let limit = |limit: Option<u32>| {
             limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
         };
         Self {
             in_flight: limit(Some(pace.parallelism).filter(|limit| *limit > 0)),
             surge: limit(pace.max_surge),
-            unavailable: limit(pace.max_unavailable),
+            unavailable: limit(pace.max_unavailable).min(spare),
         }
     }
 }
 
+/// How many slots of a service may be without a task that works, whatever updates may do.
+fn spare(service: &Service, nodes: &Nodes<'_>) -> usize {
+    let Some((least, total)) = budget(service, nodes) else { return usize::MAX };
+    usize::try_from(total - least).unwrap_or(usize::MAX)
+}
+
+/// How many slots must have a task that works, of how many; none: nobody said so.
+pub(crate) fn budget(service: &Service, nodes: &Nodes<'_>) -> Option<(u32, u32)> {
+    let least = service.spec.moving.min_available?;
+    let total = match service.spec.mode {
+        Mode::Replicated { replicas } => replicas,
+        Mode::Global => u32::try_from(wanted_keys(service, nodes).len()).unwrap_or(u32::MAX),
+        // Its tasks end by themselves.
+        Mode::ReplicatedJob { .. } | Mode::GlobalJob => return None,
+    };
+    Some((least.of(total), total))
+}
+
 fn renew_some(pass: &mut Pass<'_, '_>) {
     let trust = trust(pass);
-    let mut left = Limits::new(&pass.service.pace());
+    let spare = spare(pass.service, &pass.draft.nodes);
+    let mut left = Limits::new(&pass.service.pace(), spare);
     let mut outdated = Vec::new();
     for at in 0..pass.slots.len() {
         let slot = &pass.slots[at];
@@ -163,12 +192,12 @@ fn renew_some(pass: &mut Pass<'_, '_>) {
         if works && stop_first && left.unavailable == 0 || doubles && left.surge == 0 {
             continue;
         }
-        match renew(pass, at) {
+        match renew(pass, at, left.unavailable > 0) {
             Renewal::Begun => {
                 let begun = usize::from(is_in_flight(pass, at, trust));
                 left.in_flight = left.in_flight.saturating_sub(begun);
                 left.surge = left.surge.saturating_sub(usize::from(doubles));
-                let stopped = usize::from(works && stop_first);
+                let stopped = usize::from(works && pass.slots[at].wanted.is_empty());
                 left.unavailable = left.unavailable.saturating_sub(stopped);
             }
             Renewal::Impossible => {}
@@ -231,7 +260,8 @@ enum Renewal {
     NoRoom,
 }
 
-fn renew(pass: &mut Pass<'_, '_>, at: usize) -> Renewal {
+/// `may_stop`: one more slot may be without a task that works.
+fn renew(pass: &mut Pass<'_, '_>, at: usize, may_stop: bool) -> Renewal {
     let olds = pass.slots[at].wanted.clone();
     for task in &olds {
         if pass.is_held(task) {
@@ -260,7 +290,8 @@ fn renew(pass: &mut Pass<'_, '_>, at: usize) -> Renewal {
     stop.extend(keep.drain(1.min(keep.len())..));
     stop.into_iter().for_each(|task| pass.stop(at, task));
     let created = pass.create(at, pass.service.template);
-    if !created && matches!(pass.slots[at].key, Key::On(_)) && !pass.draft.is_cut() {
+    let on_node = matches!(pass.slots[at].key, Key::On(_));
+    if !created && on_node && may_stop && !pass.draft.is_cut() {
         // No second task fits beside the old one on this node.
         keep.into_iter().for_each(|task| pass.stop(at, task));
     }

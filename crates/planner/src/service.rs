@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use warren_model::Time;
-use warren_model::id::TaskId;
+use warren_model::id::{NodeId, TaskId};
 use warren_model::placement::Preempt;
 use warren_model::service::{Mode, Service, UpdatePhase};
 use warren_model::task::{Desired, Task, TaskState};
@@ -11,7 +11,7 @@ use warren_state::change::{Key as ObjectKey, Mutation};
 
 use crate::draft::{Draft, earlier};
 use crate::slot::{Slot, insert_by_age, is_live, is_lost, is_outdated, slots_of};
-use crate::{job, orchestrate, place, reap, replace, rollout, vips, watch};
+use crate::{balance, drain, job, orchestrate, place, reap, replace, rollout, vips, watch};
 
 /// What a pass over a service leaves to say.
 pub(crate) struct Verdict {
@@ -47,6 +47,8 @@ pub(crate) struct Pass<'p, 'a> {
     pub(crate) unplaced: bool,
     /// Whether that may change by other services' tasks alone, without a node having more room.
     pub(crate) depends_on_others: bool,
+    /// A move for balance was prevented, maybe by what this very plan does away with.
+    pub(crate) is_held_back: bool,
     wake_at: Option<Time>,
 }
 
@@ -72,6 +74,7 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
         hopeless: BTreeSet::new(),
         waits: None,
         depends_on_others: false,
+        is_held_back: false,
         wake_at: None,
     };
     if service.removing {
@@ -80,16 +83,18 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
         job::look(&mut pass);
     } else if !watch::look(&mut pass) {
         vips::assign(&mut pass);
+        drain::evict(&mut pass);
         orchestrate::fill(&mut pass);
         let progress = rollout::advance(&mut pass);
         replace::replace(&mut pass, progress);
         rollout::resume(&mut pass, progress);
         orchestrate::scale_down(&mut pass);
         place::place_pending(&mut pass);
+        balance::balance(&mut pass, progress);
         reap::history(&mut pass);
     }
     let wrote = pass.draft.len() > before;
-    if wrote && watch::has_more_to_say(&pass) {
+    if wrote && (pass.is_held_back || watch::has_more_to_say(&pass)) {
         pass.draft.look_again();
     }
     let Pass { draft, unplaced, depends_on_others, wake_at, .. } = pass;
@@ -115,6 +120,8 @@ fn is_quiet(draft: &Draft<'_>, service: &Service) -> bool {
     }
     let Mode::Replicated { replicas } = service.spec.mode else { return false };
     let (mut slot, mut wanted, mut ended) = (0, 1, 0);
+    let (mut oldest, mut sites) = (Time(u64::MAX), Vec::new());
+    let opened = draft.nodes.newest_opening();
     for task in draft.state.tasks_of(service.id) {
         if task.slot != slot {
             if wanted != 1 || task.slot != slot + 1 {
@@ -129,6 +136,8 @@ fn is_quiet(draft: &Draft<'_>, service: &Service) -> bool {
                     return false;
                 }
                 wanted += 1;
+                oldest = oldest.min(task.created);
+                sites.extend(task.node);
             }
             Desired::Shutdown => {
                 ended += u32::from(!is_live(task));
@@ -139,7 +148,21 @@ fn is_quiet(draft: &Draft<'_>, service: &Service) -> bool {
             Desired::Remove => return false,
         }
     }
-    !service.removing && wanted == 1 && slot == replicas && vips::is_settled(draft.state, service)
+    let settled = !service.removing
+        && wanted == 1
+        && slot == replicas
+        && vips::is_settled(draft.state, service);
+    settled && (oldest >= opened || is_even(draft, service, oldest, &sites))
+}
+
+/// Whether no node that came later has fewer tasks of a service than it could.
+fn is_even(draft: &Draft<'_>, service: &Service, oldest: Time, sites: &[NodeId]) -> bool {
+    if !balance::applies(draft.state, service) {
+        return true;
+    }
+    let sites = sites.iter().filter_map(|node| draft.nodes.position(*node));
+    let spread = balance::Spread::new(service, &draft.nodes, sites);
+    !spread.is_uneven(&draft.nodes, oldest)
 }
 
 impl<'a> Pass<'_, 'a> {

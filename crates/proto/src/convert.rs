@@ -13,6 +13,7 @@ mod cluster;
 mod event;
 mod health;
 mod job;
+mod moving;
 mod network;
 mod operator;
 mod placement;

@@ -12,6 +12,7 @@ use warren_model::cluster::Cluster;
 use warren_model::network::NetworkSpec;
 use warren_model::node::Node;
 use warren_model::policy::{PolicyPeer, PolicySpec};
+use warren_model::quantity::format_duration_ms;
 use warren_model::resources::Resources;
 use warren_model::service::{Mode, ServiceSpec, TaskTemplate, UpdatePhase, signal_name};
 use warren_model::task::{Desired, TaskControl};
@@ -112,8 +113,12 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
             let detail = roles(node.manager, node.worker);
             note("node.create", node.description.hostname.clone(), detail)
         }
-        Mutation::SetAvailability { id, availability } => {
-            note("node.update", node(*id), format!("availability={}", availability.as_str()))
+        Mutation::SetAvailability { id, availability, deadline_ms } => {
+            let mut detail = format!("availability={}", availability.as_str());
+            if let Some(ms) = deadline_ms {
+                detail.push_str(&format!(" deadline={}", format_duration_ms(*ms)));
+            }
+            note("node.update", node(*id), detail)
         }
         Mutation::SetRole { id, manager, worker } => {
             note("node.update", node(*id), changed_roles(state.node(*id), *manager, *worker))
@@ -290,6 +295,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         next_number: _,
         backup,
         strategy,
+        rebalance,
     } = after;
     let words = [
         (*history_limit != before.history_limit, format!("history_limit={history_limit}")),
@@ -310,6 +316,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         ),
         (*backup != before.backup, "backup".to_owned()),
         (*strategy != before.strategy, format!("strategy={strategy}")),
+        (*rebalance != before.rebalance, format!("rebalance={rebalance}")),
     ];
     joined(words)
 }
@@ -328,6 +335,7 @@ fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
         endpoint,
         placement,
         job,
+        moving,
     } = after;
     let words = [
         (*wanted != before.mode, mode(*wanted)),
@@ -340,6 +348,7 @@ fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
         (*endpoint != before.endpoint, "endpoint".to_owned()),
         (*placement != before.placement, "placement".to_owned()),
         (*job != before.job, "job".to_owned()),
+        (*moving != before.moving, "moving".to_owned()),
     ];
     let words = joined(words);
     let template = template_changes(&before.task, task);

@@ -36,6 +36,8 @@ pub enum Mutation {
     SetAvailability {
         id: NodeId,
         availability: Availability,
+        /// Of a drain: what is left after so long ends, with or without a place elsewhere.
+        deadline_ms: Option<u64>,
     },
     GrantBlock {
         id: NodeId,

@@ -7,6 +7,7 @@
 
 mod health;
 mod job;
+mod moving;
 mod placement;
 mod policy;
 mod update;
@@ -18,6 +19,7 @@ use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet}
 use warren_model::health::Healthcheck;
 use warren_model::ipv6::Subnet6;
 use warren_model::job::JobPolicy;
+use warren_model::moving::{Moving, Rebalance};
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
     Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
@@ -173,6 +175,7 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
         next_number,
         backup,
         strategy,
+        rebalance,
     } = cluster;
     digest.bytes(id.as_bytes());
     digest.word(u64::from(*history_limit));
@@ -203,6 +206,9 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
     digest.added(26, overlay, |digest, kind| digest.text(kind.as_str()));
     let strategy = Some(*strategy).filter(|strategy| *strategy != Strategy::default());
     digest.added(40, strategy, |digest, strategy| digest.word(strategy_word(strategy)));
+    let rebalance = Some(*rebalance).filter(|rebalance| *rebalance != Rebalance::default());
+    digest
+        .added(100, rebalance, |digest, rebalance| digest.word(moving::rebalance_word(rebalance)));
 }
 
 fn add_token(digest: &mut Digest, token: &JoinToken) {
@@ -230,6 +236,8 @@ fn add_node(digest: &mut Digest, node: &Node) {
         generic,
         system_reserved,
         taints,
+        opened,
+        drain_deadline,
         revision,
     } = node;
     let Description {
@@ -296,6 +304,8 @@ fn add_node(digest: &mut Digest, node: &Node) {
     digest.added(43, Some(taints).filter(|all| !all.is_empty()), |digest, taints| {
         add_taints(digest, taints);
     });
+    digest.added(101, time(opened), Digest::word);
+    digest.added(102, drain_deadline.map(|time| time.0), Digest::word);
 }
 
 fn add_tombstone(digest: &mut Digest, tombstone: &Tombstone) {
@@ -397,6 +407,7 @@ fn add_spec_added(digest: &mut Digest, spec: &ServiceSpec) {
         endpoint,
         placement,
         job,
+        moving,
     } = spec;
     let disconnect = Some(*on_disconnect).filter(|policy| *policy != OnDisconnect::default());
     digest.added(21, disconnect, |digest, policy| match policy {
@@ -423,6 +434,7 @@ fn add_spec_added(digest: &mut Digest, spec: &ServiceSpec) {
     });
     let placement = Some(placement).filter(|placement| **placement != Placement::default());
     digest.added(44, placement, add_placement);
+    digest.added(103, Some(*moving).filter(|m| *m != Moving::default()), moving::add);
     update::add_policies(digest, update, rollback);
     digest.added(102, Some(job).filter(|job| **job != JobPolicy::default()), job::add_policy);
 }
@@ -548,6 +560,7 @@ fn add_task(digest: &mut Digest, task: &Task) {
         desired,
         status,
         created,
+        origin,
         revision,
     } = task;
     digest.bytes(id.as_bytes());
@@ -574,4 +587,5 @@ fn add_task(digest: &mut Digest, task: &Task) {
     digest.added(100, Some(*run).filter(|run| *run != 0).map(u64::from), Digest::word);
     digest.word(created.0);
     digest.word(*revision);
+    digest.added(104, *origin, moving::add_origin);
 }

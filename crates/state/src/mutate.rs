@@ -49,8 +49,8 @@ impl Step<'_> {
             Mutation::CreateNode(node) => self.create_node(node),
             Mutation::DescribeNode { id, description } => self.describe_node(*id, description),
             Mutation::SetNodeStatus { id, status } => self.set_node_status(*id, *status),
-            Mutation::SetAvailability { id, availability } => {
-                self.set_availability(*id, *availability)
+            Mutation::SetAvailability { id, availability, deadline_ms } => {
+                self.set_availability(*id, *availability, *deadline_ms)
             }
             Mutation::GrantBlock { id, block } => self.grant_block(*id, *block),
             Mutation::SetRole { id, manager, worker } => self.set_role(*id, *manager, *worker),
@@ -134,6 +134,9 @@ impl Step<'_> {
         let mut task = Task { revision: self.revision, ..task.clone() };
         task.created = self.state.time;
         task.status.since = self.state.time;
+        if let Some(origin) = &mut task.origin {
+            origin.revision = self.revision;
+        }
         cut_error(&mut task.status);
         let (id, service, slot) = (task.id, task.service, task.slot);
         let message = describe(&task.status);

@@ -81,6 +81,7 @@ fn created(number: u64) -> Mutation {
         desired: Desired::Running,
         status: TaskStatus::new(TaskState::Assigned, now),
         created: now,
+        origin: None,
         revision: 0,
     })
 }

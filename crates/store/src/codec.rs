@@ -143,10 +143,11 @@ fn mutation(from: &Mutation) -> v1::Mutation {
             id: id.as_bytes().to_vec(),
             status: v1::NodeStatus::from(*status).into(),
         }),
-        Mutation::SetAvailability { id, availability } => {
+        Mutation::SetAvailability { id, availability, deadline_ms } => {
             Kind::SetAvailability(wire::SetAvailability {
                 id: id.as_bytes().to_vec(),
                 availability: v1::Availability::from(*availability).into(),
+                deadline_ms: *deadline_ms,
             })
         }
         Mutation::GrantBlock { id, block } => Kind::GrantBlock(wire::GrantBlock {
@@ -327,6 +328,7 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
         Kind::SetAvailability(m) => Mutation::SetAvailability {
             id: node(&m.id)?,
             availability: choice::<v1::Availability, _>("availability", m.availability)?,
+            deadline_ms: m.deadline_ms,
         },
         Kind::GrantBlock(m) => {
             Mutation::GrantBlock { id: node(&m.id)?, block: part("block", m.block)? }

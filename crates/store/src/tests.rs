@@ -77,6 +77,7 @@ fn task(number: u64, of: u64) -> Mutation {
         desired: Desired::Running,
         status: TaskStatus::new(TaskState::Pending, Time(5)),
         created: Time(5),
+        origin: None,
         revision: 0,
     })
 }

@@ -4,6 +4,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 use warren_model::ipv6::Subnet6;
+use warren_model::moving::Rebalance;
 use warren_model::placement::Strategy;
 use warren_model::quantity::format_duration_ms;
 use warren_proto::v1;
@@ -26,6 +27,9 @@ pub(crate) struct UpdateArgs {
     /// bin-pack (the fullest)
     #[arg(long, value_name = "STRATEGY")]
     strategy: Option<Strategy>,
+    /// Whether tasks of services are moved to nodes that came later: auto or never
+    #[arg(long, value_name = "auto|never")]
+    rebalance: Option<Rebalance>,
     /// How long certificates of nodes are good, e.g. 90d
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     certificate_lifetime: Option<u64>,
@@ -103,15 +107,17 @@ pub(crate) async fn update(context: &mut Context<'_>, args: UpdateArgs) -> Resul
         backup_off,
         request_id: request_id(),
         strategy: args.strategy.map_or(v1::Strategy::Unspecified, v1::Strategy::from).into(),
+        rebalance: args.rebalance.map_or(v1::Rebalance::Unspecified, v1::Rebalance::from).into(),
     };
     let nothing = request.history_limit.is_none()
         && request.certificate_lifetime_ms.is_none()
         && request.backup.is_none()
         && args.strategy.is_none()
+        && args.rebalance.is_none()
         && !backup_off;
     if nothing {
         return Err(Failure::input("cluster update: nothing is to be changed")
-            .hint("give --history-limit, --strategy, --certificate-lifetime or --backup-folder"));
+            .hint("give --history-limit, --strategy, --rebalance, --certificate-lifetime or --backup-folder"));
     }
     context.client.call(async |mut control| control.update_cluster(request.clone()).await).await?;
     Ok(())
@@ -126,6 +132,7 @@ pub(crate) async fn settings(
         .call(async |mut control| control.get_cluster(v1::GetClusterRequest {}).await)
         .await?;
     let strategy = Strategy::try_from(state.strategy()).unwrap_or_default();
+    let rebalance = Rebalance::try_from(state.rebalance()).unwrap_or_default();
     let backup = state.backup.map(|policy| {
         json!({
             "folder": policy.folder,
@@ -149,6 +156,7 @@ pub(crate) async fn settings(
         "nodes_by_older_authority": state.nodes_by_older_authority,
         "backup": backup,
         "strategy": strategy.as_str(),
+        "rebalance": rebalance.as_str(),
         "revision": state.revision,
     });
     if matches!(args.format, Format::Table) {

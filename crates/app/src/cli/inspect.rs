@@ -13,6 +13,7 @@ use warren_proto::v1;
 use super::failure::Failure;
 use super::health::health_json;
 use super::job::{job_json, policy_json};
+use super::moving::moving_json;
 use super::pace::{policies_json, status_json};
 use super::placing::{placement_json, resources_json};
 
@@ -106,6 +107,7 @@ pub(crate) fn spec_json(spec: &ServiceSpec) -> Value {
         "ports": ports,
         "networks": networks,
         "placement": placement_json(&spec.placement),
+        "moving": moving_json(spec.moving),
         "health": health_json(spec),
         "endpoint": {
             "mode": spec.endpoint.mode.as_str(),

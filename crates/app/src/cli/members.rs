@@ -205,6 +205,7 @@ pub(crate) async fn update(context: &mut Context<'_>, args: NodeUpdateArgs) -> R
         system_reserved: args.system_reserve.as_ref().map(Into::into),
         taints_add: Vec::new(),
         taints_remove: Vec::new(),
+        drain_deadline_ms: None,
     };
     let empties = availability == v1::Availability::Drain || args.worker == Some(false);
     let ids = change(context, request).await?;
@@ -254,8 +255,17 @@ pub(crate) async fn set_manager(
     settled(context, &ids, goal, &args.wait).await
 }
 
-/// Returns the ids of what was changed.
-async fn change(
+/// Returns the ids of what was changed, and prints them.
+pub(crate) async fn change(
+    context: &mut Context<'_>,
+    request: v1::UpdateNodeRequest,
+) -> Result<Vec<Vec<u8>>, Failure> {
+    let ids = change_quietly(context, request).await?;
+    ids.iter().try_for_each(|id| context.printer.line(service_id(id)))?;
+    Ok(ids)
+}
+
+pub(crate) async fn change_quietly(
     context: &mut Context<'_>,
     request: v1::UpdateNodeRequest,
 ) -> Result<Vec<Vec<u8>>, Failure> {
@@ -266,7 +276,6 @@ async fn change(
     if let Some(warning) = warning {
         context.printer.warning(warning);
     }
-    changed.ids.iter().try_for_each(|id| context.printer.line(service_id(id)))?;
     Ok(changed.ids)
 }
 

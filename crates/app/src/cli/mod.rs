@@ -26,6 +26,7 @@ mod listing;
 mod logs;
 mod members;
 mod moment;
+mod moving;
 mod network;
 mod node;
 mod operator;
@@ -190,6 +191,10 @@ enum NodeVerb {
     Inspect(members::NodeInspectArgs),
     /// Change a node: availability, labels, whether it runs containers
     Update(members::NodeUpdateArgs),
+    /// Move everything off nodes, at the pace that services allow
+    Drain(moving::NodeDrainArgs),
+    /// Let nodes take tasks again; ends a drain or a pause
+    Activate(moving::NodeActivateArgs),
     /// Keep tasks off a node, except those of services that tolerate it
     Taint(members::NodeTaintArgs),
     /// Make nodes managers
@@ -298,6 +303,8 @@ pub(crate) async fn run(
         Verb::Node(NodeVerb::Ls(args)) => node::ls(&mut context, &args).await,
         Verb::Node(NodeVerb::Inspect(args)) => members::inspect(&mut context, &args).await,
         Verb::Node(NodeVerb::Update(args)) => members::update(&mut context, args).await,
+        Verb::Node(NodeVerb::Drain(args)) => moving::drain(&mut context, args).await,
+        Verb::Node(NodeVerb::Activate(args)) => moving::activate(&mut context, args).await,
         Verb::Node(NodeVerb::Taint(args)) => members::taint(&mut context, args).await,
         Verb::Node(NodeVerb::Promote(args)) => members::set_manager(&mut context, args, true).await,
         Verb::Node(NodeVerb::Demote(args)) => members::set_manager(&mut context, args, false).await,

@@ -49,6 +49,16 @@ enum Stand {
     NotYet(String),
 }
 
+/// Whether a person waited to the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Patience {
+    Kept,
+    /// Not; how it stood then.
+    Interrupted {
+        last: String,
+    },
+}
+
 /// Resolves when the nodes are as wanted, one after the other; at once without `--wait`.
 ///
 /// # Errors
@@ -59,8 +69,25 @@ pub(crate) async fn settled(
     goal: Goal,
     flags: &WaitFlags,
 ) -> Result<(), Failure> {
+    match settled_or(context, nodes, goal, flags).await? {
+        Patience::Kept => Ok(()),
+        Patience::Interrupted { last } => Err(Failure::failed(format!("stopped waiting: {last}"))
+            .hint("it goes on by itself; warren node ls shows how far it is")),
+    }
+}
+
+/// As [`settled`], but what becomes of it when a person stops waiting is the caller's.
+///
+/// # Errors
+/// Not in time, or the node is gone.
+pub(crate) async fn settled_or(
+    context: &mut Context<'_>,
+    nodes: &[Vec<u8>],
+    goal: Goal,
+    flags: &WaitFlags,
+) -> Result<Patience, Failure> {
     if !flags.wait {
-        return Ok(());
+        return Ok(Patience::Kept);
     }
     let timeout = async {
         match flags.timeout {
@@ -74,7 +101,7 @@ pub(crate) async fn settled(
         for node in nodes {
             follow(context, node, goal, &mut last).await?;
         }
-        Ok(())
+        Ok(Patience::Kept)
     };
     let outcome = tokio::select! {
         outcome = follow => outcome,
@@ -83,10 +110,7 @@ pub(crate) async fn settled(
             Err(Failure::failed(format!("not within {within}: {last}"))
                 .hint("it goes on by itself; warren node ls shows how far it is"))
         }
-        () = interrupt.pressed() => {
-            Err(Failure::failed(format!("stopped waiting: {last}"))
-                .hint("it goes on by itself; warren node ls shows how far it is"))
-        }
+        () = interrupt.pressed() => Ok(Patience::Interrupted { last: last.clone() }),
     };
     context.printer.finish_board();
     outcome

@@ -18,6 +18,7 @@ use super::env;
 use super::failure::{Failure, nearest};
 use super::health::HealthFlags;
 use super::job::{self, JobFlags};
+use super::moving::MovingFlags;
 use super::pace::PaceFlags;
 use super::placing::{PlacingFlags, ReserveFlags};
 use super::ports::{self, Publish};
@@ -143,6 +144,8 @@ pub(crate) struct CommonFlags {
     #[command(flatten)]
     pub(crate) reserve: ReserveFlags,
     #[command(flatten)]
+    pub(crate) moving: MovingFlags,
+    #[command(flatten)]
     pub(crate) endpoint: EndpointFlags,
     /// Rotation of logs: max-size=10MiB, max-file=3
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = log_option)]
@@ -243,6 +246,7 @@ impl CommonFlags {
         spec.on_disconnect = self.on_disconnect.unwrap_or(spec.on_disconnect);
         self.endpoint.apply(spec);
         self.reserve.apply(spec);
+        self.moving.apply(spec);
         self.pace.apply(spec);
         self.job.apply(spec)?;
         self.health.apply(spec)

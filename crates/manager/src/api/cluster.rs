@@ -2,6 +2,7 @@
 
 use warren_model::Cluster;
 use warren_model::cluster::BackupPolicy;
+use warren_model::moving::Rebalance;
 use warren_model::placement::Strategy;
 use warren_proto::v1;
 use warren_state::State;
@@ -72,6 +73,7 @@ pub(super) fn get(view: &State) -> Result<v1::ClusterState, Refusal> {
         overlay: v1::OverlayKind::from(cluster.overlay).into(),
         prefix_v6: Some((&warren_model::ipv6::cluster_prefix(cluster.id)).into()),
         strategy: v1::Strategy::from(cluster.strategy).into(),
+        rebalance: v1::Rebalance::from(cluster.rebalance).into(),
     })
 }
 
@@ -99,6 +101,7 @@ struct Edits {
     /// `Some(None)` takes it off.
     backup: Option<Option<BackupPolicy>>,
     strategy: Option<Strategy>,
+    rebalance: Option<Rebalance>,
 }
 
 impl Edits {
@@ -138,16 +141,27 @@ impl Edits {
             v1::Strategy::Unspecified => None,
             strategy => Some(Strategy::try_from(strategy)?),
         };
+        let rebalance = match wire.rebalance() {
+            v1::Rebalance::Unspecified if wire.rebalance != 0 => {
+                let number = wire.rebalance;
+                return Err(Refusal::bad_input(format!("rebalance: {number} is not known"))
+                    .hint("auto is 1, never is 2"));
+            }
+            v1::Rebalance::Unspecified => None,
+            rebalance => Some(Rebalance::try_from(rebalance)?),
+        };
         let edits = Self {
             history_limit: wire.history_limit,
             certificate_lifetime_ms: wire.certificate_lifetime_ms,
             backup,
             strategy,
+            rebalance,
         };
         let nothing = edits.history_limit.is_none()
             && edits.certificate_lifetime_ms.is_none()
             && edits.backup.is_none()
-            && edits.strategy.is_none();
+            && edits.strategy.is_none()
+            && edits.rebalance.is_none();
         if nothing { Err(Refusal::bad_input("nothing is to be changed")) } else { Ok(edits) }
     }
 
@@ -162,6 +176,7 @@ impl Edits {
             cluster.backup.clone_from(backup);
         }
         cluster.strategy = self.strategy.unwrap_or(cluster.strategy);
+        cluster.rebalance = self.rebalance.unwrap_or(cluster.rebalance);
     }
 }
 
@@ -235,6 +250,8 @@ mod tests {
         check(v1::UpdateClusterRequest { backup_off: true, ..wire() }, "ok");
         check(v1::UpdateClusterRequest { strategy: 2, ..wire() }, "ok");
         check(v1::UpdateClusterRequest { strategy: 3, ..wire() }, "strategy: 3 is not known");
+        check(v1::UpdateClusterRequest { rebalance: 2, ..wire() }, "ok");
+        check(v1::UpdateClusterRequest { rebalance: 3, ..wire() }, "rebalance: 3 is not known");
         check(
             v1::UpdateClusterRequest {
                 backup: Some(v1::BackupPolicy::default()),

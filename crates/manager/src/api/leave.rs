@@ -117,7 +117,8 @@ async fn see_off(
     // Gone at any moment: somebody else removed it, which is what is wanted.
     let Some(node) = find() else { return Ok(()) };
     if node.availability != Availability::Drain {
-        write(Mutation::SetAvailability { id, availability: Availability::Drain }).await?;
+        let availability = Availability::Drain;
+        write(Mutation::SetAvailability { id, availability, deadline_ms: None }).await?;
     }
     if !force {
         drain(core, id, out).await?;

@@ -8,6 +8,7 @@
 use tonic::Response;
 use tonic::metadata::MetadataValue;
 use warren_model::node::{Availability, Forgotten, Node, NodeStatus};
+use warren_model::quantity::format_duration_ms;
 use warren_proto::v1;
 use warren_state::State;
 use warren_state::change::{Expect, Key, Mutation, Transaction};
@@ -92,7 +93,8 @@ fn content(node: &Node, wire: &v1::UpdateNodeRequest) -> Content {
         .with(&flag(wire.manager))
         .with(&flag(wire.worker))
         .with(&wire.availability.to_le_bytes())
-        .with(&wire.forgotten.to_le_bytes());
+        .with(&wire.forgotten.to_le_bytes())
+        .with(&wire.drain_deadline_ms.unwrap_or(u64::MAX).to_le_bytes());
     // The wire's map is in no order.
     let mut added: Vec<(&String, &String)> = wire.labels_add.iter().collect();
     added.sort();
@@ -128,9 +130,18 @@ fn mutations(
             Refusal::bad_input(format!("availability: {} is not known", wire.availability))
         })?;
         let availability = Availability::try_from(availability)?;
-        if availability != node.availability {
-            mutations.push(Mutation::SetAvailability { id, availability });
+        let deadline_ms = deadline(wire, availability)?;
+        let same = availability == node.availability
+            && deadline_ms.is_none()
+            && node.drain_deadline.is_none();
+        if !same {
+            mutations.push(Mutation::SetAvailability { id, availability, deadline_ms });
         }
+    }
+    if wire.availability == i32::from(v1::Availability::Unspecified)
+        && wire.drain_deadline_ms.is_some()
+    {
+        return Err(Refusal::bad_input("drain_deadline: is of a drain alone"));
     }
     let mut labels = node.labels.clone();
     for key in &wire.labels_remove {
@@ -147,6 +158,23 @@ fn mutations(
     }
     mutations.extend(capacity::mutations(node, wire)?);
     Ok(mutations)
+}
+
+/// Of a drain; whoever drains without one takes off what was said before.
+fn deadline(
+    wire: &v1::UpdateNodeRequest,
+    availability: Availability,
+) -> Result<Option<u64>, Refusal> {
+    let Some(ms) = wire.drain_deadline_ms else { return Ok(None) };
+    if availability != Availability::Drain {
+        let to = availability.as_str();
+        return Err(Refusal::bad_input(format!("drain_deadline: is of a drain, not of {to}")));
+    }
+    if ms > Node::DRAIN_MS_MAX {
+        let (ms, most) = (format_duration_ms(ms), format_duration_ms(Node::DRAIN_MS_MAX));
+        return Err(Refusal::bad_input(format!("drain_deadline: {ms} is more than {most}")));
+    }
+    Ok(Some(ms))
 }
 
 fn epoch(view: &State) -> u64 {
@@ -303,8 +331,9 @@ mod tests {
             Ok(mutations) => {
                 let one = |mutation: &Mutation| match mutation {
                     Mutation::SetRole { manager, worker, .. } => format!("role {manager} {worker}"),
-                    Mutation::SetAvailability { availability, .. } => {
-                        availability.as_str().to_owned()
+                    Mutation::SetAvailability { availability, deadline_ms, .. } => {
+                        let end = deadline_ms.map(|ms| format!(" within {ms} ms"));
+                        format!("{}{}", availability.as_str(), end.unwrap_or_default())
                     }
                     Mutation::SetLabels { labels, .. } => format!("labels {labels:?}"),
                     Mutation::SetForgotten { forgotten, .. } => {
@@ -345,6 +374,21 @@ mod tests {
         );
         let drain = v1::Availability::Drain.into();
         check(v1::UpdateNodeRequest { availability: drain, ..wire() }, "drain");
+        let within = |ms: u64, availability: v1::Availability| v1::UpdateNodeRequest {
+            availability: availability.into(),
+            drain_deadline_ms: Some(ms),
+            ..wire()
+        };
+        check(within(9, v1::Availability::Drain), "drain within 9 ms");
+        check(within(9, v1::Availability::Active), "drain_deadline: is of a drain, not of active");
+        check(
+            within(u64::MAX, v1::Availability::Drain),
+            "drain_deadline: 213503982334d14h25m51s615ms is more than 30d",
+        );
+        check(
+            v1::UpdateNodeRequest { drain_deadline_ms: Some(9), ..wire() },
+            "drain_deadline: is of a drain alone",
+        );
         check(
             v1::UpdateNodeRequest { availability: 77, ..wire() },
             "availability: 77 is not known",

@@ -86,6 +86,7 @@ fn add(state: &mut State, service: ServiceId, number: u8, slot: u32, letter: cha
         desired: Desired::Running,
         status: TaskStatus::new(TaskState::Assigned, Time(0)),
         created: Time(0),
+        origin: None,
         revision: 0,
     };
     apply(state, vec![Mutation::CreateTask(task)]);
@@ -228,7 +229,8 @@ fn what_says_nothing_new_says_nothing() {
     status.pid = 77;
     let again = Mutation::ReportTask { id: task_id(1), node: node_id('a'), status };
     check(vec![again], ". // . // ");
-    let pause = Mutation::SetAvailability { id: node_id('c'), availability: Availability::Pause };
+    let (id, availability) = (node_id('c'), Availability::Pause);
+    let pause = Mutation::SetAvailability { id, availability, deadline_ms: None };
     check(vec![pause], ". // . // c");
     let labels = [("rack".to_owned(), "1".to_owned())].into();
     check(vec![Mutation::SetLabels { id: node_id('c'), labels }], ". // . // c");
@@ -250,6 +252,7 @@ fn networks_come_with_the_first_task_and_go_with_the_last() {
         desired: Desired::Running,
         status: TaskStatus::new(TaskState::Assigned, Time(0)),
         created: Time(0),
+        origin: None,
         revision: 0,
     };
     check(
@@ -461,6 +464,7 @@ fn step(state: &mut State, (what, which, other): (u8, u8, u8)) {
                 desired: Desired::Running,
                 status: TaskStatus::new(TaskState::Assigned, Time(0)),
                 created: Time(0),
+                origin: None,
                 revision: 0,
             })
         }

@@ -134,6 +134,11 @@ impl<'a> Ask<'a> {
         self.neighbours.iter().any(|neighbour| !neighbour.soft)
     }
 
+    /// Whether tasks of other services matter at all.
+    pub(crate) fn has_neighbours(&self) -> bool {
+        !self.neighbours.is_empty()
+    }
+
     /// Services whose tasks make room (`apart`: are one more reason why there is none) by being
     /// placed.
     pub(crate) fn awaits(&self, apart: bool) -> impl Iterator<Item = &'a ServiceName> {

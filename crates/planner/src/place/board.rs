@@ -99,6 +99,11 @@ impl<'a> Board<'a> {
         self.groups.get(&template).map(|group| &group.ask)
     }
 
+    /// How far a node is from what is wished for tasks of a template: less is nearer.
+    pub(crate) fn class(&self, template: u32, at: usize) -> Option<usize> {
+        self.groups.get(&template).map(|group| group.class[at])
+    }
+
     /// Whether a node can take a task of a template.
     pub(crate) fn fits(&self, template: u32, at: usize, nodes: &Nodes<'a>) -> bool {
         self.ask(template).is_some_and(|ask| ask.fits(nodes.site(at), at, self.shares[at]))

@@ -44,7 +44,7 @@ fn replace_after_waits_for_its_time() {
         up b
         plan => b is ready
         obey
-        plan =>
+        plan => wake 5s
         progress web => converged",
     );
     // Less than the window is the window.

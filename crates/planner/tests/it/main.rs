@@ -7,6 +7,7 @@ mod disconnect;
 mod explain;
 mod jobs;
 mod laws;
+mod moving;
 mod placement;
 mod preempt;
 mod props;

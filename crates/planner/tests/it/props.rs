@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use warren_model::cluster::Subnet;
+use warren_model::moving::Cause;
 use warren_model::service::OnDisconnect;
 use warren_model::task::{Desired, Task, TaskState};
 use warren_planner::{Convergence, SUSPICION_MS, progress};
@@ -287,6 +288,10 @@ proptest! {
                 let plan = world.plan();
                 for mutation in &plan.transaction.mutations {
                     let Mutation::CreateTask(new) = mutation else { continue };
+                    // Beside the one that runs, not instead of it.
+                    if new.origin.is_some_and(|origin| origin.cause == Cause::Balance) {
+                        continue;
+                    }
                     let lost = before.tasks_of(new.service).filter(|task| {
                         task.slot == new.slot && is_live(task) && !world.hears(task)
                             && task.desired == Desired::Running

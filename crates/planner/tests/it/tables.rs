@@ -177,7 +177,7 @@ fn lost_tasks_move_if_another_node_can_take_them() {
         up b
         plan => b is ready
         obey
-        plan =>
+        plan => wake 5s
         progress web => converged",
     );
     check(

@@ -4,6 +4,8 @@
 //! ```text
 //! nodes a b          ready managers and workers with a block each
 //! down|up|lose|drain|pause|active|rm a            role a worker|manager|both
+//! drain a 10s        with a deadline              rebalance never    of the cluster
+//! settle             plans, starts, obeys and waits as plans say, until nothing is left to do
 //! service web n=2 …  create; `global` for one per node    update web n=3 image=b …   remove web
 //! wait 5s            the clock goes on
 //! start [web.1]      all (or that slot's) wanted tasks get to run
@@ -14,15 +16,16 @@
 //! crash web.1        ended and restarted in place    hold|go web, back web 2: what people do with updates
 //! fail|reject|complete|boot web.1    the newest wanted task of the slot changes so
 //! ```
-//! `service j job=3/2` 3 completions, 2 at a time; `global-job`, `every=*/5_*_*_*_*`, `forbid`, `limit=10s`;
-//! `at 10:05` sets the clock, `run j` begins a run, `suspend j`. Tasks of further runs are `j#2.1`.
-//! and some with an answer, written `plan => …`: `plan` makes and applies one plan,
+//! `service j job=3/2` has 3 completions, 2 at a time; `global-job`, `every=*/5_*_*_*_*`, `forbid`,
+//! `limit=10s`; `at 10:05` sets the clock, `run j` begins a run, `suspend j`. Tasks of further runs
+//! are `j#2.1`. Some lines have an answer, written `plan => …`: `plan` makes and applies one plan, `on web` tells
+//! how many of it are wanted where, `cause web.1` why its newest task was made,
 //! `progress web`, `state web`, `revision web`, `counts web`, `vips web` (`NETWORK[.SLOT] ADDRESS`). A plan is written as:
 //! `+web.1@a` created on a (`+web.1` nowhere), `-web.1` shut down, `x web.1` removed,
 //! `drop web.1`, `place web.1@a`, `why web.1: text`, `a is down`, `drop-service web`,
 //! `pause web: why`, `done web`, `back web to 1: why` of its update, and `wake 5s`. Tasks of another template than the first are `web.1/2`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
@@ -60,6 +63,9 @@ impl IdSource for Ids {
 
 /// When connected nodes are heard: they never fall silent, and no plan waits for that.
 const ALWAYS: Time = Time(u64::MAX >> 1);
+
+/// More than any script of some dozens of tasks takes.
+const SETTLE_ROUNDS_MAX: usize = 1000;
 
 pub(crate) struct World {
     pub(crate) state: State,
@@ -172,6 +178,8 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
         "spread" => spec.placement.spread.push(format!("node.labels.{value}").parse().unwrap()),
         "near" => spec.placement.affinities.push(Affinity::parse(value, false).unwrap()),
         "apart" => spec.placement.affinities.push(Affinity::parse(value, true).unwrap()),
+        "least" => spec.moving.min_available = value.parse().ok(),
+        "rebalance" => spec.moving.rebalance = value.parse().unwrap(),
         "max" => spec.placement.max_per_node = value.parse().ok(),
         "tolerate" => spec.placement.tolerations.push(value.parse().unwrap()),
         "prio" => spec.placement.priority = value.parse().unwrap(),
@@ -391,6 +399,36 @@ impl World {
                 Desired::Remove => self.report(task, TaskState::Removed),
             }
         }
+    }
+
+    /// `a 2 b 1`: wanted tasks that have not ended, by node; `-` for those that wait.
+    fn on(&self, name: &str) -> String {
+        let mut on: BTreeMap<String, u32> = BTreeMap::new();
+        let tasks = self.state.tasks_of(service_id(name));
+        for task in tasks.filter(|t| t.desired == Desired::Running && is_live(t)) {
+            let host = task.node.map_or("-".into(), |node| self.host(node));
+            *on.entry(host).or_default() += 1;
+        }
+        on.iter().map(|(host, count)| format!("{host} {count}")).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Goes on until nothing is to be done and no time is waited for.
+    #[track_caller]
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..SETTLE_ROUNDS_MAX {
+            let before = self.state.revision();
+            let plan = self.plan();
+            self.start(None);
+            self.obey();
+            if self.state.revision() > before {
+                continue;
+            }
+            match plan.wake_at.filter(|at| *at < ALWAYS) {
+                Some(at) => self.now = at,
+                None => return,
+            }
+        }
+        panic!("does not end: {}", self.on("web"));
     }
 
     fn equip(&mut self, id: NodeId, words: &[&str]) {
@@ -702,13 +740,25 @@ impl World {
                 manager: role != "worker",
                 worker: role != "manager",
             }),
+            ["rebalance", word] => {
+                self.cluster(|cluster| cluster.rebalance = word.parse().unwrap())
+            }
+            ["on", name] => return self.on(name),
+            ["cause", slot] => return self.newest(slot).origin.unwrap().cause.as_str().into(),
+            ["settle"] => self.settle(),
+            ["drain", node, within] => self.write(Mutation::SetAvailability {
+                id: node_id(node),
+                availability: Availability::Drain,
+                deadline_ms: Some(duration(within)),
+            }),
             [word @ ("drain" | "pause" | "active"), node] => {
                 let availability = match word {
                     "drain" => Availability::Drain,
                     "pause" => Availability::Pause,
                     _ => Availability::Active,
                 };
-                self.write(Mutation::SetAvailability { id: node_id(node), availability });
+                let id = node_id(node);
+                self.write(Mutation::SetAvailability { id, availability, deadline_ms: None });
             }
             ref other => panic!("unknown command {other:?}"),
         }

@@ -7,6 +7,7 @@ use warren_model::node::{
 use warren_model::placement::Strategy;
 use warren_model::{OverlayKind, Secret, Time};
 
+use super::moving::{rebalance_if_any, rebalance_unless_default};
 use super::placement::{amounts, amounts_from, read, resources_if_any, strategy_if_any, written};
 use super::{
     Error, address, byte_up_to, choice, cluster_id, each, enums, hash, hash_or_zeros, node_id,
@@ -112,6 +113,7 @@ impl From<&Cluster> for v1::Cluster {
             vip_pool: vip_pool(cluster),
             overlay: overlay(cluster),
             strategy: strategy(cluster).into(),
+            rebalance: rebalance_unless_default(cluster.rebalance).into(),
         }
     }
 }
@@ -154,6 +156,7 @@ impl v1::Cluster {
             vip_pool: vip_pool(cluster),
             overlay: overlay(cluster),
             strategy: v1::Strategy::Unspecified.into(),
+            rebalance: v1::Rebalance::Unspecified.into(),
         }
     }
 }
@@ -186,6 +189,7 @@ impl TryFrom<v1::Cluster> for Cluster {
                 known => choice::<v1::OverlayKind, _>("overlay", known)?,
             },
             strategy: strategy_if_any(wire.strategy)?.unwrap_or_default(),
+            rebalance: rebalance_if_any(wire.rebalance)?.unwrap_or_default(),
         })
     }
 }
@@ -258,6 +262,8 @@ impl From<&Node> for v1::Node {
             system_reserved: resources_if_any(&node.system_reserved),
             taints: written(&node.taints),
             reserved: None,
+            opened: node.opened.0,
+            drain_deadline: node.drain_deadline.map(|time| time.0),
         }
     }
 }
@@ -284,6 +290,8 @@ impl TryFrom<v1::Node> for Node {
             generic: amounts_from("generic", wire.generic)?,
             system_reserved: part_or_default("system_reserved", wire.system_reserved)?,
             taints: read("taints", wire.taints)?,
+            opened: Time(wire.opened),
+            drain_deadline: wire.drain_deadline.map(Time),
             revision: wire.revision,
         })
     }

@@ -2,6 +2,7 @@
 
 use warren_model::Time;
 use warren_model::job::JobPolicy;
+use warren_model::moving::Moving;
 use warren_model::placement::Placement;
 use warren_model::service::{
     Change, Endpoint, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
@@ -230,6 +231,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             placement: (spec.placement != Placement::default()).then(|| (&spec.placement).into()),
             rollback: (spec.rollback != RollbackPolicy::default()).then(|| (&spec.rollback).into()),
             job: (spec.job != JobPolicy::default()).then(|| (&spec.job).into()),
+            moving: (spec.moving != Moving::default()).then(|| spec.moving.into()),
         }
     }
 }
@@ -251,6 +253,7 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             placement: part_or_default("placement", wire.placement)?,
             rollback: part_or_default("rollback", wire.rollback)?,
             job: part_or_default("job", wire.job)?,
+            moving: part_or_default("moving", wire.moving)?,
         })
     }
 }

@@ -97,6 +97,7 @@ impl From<&Task> for v1::Task {
             node_status: v1::NodeStatus::Unspecified.into(),
             health_implicit: false,
             run: task.run,
+            origin: task.origin.map(Into::into),
         }
     }
 }
@@ -116,6 +117,7 @@ impl TryFrom<v1::Task> for Task {
             desired: choice::<v1::Desired, _>("desired", wire.desired)?,
             status: part("status", wire.status)?,
             created: Time(wire.created),
+            origin: part_if_any("origin", wire.origin)?,
             revision: wire.revision,
         })
     }

@@ -8,6 +8,7 @@ use warren_model::health::{
     Health, HealthAction, HealthSpec, HealthState, Healthcheck, HttpProbe, Probe,
 };
 use warren_model::ipv6::Subnet6;
+use warren_model::moving::{Cause, MinAvailable, Moving, Origin, Rebalance};
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
     Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
@@ -241,7 +242,8 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
         any::<u64>().prop_map(|ms| OnDisconnect::ReplaceAfter { ms }),
     ];
     let name = "[a-z][a-z0-9_]{0,8}[a-z0-9]";
-    let found = (prop::collection::vec(attachment(), 0..4), endpoint(), placement(), rollback());
+    let found =
+        (prop::collection::vec(attachment(), 0..4), endpoint(), placement(), rollback(), moving());
     (name, labels(), mode, ports(), update, template(), on_disconnect, found).prop_map(
         |(name, labels, mode, ports, update, task, on_disconnect, found)| ServiceSpec {
             name: name.parse().unwrap(),
@@ -255,8 +257,22 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
             endpoint: found.1,
             placement: found.2,
             rollback: found.3,
+            moving: found.4,
         },
     )
+}
+
+fn moving() -> impl Strategy<Value = Moving> {
+    let least = prop_oneof![
+        any::<u32>().prop_map(MinAvailable::Count),
+        (0..=100u8).prop_map(MinAvailable::Percent)
+    ];
+    (prop::option::of(least), rebalance())
+        .prop_map(|(min_available, rebalance)| Moving { min_available, rebalance })
+}
+
+fn rebalance() -> impl Strategy<Value = Rebalance> {
+    prop_oneof![Just(Rebalance::Auto), Just(Rebalance::Never)]
 }
 
 fn monitor() -> impl Strategy<Value = u64> {
@@ -382,6 +398,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             } else {
                 placement::Strategy::BinPack
             },
+            rebalance: if history_limit % 2 == 0 { Rebalance::Auto } else { Rebalance::Never },
         }
     })
 }
@@ -461,6 +478,10 @@ proptest! {
             desired: [Desired::Running, Desired::Shutdown, Desired::Remove][desired],
             status,
             created: Time(created),
+            origin: address.map(|revision| Origin {
+                cause: Cause::ALL[slot as usize % Cause::ALL.len()],
+                revision: revision.into(),
+            }),
             revision,
         });
     }
@@ -567,6 +588,8 @@ proptest! {
             generic: has.0.generic,
             system_reserved: has.1,
             taints: taints.iter().map(|taint| taint.parse().unwrap()).collect(),
+            opened: Time(disk.0),
+            drain_deadline: membership.0.map(Time),
             revision: numbers.2,
         });
         round_trip::<_, v1::Tombstone>(&Tombstone {

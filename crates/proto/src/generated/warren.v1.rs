@@ -54,6 +54,9 @@ pub struct Cluster {
     /// Of services that name none; absent: spread.
     #[prost(enumeration = "Strategy", tag = "40")]
     pub strategy: i32,
+    /// Unspecified: auto.
+    #[prost(enumeration = "Rebalance", tag = "51")]
+    pub rebalance: i32,
 }
 /// The cluster's certificate authority. The first certificate issues; the others are trusted too.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -179,6 +182,12 @@ pub struct Node {
     /// Of the answer to a listing only: what tasks reserve there.
     #[prost(message, optional, tag = "43")]
     pub reserved: ::core::option::Option<Resources>,
+    /// Since when it takes tasks without a break; 0: unknown.
+    #[prost(uint64, tag = "54")]
+    pub opened: u64,
+    /// Of a drain: when what is left there ends.
+    #[prost(uint64, optional, tag = "55")]
+    pub drain_deadline: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Amount {
@@ -784,6 +793,30 @@ pub struct ServiceSpec {
     /// Of jobs; absent: the defaults.
     #[prost(message, optional, tag = "81")]
     pub job: ::core::option::Option<JobPolicy>,
+    /// Absent: nothing is said.
+    #[prost(message, optional, tag = "91")]
+    pub moving: ::core::option::Option<Moving>,
+}
+/// How tasks are moved.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Moving {
+    /// Unspecified: auto.
+    #[prost(enumeration = "Rebalance", tag = "3")]
+    pub rebalance: i32,
+    /// Slots that work, at least: a number, or a part of the wanted ones.
+    #[prost(oneof = "moving::MinAvailable", tags = "1, 2")]
+    pub min_available: ::core::option::Option<moving::MinAvailable>,
+}
+/// Nested message and enum types in `Moving`.
+pub mod moving {
+    /// Slots that work, at least: a number, or a part of the wanted ones.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum MinAvailable {
+        #[prost(uint32, tag = "1")]
+        Count(u32),
+        #[prost(uint32, tag = "2")]
+        Percent(u32),
+    }
 }
 /// Constraints, preferences, attributes and tolerations as people write them.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1010,6 +1043,17 @@ pub struct Task {
     /// Of which run of a job; 0: it is of none.
     #[prost(uint32, tag = "61")]
     pub run: u32,
+    /// Absent: unknown.
+    #[prost(message, optional, tag = "71")]
+    pub origin: ::core::option::Option<Origin>,
+}
+/// Why a task was made, and by which revision of the state.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Origin {
+    #[prost(enumeration = "Cause", tag = "1")]
+    pub cause: i32,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Event {
@@ -1058,6 +1102,8 @@ pub mod mutation {
         pub id: ::prost::alloc::vec::Vec<u8>,
         #[prost(enumeration = "super::Availability", tag = "2")]
         pub availability: i32,
+        #[prost(uint64, optional, tag = "13")]
+        pub deadline_ms: ::core::option::Option<u64>,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct GrantBlock {
@@ -1857,6 +1903,9 @@ pub struct UpdateNodeRequest {
     /// KEY, KEY=VALUE or KEY:EFFECT: those that it covers.
     #[prost(string, repeated, tag = "43")]
     pub taints_remove: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Of a drain: what is left after so long ends, with or without a place elsewhere.
+    #[prost(uint64, optional, tag = "54")]
+    pub drain_deadline_ms: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveNodeRequest {
@@ -1915,6 +1964,8 @@ pub struct ClusterState {
     pub overlay: i32,
     #[prost(enumeration = "Strategy", tag = "40")]
     pub strategy: i32,
+    #[prost(enumeration = "Rebalance", tag = "51")]
+    pub rebalance: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateClusterRequest {
@@ -1930,6 +1981,8 @@ pub struct UpdateClusterRequest {
     pub request_id: ::prost::alloc::vec::Vec<u8>,
     #[prost(enumeration = "Strategy", tag = "40")]
     pub strategy: i32,
+    #[prost(enumeration = "Rebalance", tag = "51")]
+    pub rebalance: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetJoinTokenRequest {
@@ -3076,6 +3129,36 @@ impl OverlayKind {
         }
     }
 }
+/// Whether what runs is moved to nodes that came later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Rebalance {
+    Unspecified = 0,
+    Auto = 1,
+    Never = 2,
+}
+impl Rebalance {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REBALANCE_UNSPECIFIED",
+            Self::Auto => "REBALANCE_AUTO",
+            Self::Never => "REBALANCE_NEVER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REBALANCE_UNSPECIFIED" => Some(Self::Unspecified),
+            "REBALANCE_AUTO" => Some(Self::Auto),
+            "REBALANCE_NEVER" => Some(Self::Never),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Strategy {
@@ -3845,6 +3928,53 @@ impl HealthState {
             "HEALTH_STATE_STARTING" => Some(Self::Starting),
             "HEALTH_STATE_HEALTHY" => Some(Self::Healthy),
             "HEALTH_STATE_UNHEALTHY" => Some(Self::Unhealthy),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Cause {
+    Unspecified = 0,
+    Wanted = 1,
+    Update = 2,
+    Failure = 3,
+    Lost = 4,
+    Drain = 5,
+    Placement = 6,
+    Deadline = 7,
+    Balance = 8,
+}
+impl Cause {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CAUSE_UNSPECIFIED",
+            Self::Wanted => "CAUSE_WANTED",
+            Self::Update => "CAUSE_UPDATE",
+            Self::Failure => "CAUSE_FAILURE",
+            Self::Lost => "CAUSE_LOST",
+            Self::Drain => "CAUSE_DRAIN",
+            Self::Placement => "CAUSE_PLACEMENT",
+            Self::Deadline => "CAUSE_DEADLINE",
+            Self::Balance => "CAUSE_BALANCE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CAUSE_UNSPECIFIED" => Some(Self::Unspecified),
+            "CAUSE_WANTED" => Some(Self::Wanted),
+            "CAUSE_UPDATE" => Some(Self::Update),
+            "CAUSE_FAILURE" => Some(Self::Failure),
+            "CAUSE_LOST" => Some(Self::Lost),
+            "CAUSE_DRAIN" => Some(Self::Drain),
+            "CAUSE_PLACEMENT" => Some(Self::Placement),
+            "CAUSE_DEADLINE" => Some(Self::Deadline),
+            "CAUSE_BALANCE" => Some(Self::Balance),
             _ => None,
         }
     }

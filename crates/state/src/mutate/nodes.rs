@@ -30,7 +30,8 @@ impl Step<'_> {
             self.check_block(*block)?;
         }
         let number = if node.manager { self.next_number() } else { None };
-        let node = Node { revision: self.revision, number, ..node.clone() };
+        let mut node = Node { revision: self.revision, number, ..node.clone() };
+        node.opened = if node.is_open() { self.state.time } else { Time(0) };
         let name = node.description.hostname.clone();
         self.state.set_node(self.journal, node);
         self.emit(Kind::Node, Action::Create, id.to_string(), name, String::new());
@@ -76,13 +77,24 @@ impl Step<'_> {
         &mut self,
         id: NodeId,
         availability: Availability,
+        deadline_ms: Option<u64>,
     ) -> Result<(), Rejection> {
+        let draining = availability == Availability::Drain;
+        if let Some(ms) = deadline_ms
+            && (!draining || ms > Node::DRAIN_MS_MAX)
+        {
+            let why = if draining { "is too long" } else { "is of a drain alone" };
+            return invalid(format!("a deadline of {ms} ms {why}"));
+        }
+        let deadline = deadline_ms.map(|ms| self.state.time.plus_ms(ms));
         self.change_node(id, |node| {
             node.availability = availability;
-            match availability {
-                Availability::Active => "active".to_owned(),
-                Availability::Pause => "paused".to_owned(),
-                Availability::Drain => "draining".to_owned(),
+            node.drain_deadline = deadline;
+            match (availability, deadline) {
+                (Availability::Active, _) => "active".to_owned(),
+                (Availability::Pause, _) => "paused".to_owned(),
+                (Availability::Drain, None) => "draining".to_owned(),
+                (Availability::Drain, Some(end)) => format!("draining until {end} at the latest"),
             }
         })
     }
@@ -259,6 +271,9 @@ impl Step<'_> {
         let message = change(&mut node);
         if node == *before {
             return Ok(());
+        }
+        if node.is_open() && !before.is_open() {
+            node.opened = self.state.time;
         }
         node.revision = self.revision;
         let name = node.description.hostname.clone();

@@ -76,7 +76,11 @@ fn any_node() -> impl Strategy<Value = Mutation> {
         4 => create,
         1 => (id.clone(), status).prop_map(|(id, status)| Mutation::SetNodeStatus { id, status }),
         1 => (id.clone(), availability)
-            .prop_map(|(id, availability)| Mutation::SetAvailability { id, availability }),
+            .prop_map(|(id, availability)| Mutation::SetAvailability {
+                id,
+                availability,
+                deadline_ms: None,
+            }),
         1 => (id.clone(), 0..6u8).prop_map(|(id, n)| Mutation::GrantBlock { id, block: block(n) }),
         2 => (id.clone(), any::<(bool, bool)>())
             .prop_map(|(id, (manager, worker))| Mutation::SetRole { id, manager, worker }),
@@ -200,6 +204,7 @@ fn any_task() -> impl Strategy<Value = Mutation> {
                 desired: Desired::Running,
                 status: TaskStatus::new(state, Time(3)),
                 created: Time(3),
+                origin: None,
                 revision: 5,
             })
         });

@@ -190,6 +190,8 @@ fn new_task(id: &str, place: &str, words: &[&str], address: Option<Ipv4Addr>) ->
         desired: Desired::Running,
         status: TaskStatus::new(state, Time(0)),
         created: Time(0),
+        origin: None,
+        origin: None,
         revision: 0,
     }
 }
@@ -294,7 +296,8 @@ fn mutation(state: &State, text: &str) -> Mutation {
         ("down", [id]) => Mutation::SetNodeStatus { id: node(id), status: NodeStatus::Down },
         ("ready", [id]) => Mutation::SetNodeStatus { id: node(id), status: NodeStatus::Ready },
         ("drain", [id]) => {
-            Mutation::SetAvailability { id: node(id), availability: Availability::Drain }
+            let (id, availability) = (node(id), Availability::Drain);
+            Mutation::SetAvailability { id, availability, deadline_ms: None }
         }
         ("grant", [id, block]) => Mutation::GrantBlock { id: node(id), block: subnet(block) },
         ("network", [name, rest @ ..]) => {

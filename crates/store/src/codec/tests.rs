@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use warren_model::cluster::{Authority, JoinToken};
 use warren_model::id::ClusterId;
+use warren_model::moving::{Cause, MinAvailable, Moving, Origin, Rebalance};
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
     Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
@@ -57,6 +58,8 @@ fn member() -> Node {
         generic: [("gpu".to_owned(), 4)].into(),
         system_reserved: Resources { memory_bytes: 1 << 29, ..Resources::default() },
         taints: vec!["gpu=yes:no-execute".parse().unwrap()],
+        opened: TIME,
+        drain_deadline: Some(TIME),
         ..Node::new(node(3), Description { hostname: "c".into(), ..Description::default() })
     }
 }
@@ -73,6 +76,7 @@ fn cluster() -> Cluster {
         vip_pool: "10.9.0.0/16".parse().unwrap(),
         overlay: OverlayKind::None,
         strategy: Strategy::BinPack,
+        rebalance: Rebalance::Never,
         ..Cluster::new(ClusterId::from_bytes([1; 10]))
     }
 }
@@ -93,7 +97,8 @@ fn spec() -> ServiceSpec {
     };
     let endpoint = Endpoint { mode: EndpointMode::Dnsrr, ..Endpoint::default() };
     let spec = ServiceSpec::new("web".parse().unwrap(), template);
-    ServiceSpec { on_disconnect, networks: vec![attachment], endpoint, placement, ..spec }
+    let moving = Moving { min_available: Some(MinAvailable::Percent(80)), ..Moving::default() };
+    ServiceSpec { on_disconnect, networks: vec![attachment], endpoint, placement, moving, ..spec }
 }
 
 fn network() -> Network {
@@ -137,6 +142,8 @@ fn task() -> Task {
         desired: Desired::Running,
         status: TaskStatus::new(TaskState::Assigned, TIME),
         created: TIME,
+        origin: Some(Origin { cause: Cause::Drain, revision: 3 }),
+        origin: None,
         revision: 3,
     }
 }
@@ -149,7 +156,11 @@ fn mutations() -> Vec<Mutation> {
         Mutation::CreateNode(member()),
         Mutation::DescribeNode { id: node, description: member().description },
         Mutation::SetNodeStatus { id: node, status: NodeStatus::Down },
-        Mutation::SetAvailability { id: node, availability: Availability::Drain },
+        Mutation::SetAvailability {
+            id: node,
+            availability: Availability::Drain,
+            deadline_ms: Some(5),
+        },
         Mutation::GrantBlock { id: node, block: cluster().pool },
         Mutation::SetRole { id: node, manager: true, worker: false },
         Mutation::SetLabels { id: node, labels: member().labels },

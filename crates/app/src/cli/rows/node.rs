@@ -43,6 +43,10 @@ pub(crate) struct NodeRow {
     /// By its tasks together.
     reserved: Value,
     taints: Vec<String>,
+    /// Since when it takes tasks without a break.
+    open_since: Option<String>,
+    /// Of a drain: when what is left ends.
+    drain_deadline: Option<String>,
 }
 
 fn amounts(wire: Option<&v1::Resources>) -> Value {
@@ -96,6 +100,8 @@ impl From<&v1::Node> for NodeRow {
             system_reserved: amounts(node.system_reserved.as_ref()),
             reserved: amounts(node.reserved.as_ref()),
             taints: node.taints.clone(),
+            open_since: moment(node.opened),
+            drain_deadline: node.drain_deadline.and_then(moment),
         }
     }
 }
@@ -128,6 +134,8 @@ impl Record for NodeRow {
         "system_reserved",
         "reserved",
         "taints",
+        "open_since",
+        "drain_deadline",
     ];
 
     fn cells(&self, _: View) -> Vec<String> {

@@ -78,6 +78,7 @@ async fn settings_and_locks() {
             overlay: vxlan
             pool: 10.128.0.0/10
             prefix v6: fd01:101:101::/48
+            rebalance: auto
             revision: 7
             strategy: spread
             vip pool: 10.192.0.0/14
@@ -87,7 +88,7 @@ async fn settings_and_locks() {
     .await;
     check("cluster update --history-limit 3 --certificate-lifetime 2m", expect![[r#"
         exit 0
-        asked UpdateClusterRequest { history_limit: Some(3), certificate_lifetime_ms: Some(120000), backup: None, backup_off: false, request_id: [], strategy: Unspecified }
+        asked UpdateClusterRequest { history_limit: Some(3), certificate_lifetime_ms: Some(120000), backup: None, backup_off: false, request_id: [], strategy: Unspecified, rebalance: Unspecified }
     "#]]).await;
     check(
         "cluster update",
@@ -95,7 +96,7 @@ async fn settings_and_locks() {
             exit 2
             --- err
             error: cluster update: nothing is to be changed
-            hint: give --history-limit, --strategy, --certificate-lifetime or --backup-folder
+            hint: give --history-limit, --strategy, --rebalance, --certificate-lifetime or --backup-folder
         "#]],
     )
     .await;
@@ -111,7 +112,7 @@ async fn settings_and_locks() {
     .await;
     check("cluster update --backup-folder off", expect![[r#"
         exit 0
-        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: true, request_id: [], strategy: Unspecified }
+        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: true, request_id: [], strategy: Unspecified, rebalance: Unspecified }
     "#]]).await;
     check(
         "cluster lock",
@@ -225,7 +226,7 @@ async fn nodes() {
         exit 0
         --- out
         081040g2081040g2
-        asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Pause, labels_add: {"a": "b"}, labels_remove: ["c"], request_id: [], forgotten: Drop, generic: [], system_reserved: None, taints_add: [], taints_remove: [] }
+        asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Pause, labels_add: {"a": "b"}, labels_remove: ["c"], request_id: [], forgotten: Drop, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None }
     "#]]).await;
     check(
         "node update beta",
@@ -250,13 +251,13 @@ async fn nodes() {
         exit 0
         --- out
         081040g2081040g2
-        asked UpdateNodeRequest { node: "beta", manager: Some(true), worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [] }
+        asked UpdateNodeRequest { node: "beta", manager: Some(true), worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None }
     "#]]).await;
     check("node demote alpha", expect![[r#"
         exit 0
         --- out
         081040g2081040g2
-        asked UpdateNodeRequest { node: "alpha", manager: Some(false), worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [] }
+        asked UpdateNodeRequest { node: "alpha", manager: Some(false), worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None }
     "#]]).await;
     check(
         "node rm --force beta",

@@ -511,6 +511,10 @@ async fn help() {
                   Replicas on one node; 0 is no limit
               --strategy <STRATEGY>
                   Which of the nodes that fit: spread (the emptiest), bin-pack (the fullest), or default (as the cluster's settings say)
+              --min-available <N|P%>
+                  Replicas that must work while others are moved or renewed: a number, a part such as 80%, or none
+              --rebalance <auto|never>
+                  Whether replicas are moved to nodes that came later: auto or never
               --endpoint-mode <MODE>
                   What its name stands for: a virtual IP, or the addresses of its replicas [default: vip] [possible values: vip, dnsrr]
               --endpoint-affinity <AFFINITY>

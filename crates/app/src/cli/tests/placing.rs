@@ -164,7 +164,7 @@ async fn nodes_and_the_cluster() {
             exit 0
             --- out
             081040g2081040g2
-            asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [Amount { name: "gpu", amount: 4 }], system_reserved: Some(Resources { cpu_millis: 500, memory_bytes: 536870912, pids: 0, disk_bytes: 0, generic: [] }), taints_add: [], taints_remove: [] }
+            asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [Amount { name: "gpu", amount: 4 }], system_reserved: Some(Resources { cpu_millis: 500, memory_bytes: 536870912, pids: 0, disk_bytes: 0, generic: [] }), taints_add: [], taints_remove: [], drain_deadline_ms: None }
         "#]],
     )
     .await;
@@ -172,11 +172,11 @@ async fn nodes_and_the_cluster() {
         exit 0
         --- out
         081040g2081040g2
-        asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: ["gpu=yes:no-schedule", "repair:no-execute"], taints_remove: ["old"] }
+        asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: ["gpu=yes:no-schedule", "repair:no-execute"], taints_remove: ["old"], drain_deadline_ms: None }
     "#]]).await;
     check("cluster update --strategy bin-pack", expect![[r#"
         exit 0
-        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: false, request_id: [], strategy: BinPack }
+        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: false, request_id: [], strategy: BinPack, rebalance: Unspecified }
     "#]]).await;
 }
 

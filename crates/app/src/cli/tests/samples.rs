@@ -48,6 +48,7 @@ pub(crate) fn web() -> v1::Service {
         endpoint: None,
         placement: None,
         rollback: None,
+        moving: None,
     };
     v1::Service {
         id: vec![3; 10],
@@ -105,6 +106,7 @@ pub(crate) fn task(slot: u32, state: v1::TaskState, desired: v1::Desired) -> v1:
         image: "nginx:1.27".into(),
         node_status: v1::NodeStatus::Ready.into(),
         health_implicit: false,
+        origin: None,
     }
 }
 

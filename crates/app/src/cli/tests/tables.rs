@@ -221,6 +221,7 @@ async fn nodes_and_cluster() {
                 "cpus": 2,
                 "disk_bytes": 0,
                 "disk_free_bytes": 0,
+                "drain_deadline": null,
                 "features": [],
                 "forgotten": null,
                 "generic": {},
@@ -232,6 +233,7 @@ async fn nodes_and_cluster() {
                 "leader": true,
                 "manager_status": "leader",
                 "memory_bytes": 1073741824,
+                "open_since": null,
                 "reserved": {
                   "cpus": 0.0,
                   "disk_bytes": 0,
@@ -259,6 +261,7 @@ async fn nodes_and_cluster() {
                 "cpus": 2,
                 "disk_bytes": 0,
                 "disk_free_bytes": 0,
+                "drain_deadline": null,
                 "features": [],
                 "forgotten": null,
                 "generic": {},
@@ -272,6 +275,7 @@ async fn nodes_and_cluster() {
                 "leader": false,
                 "manager_status": "",
                 "memory_bytes": 1073741824,
+                "open_since": null,
                 "reserved": {
                   "cpus": 0.0,
                   "disk_bytes": 0,
@@ -383,6 +387,10 @@ async fn inspect() {
                     "max_files": 3
                   },
                   "mode": "replicated",
+                  "moving": {
+                    "min_available": null,
+                    "rebalance": "auto"
+                  },
                   "name": "web",
                   "networks": [
                     {
