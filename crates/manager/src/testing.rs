@@ -84,7 +84,6 @@ fn add_task(state: &mut State, service: ServiceId, id: TaskId, text: &str) {
         slot: words[0].parse().unwrap(),
         run: 0,
         template: 1,
-        run: 0,
         node: None,
         address: None,
         desired: Desired::Running,

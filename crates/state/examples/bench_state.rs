@@ -249,6 +249,7 @@ fn task(n: u32, place: Option<(NodeId, Ipv4Addr)>) -> Task {
         id: task_id(n),
         service: service_id(n / 1000 % SERVICES),
         slot: n % 1000 + 1,
+        run: 0,
         template: 1,
         node: place.map(|(node, _)| node),
         address: place.map(|(_, address)| address),

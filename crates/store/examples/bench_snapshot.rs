@@ -75,6 +75,7 @@ fn created(number: u64) -> Mutation {
         id: TaskId::from_bytes(id(number)),
         service: ServiceId::from_bytes(id(number / TASKS_PER_SERVICE)),
         slot: u32::try_from(number % TASKS_PER_SERVICE).unwrap_or(0) + 1,
+        run: 0,
         template: 1,
         node: Some(NodeId::from_bytes(id(number % NODES))),
         address: None,
