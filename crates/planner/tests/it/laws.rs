@@ -57,6 +57,18 @@ fn any_service() -> impl Strategy<Value = String> {
     )
 }
 
+/// The same, with priorities and with what is said of moves.
+fn any_mixed_service() -> impl Strategy<Value = String> {
+    let more = prop_oneof![
+        2 => Just(""),
+        1 => Just("prio=9"),
+        1 => Just("prio=1 least=1"),
+        1 => Just("least=2"),
+        1 => Just("rebalance=never"),
+    ];
+    (any_service(), more).prop_map(|(words, more)| format!("{words} {more}"))
+}
+
 fn any_event() -> impl Strategy<Value = String> {
     let node = (0..NODES.len()).prop_map(|at| NODES[at]);
     let service = (0..SERVICES.len()).prop_map(|at| SERVICES[at]);
@@ -195,7 +207,7 @@ proptest! {
     #[test]
     fn what_is_asked_is_kept(
         nodes in prop::collection::vec(any_node(), 1..5),
-        services in prop::collection::vec(any_service(), 1..4),
+        services in prop::collection::vec(any_mixed_service(), 1..4),
         events in prop::collection::vec(any_event(), 0..25),
     ) {
         let mut world = build(&nodes, &services, &[0, 1, 2, 3]);
@@ -237,7 +249,7 @@ proptest! {
     #[test]
     fn nothing_moves_without_a_cause(
         nodes in prop::collection::vec(any_node(), 1..5),
-        services in prop::collection::vec(any_service(), 1..4),
+        services in prop::collection::vec(any_mixed_service(), 1..4),
         waits in prop::collection::vec(1..700_000u64, 0..6),
     ) {
         let mut world = build(&nodes, &services, &[0, 1, 2, 3]);
