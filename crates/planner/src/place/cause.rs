@@ -10,7 +10,9 @@ use crate::slot::{is_live, is_lost};
 /// By what the slot has, or had last.
 pub(super) fn of(pass: &Pass<'_, '_>, at: usize, template: u32) -> Cause {
     let slot = &pass.slots[at];
-    let Some(before) = slot.wanted.first().or_else(|| slot.past.first()) else { return Cause::Wanted };
+    let Some(before) = slot.wanted.first().or_else(|| slot.past.first()) else {
+        return Cause::Wanted;
+    };
     let nodes = &pass.draft.nodes;
     if before.template != template {
         return Cause::Update;
