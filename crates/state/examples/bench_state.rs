@@ -250,6 +250,7 @@ fn task(n: u32, place: Option<(NodeId, Ipv4Addr)>) -> Task {
         service: service_id(n / 1000 % SERVICES),
         slot: n % 1000 + 1,
         template: 1,
+        run: 0,
         node: place.map(|(node, _)| node),
         address: place.map(|(_, address)| address),
         desired: Desired::Running,

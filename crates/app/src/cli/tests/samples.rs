@@ -72,6 +72,7 @@ pub(crate) fn web() -> v1::Service {
         change: None,
         update: None,
         update_message: String::new(),
+        job: None,
     }
 }
 
@@ -105,6 +106,7 @@ pub(crate) fn task(slot: u32, state: v1::TaskState, desired: v1::Desired) -> v1:
         image: "nginx:1.27".into(),
         node_status: v1::NodeStatus::Ready.into(),
         health_implicit: false,
+        run: 0,
     }
 }
 
