@@ -1,6 +1,12 @@
 //! Jobs: runs, slots, schedules.
 
-use crate::world::check;
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use warren_model::Time;
+use warren_model::task::{Task, TaskState};
+
+use crate::world::{World, check, service_id};
 
 #[test]
 fn a_job_runs_once() {
@@ -319,4 +325,59 @@ fn people_and_schedules() {
         update j every=0_*_*_*_*
         plan => wake 1800s",
     );
+}
+
+/// Times of the wall clock, in ms: one a minute, on the minute.
+fn times(from: Time, to: Time) -> u64 {
+    to.0 / 60_000 - from.0 / 60_000
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// Whatever clocks of leaders say, and however late they look: each time of the schedule is
+    /// begun once, or skipped, or missed, and all are counted. A new leader knows nothing (a fresh
+    /// index), and its clock may be behind or far ahead.
+    #[test]
+    fn no_time_is_lost_or_begun_twice(
+        rule in prop_oneof![Just("allow"), Just("forbid"), Just("replace")],
+        missed in prop_oneof![Just(""), Just("run-once"), Just("late=90s")],
+        steps in prop::collection::vec((0..6u8, 0..200_000u64), 1..60),
+    ) {
+        let mut world = World::new();
+        world.run("nodes a");
+        world.run(&format!("service j job=1 every=*_*_*_*_* {rule} {missed}"));
+        let begun = world.state.time();
+        let mut seen = BTreeSet::new();
+        for (what, ms) in steps {
+            match what {
+                // The clock of the next leader is behind, or far ahead.
+                0 => world.now = Time(world.now.0.saturating_sub(ms)),
+                1 => world.now = world.now.plus_ms(ms * 20),
+                2 => drop(world.run("start")),
+                3 => {
+                    let running = |task: &&Task| task.status.state == TaskState::Running;
+                    let task = world.state.tasks().find(running).cloned();
+                    if let Some(task) = task {
+                        world.report(&task, TaskState::Complete);
+                    }
+                }
+                4 => world.obey(),
+                _ => world.now = world.now.plus_ms(ms),
+            }
+            while world.plan().more {}
+            let service = world.state.service(service_id("j")).unwrap();
+            let runs = &service.job.as_ref().unwrap().runs;
+            let scheduled = runs.iter().filter_map(|run| run.scheduled.map(|at| (run.number, at)));
+            seen.extend(scheduled);
+        }
+        prop_assert_eq!(world.state.check(), Vec::<String>::new());
+        let job = world.state.service(service_id("j")).unwrap().job.clone().unwrap();
+        let all: BTreeSet<Time> = seen.iter().map(|(_, at)| *at).collect();
+        prop_assert_eq!(all.len(), seen.len(), "a time was begun twice: {:?}", seen);
+        prop_assert_eq!(usize::try_from(job.last).unwrap(), seen.len());
+        // What is decided is all that there was, up to the time of the state.
+        let decided = u64::from(job.last) + job.missed + job.skipped;
+        prop_assert_eq!(decided, times(begun, world.state.time().max(world.now)));
+    }
 }

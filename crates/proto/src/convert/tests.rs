@@ -8,6 +8,7 @@ use warren_model::health::{
     Health, HealthAction, HealthSpec, HealthState, Healthcheck, HttpProbe, Probe,
 };
 use warren_model::ipv6::Subnet6;
+use warren_model::job::{Concurrency, JobPolicy, JobStatus, Missed, Run, RunState, Schedule};
 use warren_model::moving::{Cause, MinAvailable, Moving, Origin, Rebalance};
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
@@ -212,7 +213,12 @@ fn healthcheck() -> impl Strategy<Value = Healthcheck> {
 fn spec() -> impl Strategy<Value = ServiceSpec> {
     let mode = prop_oneof![
         any::<u32>().prop_map(|replicas| Mode::Replicated { replicas }),
-        Just(Mode::Global)
+        Just(Mode::Global),
+        any::<(u32, u32)>().prop_map(|(completions, max_concurrent)| Mode::ReplicatedJob {
+            completions,
+            max_concurrent
+        }),
+        Just(Mode::GlobalJob)
     ];
     let order = prop_oneof![Just(UpdateOrder::StartFirst), Just(UpdateOrder::StopFirst)];
     let rest = (monitor(), any::<u32>(), action(), any::<[Option<u32>; 2]>(), any::<Option<u64>>());
@@ -242,8 +248,8 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
         any::<u64>().prop_map(|ms| OnDisconnect::ReplaceAfter { ms }),
     ];
     let name = "[a-z][a-z0-9_]{0,8}[a-z0-9]";
-    let found =
-        (prop::collection::vec(attachment(), 0..4), endpoint(), placement(), rollback(), moving());
+    let networks = prop::collection::vec(attachment(), 0..4);
+    let found = (networks, endpoint(), placement(), rollback(), job(), moving());
     (name, labels(), mode, ports(), update, template(), on_disconnect, found).prop_map(
         |(name, labels, mode, ports, update, task, on_disconnect, found)| ServiceSpec {
             name: name.parse().unwrap(),
@@ -257,7 +263,55 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
             endpoint: found.1,
             placement: found.2,
             rollback: found.3,
-            moving: found.4,
+            job: found.4,
+            moving: found.5,
+        },
+    )
+}
+
+fn job() -> impl Strategy<Value = JobPolicy> {
+    let rules = (0..3usize, any::<bool>(), any::<Option<u64>>());
+    let schedule = ("[a-z*/ 0-9]{1,9}", "[A-Za-z/]{1,9}", rules).prop_map(
+        |(cron, timezone, (concurrency, once, deadline_ms))| Schedule {
+            cron,
+            timezone,
+            concurrency: [Concurrency::Allow, Concurrency::Forbid, Concurrency::Replace]
+                [concurrency],
+            missed: if once { Missed::RunOnce } else { Missed::Skip },
+            deadline_ms,
+        },
+    );
+    (any::<Option<u64>>(), 1..100u32, prop::option::of(schedule)).prop_map(
+        |(time_limit_ms, history, schedule)| JobPolicy { time_limit_ms, history, schedule },
+    )
+}
+
+fn job_status() -> impl Strategy<Value = JobStatus> {
+    let states = [RunState::Running, RunState::Complete, RunState::Failed, RunState::Stopped];
+    let numbers = any::<([u32; 4], [u64; 2], Option<u64>)>();
+    let run = (numbers, 0..4usize, ".{0,8}", any::<Vec<u32>>()).prop_map(
+        move |((numbers, times, scheduled), state, message, forgotten)| Run {
+            number: numbers[0],
+            template: numbers[1],
+            scheduled: scheduled.map(Time),
+            begun: Time(times[0]),
+            state: states[state],
+            since: Time(times[1]),
+            message,
+            completed: numbers[2],
+            total: numbers[3],
+            forgotten,
+        },
+    );
+    let rest = any::<(u32, u64, bool, u64, u64)>();
+    (rest, prop::collection::vec(run, 0..4)).prop_map(
+        |((last, cursor, suspended, missed, skipped), runs)| JobStatus {
+            last,
+            cursor: Time(cursor),
+            suspended,
+            missed,
+            skipped,
+            runs,
         },
     )
 }
@@ -433,6 +487,7 @@ proptest! {
         numbers: (u32, bool, u64, u64, u64),
         change in change(),
         update in prop::option::of(update_status()),
+        job in prop::option::of(job_status()),
         more: (u32, u32, bool),
     ) {
         let (template, removing, created, updated, revision) = numbers;
@@ -453,6 +508,7 @@ proptest! {
             template_last: template.saturating_add(after),
             change,
             update,
+            job,
             removing,
             created: Time(created),
             updated: Time(updated),
@@ -461,18 +517,24 @@ proptest! {
     }
 
     #[test]
+    fn runs_of_jobs_survive(status in job_status()) {
+        round_trip::<_, v1::JobStatus>(&status);
+    }
+
+    #[test]
     fn tasks_survive(
         status in status(),
         ids: ([u8; 10], [u8; 10], Option<[u8; 10]>),
-        numbers: (u32, u32, Option<u32>, u64, u64),
+        numbers: (u32, u32, u32, Option<u32>, u64, u64),
         desired in 0..3usize,
     ) {
-        let (slot, template, address, created, revision) = numbers;
+        let (slot, template, run, address, created, revision) = numbers;
         round_trip::<_, v1::Task>(&Task {
             id: TaskId::from_bytes(ids.0),
             service: ServiceId::from_bytes(ids.1),
             slot,
             template,
+            run,
             node: ids.2.map(NodeId::from_bytes),
             address: address.map(Into::into),
             desired: [Desired::Running, Desired::Shutdown, Desired::Remove][desired],

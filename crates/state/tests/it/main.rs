@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::or_fun_call)]
 
 mod audit;
+mod jobs;
 mod members;
 mod networks;
 mod policies;

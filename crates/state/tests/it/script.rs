@@ -19,6 +19,7 @@ use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::health::{Health, HealthState};
 use warren_model::id::{ClusterId, NetworkId, NodeId, PolicyId, ServiceId, TaskId};
+use warren_model::job::Schedule;
 use warren_model::network::{NetworkSpec, VipHolder};
 use warren_model::node::{Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus};
 use warren_model::operator::Operator;
@@ -97,6 +98,15 @@ pub(crate) fn spec(name: &str, words: &[&str]) -> ServiceSpec {
             Some(("reserve", bytes)) => spec.task.reserve = resources(&[bytes]),
             Some(("replicas", n)) => spec.mode = Mode::Replicated { replicas: n.parse().unwrap() },
             Some(other) => panic!("unknown option {other:?}"),
+            Some(("job", n)) => {
+                let (completions, max_concurrent) = (n.parse().unwrap(), 2);
+                spec.mode = Mode::ReplicatedJob { completions, max_concurrent };
+            }
+            Some(("every", rule)) => {
+                let mut schedule = Schedule::new("@hourly");
+                schedule.concurrency = rule.parse().unwrap();
+                spec.job.schedule = Some(schedule);
+            }
             None if *word == "dnsrr" => spec.endpoint.mode = EndpointMode::Dnsrr,
             None if *word == "slots" => spec.endpoint.slot_addresses = true,
             None => spec.ports.push(port(word)),
@@ -185,6 +195,7 @@ fn new_task(id: &str, place: &str, words: &[&str], address: Option<Ipv4Addr>) ->
         service: service(name),
         slot: slot.parse().unwrap(),
         template: template.map_or(1, |t| t.parse().unwrap()),
+        run: 0,
         node: on.map(node),
         address,
         desired: Desired::Running,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use warren_model::cluster::{Authority, JoinToken};
 use warren_model::id::ClusterId;
+use warren_model::job::RunState;
 use warren_model::moving::{Cause, MinAvailable, Moving, Origin, Rebalance};
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
@@ -137,6 +138,7 @@ fn task() -> Task {
         service: ServiceId::from_bytes([4; 10]),
         slot: 1,
         template: 1,
+        run: 4,
         node: Some(node(3)),
         address: Some([10, 128, 0, 2].into()),
         desired: Desired::Running,
@@ -184,6 +186,17 @@ fn mutations() -> Vec<Mutation> {
         Mutation::CreateNetwork { id: network().id, spec: network().spec },
         Mutation::RemoveNetwork { id: network().id },
         Mutation::CreatePolicy { id: policy().id, spec: policy().spec },
+        Mutation::BeginRun { id: service, scheduled: Some(TIME) },
+        Mutation::EndRun {
+            id: service,
+            run: 2,
+            state: RunState::Failed,
+            message: "exit code 3".into(),
+            completed: 1,
+            total: 2,
+        },
+        Mutation::PassSchedule { id: service, until: TIME, missed: 3, message: "late".into() },
+        Mutation::Suspend { id: service, suspended: true },
         Mutation::RemovePolicy { id: policy().id },
         Mutation::GrantVip { holder: vip().holder, address: vip().address },
         Mutation::ReleaseVip { address: vip().address },

@@ -569,4 +569,41 @@ impl Control for Answering {
             name: wire.service,
         }))
     }
+
+    async fn run_job(
+        &self,
+        request: Request<v1::RunJobRequest>,
+    ) -> Result<Response<v1::RunChanged>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        let (id, name) = (vec![3; 10], wire.service);
+        Ok(Response::new(v1::RunChanged { id, revision: 9, runs: vec![2], name }))
+    }
+
+    async fn stop_job(
+        &self,
+        request: Request<v1::StopJobRequest>,
+    ) -> Result<Response<v1::RunChanged>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        let (id, name) = (vec![3; 10], wire.service);
+        Ok(Response::new(v1::RunChanged { id, revision: 9, runs: vec![1, 2], name }))
+    }
+
+    async fn suspend_job(
+        &self,
+        request: Request<v1::SuspendJobRequest>,
+    ) -> Result<Response<v1::ServiceChanged>, Status> {
+        let mut wire = request.into_inner();
+        wire.request_id.clear();
+        self.note(&wire)?;
+        Ok(Response::new(v1::ServiceChanged {
+            id: vec![3; 10],
+            revision: 9,
+            number: 2,
+            name: wire.service,
+        }))
+    }
 }

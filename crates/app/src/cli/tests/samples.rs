@@ -73,6 +73,7 @@ pub(crate) fn web() -> v1::Service {
         change: None,
         update: None,
         update_message: String::new(),
+        job: None,
     }
 }
 
@@ -107,6 +108,7 @@ pub(crate) fn task(slot: u32, state: v1::TaskState, desired: v1::Desired) -> v1:
         node_status: v1::NodeStatus::Ready.into(),
         health_implicit: false,
         origin: None,
+        run: 0,
     }
 }
 
