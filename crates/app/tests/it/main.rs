@@ -18,4 +18,5 @@ mod input;
 mod node;
 mod registry;
 mod service;
+mod tasks;
 mod update;
