@@ -55,6 +55,7 @@ pub struct AssignedService {
     pub name: String,
     pub ports: Vec<PortSpec>,
     pub on_disconnect: OnDisconnect,
+    pub labels: BTreeMap<String, String>,
     pub templates: BTreeMap<u32, Arc<TaskTemplate>>,
 }
 

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use warren_image::{Image, ImageConfig};
-use warren_model::service::{TaskTemplate, parse_signal};
+use warren_model::service::expand::{self, Facts};
+use warren_model::service::{TaskTemplate, is_hostname, parse_signal};
 use warren_model::task::TaskExit;
 use warren_model::{ServiceId, TaskId, Time};
 use warren_net::{Addresses, Sandbox};
@@ -45,6 +46,12 @@ const SIGTERM: i32 = 15;
 pub(crate) enum Error {
     #[error("image {image} has no command, and none is given")]
     NoCommand { image: String },
+    #[error(
+        "hostname: {given:?} comes to {name:?}, which is not a host name (letters, digits and '-', at most 64)"
+    )]
+    Hostname { given: String, name: String },
+    #[error("env: {given:?} comes to a text with a zero byte")]
+    Zero { given: String },
 }
 
 /// What the worker has gathered for a start.
@@ -71,20 +78,20 @@ pub(crate) struct Attempt {
 /// [`Error`] when there is nothing to run.
 pub(crate) fn container(
     task: &TaskSpec,
-    service_name: &str,
+    facts: &Facts<'_>,
     claims: &[Claim],
     attempt: Attempt,
     parts: Parts,
     resolver: &str,
     logs: &Path,
 ) -> Result<ContainerSpec, Error> {
-    let template = &*task.template;
+    let template = &filled(&task.template, facts)?;
     let config = &parts.image.config;
     let args = arguments(template, config);
     if args.is_empty() {
         return Err(Error::NoCommand { image: template.image.clone() });
     }
-    let hostname = hostname(task);
+    let hostname = hostname(task, template);
     Ok(ContainerSpec {
         id: task.container_id(attempt.number),
         args,
@@ -113,7 +120,7 @@ pub(crate) fn container(
             max_bytes: template.log.max_bytes,
             max_files: template.log.max_files,
         },
-        labels: labels(task, service_name, claims, &parts.image.id, attempt),
+        labels: labels(task, template, facts.service_name, claims, &parts.image.id, attempt),
         layers: parts.image.layers,
     })
 }
@@ -147,8 +154,31 @@ pub(crate) fn environment(
     merged
 }
 
-fn hostname(task: &TaskSpec) -> String {
-    task.template.hostname.clone().unwrap_or_else(|| {
+/// The template with everything filled in that is to be.
+fn filled(template: &TaskTemplate, facts: &Facts<'_>) -> Result<TaskTemplate, Error> {
+    let mut filled = template.clone();
+    for pair in filled.env.iter_mut().filter(|pair| expand::is_template(pair)) {
+        let text = expand::expand(pair, facts);
+        if text.contains('\0') {
+            return Err(Error::Zero { given: pair.clone() });
+        }
+        *pair = text;
+    }
+    for value in filled.container_labels.values_mut() {
+        *value = expand::expand(value, facts);
+    }
+    if let Some(given) = template.hostname.as_ref().filter(|name| expand::is_template(name)) {
+        let name = expand::expand(given, facts);
+        if !is_hostname(&name) {
+            return Err(Error::Hostname { given: given.clone(), name });
+        }
+        filled.hostname = Some(name);
+    }
+    Ok(filled)
+}
+
+fn hostname(task: &TaskSpec, template: &TaskTemplate) -> String {
+    template.hostname.clone().unwrap_or_else(|| {
         let mut id = task.id.to_string();
         id.truncate(HOSTNAME_LEN);
         id
@@ -222,12 +252,13 @@ pub(crate) async fn host_resolver() -> String {
 
 fn labels(
     task: &TaskSpec,
+    template: &TaskTemplate,
     service_name: &str,
     claims: &[Claim],
     image_id: &str,
     attempt: Attempt,
 ) -> BTreeMap<String, String> {
-    let users = task.template.container_labels.iter();
+    let users = template.container_labels.iter();
     let mut labels: BTreeMap<String, String> = users
         .filter(|(key, _)| !key.starts_with("warren."))
         .map(|(key, value)| (key.clone(), value.clone()))
@@ -331,6 +362,8 @@ pub(crate) fn time(at: SystemTime) -> Time {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use warren_model::NodeId;
+
     use super::*;
 
     fn words(text: &str) -> Vec<String> {
@@ -362,6 +395,34 @@ mod tests {
         check(("e", "c"), ("E", "x"), "E x");
         check(("e", "c"), ("", "x"), "x");
         check(("", ""), ("-", ""), "");
+    }
+
+    #[test]
+    fn templates_are_filled_in() {
+        let labels = BTreeMap::from([("team".to_owned(), "shop".to_owned())]);
+        let facts = Facts {
+            service: ServiceId::from_bytes([1; 10]),
+            service_name: "web",
+            labels: &labels,
+            node: NodeId::from_bytes([2; 10]),
+            hostname: "alpha",
+            architecture: "x86_64",
+            task: TaskId::from_bytes([3; 10]),
+            slot: 4,
+        };
+        let mut template = TaskTemplate {
+            env: vec!["ME={{.Service.Name}}.{{.Task.Slot}}@{{.Node.Hostname}}".into()],
+            hostname: Some("{{index .Service.Labels \"team\"}}-{{.Task.Slot}}".into()),
+            ..TaskTemplate::default()
+        };
+        template.container_labels.insert("arch".into(), "{{.Node.Platform.Architecture}}".into());
+        let got = filled(&template, &facts).unwrap();
+        assert_eq!(got.env, ["ME=web.4@alpha"]);
+        assert_eq!(got.hostname.as_deref(), Some("shop-4"));
+        assert_eq!(got.container_labels["arch"], "x86_64");
+        template.hostname = Some("{{index .Service.Labels \"none\"}}".into());
+        let error = filled(&template, &facts).unwrap_err().to_string();
+        assert!(error.contains("comes to \"\", which is not a host name"), "{error}");
     }
 
     #[test]
@@ -403,7 +464,7 @@ mod tests {
         let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(9);
         let info = ContainerInfo {
             id: task.container_id(4),
-            labels: labels(&task, "web", &[], "sha256:ab", attempt),
+            labels: labels(&task, &task.template, "web", &[], "sha256:ab", attempt),
             state: ContainerState::Running { pid: 11, started_at: at },
         };
         let listed = parse_labels(&info).unwrap();

@@ -258,6 +258,10 @@ impl Core {
             let order = Order {
                 spec: Arc::clone(&held.spec),
                 service_name: self.service_name(held.spec.service).to_owned(),
+                labels: match (&effect, self.set.service(held.spec.service)) {
+                    (Effect::Start, Some(service)) => service.labels.clone(),
+                    (_, _) => BTreeMap::new(),
+                },
                 claims: self.claims(held.spec.service),
                 attempt: held.machine.attempt(),
                 restarts: held.machine.restarts(),

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use warren_image::{Image, Progress, Reference};
 use warren_model::TaskId;
 use warren_model::quantity::Time;
+use warren_model::service::expand::Facts;
 use warren_runtime::Error as RuntimeError;
 
 mod network;
@@ -261,7 +262,7 @@ async fn try_start(
     let logs = tools.log_dir(order.spec.id);
     let spec = container::container(
         &order.spec,
-        &order.service_name,
+        &facts(tools, order),
         &order.claims,
         attempt,
         parts,
@@ -286,6 +287,20 @@ async fn try_start(
         tracing::warn!(container = id, error = chain(&error), "remove what did not start");
     }
     Err(Failure { message: chain(&error), kind })
+}
+
+/// What templates of a container are filled with.
+fn facts<'a>(tools: &'a Tools, order: &'a Order) -> Facts<'a> {
+    Facts {
+        service: order.spec.service,
+        service_name: &order.service_name,
+        labels: &order.labels,
+        node: tools.node,
+        hostname: &tools.hostname,
+        architecture: &tools.architecture,
+        task: order.spec.id,
+        slot: order.spec.slot,
+    }
 }
 
 /// Tells when the container has ended.

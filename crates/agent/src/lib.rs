@@ -172,6 +172,8 @@ impl Agent {
         let keys = options.tunnel.as_ref().map(|tunnel| tunnel.keys()).unwrap_or_default();
         let tools = Arc::new(Tools {
             node: options.node_id,
+            hostname: options.description.hostname.clone(),
+            architecture: options.description.architecture.clone(),
             pool: options.pool,
             runtime: options.runtime,
             images: options.images,

@@ -1,6 +1,7 @@
 //! What a person wants of a service, and the rules it must obey.
 
 mod endpoint;
+pub mod expand;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,9 @@ pub use crate::service::update::{
     Change, ChangeKind, FailureAction, Revision, RollbackPolicy, UpdateKind, UpdateOrder,
     UpdatePhase, UpdatePolicy, UpdateState, UpdateStatus,
 };
-pub use crate::service::words::{CAPABILITIES, is_capability, is_user, parse_signal, signal_name};
+pub use crate::service::words::{
+    CAPABILITIES, is_capability, is_hostname, is_user, parse_signal, signal_name,
+};
 
 /// A service as the state holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -75,7 +75,8 @@ fn parse_service(
     problems: &mut Vec<String>,
 ) -> Result<(ServiceId, AssignedService), Error> {
     let id = warren_proto::service_id("service.id", &service.id)?;
-    let mut out = AssignedService { name: service.name, ..AssignedService::default() };
+    let labels = service.labels.into_iter().collect();
+    let mut out = AssignedService { name: service.name, labels, ..AssignedService::default() };
     match service.on_disconnect.map(OnDisconnect::try_from) {
         None => {}
         Some(Ok(policy)) => out.on_disconnect = policy,
@@ -129,6 +130,7 @@ fn wire_service((id, service): (&ServiceId, &AssignedService)) -> v1::AssignedSe
         ports: service.ports.iter().map(Into::into).collect(),
         templates: templates.collect(),
         on_disconnect: Some(service.on_disconnect.into()),
+        labels: service.labels.clone().into_iter().collect(),
         id,
     }
 }

@@ -133,6 +133,8 @@ pub enum Command {
 pub struct Order {
     pub spec: Arc<TaskSpec>,
     pub service_name: String,
+    /// Of its service; for a start alone.
+    pub labels: BTreeMap<String, String>,
     pub claims: Vec<Claim>,
     pub attempt: u32,
     pub restarts: u32,

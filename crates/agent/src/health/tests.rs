@@ -28,6 +28,7 @@ fn order(n: u8, health: Healthcheck, port: Option<u16>) -> Order {
             address6: None,
         }),
         service_name: "web".to_owned(),
+        labels: BTreeMap::new(),
         claims: vec![],
         attempt: 1,
         restarts: 0,

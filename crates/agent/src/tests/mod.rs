@@ -317,6 +317,7 @@ impl Wish {
             ports: self.ports.iter().map(Into::into).collect(),
             templates: vec![template],
             on_disconnect: Some(self.on_disconnect.into()),
+            labels: Default::default(),
         };
         v1::Assignment {
             complete: false,

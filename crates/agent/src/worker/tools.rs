@@ -30,6 +30,9 @@ use crate::underlay::Resolve;
 /// The hands of the agent, shared by effects and streams.
 pub(crate) struct Tools {
     pub(crate) node: NodeId,
+    /// As templates of containers see it.
+    pub(crate) hostname: String,
+    pub(crate) architecture: String,
     pub(crate) pool: (Ipv4Addr, u8),
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) images: Arc<dyn Images>,

@@ -19,4 +19,5 @@ mod jobs;
 mod node;
 mod registry;
 mod service;
+mod tasks;
 mod update;

@@ -136,9 +136,12 @@ pub(crate) fn touched(old: &State, new: &State, events: Option<&[Event]>) -> Tou
 }
 
 /// What a node is told of a service, templates aside.
-fn told(view: &State, id: ServiceId) -> Option<(&[PortSpec], OnDisconnect)> {
-    view.service(id).map(|service| (service.spec.ports.as_slice(), service.spec.on_disconnect))
+fn told(view: &State, id: ServiceId) -> Option<Told<'_>> {
+    let spec = &view.service(id)?.spec;
+    Some((spec.ports.as_slice(), spec.on_disconnect, &spec.labels))
 }
+
+type Told<'a> = (&'a [PortSpec], OnDisconnect, &'a BTreeMap<String, String>);
 
 /// What a node is told of a task, status aside.
 fn face(task: &Task) -> (Option<NodeId>, u32, u32, Desired, Option<Ipv4Addr>) {
@@ -216,6 +219,7 @@ fn service(view: &State, id: ServiceId, used: &BTreeSet<u32>) -> Option<v1::Assi
         ports: service.spec.ports.iter().map(Into::into).collect(),
         templates: used.iter().filter_map(template).collect(),
         on_disconnect: Some(service.spec.on_disconnect.into()),
+        labels: service.spec.labels.clone().into_iter().collect(),
     })
 }
 

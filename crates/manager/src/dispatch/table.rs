@@ -20,6 +20,7 @@ use warren_model::node::{Node, NodeStatus};
 use warren_model::node_table::{
     NodeTable, Peer, TableAttachment, TableChange, TableNetwork, TableService, TableTask,
 };
+use warren_model::service::expand;
 use warren_model::service::{Attachment, PublishMode, Service};
 use warren_model::task::{Desired, Task};
 use warren_model::{NetworkId, NodeId, ServiceId};
@@ -217,7 +218,13 @@ fn told(view: &State, service: &Service, scope: Scope<'_>) -> Option<TableServic
         endpoint: spec.endpoint,
         ports: ports.copied().collect(),
         // Of those who may find it by names alone.
-        hostname: spec.task.hostname.as_deref().filter(|_| shared).map(Into::into),
+        // One that is filled in on the node is not known here.
+        hostname: spec
+            .task
+            .hostname
+            .as_deref()
+            .filter(|name| shared && !expand::is_template(name))
+            .map(Into::into),
         tasks: tasks.filter(|task| shared || task.ready).collect(),
     })
 }

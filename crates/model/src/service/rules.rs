@@ -6,6 +6,7 @@ use super::{
     Limits, LogOptions, SpecError, TaskTemplate, check_labels, is_capability, is_user,
     parse_signal, wrong,
 };
+use super::{expand, is_hostname};
 use crate::resources::{Resource, ResourceError};
 
 impl TaskTemplate {
@@ -26,6 +27,7 @@ impl TaskTemplate {
             if !keys.insert(key) {
                 return Err(wrong("env", pair, format!("sets {key} a second time")));
             }
+            check_template("env", pair)?;
         }
         for text in self.command.iter().chain(self.entrypoint.iter().flatten()) {
             if text.contains('\0') {
@@ -37,6 +39,9 @@ impl TaskTemplate {
         }
         self.check_places()?;
         check_labels("container_labels", &self.container_labels)?;
+        for value in self.container_labels.values() {
+            check_template("container_labels", value)?;
+        }
         self.health.validate()?;
         self.check_numbers()
     }
@@ -54,15 +59,9 @@ impl TaskTemplate {
             return Err(wrong("user", user, problem));
         }
         if let Some(host) = &self.hostname {
-            let label = |l: &str| {
-                !l.is_empty()
-                    && l.len() <= 63
-                    && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
-                    && !l.starts_with('-')
-                    && !l.ends_with('-')
-            };
-            // Linux keeps 64 bytes (HOST_NAME_MAX).
-            if host.len() > 64 || !host.split('.').all(label) {
+            check_template("hostname", host)?;
+            // What a template comes to is known on the node.
+            if !expand::is_template(host) && !is_hostname(host) {
                 return Err(wrong(
                     "hostname",
                     host,
@@ -150,4 +149,11 @@ impl TaskTemplate {
         }
         Ok(())
     }
+}
+
+/// Whether what is to be filled in can be: Docker Swarm's templates.
+fn check_template(field: &str, text: &str) -> Result<(), SpecError> {
+    expand::check(text).map_err(|error| {
+        wrong(field, text, format!("is not a template that can be filled in, {error}"))
+    })
 }

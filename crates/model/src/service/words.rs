@@ -44,6 +44,19 @@ pub fn is_user(text: &str) -> bool {
     sane(user) && group.is_none_or(sane)
 }
 
+/// Whether `text` is a host name that Linux takes: labels of letters, digits and `-`, at most 64
+/// bytes together (HOST_NAME_MAX).
+pub fn is_hostname(text: &str) -> bool {
+    let label = |l: &str| {
+        !l.is_empty()
+            && l.len() <= 63
+            && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    text.len() <= 64 && text.split('.').all(label)
+}
+
 /// The number of a signal given as `SIGTERM`, `term`, `15` or `RTMIN+3`.
 pub fn parse_signal(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {

@@ -3049,6 +3049,12 @@ pub struct AssignedService {
     pub templates: ::prost::alloc::vec::Vec<Template>,
     #[prost(message, optional, tag = "5")]
     pub on_disconnect: ::core::option::Option<OnDisconnect>,
+    /// For what is filled in when a container starts.
+    #[prost(map = "string, string", tag = "26")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamRequest {
