@@ -26,6 +26,7 @@ mod resolve;
 mod revisions;
 mod serve;
 mod services;
+mod simulate;
 pub(crate) mod table;
 mod token;
 mod wait;

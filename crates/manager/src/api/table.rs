@@ -62,6 +62,7 @@ pub(crate) enum Rpc {
     ListRevisions,
     RollBackService,
     HoldUpdate,
+    Simulate,
     Join,
     Renew,
     Session,
@@ -109,6 +110,7 @@ impl Rpc {
             Self::ListRevisions => "ListRevisions",
             Self::RollBackService => "RollBackService",
             Self::HoldUpdate => "HoldUpdate",
+            Self::Simulate => "Simulate",
             Self::Join => "Join",
             Self::Renew => "Renew",
             Self::Session => "Session",
@@ -130,6 +132,7 @@ pub(crate) fn may(role: Role, rpc: Rpc) -> bool {
         | Rpc::ListNetworks
         | Rpc::ListPolicies
         | Rpc::Explain
+        | Rpc::Simulate
         | Rpc::ListRevisions
         | Rpc::Watch
         | Rpc::WaitService
@@ -223,7 +226,7 @@ mod tests {
             ListOperators LA     ListAudit LA          SetLogLevel LA       CreateNetwork LAD
             RemoveNetworks LAD   ListNetworks LADR     CreatePolicy LAD     RemovePolicies LAD
             ListPolicies LADR    Explain LADR          ListRevisions LADR   RollBackService LAD
-            HoldUpdate LAD       Join ADRmwn
+            HoldUpdate LAD       Simulate LADR         Join ADRmwn
             Renew mw             Session mw            Tunnel mw";
         let all = [
             Rpc::GetInfo,
@@ -263,6 +266,7 @@ mod tests {
             Rpc::ListRevisions,
             Rpc::RollBackService,
             Rpc::HoldUpdate,
+            Rpc::Simulate,
             Rpc::Join,
             Rpc::Renew,
             Rpc::Session,

@@ -10,6 +10,7 @@ mod moving;
 mod placement;
 mod props;
 mod rollouts;
+mod simulate;
 mod tables;
 mod updates;
 mod vips;
