@@ -27,6 +27,7 @@ mod resolve;
 mod revisions;
 mod serve;
 mod services;
+mod simulate;
 pub(crate) mod table;
 mod tasks;
 mod token;

@@ -8,7 +8,8 @@
 //! Stages, in order: liveness of nodes, the default network, blocks of new nodes, then for each
 //! service: watch (how an update stands), virtual IPs, orchestrate (slots wanted), roll out (which slots get
 //! the new template now), replace (failed, lost), place (a node and an address),
-//! reap (history). Jobs have a pass of their own (`job`). A new task is created with its place, so a new service costs
+//! balance (what a node that came later takes over), reap (history). Jobs have a pass of their
+//! own (`job`). A new task is created with its place, so a new service costs
 //! one plan.
 //!
 //! Invariants (tested on random clusters):
@@ -20,7 +21,7 @@
 //!   one.
 //!
 //! Not here: restarts in place (the agent), what tasks really use (reservations
-//! are promises), moving what runs well to where it would run better.
+//! are promises), moving what runs well without an event (`balance`).
 
 mod address;
 mod balance;
@@ -38,6 +39,7 @@ mod reap;
 mod replace;
 mod rollout;
 mod service;
+mod simulate;
 mod slot;
 mod vips;
 mod watch;
@@ -60,6 +62,10 @@ pub use crate::job::{Standing, next_time, run_progress, standing};
 use crate::liveness::Silence;
 pub use crate::liveness::{RETURN_MS, SUSPICION_MAX_MS, SUSPICION_MS, suspicion_ms};
 pub use crate::progress::{Convergence, completed_count, progress, task_counts};
+pub use crate::simulate::{
+    Change, STEPS_MAX, SimulateError, Simulation, Supposed, is_left_behind, like, simulate,
+    slot_name,
+};
 pub use crate::watch::update_state;
 
 /// What the leader hears of nodes; kept in memory, never replicated.

@@ -251,13 +251,11 @@ fn task(n: u32, place: Option<(NodeId, Ipv4Addr)>) -> Task {
         slot: n % 1000 + 1,
         run: 0,
         template: 1,
-        run: 0,
         node: place.map(|(node, _)| node),
         address: place.map(|(_, address)| address),
         desired: Desired::Running,
         status: TaskStatus::new(state, Time(0)),
         created: Time(0),
-        origin: None,
         origin: None,
         revision: 0,
     }

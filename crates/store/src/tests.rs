@@ -71,6 +71,7 @@ fn task(number: u64, of: u64) -> Mutation {
         id: TaskId::from_bytes(id(number)),
         service: ServiceId::from_bytes(id(of)),
         slot: 1,
+        run: 0,
         template: 1,
         node: None,
         address: None,

@@ -53,7 +53,7 @@ pub(crate) async fn run(context: &mut Context<'_>, verb: ExplainVerb) -> Result<
     }
 }
 
-fn amounts(wire: Option<&v1::Resources>) -> Resources {
+pub(crate) fn amounts(wire: Option<&v1::Resources>) -> Resources {
     wire.cloned().and_then(|wire| Resources::try_from(wire).ok()).unwrap_or_default()
 }
 
@@ -155,7 +155,7 @@ fn obstacles(all: &[v1::Obstacle]) -> Vec<Value> {
 }
 
 /// Amounts are in the smallest unit: bytes, thousandths of a core, pieces.
-fn whole(answer: &v1::Explanation) -> Value {
+pub(crate) fn whole(answer: &v1::Explanation) -> Value {
     let node = |node: &v1::NodeVerdict| {
         json!({
             "id": service_id(&node.node),

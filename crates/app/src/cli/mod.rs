@@ -42,6 +42,7 @@ mod rows;
 pub(crate) mod secret;
 mod service;
 mod settle;
+mod simulate;
 mod spec;
 mod task;
 mod template;
@@ -109,6 +110,7 @@ enum Verb {
     /// Show why something is where it is, or nowhere, and what would help
     #[command(subcommand, arg_required_else_help = true)]
     Explain(explain::ExplainVerb),
+    Simulate(simulate::SimulateArgs),
     /// Run a command in a container
     Exec(exec::ExecArgs),
     /// Images of this node
@@ -322,6 +324,7 @@ pub(crate) async fn run(
         Verb::Task(verb) => task::run(&mut context, verb).await,
         Verb::Ps(args) => service::ps(&mut context, args).await,
         Verb::Explain(verb) => explain::run(&mut context, verb).await,
+        Verb::Simulate(args) => simulate::run(&mut context, args).await,
         Verb::Exec(args) => exec::run(&mut context, args).await,
         Verb::Image(verb) => image::run(&mut context, verb).await,
         Verb::Registry(verb) => image::registry(&mut context, verb).await,

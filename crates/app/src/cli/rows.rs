@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 use warren_model::ServiceId;
+use warren_model::moving::Cause;
 use warren_model::service::PortSpec;
 use warren_model::task::TaskState;
 use warren_model::{ServiceSpec, Time};
@@ -177,6 +178,9 @@ pub(crate) struct TaskRow {
     node_status: &'static str,
     image: String,
     desired_state: &'static str,
+    /// Why it was made: `wanted`, `update`, `failure`, `lost`, `drain`, `placement`, `deadline` or
+    /// `balance`; null: a version made it that did not say.
+    cause: Option<&'static str>,
     state: &'static str,
     /// `starting`, `healthy` or `unhealthy`; `none` where nothing is asked, or nothing runs.
     health: &'static str,
@@ -248,6 +252,10 @@ impl From<&v1::Task> for TaskRow {
             node_status: node_status(task.node_status),
             image: task.image.clone(),
             desired_state,
+            cause: task
+                .origin
+                .and_then(|origin| Cause::try_from(origin.cause()).ok())
+                .map(Cause::as_str),
             state: state.map_or("unknown", TaskState::as_str),
             health: health_of(&status),
             health_implicit: task.health_implicit,
@@ -322,6 +330,7 @@ impl Record for TaskRow {
         "node_status",
         "image",
         "desired_state",
+        "cause",
         "state",
         "health",
         "health_implicit",

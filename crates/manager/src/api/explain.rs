@@ -149,7 +149,7 @@ fn of_update(view: &State, service: &Service) -> (Option<String>, Vec<String>) {
     (Some(text), fixes)
 }
 
-fn answer(
+pub(super) fn answer(
     view: &State,
     service: &Service,
     kind: &str,

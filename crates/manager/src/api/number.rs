@@ -44,7 +44,7 @@ without! {
     WaitServiceRequest StopNodeRequest LeaveClusterRequest GetClusterRequest
     RotateDataKeyRequest UnlockRequest BackupRequest ListOperatorsRequest ListAuditRequest
     SetLogLevelRequest JoinRequest RenewRequest ListNetworksRequest
-    ListPoliciesRequest ListRevisionsRequest ExplainRequest PartedRequest
+    ListPoliciesRequest ListRevisionsRequest ExplainRequest SimulateRequest PartedRequest
 }
 
 impl<T> Numbered for Streaming<T> {}

@@ -7,7 +7,7 @@ use warren_proto::v1;
 use super::table::Rpc;
 use super::{
     Control, audit, backup, call, cluster, explain, info, jobs, leave, list, lock, networks, nodes,
-    operators, policies, read, revisions, services, tasks, token, wait, watch,
+    operators, policies, read, revisions, services, simulate, tasks, token, wait, watch,
 };
 use crate::stream;
 
@@ -339,6 +339,14 @@ impl v1::control_server::Control for Control {
         call(&self.core, Rpc::Explain, request, |core, _, wire| async move {
             let view = read(&core, wire.min_revision, wire.linearizable).await?;
             Ok(Response::new(explain::explain(&core, &view, &wire)?))
+        })
+        .await
+    }
+
+    async fn simulate(&self, request: Request<v1::SimulateRequest>) -> Answer<v1::Simulation> {
+        call(&self.core, Rpc::Simulate, request, |core, _, wire| async move {
+            let view = read(&core, wire.min_revision, wire.linearizable).await?;
+            Ok(Response::new(simulate::simulate(&core, &view, &wire)?))
         })
         .await
     }

@@ -66,6 +66,7 @@ pub(crate) enum Rpc {
     StopJob,
     SuspendJob,
     ControlTask,
+    Simulate,
     Join,
     Renew,
     Session,
@@ -117,6 +118,7 @@ impl Rpc {
             Self::StopJob => "StopJob",
             Self::SuspendJob => "SuspendJob",
             Self::ControlTask => "ControlTask",
+            Self::Simulate => "Simulate",
             Self::Join => "Join",
             Self::Renew => "Renew",
             Self::Session => "Session",
@@ -138,6 +140,7 @@ pub(crate) fn may(role: Role, rpc: Rpc) -> bool {
         | Rpc::ListNetworks
         | Rpc::ListPolicies
         | Rpc::Explain
+        | Rpc::Simulate
         | Rpc::ListRevisions
         | Rpc::Watch
         | Rpc::WaitService
@@ -238,7 +241,7 @@ mod tests {
             RemoveNetworks LAD   ListNetworks LADR     CreatePolicy LAD     RemovePolicies LAD
             ListPolicies LADR    Explain LADR          ListRevisions LADR   RollBackService LAD
             HoldUpdate LAD       RunJob LAD            StopJob LAD          SuspendJob LAD
-            ControlTask LAD      Join ADRmwn
+            ControlTask LAD      Simulate LADR         Join ADRmwn
             Renew mw             Session mw            Tunnel mw";
         let all = [
             Rpc::GetInfo,
@@ -282,6 +285,7 @@ mod tests {
             Rpc::StopJob,
             Rpc::SuspendJob,
             Rpc::ControlTask,
+            Rpc::Simulate,
             Rpc::Join,
             Rpc::Renew,
             Rpc::Session,

@@ -336,12 +336,15 @@ mod tests {
                 reserve,
             });
         let picked = pick(&[(Resource::Memory, missing)], victims.collect());
-        let got = picked.map_or("none".to_owned(), |picked| {
-            let mut at: Vec<String> =
-                picked.iter().map(|victim| victim.id.as_bytes()[0].to_string()).collect();
-            at.sort();
-            at.join(" ")
-        });
+        let got = picked.map_or_else(
+            || "none".to_owned(),
+            |picked| {
+                let mut at: Vec<String> =
+                    picked.iter().map(|victim| victim.id.as_bytes()[0].to_string()).collect();
+                at.sort();
+                at.join(" ")
+            },
+        );
         assert_eq!(got, expected, "{candidates}");
     }
 

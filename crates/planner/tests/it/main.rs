@@ -12,6 +12,7 @@ mod placement;
 mod preempt;
 mod props;
 mod rollouts;
+mod simulate;
 mod tables;
 mod updates;
 mod vips;

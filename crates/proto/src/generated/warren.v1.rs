@@ -2308,6 +2308,131 @@ pub struct TenantVerdict {
     #[prost(message, repeated, tag = "5")]
     pub obstacles: ::prost::alloc::vec::Vec<Obstacle>,
 }
+/// Steps happen one after the other, each to its end.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SimulateRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub steps: ::prost::alloc::vec::Vec<SupposedStep>,
+    #[prost(uint64, tag = "2")]
+    pub min_revision: u64,
+    #[prost(bool, tag = "3")]
+    pub linearizable: bool,
+}
+/// Nodes: id, the beginning of it, or hostname.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SupposedStep {
+    #[prost(oneof = "supposed_step::Kind", tags = "1, 2, 3, 4")]
+    pub kind: ::core::option::Option<supposed_step::Kind>,
+}
+/// Nested message and enum types in `SupposedStep`.
+pub mod supposed_step {
+    /// Nodes that are silent at once: these, and all that have every label.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Lose {
+        #[prost(string, repeated, tag = "1")]
+        pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+        #[prost(map = "string, string", tag = "2")]
+        pub labels: ::std::collections::HashMap<
+            ::prost::alloc::string::String,
+            ::prost::alloc::string::String,
+        >,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Scale {
+        #[prost(string, tag = "1")]
+        pub service: ::prost::alloc::string::String,
+        #[prost(uint32, tag = "2")]
+        pub replicas: u32,
+    }
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct AddNode {
+        #[prost(string, tag = "1")]
+        pub hostname: ::prost::alloc::string::String,
+        /// Has what this one has, but for what is said.
+        #[prost(string, tag = "2")]
+        pub like: ::prost::alloc::string::String,
+        #[prost(uint32, optional, tag = "3")]
+        pub cpus: ::core::option::Option<u32>,
+        #[prost(uint64, optional, tag = "4")]
+        pub memory_bytes: ::core::option::Option<u64>,
+        #[prost(map = "string, string", tag = "5")]
+        pub labels: ::std::collections::HashMap<
+            ::prost::alloc::string::String,
+            ::prost::alloc::string::String,
+        >,
+    }
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(string, tag = "1")]
+        Drain(::prost::alloc::string::String),
+        #[prost(message, tag = "2")]
+        Lose(Lose),
+        #[prost(message, tag = "3")]
+        Scale(Scale),
+        #[prost(message, tag = "4")]
+        Add(AddNode),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Simulation {
+    /// What would be elsewhere, newly somewhere, or nowhere; by service and slot.
+    #[prost(message, repeated, tag = "1")]
+    pub tasks: ::prost::alloc::vec::Vec<SimulatedTask>,
+    /// Of services with tasks that would wait.
+    #[prost(message, repeated, tag = "2")]
+    pub pending: ::prost::alloc::vec::Vec<Explanation>,
+    #[prost(message, repeated, tag = "3")]
+    pub nodes: ::prost::alloc::vec::Vec<SimulatedNode>,
+    /// Until it came to rest, of its own clock.
+    #[prost(uint64, tag = "4")]
+    pub took_ms: u64,
+    /// It did not come to rest.
+    #[prost(bool, tag = "5")]
+    pub unsettled: bool,
+    #[prost(uint64, tag = "6")]
+    pub revision: u64,
+    #[prost(uint64, tag = "7")]
+    pub stale_ms: u64,
+    /// Further ones that are left out.
+    #[prost(uint32, tag = "8")]
+    pub tasks_left: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SimulatedTask {
+    #[prost(bytes = "vec", tag = "1")]
+    pub service: ::prost::alloc::vec::Vec<u8>,
+    /// Of a global service 0.
+    #[prost(uint32, tag = "2")]
+    pub slot: u32,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// Host names; empty: nowhere.
+    #[prost(string, tag = "4")]
+    pub from: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub to: ::prost::alloc::string::String,
+    /// moves | placed | ends | pending | left
+    #[prost(string, tag = "6")]
+    pub what: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SimulatedNode {
+    #[prost(bytes = "vec", tag = "1")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub added: bool,
+    /// Tasks that have not ended, and what they reserve.
+    #[prost(uint32, tag = "4")]
+    pub tasks_before: u32,
+    #[prost(uint32, tag = "5")]
+    pub tasks_after: u32,
+    #[prost(message, optional, tag = "6")]
+    pub reserved_before: ::core::option::Option<Resources>,
+    #[prost(message, optional, tag = "7")]
+    pub reserved_after: ::core::option::Option<Resources>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetLogLevelRequest {
     #[prost(string, tag = "1")]
@@ -4985,6 +5110,28 @@ pub mod control_client {
                 .insert(GrpcMethod::new("warren.v1.Control", "ControlTask"));
             self.inner.unary(req, path, codec).await
         }
+        /// What would be where if; changes nothing.
+        pub async fn simulate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SimulateRequest>,
+        ) -> std::result::Result<tonic::Response<super::Simulation>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/warren.v1.Control/Simulate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.v1.Control", "Simulate"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -5249,6 +5396,11 @@ pub mod control_server {
             &self,
             request: tonic::Request<super::ControlTaskRequest>,
         ) -> std::result::Result<tonic::Response<super::TaskControlled>, tonic::Status>;
+        /// What would be where if; changes nothing.
+        async fn simulate(
+            &self,
+            request: tonic::Request<super::SimulateRequest>,
+        ) -> std::result::Result<tonic::Response<super::Simulation>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct ControlServer<T> {
@@ -7139,6 +7291,49 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ControlTaskSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.v1.Control/Simulate" => {
+                    #[allow(non_camel_case_types)]
+                    struct SimulateSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::SimulateRequest>
+                    for SimulateSvc<T> {
+                        type Response = super::Simulation;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SimulateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::simulate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SimulateSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -145,7 +145,6 @@ fn task() -> Task {
         status: TaskStatus::new(TaskState::Assigned, TIME),
         created: TIME,
         origin: Some(Origin { cause: Cause::Drain, revision: 3 }),
-        origin: None,
         revision: 3,
     }
 }

@@ -18,6 +18,7 @@ mod health;
 mod kernel;
 mod keys;
 mod machines;
+mod moving;
 mod names;
 mod network;
 mod pods;

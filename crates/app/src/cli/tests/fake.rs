@@ -507,6 +507,14 @@ impl Control for Answering {
         Ok(Response::new(super::samples::explanation()))
     }
 
+    async fn simulate(
+        &self,
+        request: Request<v1::SimulateRequest>,
+    ) -> Result<Response<v1::Simulation>, Status> {
+        self.note(&request.into_inner())?;
+        Ok(Response::new(super::samples::simulation()))
+    }
+
     async fn list_revisions(
         &self,
         request: Request<v1::ListRevisionsRequest>,

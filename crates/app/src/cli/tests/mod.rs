@@ -5,6 +5,7 @@ mod errors;
 mod fake;
 mod flows;
 mod health;
+mod moving;
 mod networks;
 mod placing;
 mod policies;

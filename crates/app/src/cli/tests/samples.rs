@@ -49,6 +49,7 @@ pub(crate) fn web() -> v1::Service {
         placement: None,
         rollback: None,
         moving: None,
+        job: None,
     };
     v1::Service {
         id: vec![3; 10],
@@ -329,4 +330,29 @@ pub(crate) fn revisions() -> Vec<v1::ServiceRevision> {
             current: true,
         },
     ]
+}
+
+/// One task that would move, one that would wait.
+pub(crate) fn simulation() -> v1::Simulation {
+    let task = |slot: u32, from: &str, to: &str, what: &str| v1::SimulatedTask {
+        service: vec![3; 10],
+        slot,
+        name: format!("web.{slot}"),
+        from: from.into(),
+        to: to.into(),
+        what: what.into(),
+    };
+    v1::Simulation {
+        tasks: vec![task(1, "alpha", "beta", "moves"), task(2, "alpha", "", "pending")],
+        pending: vec![explanation()],
+        nodes: vec![v1::SimulatedNode {
+            node: vec![2; 10],
+            name: "alpha".into(),
+            tasks_before: 2,
+            ..v1::SimulatedNode::default()
+        }],
+        took_ms: 3_001,
+        revision: 7,
+        ..v1::Simulation::default()
+    }
 }
