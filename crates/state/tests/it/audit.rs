@@ -99,12 +99,14 @@ fn what_was_asked_of_one_task() {
         id: TaskId::from_bytes([9; 10]),
         service: id,
         slot: 2,
+        run: 0,
         template: 1,
         node: None,
         address: None,
         desired: Desired::Running,
         status: TaskStatus::new(TaskState::Pending, Time(0)),
         created: Time(0),
+        origin: None,
         revision: 0,
     };
     let id = task.id;

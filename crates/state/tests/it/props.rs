@@ -198,6 +198,7 @@ fn any_task() -> impl Strategy<Value = Mutation> {
                 id,
                 service: service(SERVICES[at]),
                 slot,
+                run: 0,
                 template,
                 node,
                 address: address.filter(|_| node.is_some()),
