@@ -195,6 +195,7 @@ fn any_task() -> impl Strategy<Value = Mutation> {
                 service: service(SERVICES[at]),
                 slot,
                 template,
+                run: 0,
                 node,
                 address: address.filter(|_| node.is_some()),
                 desired: Desired::Running,

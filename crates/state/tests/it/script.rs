@@ -97,7 +97,6 @@ pub(crate) fn spec(name: &str, words: &[&str]) -> ServiceSpec {
             Some(("on", place)) => spec.networks.push(attachment(place)),
             Some(("reserve", bytes)) => spec.task.reserve = resources(&[bytes]),
             Some(("replicas", n)) => spec.mode = Mode::Replicated { replicas: n.parse().unwrap() },
-            Some(other) => panic!("unknown option {other:?}"),
             Some(("job", n)) => {
                 let (completions, max_concurrent) = (n.parse().unwrap(), 2);
                 spec.mode = Mode::ReplicatedJob { completions, max_concurrent };
@@ -107,6 +106,7 @@ pub(crate) fn spec(name: &str, words: &[&str]) -> ServiceSpec {
                 schedule.concurrency = rule.parse().unwrap();
                 spec.job.schedule = Some(schedule);
             }
+            Some(other) => panic!("unknown option {other:?}"),
             None if *word == "dnsrr" => spec.endpoint.mode = EndpointMode::Dnsrr,
             None if *word == "slots" => spec.endpoint.slot_addresses = true,
             None => spec.ports.push(port(word)),
