@@ -22,6 +22,7 @@ use warren_model::task::TaskExit;
 use warren_model::{NodeId, NodeTable, ServiceId, TaskId};
 use warren_net::{Frontend, Table};
 
+use crate::jobs;
 use crate::queue::Queue;
 
 /// Exit code of a process that a signal 9 ended.
@@ -365,6 +366,12 @@ impl Machine {
             let (task, attempt) = key;
             let at = now.mono_ms + 8 + self.rng.below(100);
             self.queue.at(at, Due::Ends { task, attempt, code: 1, signal: None });
+        }
+        // Others come to an end.
+        if order.spec.template.command.first().is_some_and(|word| word == jobs::PROGRAM) {
+            let (task, attempt) = key;
+            let at = now.mono_ms + 8 + self.rng.below(3000);
+            self.queue.at(at, Due::Ends { task, attempt, code: 0, signal: None });
         }
     }
 

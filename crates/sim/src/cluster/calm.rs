@@ -17,6 +17,7 @@ use warren_state::State;
 use super::book::Held;
 use super::host::{Host, Running};
 use super::world::{World, held};
+use crate::jobs;
 
 /// The longest back-off of a service that kept failing, and elections, with room.
 const BOUND_MS: u64 = 6 * 60_000;
@@ -49,6 +50,7 @@ pub(crate) fn settled(world: &World) -> Held {
     replicas(world, &running, &view)?;
     nodes(world, &view)?;
     services(&view)?;
+    jobs::check(&view)?;
     machines(world, &view)?;
     tables(world, &view)?;
     plan(world, &leader, &view)?;

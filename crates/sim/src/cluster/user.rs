@@ -21,6 +21,7 @@ use super::call::{self, Ask};
 use super::host::Host;
 use super::plan::{NETWORKS, SHARED, TOKEN};
 use super::world::{World, held};
+use crate::jobs;
 use crate::machine::pick;
 
 /// Of one person; enough to overlap, few enough to be changed often.
@@ -110,6 +111,8 @@ impl User {
         match self.rng.below(11) {
             8 => spec.networks = self.networks(),
             9 => spec.endpoint.mode = self.endpoint_mode(),
+            0..=3 if spec.mode.is_job() => jobs::resize(&mut spec, &self.rng),
+            10 if spec.mode.is_job() => spec.task.force += 1,
             10 => spec.endpoint.slot_addresses ^= true,
             0..=3 => {
                 let replicas = u32::try_from(self.rng.below(6)).unwrap_or(1);
@@ -302,7 +305,7 @@ impl User {
             health: health(self.rng.below(4)),
             ..TaskTemplate::default()
         };
-        Some(ServiceSpec {
+        let mut spec = ServiceSpec {
             mode: Mode::Replicated { replicas: u32::try_from(self.rng.below(5)).ok()? },
             labels: [(TOKEN.to_owned(), token.to_owned())].into(),
             update: UpdatePolicy {
@@ -322,7 +325,11 @@ impl User {
             networks: self.networks(),
             endpoint: Endpoint { mode: self.endpoint_mode(), ..Endpoint::default() },
             ..ServiceSpec::new(name, template)
-        })
+        };
+        if self.rng.below(5) == 0 {
+            jobs::make(&mut spec, &self.rng);
+        }
+        Some(spec)
     }
 }
 

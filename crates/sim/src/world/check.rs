@@ -8,6 +8,7 @@ use warren_model::task::{Desired, TaskState};
 use warren_planner::{Convergence, Seen};
 
 use super::{EPOCH_MS, Held, Ids, World};
+use crate::jobs;
 use crate::ledger::Ledger;
 
 impl World {
@@ -16,6 +17,7 @@ impl World {
         if !violations.is_empty() {
             return Err(format!("the state does not hold: {}", violations.join("; ")));
         }
+        jobs::check(&self.state)?;
         let mut addresses = BTreeMap::new();
         for (task, container) in self.machine.running() {
             let Some(address) = self.state.task(task).and_then(|task| task.address) else {
@@ -32,6 +34,7 @@ impl World {
     }
 
     pub(super) fn check_calm(&mut self) -> Held {
+        jobs::check(&self.state)?;
         self.check_services()?;
         self.check_machine()?;
         self.check_network()?;

@@ -12,6 +12,7 @@ use warren_model::service::{
 use warren_state::change::{Expect, Key, Mutation, Request, Transaction};
 
 use super::{Happening, Held, World};
+use crate::jobs;
 
 /// Services at a time: enough to overlap, few enough to be changed often.
 const SERVICES_MAX: usize = 6;
@@ -71,6 +72,17 @@ impl World {
             let mutations = vec![Mutation::SetUpdate { id, phase, message }];
             self.propose(Transaction { mutations, ..Transaction::default() }, false);
         }
+        // A schedule is never calm.
+        let goes_on = |service: &&Service| {
+            let suspended = service.job.as_ref().is_none_or(|job| job.suspended);
+            service.spec.job.schedule.is_some() && !suspended && !service.removing
+        };
+        let ids: Vec<ServiceId> =
+            self.state.services().filter(goes_on).map(|service| service.id).collect();
+        for id in ids {
+            let mutations = vec![Mutation::Suspend { id, suspended: true }];
+            self.propose(Transaction { mutations, ..Transaction::default() }, false);
+        }
         Ok(())
     }
 
@@ -78,6 +90,9 @@ impl World {
         let service = self.state.service(id).filter(|service| !service.removing)?;
         let mut spec = service.spec.clone();
         match choice {
+            0..=4 if spec.mode.is_job() => jobs::resize(&mut spec, self.rng.as_ref()),
+            // What it does is to end.
+            6 if spec.mode.is_job() => spec.task.env = vec![format!("W={}", self.rng.below(1000))],
             0..=4 => {
                 spec.mode = Mode::Replicated { replicas: u32::try_from(self.rng.below(8)).ok()? }
             }
@@ -117,7 +132,7 @@ impl World {
         let command = if self.rng.below(8) == 0 { vec!["crash".to_owned()] } else { vec![] };
         let restart = RestartPolicy { delay_ms: self.rng.below(200), ..RestartPolicy::default() };
         let health = health(self.rng.below(4));
-        Ok(ServiceSpec {
+        let mut spec = ServiceSpec {
             mode: Mode::Replicated { replicas: u32::try_from(self.rng.below(6)).unwrap_or(1) },
             ports: self.ports(),
             update: UpdatePolicy {
@@ -142,7 +157,11 @@ impl World {
                     ..TaskTemplate::default()
                 },
             )
-        })
+        };
+        if self.rng.below(4) == 0 {
+            jobs::make(&mut spec, self.rng.as_ref());
+        }
+        Ok(spec)
     }
 }
 

@@ -1,0 +1,64 @@
+//! Jobs in the simulation: what they are like, and what must hold of them.
+
+use warren_base::rng::Rng;
+use warren_model::job::{Concurrency, RunState, Schedule};
+use warren_model::service::{Mode, RestartCondition, Service, ServiceSpec};
+use warren_state::State;
+
+/// First word of a program that ends well after a while.
+pub(crate) const PROGRAM: &str = "job";
+const MINUTE_MS: u64 = 60_000;
+
+/// Makes a job of a service: every other one with a run each minute.
+pub(crate) fn make(spec: &mut ServiceSpec, rng: &dyn Rng) {
+    let completions = 1 + u32::try_from(rng.below(3)).unwrap_or(0);
+    let max_concurrent = 1 + u32::try_from(rng.below(2)).unwrap_or(0);
+    spec.mode = Mode::ReplicatedJob { completions, max_concurrent };
+    spec.task.command = vec![PROGRAM.to_owned()];
+    // What trouble ends is no failure of the job's own, so it is tried again for ever.
+    spec.task.restart.condition = RestartCondition::OnFailure;
+    spec.task.restart.max_attempts = None;
+    (spec.update, spec.rollback) = Default::default();
+    if rng.below(2) == 0 {
+        let mut schedule = Schedule::new("* * * * *");
+        let rules = [Concurrency::Allow, Concurrency::Forbid, Concurrency::Replace];
+        schedule.concurrency = rules[usize::try_from(rng.below(3)).unwrap_or(0)];
+        spec.job.schedule = Some(schedule);
+    }
+}
+
+/// Another number of completions.
+pub(crate) fn resize(spec: &mut ServiceSpec, rng: &dyn Rng) {
+    if let Mode::ReplicatedJob { completions, .. } = &mut spec.mode {
+        *completions = 1 + u32::try_from(rng.below(4)).unwrap_or(0);
+    }
+}
+
+/// Every time of each schedule was decided once: begun, skipped or missed. Of one that is
+/// suspended the last may have been left out.
+///
+/// # Errors
+/// What does not hold.
+pub(crate) fn check(view: &State) -> Result<(), String> {
+    view.services().try_for_each(check_one)
+}
+
+fn check_one(service: &Service) -> Result<(), String> {
+    let Some(job) = &service.job else { return Ok(()) };
+    let name = &service.spec.name;
+    for run in job.runs.iter().filter(|run| run.state == RunState::Complete) {
+        if run.completed != run.total || run.total == 0 {
+            let (number, done, total) = (run.number, run.completed, run.total);
+            return Err(format!("run {number} of {name} is complete with {done} of {total}"));
+        }
+    }
+    if service.spec.job.schedule.is_none() {
+        return Ok(());
+    }
+    let there_were = job.cursor.0 / MINUTE_MS - service.created.0 / MINUTE_MS;
+    let decided = u64::from(job.last) + job.missed + job.skipped;
+    if decided > there_were || decided < there_were && !job.suspended {
+        return Err(format!("{name}: {decided} times are decided of {there_were}"));
+    }
+    Ok(())
+}
