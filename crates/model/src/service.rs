@@ -5,6 +5,7 @@ pub mod expand;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod tuning;
 mod update;
 mod words;
 
@@ -19,6 +20,7 @@ use crate::placement::Placement;
 use crate::quantity::format_duration_ms;
 use crate::resources::Resources;
 pub use crate::service::endpoint::{Affinity, Attachment, Endpoint, EndpointMode};
+pub use crate::service::tuning::{IoKind, IoLimit, Tuning};
 pub use crate::service::update::{
     Change, ChangeKind, FailureAction, Revision, RollbackPolicy, UpdateKind, UpdateOrder,
     UpdatePhase, UpdatePolicy, UpdateState, UpdateStatus,
@@ -153,6 +155,7 @@ pub struct TaskTemplate {
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
     pub limits: Limits,
+    pub tuning: Tuning,
     /// Kept free for it on its node, whether it uses it or not.
     pub reserve: Resources,
     pub restart: RestartPolicy,
@@ -408,6 +411,7 @@ impl ServiceSpec {
             + texts.map(String::len).sum::<usize>()
             + task.image.len()
             + task.health.text_len()
+            + task.tuning.text_len()
             + names
             + self.placement.text_len()
     }

@@ -18,9 +18,22 @@ fn only(node: &Node, service: &str) -> Value {
 fn host_single_tasks() {
     let node = Node::with_image();
     node.ok(&[
-        "service", "create", "web", "--image", "bb:1", "--stop-signal", "KILL", "--label",
-        "team=shop", "--hostname", "web-{{.Task.Slot}}", "-e",
-        "ME={{.Service.Name}}.{{.Task.Slot}} {{index .Service.Labels \"team\"}}", "sh", "-c", HEARS,
+        "service",
+        "create",
+        "web",
+        "--image",
+        "bb:1",
+        "--stop-signal",
+        "KILL",
+        "--label",
+        "team=shop",
+        "--hostname",
+        "web-{{.Task.Slot}}",
+        "-e",
+        "ME={{.Service.Name}}.{{.Task.Slot}} {{index .Service.Labels \"team\"}}",
+        "sh",
+        "-c",
+        HEARS,
     ]);
     let said = node.ok(&["exec", "web.1", "sh", "-c", "echo $ME; hostname"]);
     assert_eq!(said, "web.1 shop\nweb-1\n");
@@ -59,8 +72,17 @@ fn host_who_comes_first() {
     let host = node.json(&["node", "ls"])[0]["hostname"].as_str().unwrap().to_owned();
     node.ok(&["node", "update", "--resource", "gpu=1", &host]);
     let create = |name: &str, more: &[&str]| {
-        let begin =
-            ["service", "create", name, "--image", "bb:1", "--stop-signal", "KILL", "--reserve", "gpu=1"];
+        let begin = [
+            "service",
+            "create",
+            name,
+            "--image",
+            "bb:1",
+            "--stop-signal",
+            "KILL",
+            "--reserve",
+            "gpu=1",
+        ];
         node.ok(&[&begin[..], more, &["sleep", "1000"]].concat());
     };
     create("low", &[]);
@@ -108,7 +130,16 @@ fn host_what_the_image_says_of_its_health() {
     let health = json!({"Test": ["CMD-SHELL", "test -e /tmp/ok"], "Interval": 1_000_000_000_u64});
     let archive = archive(&node, &health);
     node.ok(&["image", "load", &archive]);
-    node.ok(&["service", "create", "web", "--image", "checked:1", "--stop-signal", "KILL", "--detach"]);
+    node.ok(&[
+        "service",
+        "create",
+        "web",
+        "--image",
+        "checked:1",
+        "--stop-signal",
+        "KILL",
+        "--detach",
+    ]);
     until("it runs, and is not healthy", || {
         let task = only(&node, "web");
         (task["state"] == "running" && task["health"] == "starting").then_some(())
