@@ -11,12 +11,13 @@ use std::time::SystemTime;
 
 use warren_image::{Image, ImageConfig};
 use warren_model::service::expand::{self, Facts};
-use warren_model::service::{TaskTemplate, is_hostname, parse_signal};
+use warren_model::service::{self, TaskTemplate, is_hostname, parse_signal};
 use warren_model::task::TaskExit;
 use warren_model::{ServiceId, TaskId, Time};
 use warren_net::{Addresses, Sandbox};
 use warren_runtime::{
-    ContainerInfo, ContainerSpec, ContainerState, Exit, InjectedFile, Limits, LogPolicy, Seccomp,
+    ContainerInfo, ContainerSpec, ContainerState, Exit, InjectedFile, IoKind, IoLimit, Limits,
+    LogPolicy, Seccomp,
 };
 
 use crate::core::TaskSpec;
@@ -101,12 +102,7 @@ pub(crate) fn container(
         files: files(&hostname, &parts.sandbox, resolver),
         hostname,
         read_only: template.read_only,
-        limits: Limits {
-            memory_bytes: template.limits.memory_bytes,
-            cpu_millis: template.limits.cpu_millis,
-            cpu_shares: None,
-            pids: template.limits.pids,
-        },
+        limits: limits(template),
         mounts: vec![],
         cap_add: template.cap_add.clone(),
         cap_drop: template.cap_drop.clone(),
@@ -123,6 +119,31 @@ pub(crate) fn container(
         labels: labels(task, template, facts.service_name, claims, &parts.image.id, attempt),
         layers: parts.image.layers,
     })
+}
+
+fn limits(template: &TaskTemplate) -> Limits {
+    let (limits, tuning) = (&template.limits, template.tuning.clone());
+    let io = tuning.io_limits.into_iter().map(|limit| IoLimit {
+        kind: match limit.kind {
+            service::IoKind::ReadBps => IoKind::ReadBps,
+            service::IoKind::WriteBps => IoKind::WriteBps,
+            service::IoKind::ReadIops => IoKind::ReadIops,
+            service::IoKind::WriteIops => IoKind::WriteIops,
+        },
+        device: limit.device.into(),
+        rate: limit.rate,
+    });
+    Limits {
+        memory_bytes: limits.memory_bytes,
+        cpu_millis: limits.cpu_millis,
+        cpu_shares: tuning.cpu_shares,
+        pids: limits.pids,
+        swap_bytes: tuning.swap_bytes,
+        cpuset_cpus: tuning.cpuset_cpus,
+        cpuset_mems: tuning.cpuset_mems,
+        io_weight: tuning.io_weight,
+        io: io.collect(),
+    }
 }
 
 /// Overriding the entrypoint drops the image's command, which was meant for the other one.

@@ -5,6 +5,7 @@ pub mod expand;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod tuning;
 mod update;
 mod words;
 
@@ -21,6 +22,7 @@ use crate::placement::Placement;
 use crate::quantity::format_duration_ms;
 use crate::resources::Resources;
 pub use crate::service::endpoint::{Affinity, Attachment, Endpoint, EndpointMode};
+pub use crate::service::tuning::{IoKind, IoLimit, Tuning};
 pub use crate::service::update::{
     Change, ChangeKind, FailureAction, Revision, RollbackPolicy, UpdateKind, UpdateOrder,
     UpdatePhase, UpdatePolicy, UpdateState, UpdateStatus,
@@ -167,6 +169,7 @@ pub struct TaskTemplate {
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
     pub limits: Limits,
+    pub tuning: Tuning,
     /// Kept free for it on its node, whether it uses it or not.
     pub reserve: Resources,
     pub restart: RestartPolicy,
@@ -425,6 +428,7 @@ impl ServiceSpec {
             + texts.map(String::len).sum::<usize>()
             + task.image.len()
             + task.health.text_len()
+            + task.tuning.text_len()
             + names
             + self.placement.text_len()
             + self.job.schedule.as_ref().map_or(0, |s| s.cron.len() + s.timezone.len())

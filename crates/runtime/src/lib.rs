@@ -72,7 +72,7 @@ pub enum Seccomp {
 }
 
 /// Zero or `None` means no limit, except pids, which always have one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// Thousandths of a core (CFS quota).
@@ -81,6 +81,31 @@ pub struct Limits {
     pub cpu_shares: Option<u32>,
     /// Default [`Limits::PIDS_DEFAULT`].
     pub pids: Option<u32>,
+    /// Swap beside the memory; none is none at all. Only with a limit of memory.
+    pub swap_bytes: Option<u64>,
+    /// Processors and memory nodes, as the kernel lists them: `0-3,7`.
+    pub cpuset_cpus: Option<String>,
+    pub cpuset_mems: Option<String>,
+    /// Relative weight when disks are busy, Docker's scale: 10 to 1000.
+    pub io_weight: Option<u16>,
+    pub io: Vec<IoLimit>,
+}
+
+/// The most that is read from, or written to, one block device of the node in a second.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IoLimit {
+    pub kind: IoKind,
+    pub device: PathBuf,
+    /// Bytes, or operations.
+    pub rate: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoKind {
+    ReadBps,
+    WriteBps,
+    ReadIops,
+    WriteIops,
 }
 
 impl Limits {

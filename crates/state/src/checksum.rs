@@ -27,9 +27,9 @@ use warren_model::node::{
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::placement::{Placement, Strategy};
 use warren_model::service::{
-    Affinity, Attachment, Change, Endpoint, EndpointMode, Limits, LogOptions, Mode, OnDisconnect,
-    PortSpec, Protocol, PublishMode, RestartCondition, RestartPolicy, Service, ServiceSpec,
-    TaskTemplate,
+    Affinity, Attachment, Change, Endpoint, EndpointMode, IoLimit, Limits, LogOptions, Mode,
+    OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition, RestartPolicy, Service,
+    ServiceSpec, TaskTemplate, Tuning,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskStatus};
 use warren_model::{AuditRecord, OverlayKind, Time};
@@ -510,6 +510,7 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
         cap_add,
         cap_drop,
         limits,
+        tuning,
         reserve,
         restart,
         log,
@@ -546,6 +547,7 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
     digest.added(45, Some(reserve).filter(|all| !all.is_empty()), add_resources);
     let declared = Some(health).filter(|health| **health != Healthcheck::Implicit);
     digest.added(60, declared, health::add_check);
+    digest.added(121, Some(tuning).filter(|tuning| !tuning.is_empty()), add_tuning);
 }
 
 fn add_task(digest: &mut Digest, task: &Task) {
@@ -588,4 +590,19 @@ fn add_task(digest: &mut Digest, task: &Task) {
     digest.word(created.0);
     digest.word(*revision);
     digest.added(104, *origin, moving::add_origin);
+}
+
+fn add_tuning(digest: &mut Digest, tuning: &Tuning) {
+    let Tuning { cpuset_cpus, cpuset_mems, cpu_shares, swap_bytes, io_weight, io_limits } = tuning;
+    digest.option(cpuset_cpus.as_deref(), Digest::text);
+    digest.option(cpuset_mems.as_deref(), Digest::text);
+    digest.option(cpu_shares.map(u64::from), Digest::word);
+    digest.option(*swap_bytes, Digest::word);
+    digest.option(io_weight.map(u64::from), Digest::word);
+    digest.word(io_limits.len() as u64);
+    for IoLimit { kind, device, rate } in io_limits {
+        digest.text(kind.as_str());
+        digest.text(device);
+        digest.word(*rate);
+    }
 }

@@ -16,6 +16,7 @@ use super::job::{job_json, policy_json};
 use super::moving::moving_json;
 use super::pace::{policies_json, status_json};
 use super::placing::{placement_json, resources_json};
+use super::tuning::tuning_json;
 
 /// A service as `inspect` shows it.
 pub(crate) fn whole(message: &v1::Service) -> Result<Value, Failure> {
@@ -147,6 +148,7 @@ fn template_json(task: &TaskTemplate) -> Value {
             "pids": task.limits.pids,
         },
         "reserve": resources_json(&task.reserve),
+        "tuning": tuning_json(&task.tuning),
         "restart": {
             "condition": match task.restart.condition {
                 RestartCondition::None => "none",

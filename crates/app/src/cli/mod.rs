@@ -50,6 +50,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod token;
+mod tuning;
 mod tunnel_keys;
 mod usage;
 mod version;

@@ -15,6 +15,7 @@ use warren_model::placement::{
 use warren_model::resources::{Resources, check_name};
 
 use super::spec::{bytes, cores, count};
+use super::tuning::TuningFlags;
 
 /// What `create` and `update` share.
 #[derive(Debug, Clone, Default, Args)]
@@ -49,6 +50,8 @@ pub(crate) struct ReserveFlags {
     /// the cluster's settings say)
     #[arg(long, value_name = "STRATEGY", value_parser = strategy)]
     strategy: Option<Chosen>,
+    #[command(flatten)]
+    tuning: TuningFlags,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -88,6 +91,7 @@ pub(crate) fn amount(text: &str) -> Result<(String, u64), String> {
 
 impl ReserveFlags {
     pub(crate) fn apply(&self, spec: &mut ServiceSpec) {
+        self.tuning.apply(&mut spec.task.tuning);
         let reserve = &mut spec.task.reserve;
         reserve.cpu_millis = self.reserve_cpu.map_or(reserve.cpu_millis, u64::from);
         reserve.memory_bytes = self.reserve_memory.unwrap_or(reserve.memory_bytes);

@@ -133,6 +133,7 @@ impl TaskTemplate {
             ));
         }
         self.check_reservations()?;
+        self.tuning.validate(self.limits.memory_bytes)?;
         if self.limits.pids == Some(0) {
             return Err(wrong("limit_pids", 0, "leaves no process, allowed is 1 or more"));
         }

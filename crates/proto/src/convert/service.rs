@@ -5,8 +5,9 @@ use warren_model::job::JobPolicy;
 use warren_model::moving::Moving;
 use warren_model::placement::Placement;
 use warren_model::service::{
-    Change, Endpoint, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
-    RestartCondition, RestartPolicy, RollbackPolicy, Service, ServiceSpec, TaskTemplate,
+    Change, Endpoint, IoKind, IoLimit, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol,
+    PublishMode, RestartCondition, RestartPolicy, RollbackPolicy, Service, ServiceSpec,
+    TaskTemplate, Tuning,
 };
 
 use super::placement::resources_if_any;
@@ -20,6 +21,7 @@ enums! {
     Protocol, v1::Protocol { Tcp Udp }
     PublishMode, v1::PublishMode { Ingress Host }
     RestartCondition, v1::RestartCondition { None OnFailure Any }
+    IoKind, v1::IoKind { ReadBps WriteBps ReadIops WriteIops }
 }
 
 impl From<&Mode> for v1::Mode {
@@ -123,6 +125,50 @@ impl From<v1::Limits> for Limits {
     }
 }
 
+impl From<&Tuning> for v1::Tuning {
+    fn from(tuning: &Tuning) -> Self {
+        let t = tuning.clone();
+        let limit = |limit: IoLimit| v1::IoLimit {
+            kind: v1::IoKind::from(limit.kind).into(),
+            device: limit.device,
+            rate: limit.rate,
+        };
+        Self {
+            cpuset_cpus: t.cpuset_cpus,
+            cpuset_mems: t.cpuset_mems,
+            cpu_shares: t.cpu_shares,
+            swap_bytes: t.swap_bytes,
+            io_weight: t.io_weight.map(Into::into),
+            io_limits: t.io_limits.into_iter().map(limit).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::Tuning> for Tuning {
+    type Error = Error;
+
+    fn try_from(wire: v1::Tuning) -> Result<Self, Error> {
+        let io_weight = wire.io_weight.map(u16::try_from).transpose();
+        Ok(Self {
+            cpuset_cpus: wire.cpuset_cpus,
+            cpuset_mems: wire.cpuset_mems,
+            cpu_shares: wire.cpu_shares,
+            swap_bytes: wire.swap_bytes,
+            io_weight: io_weight.map_err(|_| Error::new("io_weight", "is out of range"))?,
+            io_limits: each("io_limits", wire.io_limits)?,
+        })
+    }
+}
+
+impl TryFrom<v1::IoLimit> for IoLimit {
+    type Error = Error;
+
+    fn try_from(wire: v1::IoLimit) -> Result<Self, Error> {
+        let kind = choice::<v1::IoKind, _>("kind", wire.kind)?;
+        Ok(Self { kind, device: wire.device, rate: wire.rate })
+    }
+}
+
 impl From<&RestartPolicy> for v1::RestartPolicy {
     fn from(policy: &RestartPolicy) -> Self {
         Self {
@@ -182,6 +228,7 @@ impl From<&TaskTemplate> for v1::TaskTemplate {
             force: t.force,
             reserve: resources_if_any(&t.reserve),
             health: super::health::declared(&t.health),
+            tuning: (!t.tuning.is_empty()).then(|| (&t.tuning).into()),
         }
     }
 }
@@ -204,6 +251,7 @@ impl TryFrom<v1::TaskTemplate> for TaskTemplate {
             read_only: wire.read_only,
             cap_add: wire.cap_add,
             cap_drop: wire.cap_drop,
+            tuning: part_if_any("tuning", wire.tuning)?.unwrap_or_default(),
             limits: wire.limits.map(Into::into).unwrap_or_default(),
             restart: part_or_default("restart", wire.restart)?,
             log: wire.log.map(Into::into).unwrap_or_default(),

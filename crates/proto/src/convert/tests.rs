@@ -19,10 +19,10 @@ use warren_model::overlap::HostRoute;
 use warren_model::placement::{self, Placement};
 use warren_model::resources::Resources;
 use warren_model::service::{
-    Affinity, Attachment, Change, ChangeKind, Endpoint, EndpointMode, FailureAction, Limits,
-    LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition,
-    RestartPolicy, Revision, RollbackPolicy, Service, ServiceSpec, TaskTemplate, UpdateKind,
-    UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus,
+    Affinity, Attachment, Change, ChangeKind, Endpoint, EndpointMode, FailureAction, IoKind,
+    IoLimit, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
+    RestartCondition, RestartPolicy, Revision, RollbackPolicy, Service, ServiceSpec, TaskTemplate,
+    Tuning, UpdateKind, UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_model::{
@@ -170,6 +170,18 @@ fn template() -> impl Strategy<Value = TaskTemplate> {
             cap_add: rights.2,
             cap_drop: rights.3,
             limits: Limits { memory_bytes: limits.0, cpu_millis: limits.1, pids: limits.2 },
+            tuning: Tuning {
+                cpuset_cpus: limits.1.map(|n| n.to_string()),
+                cpuset_mems: limits.2.map(|n| n.to_string()),
+                cpu_shares: limits.1,
+                swap_bytes: limits.0,
+                io_weight: limits.2.and_then(|n| u16::try_from(n).ok()),
+                io_limits: limits
+                    .0
+                    .map(|rate| IoLimit { kind: IoKind::WriteBps, device: "/dev/sda".into(), rate })
+                    .into_iter()
+                    .collect(),
+            },
             reserve: limits.3,
             restart: rest.0,
             log: LogOptions { max_bytes: rest.1, max_files: rest.2 },

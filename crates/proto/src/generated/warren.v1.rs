@@ -686,6 +686,34 @@ pub struct TaskTemplate {
     /// Absent: nothing is declared.
     #[prost(message, optional, tag = "60")]
     pub health: ::core::option::Option<Healthcheck>,
+    /// Absent: as all others.
+    #[prost(message, optional, tag = "80")]
+    pub tuning: ::core::option::Option<Tuning>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Tuning {
+    #[prost(string, optional, tag = "1")]
+    pub cpuset_cpus: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "2")]
+    pub cpuset_mems: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint32, optional, tag = "3")]
+    pub cpu_shares: ::core::option::Option<u32>,
+    /// Beside the limit of memory.
+    #[prost(uint64, optional, tag = "4")]
+    pub swap_bytes: ::core::option::Option<u64>,
+    #[prost(uint32, optional, tag = "5")]
+    pub io_weight: ::core::option::Option<u32>,
+    #[prost(message, repeated, tag = "6")]
+    pub io_limits: ::prost::alloc::vec::Vec<IoLimit>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IoLimit {
+    #[prost(enumeration = "IoKind", tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub rate: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Healthcheck {
@@ -3810,6 +3838,41 @@ impl RestartCondition {
             "RESTART_CONDITION_NONE" => Some(Self::None),
             "RESTART_CONDITION_ON_FAILURE" => Some(Self::OnFailure),
             "RESTART_CONDITION_ANY" => Some(Self::Any),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum IoKind {
+    Unspecified = 0,
+    ReadBps = 1,
+    WriteBps = 2,
+    ReadIops = 3,
+    WriteIops = 4,
+}
+impl IoKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "IO_KIND_UNSPECIFIED",
+            Self::ReadBps => "IO_KIND_READ_BPS",
+            Self::WriteBps => "IO_KIND_WRITE_BPS",
+            Self::ReadIops => "IO_KIND_READ_IOPS",
+            Self::WriteIops => "IO_KIND_WRITE_IOPS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "IO_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "IO_KIND_READ_BPS" => Some(Self::ReadBps),
+            "IO_KIND_WRITE_BPS" => Some(Self::WriteBps),
+            "IO_KIND_READ_IOPS" => Some(Self::ReadIops),
+            "IO_KIND_WRITE_IOPS" => Some(Self::WriteIops),
             _ => None,
         }
     }

@@ -42,7 +42,7 @@ async fn host_memory_limit() {
     let host = Host::new();
     let limits = Limits { memory_bytes: Some(16 << 20), ..Limits::default() };
     let mut spec = host.spec("eater", &["tail", "/dev/zero"]);
-    spec.limits = limits;
+    spec.limits = limits.clone();
     let (exit, _) = host.run(spec).await;
     assert_eq!((exit.code, exit.signal, exit.oom_killed), (137, Some(9), true));
 
@@ -69,6 +69,8 @@ async fn host_limits_are_set_and_seen() {
         cpu_millis: Some(500),
         cpu_shares: Some(512),
         pids: Some(77),
+        cpuset_cpus: Some("0".into()),
+        ..Limits::default()
     };
     let (_, text) = host.run(spec).await;
     assert!(

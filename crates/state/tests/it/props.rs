@@ -200,7 +200,6 @@ fn any_task() -> impl Strategy<Value = Mutation> {
                 slot,
                 run: 0,
                 template,
-                run: 0,
                 node,
                 address: address.filter(|_| node.is_some()),
                 desired: Desired::Running,

@@ -7,6 +7,7 @@
 //! Not here: devices for single containers; all have the same rules.
 
 mod devices;
+mod disks;
 mod v1;
 mod v2;
 

@@ -4,15 +4,21 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::disks;
 use super::{
     CPU_PERIOD_US, Cgroups, Membership, Mode, Mounted, NEEDED, check_limits, cpu_quota_us, devices,
-    kill_each, make, members, remove, set,
+    kill_each, make, members, read, remove, set,
 };
-use crate::{Error, Limits};
+use crate::{Error, IoKind, Limits};
+
+/// Controllers of limits that few ask for.
+const OPTIONAL: [&str; 2] = ["cpuset", "blkio"];
 
 #[derive(Debug)]
 pub(crate) struct V1 {
     hierarchies: Vec<Hierarchy>,
+    /// Of which only those containers are that ask for it.
+    optional: Vec<Hierarchy>,
     parent: String,
     hybrid: bool,
 }
@@ -38,7 +44,8 @@ impl V1 {
                 hierarchies.push(Hierarchy { name, path, controllers });
             }
         }
-        Self { hierarchies, parent: parent.to_owned(), hybrid }
+        let optional = optional(mounts, &hierarchies);
+        Self { hierarchies, optional, parent: parent.to_owned(), hybrid }
     }
 
     /// Whether containers can be limited here at all; otherwise version 2 has the controllers.
@@ -64,6 +71,60 @@ impl V1 {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Optional hierarchies that a container is in.
+    fn tuned(&self, id: &str) -> impl Iterator<Item = &Hierarchy> {
+        let made = |hierarchy: &&Hierarchy| self.folder(hierarchy, id).exists();
+        self.optional.iter().filter(made).collect::<Vec<_>>().into_iter()
+    }
+
+    /// The group of a container in the hierarchy of a controller that only some need.
+    fn ask_for(&self, controller: &'static str, id: &str) -> Result<PathBuf, Error> {
+        let all = self.optional.iter().chain(&self.hierarchies);
+        let found = all.into_iter().find(|hierarchy| hierarchy.controllers.contains(&controller));
+        let hierarchy = found.ok_or_else(|| {
+            Error::Unsupported(format!("this limit needs the {controller} controller"))
+        })?;
+        self.make(hierarchy, id)?;
+        Ok(self.folder(hierarchy, id))
+    }
+
+    fn tune(&self, id: &str, limits: &Limits) -> Result<(), Error> {
+        if disks::needs_cpuset(limits) {
+            let folder = self.ask_for("cpuset", id)?;
+            let parent = folder.parent().unwrap_or(&folder).to_owned();
+            let root = parent.parent().unwrap_or(&parent).to_owned();
+            let lists = [("cpuset.cpus", &limits.cpuset_cpus, "processors")];
+            let lists =
+                lists.into_iter().chain([("cpuset.mems", &limits.cpuset_mems, "memory nodes")]);
+            for (name, given, what) in lists {
+                // A group without any can have no process; the parent has all.
+                let all = read(&root.join(name)).unwrap_or_default().trim().to_owned();
+                set(&parent.join(name), &all, what)?;
+                disks::set_list(&folder.join(name), given.as_ref().unwrap_or(&all), what)?;
+            }
+        }
+        if !disks::needs_io(limits) {
+            return Ok(());
+        }
+        let folder = self.ask_for("blkio", id)?;
+        if let Some(weight) = limits.io_weight {
+            let names = ["blkio.weight", "blkio.bfq.weight"].map(|name| folder.join(name));
+            let files = names.iter().map(|file| (&**file, weight.to_string())).collect::<Vec<_>>();
+            disks::set_one(&files, "weight of disks")?;
+        }
+        for limit in disks::paced(&limits.io)? {
+            let name = match limit.kind {
+                IoKind::ReadBps => "blkio.throttle.read_bps_device",
+                IoKind::WriteBps => "blkio.throttle.write_bps_device",
+                IoKind::ReadIops => "blkio.throttle.read_iops_device",
+                IoKind::WriteIops => "blkio.throttle.write_iops_device",
+            };
+            let value = format!("{} {}", limit.device, limit.rate);
+            set(&folder.join(name), &value, "the pace of a disk")?;
+        }
+        Ok(())
     }
 
     fn limit(&self, controller: &str, folder: &Path, limits: &Limits) -> Result<(), Error> {
@@ -114,12 +175,12 @@ impl Cgroups for V1 {
                 self.limit(controller, &folder, limits)?;
             }
         }
-        Ok(())
+        self.tune(id, limits)
     }
 
     fn membership(&self, id: &str) -> Membership {
         let mut membership = Membership::default();
-        for hierarchy in &self.hierarchies {
+        for hierarchy in self.hierarchies.iter().chain(self.tuned(id)) {
             let folder = self.folder(hierarchy, id);
             membership.tasks.push(folder.join("tasks"));
             membership.views.push((hierarchy.name.clone(), folder));
@@ -146,23 +207,48 @@ impl Cgroups for V1 {
     }
 
     fn remove(&self, id: &str) -> io::Result<()> {
-        self.hierarchies.iter().try_for_each(|hierarchy| remove(&self.folder(hierarchy, id)))
+        let all = self.hierarchies.iter().chain(&self.optional);
+        all.into_iter().try_for_each(|hierarchy| remove(&self.folder(hierarchy, id)))
     }
 
     fn dispose(&self) -> io::Result<()> {
-        let parents = self.hierarchies.iter().map(|hierarchy| hierarchy.path.join(&self.parent));
+        let all = self.hierarchies.iter().chain(&self.optional);
+        let parents = all.map(|hierarchy| hierarchy.path.join(&self.parent));
         parents.into_iter().try_for_each(|parent| remove(&parent))
     }
+}
+
+/// Hierarchies of controllers that few containers need.
+fn optional(mounts: &[Mounted], needed: &[Hierarchy]) -> Vec<Hierarchy> {
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for mount in mounts.iter().filter(|mount| mount.kind == "cgroup") {
+        let offers = |name: &&'static str| mount.options.iter().any(|option| option == name);
+        let controllers = OPTIONAL.into_iter().filter(offers).collect::<Vec<_>>();
+        let known = found.iter().any(|known| known.controllers == controllers)
+            || needed.iter().any(|known| known.path == mount.path);
+        let name = mount.path.file_name().and_then(|name| name.to_str());
+        if let Some(name) = name.filter(|_| !controllers.is_empty() && !known) {
+            let (name, path) = (name.to_owned(), mount.path.clone());
+            found.push(Hierarchy { name, path, controllers });
+        }
+    }
+    found
 }
 
 fn limit_memory(folder: &Path, limits: &Limits) -> Result<(), Error> {
     let Some(bytes) = limits.memory_bytes.filter(|bytes| *bytes > 0) else { return Ok(()) };
     let value = bytes.to_string();
     set(&folder.join("memory.limit_in_bytes"), &value, "the limit of memory")?;
-    // Memory and swap together: no swap beyond the limit. Kernels may count no swap at all.
+    // Memory and swap together. Kernels may count no swap at all.
     let with_swap = folder.join("memory.memsw.limit_in_bytes");
+    let swap = limits.swap_bytes.unwrap_or_default();
+    let both = bytes.saturating_add(swap).to_string();
     if fs::exists(&with_swap).unwrap_or(false) {
-        set(&with_swap, &value, "the limit of memory and swap")?;
+        return set(&with_swap, &both, "the limit of memory and swap");
+    }
+    if swap > 0 {
+        let text = "a limit of swap needs a kernel that counts it (swapaccount=1)";
+        return Err(Error::Unsupported(text.to_owned()));
     }
     Ok(())
 }

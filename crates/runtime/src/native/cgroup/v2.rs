@@ -5,11 +5,12 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::disks;
 use super::{
     CPU_PERIOD_US, Cgroups, Membership, Mode, check_limits, cpu_quota_us, devices, io_error,
     is_busy, is_gone, kill_each, make, members, read, remove, set, write,
 };
-use crate::{Error, Limits};
+use crate::{Error, IoKind, Limits};
 
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
@@ -97,6 +98,50 @@ impl V2 {
         devices::attach(program, folder).map_err(io_error(action))
     }
 
+    /// Hands a controller down that only some containers need.
+    fn ask_for(&self, controller: &'static str) -> Result<(), Error> {
+        let text = read(&self.root.join("cgroup.controllers")).unwrap_or_default();
+        if !text.split_ascii_whitespace().any(|word| word == controller) {
+            let text = format!("this limit needs the {controller} controller of cgroup2");
+            return Err(Error::Unsupported(text));
+        }
+        self.hand_down(&self.root, &[controller])?;
+        self.hand_down(&self.parent, &[controller])
+    }
+
+    fn tune(&self, folder: &Path, limits: &Limits) -> Result<(), Error> {
+        if disks::needs_cpuset(limits) {
+            self.ask_for("cpuset")?;
+        }
+        if let Some(cpus) = &limits.cpuset_cpus {
+            disks::set_list(&folder.join("cpuset.cpus"), cpus, "processors")?;
+        }
+        if let Some(mems) = &limits.cpuset_mems {
+            disks::set_list(&folder.join("cpuset.mems"), mems, "memory nodes")?;
+        }
+        if !disks::needs_io(limits) {
+            return Ok(());
+        }
+        self.ask_for("io")?;
+        if let Some(weight) = limits.io_weight {
+            let scaled = 1 + u64::from(weight.clamp(10, 1000) - 10) * 9999 / 990;
+            let (io, bfq) = (folder.join("io.weight"), folder.join("io.bfq.weight"));
+            let files = [(&*io, format!("default {scaled}")), (&*bfq, weight.to_string())];
+            disks::set_one(&files, "weight of disks")?;
+        }
+        for limit in disks::paced(&limits.io)? {
+            let word = match limit.kind {
+                IoKind::ReadBps => "rbps",
+                IoKind::WriteBps => "wbps",
+                IoKind::ReadIops => "riops",
+                IoKind::WriteIops => "wiops",
+            };
+            let value = format!("{} {word}={}", limit.device, limit.rate);
+            set(&folder.join("io.max"), &value, "the pace of a disk")?;
+        }
+        Ok(())
+    }
+
     /// Moves processes out of a folder, to one below it.
     fn clear(&self, folder: &Path) -> Result<(), Error> {
         let aside = folder.join("warren-host");
@@ -144,9 +189,10 @@ impl Cgroups for V2 {
         if let Some(bytes) = limits.memory_bytes.filter(|bytes| *bytes > 0) {
             need("memory")?;
             set(&folder.join("memory.max"), &bytes.to_string(), "the limit of memory")?;
-            match set(&folder.join("memory.swap.max"), "0", "the limit of swap") {
+            let swap = limits.swap_bytes.unwrap_or_default();
+            match set(&folder.join("memory.swap.max"), &swap.to_string(), "the limit of swap") {
                 // A kernel that does not count swap.
-                Err(Error::Io { source, .. }) if is_gone(&source) => {}
+                Err(Error::Io { source, .. }) if is_gone(&source) && swap == 0 => {}
                 other => other?,
             }
         }
@@ -159,6 +205,7 @@ impl Cgroups for V2 {
             need("cpu")?;
             set(&folder.join("cpu.weight"), &weight(shares).to_string(), "the weight of cpu")?;
         }
+        self.tune(&folder, limits)?;
         need("pids")?;
         let pids = limits.pids.filter(|pids| *pids > 0).unwrap_or(Limits::PIDS_DEFAULT);
         set(&folder.join("pids.max"), &pids.to_string(), "the limit of processes")
@@ -225,6 +272,9 @@ mod tests {
             cpu_millis: Some(500),
             cpu_shares: Some(1024),
             pids: Some(100),
+            cpuset_cpus: Some("0-1".into()),
+            io_weight: Some(1000),
+            ..Limits::default()
         }
     }
 
@@ -236,8 +286,10 @@ mod tests {
             fs::read_to_string(folder.path().join("warren-abcdefgh").join(name)).unwrap()
         };
         let root = fs::read_to_string(folder.path().join("cgroup.subtree_control")).unwrap();
-        assert_eq!(root, "+memory +cpu +pids");
-        assert_eq!(file("cgroup.subtree_control"), "+memory +cpu +pids");
+        // A plain file keeps what was written last.
+        assert_eq!(root, "+io");
+        assert_eq!(file("web.1/cpuset.cpus"), "0-1");
+        assert_eq!(file("web.1/io.weight"), "default 10000");
         assert_eq!(file("web.1/memory.max"), "67108864");
         assert_eq!(file("web.1/memory.swap.max"), "0");
         assert_eq!(file("web.1/cpu.max"), "50000 100000");
