@@ -50,14 +50,15 @@ use warren_state::change::Transaction;
 
 use crate::draft::Draft;
 pub use crate::explain::{
-    Amounts, Explanation, Finding, NodeExplanation, Room, Tenant, Verdict, explain_node,
-    explain_service, explain_task, is_pending,
+    Amounts, Decision, Explanation, Finding, NodeExplanation, Room, Tenant, Verdict, decisions,
+    explain_node, explain_service, explain_task, is_pending,
 };
 use crate::liveness::Silence;
 pub use crate::liveness::{RETURN_MS, SUSPICION_MAX_MS, SUSPICION_MS, suspicion_ms};
 pub use crate::progress::{Convergence, completed_count, progress, task_counts};
 pub use crate::simulate::{
-    Change, STEPS_MAX, SimulateError, Simulation, Supposed, is_left_behind, like, simulate, slot_name,
+    Change, STEPS_MAX, SimulateError, Simulation, Supposed, is_left_behind, like, simulate,
+    slot_name,
 };
 pub use crate::watch::update_state;
 

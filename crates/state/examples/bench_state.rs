@@ -256,8 +256,6 @@ fn task(n: u32, place: Option<(NodeId, Ipv4Addr)>) -> Task {
         status: TaskStatus::new(state, Time(0)),
         created: Time(0),
         origin: None,
-        origin: None,
-        revision: 0,
     }
 }
 

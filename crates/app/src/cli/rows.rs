@@ -234,7 +234,10 @@ impl From<&v1::Task> for TaskRow {
             node_status: node_status(task.node_status),
             image: task.image.clone(),
             desired_state,
-            cause: task.origin.and_then(|origin| Cause::try_from(origin.cause()).ok()).map(Cause::as_str),
+            cause: task
+                .origin
+                .and_then(|origin| Cause::try_from(origin.cause()).ok())
+                .map(Cause::as_str),
             state: state.map_or("unknown", TaskState::as_str),
             health: health_of(&status),
             health_implicit: task.health_implicit,

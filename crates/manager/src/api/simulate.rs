@@ -89,7 +89,9 @@ fn supposed(
             let replicas = *replicas;
             if replicas > ServiceSpec::REPLICAS_MAX {
                 let most = ServiceSpec::REPLICAS_MAX;
-                return Err(Refusal::bad_input(format!("replicas: {replicas} is more than {most}")));
+                return Err(Refusal::bad_input(format!(
+                    "replicas: {replicas} is more than {most}"
+                )));
             }
             Ok(Supposed::Scale { service: find(view, service)?.id, replicas })
         }
@@ -185,12 +187,13 @@ fn told(view: &State, simulation: &Simulation) -> v1::Simulation {
 fn task_row(view: &State, simulation: &Simulation, change: &Change) -> v1::SimulatedTask {
     let service = simulation.state.service(change.service).or_else(|| view.service(change.service));
     let what = match (change.pending, change.from, change.to) {
-        (true, _, _) => "pending",
+        (true, _, None) => "pending",
+        (true, Some(from), Some(to)) if from == to => "stays",
         _ if is_left_behind(simulation, change) => "left",
         (false, _, None) => "ends",
-        (false, None, Some(_)) => "placed",
-        (false, Some(from), Some(to)) if from == to => "renewed",
-        (false, Some(_), Some(_)) => "moves",
+        (_, None, Some(_)) => "placed",
+        (_, Some(from), Some(to)) if from == to => "renewed",
+        (_, Some(_), Some(_)) => "moves",
     };
     v1::SimulatedTask {
         service: change.service.as_bytes().to_vec(),
@@ -259,9 +262,8 @@ mod tests {
             Err(refusal) => refusal.to_string(),
             Ok(answer) => {
                 assert!(!answer.unsettled);
-                let task = |t: &v1::SimulatedTask| {
-                    format!("{} {} {}>{}", t.name, t.what, t.from, t.to)
-                };
+                let task =
+                    |t: &v1::SimulatedTask| format!("{} {} {}>{}", t.name, t.what, t.from, t.to);
                 let node = |n: &v1::SimulatedNode| {
                     format!("{} {}>{}", n.name, n.tasks_before, n.tasks_after)
                 };
@@ -285,8 +287,16 @@ mod tests {
         let view = world("web: 1 running a");
         let scale = |replicas| Kind::Scale(Scale { service: "web".into(), replicas });
         let drain = |node: &str| Kind::Drain(node.to_owned());
-        check(&view, vec![drain("host-a")], "web.1 moves host-a>host-b | host-a 1>0, host-b 0>1 | ");
-        check(&view, vec![lose(&["host-a"])], "web.1 moves host-a>host-b | host-a 1>1, host-b 0>1 | ");
+        check(
+            &view,
+            vec![drain("host-a")],
+            "web.1 moves host-a>host-b | host-a 1>0, host-b 0>1 | ",
+        );
+        check(
+            &view,
+            vec![lose(&["host-a"])],
+            "web.1 moves host-a>host-b | host-a 1>1, host-b 0>1 | ",
+        );
         check(&view, vec![scale(2)], "web.2 placed >host-b | host-b 0>1 | ");
         check(&view, vec![scale(0)], "web.1 ends host-a> | host-a 1>0 | ");
         check(
