@@ -15,7 +15,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 .PHONY: help build demo demo-clean test test-guest test-mutants sim testbed soak check deps unit lint deny install bench \
 	bench-create bench-dns bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state \
 	bench-log bench-cluster bench-load bench-writes bench-form bench-failover bench-rotation bench-health bench-worker-loss bench-pause bench-edge \
-	bench-quorum bench-idle bench-agents bench-replicas bench-change bench-soak bench-wireguard fuzz-wireguard bench-net bench-attach bench-loop bench-place bench-update
+	bench-quorum bench-idle bench-agents bench-replicas bench-change bench-soak bench-wireguard fuzz-wireguard bench-net bench-attach bench-loop bench-place bench-steady bench-update
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -88,6 +88,9 @@ bench: bench-state bench-log bench-cycle bench-dns bench-create bench-scale benc
 bench-state:    ## memory and speed of the state at a million tasks
 	cargo run --release -q -p warren-state --example bench_state
 	cargo run --release -q -p warren-store --example bench_snapshot
+
+bench-steady:   ## what 10,000 nodes with 10 tasks each cost the leader while nothing happens
+	cargo run --locked --release -q -p warren-planner --example bench_steady
 
 bench-place:    ## a million tasks onto 5,000 nodes, and ten more on the full cluster
 	cargo run --locked --release -q -p warren-planner --example bench_place

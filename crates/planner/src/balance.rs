@@ -240,6 +240,7 @@ pub(crate) fn balance(pass: &mut Pass<'_, '_>, progress: Progress) {
     if !spread.is_uneven(&pass.draft.nodes, oldest) || !is_available(pass) {
         return;
     }
+    await_pardon(pass);
     begin(pass, spread, oldest);
 }
 
@@ -340,13 +341,16 @@ fn choose(
         let cool = opened.plus_ms(COOL_MS);
         for from in sources.iter().copied().filter(|from| spread.gains(*from, to)) {
             let Some(slot) = movable(pass, from, opened) else { continue };
-            if !pass.likes(slot, pass.service.template, from, to) {
-                note_obstacle(pass);
-                continue;
-            }
+            // First: what other services do meanwhile changes no waiting.
             if pass.draft.now < cool {
                 waits = earlier(waits, Some(cool));
                 break;
+            }
+            if !pass.likes(slot, pass.service.template, from, to) {
+                // As of what waits for a place: a node may get room.
+                (pass.unplaced, pass.is_held_back) = (true, true);
+                pass.depends_on_others |= pass.has_neighbours(pass.service.template);
+                continue;
             }
             return Some(Move { slot, from, to });
         }
@@ -357,11 +361,8 @@ fn choose(
     None
 }
 
-/// A move is prevented by what may go away by itself: asks to be called again when it may have.
-fn note_obstacle(pass: &mut Pass<'_, '_>) {
-    // As of what waits for a place: a node may get room.
-    (pass.unplaced, pass.is_held_back) = (true, true);
-    pass.depends_on_others |= pass.has_neighbours(pass.service.template);
+/// Asks to be called again when a node is not avoided any more because tasks failed there.
+fn await_pardon(pass: &mut Pass<'_, '_>) {
     let now = pass.draft.now;
     let past = pass.slots.iter().flat_map(|slot| slot.tasks()).filter(|task| is_failed(task));
     let forgotten = past.map(|task| task.status.since.plus_ms(PENALTY_MS));

@@ -3,10 +3,11 @@
 //! Verdicts are those of the code that places ([`Ask::obstacles`]), asked of
 //! every node and for all it finds. Read-only and pure: of a view as it is.
 //!
-//! Not here: why a task was placed where it is at the time; nobody keeps that.
-//! What is told is what would be decided now.
+//! What is told is what would be decided now; what was decided before, and why,
+//! is in `history`.
 
 mod fix;
+mod history;
 
 use warren_model::id::{NodeId, ServiceId, TaskId};
 use warren_model::node::Node;
@@ -17,6 +18,7 @@ use warren_model::task::{Desired, Task, TaskState};
 use warren_state::State;
 
 use crate::draft::Moves;
+pub use crate::explain::history::{Decision, decisions};
 use crate::nodes::Nodes;
 use crate::place::{
     Ask, Board, Clearing, Obstacle, Rank, Rivals, Search, host_ports, reason, waits,

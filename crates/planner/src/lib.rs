@@ -55,8 +55,8 @@ use warren_state::change::Transaction;
 
 use crate::draft::Draft;
 pub use crate::explain::{
-    Amounts, Explanation, Finding, NodeExplanation, Room, Tenant, Verdict, explain_node,
-    explain_service, explain_task, is_pending,
+    Amounts, Decision, Explanation, Finding, NodeExplanation, Room, Tenant, Verdict, decisions,
+    explain_node, explain_service, explain_task, is_pending,
 };
 pub use crate::job::{Standing, next_time, run_progress, standing};
 use crate::liveness::Silence;

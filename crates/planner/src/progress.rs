@@ -121,7 +121,12 @@ fn stays(
 ) -> Option<String> {
     let moving =
         |slot: &Slot<'_>| is_wanted(slot, service, nodes) && is_moving(slot, service, nodes);
-    if !is_stop_first(service) || !slots.iter().any(moving) {
+    let outdated = |slot: &Slot<'_>| {
+        is_wanted(slot, service, nodes)
+            && !slot.wanted.is_empty()
+            && slot.current(service, nodes).is_none()
+    };
+    if !is_stop_first(service) || !slots.iter().any(outdated) {
         return None;
     }
     let works = |slot: &&Slot<'_>| {
@@ -131,6 +136,9 @@ fn stays(
         && slots.iter().filter(works).count() <= least as usize
     {
         return Some(format!("{least} of {total} must stay available"));
+    }
+    if !slots.iter().any(moving) {
+        return None;
     }
     let mut board = Board::new(slots, nodes, state.time());
     let template = service.template;

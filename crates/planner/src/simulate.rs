@@ -72,7 +72,7 @@ pub struct Change {
     pub from: Option<NodeId>,
     /// None: it ends, or waits.
     pub to: Option<NodeId>,
-    /// It is wanted, and has no place.
+    /// It has no place: it waits, or stays where it should not.
     pub pending: bool,
     /// Its task is the same one as before. It waited already, or waits still.
     pub kept: bool,
@@ -114,7 +114,7 @@ pub fn simulate(
     copy.suspend_schedules()?;
     for step in steps {
         copy.suppose(step)?;
-        copy.settle();
+        copy.settle()?;
     }
     let added: Vec<NodeId> = steps.iter().filter_map(added).collect();
     let pending = waiting(&copy.state).into_iter();
@@ -215,32 +215,33 @@ impl<'i> Copy<'i> {
     }
 
     /// Until nothing is to be done any more.
-    fn settle(&mut self) {
+    fn settle(&mut self) -> Result<(), SimulateError> {
         let until = self.now.plus_ms(TIME_MAX_MS);
         for _ in 0..ROUNDS_MAX {
             let plan = plan(&self.state, &mut self.index, &self.beats, self.ids, self.now);
             let more = plan.more;
             let planned = !plan.transaction.mutations.is_empty();
-            if planned && self.write(plan.transaction.mutations).is_err() {
-                break;
+            if planned {
+                self.write(plan.transaction.mutations)?;
             }
             if more && planned {
                 continue;
             }
-            if self.obey() || planned {
+            if self.obey()? || planned {
                 continue;
             }
             // What waits beyond that waits for people.
             match plan.wake_at.filter(|at| *at <= until) {
                 Some(at) => self.now = self.now.max(at),
-                None => return,
+                None => return Ok(()),
             }
         }
         self.unsettled = true;
+        Ok(())
     }
 
     /// Agents that are heard do as they are told; says whether they had anything to do.
-    fn obey(&mut self) -> bool {
+    fn obey(&mut self) -> Result<bool, SimulateError> {
         let heard = |task: &&Task| {
             let seen = task.node.and_then(|node| self.beats.seen.get(&node));
             seen.is_some_and(|seen| seen.at == ALWAYS)
@@ -249,10 +250,9 @@ impl<'i> Copy<'i> {
         let reports: Vec<Mutation> = reports.collect();
         let busy = !reports.is_empty();
         for some in reports.chunks(Transaction::MUTATIONS_MAX) {
-            // Reports are taken or left, never refused.
-            let _ = self.write(some.to_vec());
+            self.write(some.to_vec())?;
         }
-        busy
+        Ok(busy)
     }
 
     fn report(&self, task: &Task) -> Option<Mutation> {
@@ -276,8 +276,9 @@ fn is_unwell(task: &Task) -> bool {
     task.status.state == TaskState::Running && !task.status.is_ready()
 }
 
-/// Where a slot's wanted task is, and which: of two while one takes over the newer.
-type Places<'a> = BTreeMap<(ServiceId, u32, Option<NodeId>), &'a Task>;
+/// Of a slot: its task that is somewhere, of two while one takes over the newer, and whether one
+/// waits.
+type Places<'a> = BTreeMap<(ServiceId, u32, Option<NodeId>), (&'a Task, bool)>;
 
 fn places(state: &State) -> Places<'_> {
     let mut places = Places::new();
@@ -288,9 +289,11 @@ fn places(state: &State) -> Places<'_> {
             true => (task.service, 0, task.node),
             false => (task.service, task.slot, None),
         };
-        let newer = |known: &&Task| (known.created, known.id) > (task.created, task.id);
-        if !places.get(&key).is_some_and(newer) {
-            places.insert(key, task);
+        let (best, waits) = places.entry(key).or_insert((task, false));
+        *waits |= task.node.is_none();
+        let age = |task: &Task| (task.node.is_some(), task.created, task.id);
+        if age(task) > age(best) {
+            *best = task;
         }
     }
     places
@@ -303,9 +306,10 @@ fn changes(before: &State, after: &State) -> Vec<Change> {
     let change = |key: (ServiceId, u32, Option<NodeId>)| {
         let (service, slot, _) = key;
         let (was, is) = (old.get(&key), new.get(&key));
-        let (from, to) = (was.and_then(|t| t.node), is.and_then(|t| t.node));
-        let pending = is.is_some_and(|task| task.node.is_none());
-        let kept = was.zip(is).is_some_and(|(was, is)| was.id == is.id);
+        let node = |place: Option<&(&Task, bool)>| place.and_then(|(task, _)| task.node);
+        let (from, to) = (node(was), node(is));
+        let pending = is.is_some_and(|(_, waits)| *waits);
+        let kept = was.zip(is).is_some_and(|((was, _), (is, _))| was.id == is.id);
         // What is kept on a node that is gone is told: nobody replaces it.
         let told = from != to || pending || !kept || to.is_some_and(lost);
         told.then_some(Change { service, slot, from, to, pending, kept })

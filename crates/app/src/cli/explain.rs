@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use warren_model::Time;
+use warren_model::moving::Cause;
 use warren_model::resources::{Resource, Resources};
 use warren_proto::v1;
 use warren_proto::v1::explain_request::What;
@@ -81,11 +83,32 @@ fn for_people(answer: &v1::Explanation) -> Vec<String> {
     if let Some(nearest) = answer.nodes.iter().find(|node| node.node == answer.nearest) {
         lines.push(format!("nearest: {}", nearest.name));
     }
+    if !answer.history.is_empty() {
+        lines.push(history(&answer.history));
+    }
     if !answer.fixes.is_empty() {
         lines.push("would help:".to_owned());
         lines.extend(answer.fixes.iter().map(|fix| format!("  {fix}")));
     }
     lines
+}
+
+fn history(decisions: &[v1::Decision]) -> String {
+    let row = |decision: &v1::Decision| {
+        let revision = match decision.revision {
+            0 => "-".to_owned(),
+            known => known.to_string(),
+        };
+        let time = Time(decision.time).to_string();
+        vec![time, revision, decision.name.clone(), decision.text.clone()]
+    };
+    let rows: Vec<Vec<String>> = decisions.iter().map(row).collect();
+    table(&["TIME", "REVISION", "TASK", "DECIDED"], &rows).trim_end().to_owned()
+}
+
+fn cause(number: i32) -> Option<&'static str> {
+    let cause = v1::Cause::try_from(number).ok()?;
+    Cause::try_from(cause).ok().map(Cause::as_str)
 }
 
 fn texts(obstacles: &[v1::Obstacle]) -> String {
@@ -186,6 +209,17 @@ pub(crate) fn whole(answer: &v1::Explanation) -> Value {
             "obstacles": obstacles(&service.obstacles),
         })
     };
+    let decision = |decision: &v1::Decision| {
+        json!({
+            "task_id": service_id(&decision.task),
+            "name": decision.name,
+            "node": (!decision.node.is_empty()).then_some(&decision.node),
+            "time": Time(decision.time).to_string(),
+            "revision": (decision.revision > 0).then_some(decision.revision),
+            "cause": cause(decision.cause),
+            "text": decision.text,
+        })
+    };
     json!({
         "kind": answer.kind,
         "id": service_id(&answer.id),
@@ -199,6 +233,7 @@ pub(crate) fn whole(answer: &v1::Explanation) -> Value {
         "fixes": answer.fixes,
         "rooms": answer.rooms.iter().map(room).collect::<Vec<_>>(),
         "services": answer.services.iter().map(service).collect::<Vec<_>>(),
+        "history": answer.history.iter().map(decision).collect::<Vec<_>>(),
         "revision": answer.revision,
     })
 }

@@ -7,7 +7,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 use warren_model::ServiceSpec;
-use warren_model::moving::{MinAvailable, Moving, Rebalance};
+use warren_model::moving::{MinAvailable, MinAvailableError, Moving, Rebalance};
 use warren_proto::v1;
 
 use super::client::request_id;
@@ -36,8 +36,10 @@ fn least(text: &str) -> Result<Least, String> {
     if text == "none" {
         return Ok(Least(None));
     }
-    let hint = |error| format!("{error}, or none");
-    text.parse().map(|least| Least(Some(least))).map_err(hint)
+    text.parse().map(|least| Least(Some(least))).map_err(|error| match error {
+        MinAvailableError::Shape { .. } => format!("{error}, or none"),
+        MinAvailableError::TooMuch { .. } => error.to_string(),
+    })
 }
 
 impl MovingFlags {

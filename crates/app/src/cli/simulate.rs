@@ -146,6 +146,7 @@ fn summary(answer: &v1::Simulation) -> String {
         ("renewed", "renewed in place"),
         ("ends", "to end"),
         ("left", "left on a lost node"),
+        ("stays", "without another place"),
         ("pending", "without a place"),
     ];
     let told = words.into_iter().map(|(what, word)| (count(what), word));

@@ -3,10 +3,10 @@
 //! Reads nothing but the view, so any manager answers; one that is behind can be
 //! asked for what is at least as new as the leader's (`linearizable`).
 
-use warren_model::node::Node;
+use warren_model::node::{Availability, Node};
 use warren_model::service::{ChangeKind, Service, UpdateState};
 use warren_model::task::Task;
-use warren_planner::{Explanation, Finding, NodeExplanation, Tenant, Verdict};
+use warren_planner::{Convergence, Explanation, Finding, NodeExplanation, Tenant, Verdict};
 use warren_proto::v1;
 use warren_proto::v1::explain_request::What;
 use warren_state::State;
@@ -52,7 +52,9 @@ fn task(view: &State, text: &str) -> Result<v1::Explanation, Refusal> {
     let name = format!("{}.{}", service.spec.name, task.slot);
     let summary = summary_of_task(view, &name, task, &explanation);
     let id = id.as_bytes().to_vec();
-    Ok(answer(view, service, "task", id, name, summary, explanation))
+    let history = history(view, service, Some(task.slot));
+    let answer = answer(view, service, "task", id, name, summary, explanation);
+    Ok(v1::Explanation { history, ..answer })
 }
 
 fn in_slot<'a>(view: &'a State, text: &str) -> Option<&'a Task> {
@@ -104,10 +106,55 @@ fn service(view: &State, text: &str) -> Result<v1::Explanation, Refusal> {
         summary.push_str("; ");
         summary.push_str(&update);
     }
+    // Why it goes no further, an update or a move.
+    if let Convergence::Waiting { message } = warren_planner::progress(view, service.id)
+        && explanation.reason.is_empty()
+    {
+        summary.push_str("; ");
+        summary.push_str(&message);
+    }
     let id = service.id.as_bytes().to_vec();
+    let history = history(view, service, None);
     let answer = answer(view, service, "service", id, name, summary, explanation);
     fixes.extend(answer.fixes);
-    Ok(v1::Explanation { fixes, ..answer })
+    Ok(v1::Explanation { fixes, history, ..answer })
+}
+
+/// Why its tasks were made.
+fn history(view: &State, service: &Service, slot: Option<u32>) -> Vec<v1::Decision> {
+    let row = |decision: warren_planner::Decision| v1::Decision {
+        task: decision.task.as_bytes().to_vec(),
+        name: warren_planner::slot_name(service, decision.slot),
+        node: host(decision.node.and_then(|id| view.node(id))),
+        time: decision.time.0,
+        revision: decision.revision,
+        cause: decision.cause.map_or(0, |cause| v1::Cause::from(cause).into()),
+        text: decision.text,
+    };
+    warren_planner::decisions(view, service.id, slot).into_iter().map(row).collect()
+}
+
+/// Why a drain goes no further: what of each service is there, and what it waits for.
+fn of_drain(view: &State, node: &Node, tenants: &[Tenant]) -> Option<String> {
+    if node.availability != Availability::Drain {
+        return None;
+    }
+    let mut parts = Vec::new();
+    for tenant in tenants.iter().filter(|tenant| tenant.tasks > 0) {
+        let name = view.service(tenant.service).map(|service| &service.spec.name)?;
+        let stand = match warren_planner::progress(view, tenant.service) {
+            Convergence::Waiting { message } => message,
+            Convergence::Failed { reason } => reason,
+            Convergence::Converged => format!("{} to end", tenant.tasks),
+        };
+        parts.push(format!("{name}: {stand}"));
+    }
+    let text = match (parts.is_empty(), node.drain_deadline) {
+        (true, _) => "it is empty".to_owned(),
+        (false, None) => format!("it drains: {}", parts.join("; ")),
+        (false, Some(end)) => format!("it drains, until {end} at the latest: {}", parts.join("; ")),
+    };
+    Some(text)
 }
 
 /// How its last update stands, and what can be done about it.
@@ -240,6 +287,10 @@ fn node(view: &State, text: &str) -> Result<v1::Explanation, Refusal> {
          place",
         node.availability.as_str()
     );
+    let summary = match of_drain(view, node, &tenants) {
+        None => summary,
+        Some(drain) => format!("{summary}; {drain}"),
+    };
     let rooms = rooms.into_iter().map(|room| v1::Room {
         resource: room.resource,
         total: room.total,

@@ -187,12 +187,13 @@ fn told(view: &State, simulation: &Simulation) -> v1::Simulation {
 fn task_row(view: &State, simulation: &Simulation, change: &Change) -> v1::SimulatedTask {
     let service = simulation.state.service(change.service).or_else(|| view.service(change.service));
     let what = match (change.pending, change.from, change.to) {
-        (true, _, _) => "pending",
+        (true, _, None) => "pending",
+        (true, Some(from), Some(to)) if from == to => "stays",
         _ if is_left_behind(simulation, change) => "left",
         (false, _, None) => "ends",
-        (false, None, Some(_)) => "placed",
-        (false, Some(from), Some(to)) if from == to => "renewed",
-        (false, Some(_), Some(_)) => "moves",
+        (_, None, Some(_)) => "placed",
+        (_, Some(from), Some(to)) if from == to => "renewed",
+        (_, Some(_), Some(_)) => "moves",
     };
     v1::SimulatedTask {
         service: change.service.as_bytes().to_vec(),

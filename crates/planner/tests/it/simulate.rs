@@ -15,17 +15,18 @@ use crate::world::{Ids, World, is_live, node_id, service_id};
 const NODES: [&str; 4] = ["a", "b", "c", "d"];
 const SERVICES: [&str; 3] = ["web", "db", "ml"];
 
-/// Where each slot is: of two while one takes over where the newer is.
+/// Where each slot is: of two while one takes over where the newer is, if it has a place.
 fn places(state: &State) -> BTreeMap<(String, u32), String> {
-    let mut newest: BTreeMap<(String, u32), (warren_model::Time, String)> = BTreeMap::new();
+    type Found = (bool, warren_model::Time, warren_model::TaskId, String);
+    let mut newest: BTreeMap<(String, u32), Found> = BTreeMap::new();
     for task in state.tasks().filter(|t| t.desired == Desired::Running && is_live(t)) {
         let name = state.service(task.service).unwrap().spec.name.to_string();
         let node = task.node.map_or("-".to_owned(), |node| node.to_string());
-        let found = (task.created, node);
+        let found = (task.node.is_some(), task.created, task.id, node);
         let slot = newest.entry((name, task.slot)).or_insert(found.clone());
         *slot = slot.clone().max(found);
     }
-    newest.into_iter().map(|(slot, (_, node))| (slot, node)).collect()
+    newest.into_iter().map(|(slot, (.., node))| (slot, node)).collect()
 }
 
 /// What the changes make of where slots were.
@@ -151,7 +152,7 @@ proptest! {
             commands.push(happens);
         }
         let (before, checksum) = (world.state.clone(), world.state.checksum());
-        let told = simulate(&world.state, &supposed, &mut Ids::default(), world.now).unwrap();
+        let told = simulate(&world.state, &supposed, &mut Ids::apart(), world.now).unwrap();
         prop_assert_eq!(world.state.checksum(), checksum);
         prop_assert!(!told.unsettled);
         for (happens, step) in commands.iter().zip(&supposed) {

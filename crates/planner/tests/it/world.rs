@@ -52,6 +52,13 @@ use warren_state::change::{Mutation, Outcome, Transaction};
 #[derive(Clone, Default)]
 pub(crate) struct Ids(u64);
 
+impl Ids {
+    /// Ids that no other of these gives.
+    pub(crate) fn apart() -> Self {
+        Self(1 << 40)
+    }
+}
+
 impl IdSource for Ids {
     fn id(&mut self) -> [u8; 10] {
         self.0 += 1;

@@ -2271,6 +2271,27 @@ pub struct Explanation {
     pub revision: u64,
     #[prost(uint64, tag = "14")]
     pub stale_ms: u64,
+    /// Why tasks were made, the newest first; as far as history goes back.
+    #[prost(message, repeated, tag = "25")]
+    pub history: ::prost::alloc::vec::Vec<Decision>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Decision {
+    #[prost(bytes = "vec", tag = "1")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub time: u64,
+    /// Of the state; 0: unknown.
+    #[prost(uint64, tag = "5")]
+    pub revision: u64,
+    #[prost(enumeration = "Cause", tag = "6")]
+    pub cause: i32,
+    #[prost(string, tag = "7")]
+    pub text: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeVerdict {
@@ -2439,7 +2460,7 @@ pub struct SimulatedTask {
     pub from: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub to: ::prost::alloc::string::String,
-    /// moves | placed | ends | pending | left
+    /// moves | placed | renewed | ends | stays (has no other place) | pending | left (on a lost node)
     #[prost(string, tag = "6")]
     pub what: ::prost::alloc::string::String,
 }

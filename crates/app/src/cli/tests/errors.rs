@@ -337,6 +337,7 @@ async fn help() {
           task        Tasks: single containers of services
           ps          List the tasks of all services
           explain     Show why something is where it is, or nowhere, and what would help
+          simulate    Show what would be where if; changes nothing
           exec        Run a command in a container
           image       Images of this node
           registry    Registries that images are pulled from

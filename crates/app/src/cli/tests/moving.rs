@@ -25,26 +25,70 @@ async fn check(line: &str, expected: Expect) {
 async fn services_say_how_they_are_moved() {
     check(
         "service create db -d --image nginx --min-available 80% --rebalance never",
-        expect![[""]],
+        expect![[r#"
+            exit 0
+            --- out
+            0c1g60r30c1g60r3
+            moving Some(Moving { rebalance: Never, min_available: Some(Percent(80)) })
+        "#]],
     )
     .await;
-    check("service create db -d --image nginx --min-available 120%", expect![[""]]).await;
-    check("service create db -d --image nginx --rebalance sometimes", expect![[""]]).await;
-    check("cluster update --rebalance never", expect![[""]]).await;
+    check(
+        "service create db -d --image nginx --min-available 120%",
+        expect![[r#"
+        exit 2
+        --- err
+        error: --min-available: "120%" is more than 100%, or none
+    "#]],
+    )
+    .await;
+    check(
+        "service create db -d --image nginx --rebalance sometimes",
+        expect![[r#"
+        exit 2
+        --- err
+        error: --rebalance: "sometimes" is not known; write auto or never
+    "#]],
+    )
+    .await;
+    check("cluster update --rebalance never", expect![[r#"
+        exit 0
+        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: false, request_id: [], strategy: Unspecified, rebalance: Never }
+    "#]]).await;
 }
 
 #[tokio::test]
 async fn nodes_are_drained_and_activated() {
-    check("node drain alpha --deadline 10m", expect![[""]]).await;
-    check("node drain alpha --deadline soon", expect![[""]]).await;
-    check("node activate alpha beta", expect![[""]]).await;
+    check("node drain alpha --deadline 10m", expect![[r#"
+        exit 0
+        --- out
+        081040g2081040g2
+        asked UpdateNodeRequest { node: "alpha", manager: None, worker: None, availability: Drain, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: Some(600000) }
+    "#]]).await;
+    check(
+        "node drain alpha --deadline soon",
+        expect![[r#"
+        exit 2
+        --- err
+        error: --deadline: "soon" is not a duration; write numbers with ms, s, m, h or d, e.g. 1m30s
+    "#]],
+    )
+    .await;
+    check("node activate alpha beta", expect![[r#"
+        exit 0
+        --- out
+        081040g2081040g2
+        081040g2081040g2
+        asked UpdateNodeRequest { node: "alpha", manager: None, worker: None, availability: Active, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None }
+        asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Active, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None }
+    "#]]).await;
 }
 
 #[tokio::test]
 async fn what_would_be() {
-    check("simulate drain alpha --then scale web=6 db=0", expect![[""]]).await;
-    check("simulate lose --label rack=a --format json", expect![[""]]).await;
-    check("simulate add-node --like alpha --cpu 4", expect![[""]]).await;
-    check("simulate drain alpha --then", expect![[""]]).await;
-    check("simulate explode", expect![[""]]).await;
+    check("simulate drain alpha --then scale web=6 db=0", expect![[r#""#]]).await;
+    check("simulate lose --label rack=a --format json", expect![[r#""#]]).await;
+    check("simulate add-node --like alpha --cpu 4", expect![[r#""#]]).await;
+    check("simulate drain alpha --then", expect![[r#""#]]).await;
+    check("simulate explode", expect![[r#""#]]).await;
 }
