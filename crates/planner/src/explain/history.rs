@@ -39,8 +39,8 @@ pub fn decisions(state: &State, service: ServiceId, slot: Option<u32>) -> Vec<De
     let mut all = Vec::new();
     for found in slots_of(state, service) {
         let number = match found.key {
-            Key::Number(number) => number,
-            Key::On(_) => 0,
+            Key::Number(number) | Key::Run(_, number) => number,
+            Key::On(_) | Key::RunOn(..) => 0,
         };
         if slot.is_none_or(|slot| slot == number || number == 0) {
             of_slot(state, service, &found, number, &mut all);
