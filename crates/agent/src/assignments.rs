@@ -217,6 +217,7 @@ impl Set {
             held.name = service.name;
             held.ports = service.ports;
             held.on_disconnect = service.on_disconnect;
+            held.labels = service.labels;
             held.templates.extend(service.templates);
         }
         for id in message.removed_tasks {

@@ -262,3 +262,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn labels_of_services_are_kept_and_change() {
+    let mut set = Set::default();
+    let labelled = |text: &str, value: &str| {
+        let mut message = message(text);
+        for (_, service) in &mut message.services {
+            service.labels.insert("team".into(), value.into());
+        }
+        message
+    };
+    set.apply(labelled("c1.5 a", "shop")).unwrap();
+    let of = |set: &Set| {
+        let (_, service) = set.all_services().next().unwrap();
+        service.labels["team"].clone()
+    };
+    assert_eq!(of(&set), "shop");
+    let (whole, kept) = set.to_wire();
+    assert_eq!(of(&Set::from_wire(whole, kept).0), "shop");
+    set.apply(labelled("i5-6 b", "stock")).unwrap();
+    assert_eq!(of(&set), "stock");
+}

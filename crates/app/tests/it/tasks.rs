@@ -59,7 +59,7 @@ fn host_single_tasks() {
     assert!(said.err.contains("service web starts another in its place"), "{}", said.err);
     node.ok(&["wait", "service", "web"]);
     assert_ne!(only(&node, "web")["id"], before["id"]);
-    assert_eq!(node.warren(&["task", "restart", id]).exit, 1);
+    assert_eq!(node.warren(&["task", "restart", id]).exit, 4);
     let audit = node.ok(&["audit"]);
     for action in ["task.signal", "task.restart", "task.stop"] {
         assert!(audit.contains(action), "{audit}");

@@ -510,12 +510,34 @@ async fn help() {
                   Keep pieces of what nodes say they have for each replica, e.g. gpu=1; 0 takes it back
               --replicas-max-per-node <N>
                   Replicas on one node; 0 is no limit
+              --priority <N>
+                  Who is placed first, and who may be ended for whom: -1000 to 1000, higher is more [default: 0]
+              --preempt <WHOM>
+                  Whether tasks of services of lower priority are ended for one that fits nowhere [default: never] [possible values: never, lower]
               --strategy <STRATEGY>
                   Which of the nodes that fit: spread (the emptiest), bin-pack (the fullest), or default (as the cluster's settings say)
               --min-available <N|P%>
                   Replicas that must work while others are moved or renewed: a number, a part such as 80%, or none
               --rebalance <auto|never>
                   Whether replicas are moved to nodes that came later: auto or never
+              --cpuset-cpus <LIST>
+                  Processors that may be used, e.g. 0-3,7; '' for all
+              --cpuset-mems <LIST>
+                  Memory nodes that may be used, e.g. 0; '' for all
+              --cpu-shares <N>
+                  Weight against others while processors are busy; 1024 is what all have, 0 takes it back
+              --limit-swap <SIZE>
+                  Swap beside --limit-memory; without it there is none
+              --blkio-weight <N>
+                  Weight against others while disks are busy: 10 to 1000; 0 takes it back
+              --device-read-bps <DEVICE:RATE>
+                  Bytes that are read from a device of the node in a second; a rate of 0 takes it back
+              --device-write-bps <DEVICE:RATE>
+                  Bytes that are written to a device of the node in a second
+              --device-read-iops <DEVICE:N>
+                  Operations that read from a device of the node in a second
+              --device-write-iops <DEVICE:N>
+                  Operations that write to a device of the node in a second
               --endpoint-mode <MODE>
                   What its name stands for: a virtual IP, or the addresses of its replicas [default: vip] [possible values: vip, dnsrr]
               --endpoint-affinity <AFFINITY>

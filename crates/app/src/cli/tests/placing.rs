@@ -33,7 +33,7 @@ async fn placing_a_service() {
         exit 0
         --- out
         0c1g60r30c1g60r3
-        spec cpu=0.5 memory=512MiB gpu=1 {"affinity":["web"],"anti_affinity":["api:soft"],"constraints":["node.labels.disk==ssd"],"prefer":["node.role==worker"],"replicas_max_per_node":2,"spread":["node.labels.zone"],"strategy":"bin-pack","tolerations":["gpu"]}
+        spec cpu=0.5 memory=512MiB gpu=1 {"affinity":["web"],"anti_affinity":["api:soft"],"constraints":["node.labels.disk==ssd"],"preempt":"never","prefer":["node.role==worker"],"priority":0,"replicas_max_per_node":2,"spread":["node.labels.zone"],"strategy":"bin-pack","tolerations":["gpu"]}
     "#]]).await;
     check("service update web -d --constraint-add node.labels.disk==ssd --constraint-rm node.id==x --reserve-memory 64MiB", expect![[r#"
         exit 0
@@ -41,7 +41,7 @@ async fn placing_a_service() {
         web
         --- err
         warning: --constraint-rm: the service has no node.id==x
-        spec memory=64MiB {"affinity":[],"anti_affinity":[],"constraints":["node.labels.disk==ssd"],"prefer":[],"replicas_max_per_node":null,"spread":[],"strategy":null,"tolerations":[]}
+        spec memory=64MiB {"affinity":[],"anti_affinity":[],"constraints":["node.labels.disk==ssd"],"preempt":"never","prefer":[],"priority":0,"replicas_max_per_node":null,"spread":[],"strategy":null,"tolerations":[]}
     "#]]).await;
 }
 

@@ -404,7 +404,9 @@ async fn inspect() {
                     "affinity": [],
                     "anti_affinity": [],
                     "constraints": [],
+                    "preempt": "never",
                     "prefer": [],
+                    "priority": 0,
                     "replicas_max_per_node": null,
                     "spread": [],
                     "strategy": null,
@@ -447,6 +449,14 @@ async fn inspect() {
                   },
                   "stop_grace_period": "10s",
                   "stop_signal": null,
+                  "tuning": {
+                    "blkio_weight": null,
+                    "cpu_shares": null,
+                    "cpuset_cpus": null,
+                    "cpuset_mems": null,
+                    "device_limits": [],
+                    "swap_bytes": null
+                  },
                   "update": {
                     "deadline": null,
                     "delay": "0s",
