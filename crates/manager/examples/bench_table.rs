@@ -80,6 +80,7 @@ fn world() -> State {
                 service,
                 slot,
                 template: 1,
+                run: 0,
                 node: Some(node),
                 address: Some(place),
                 desired: Desired::Running,

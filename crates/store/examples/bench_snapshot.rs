@@ -76,6 +76,7 @@ fn created(number: u64) -> Mutation {
         service: ServiceId::from_bytes(id(number / TASKS_PER_SERVICE)),
         slot: u32::try_from(number % TASKS_PER_SERVICE).unwrap_or(0) + 1,
         template: 1,
+        run: 0,
         node: Some(NodeId::from_bytes(id(number % NODES))),
         address: None,
         desired: Desired::Running,

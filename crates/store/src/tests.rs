@@ -72,6 +72,7 @@ fn task(number: u64, of: u64) -> Mutation {
         service: ServiceId::from_bytes(id(of)),
         slot: 1,
         template: 1,
+        run: 0,
         node: None,
         address: None,
         desired: Desired::Running,

@@ -19,6 +19,7 @@ async fn from_wish_to_running() {
         min_revision: changed.revision,
         removed: false,
         number: 0,
+        run: 0,
     };
     let mut lines = house.control.wait_service(request).await.unwrap().into_inner();
     let line = soon(lines.message()).await.unwrap().unwrap();
@@ -66,6 +67,7 @@ async fn removal_ends_when_all_is_gone() {
         min_revision: changed.revision,
         removed: true,
         number: 0,
+        run: 0,
     };
     let mut lines = house.control.wait_service(wait.clone()).await.unwrap().into_inner();
     assert!(!soon(lines.message()).await.unwrap().unwrap().converged);

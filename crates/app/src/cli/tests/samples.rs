@@ -48,6 +48,7 @@ pub(crate) fn web() -> v1::Service {
         endpoint: None,
         placement: None,
         rollback: None,
+        job: None,
     };
     v1::Service {
         id: vec![3; 10],
