@@ -81,6 +81,7 @@ fn world() -> State {
                 slot,
                 run: 0,
                 template: 1,
+                run: 0,
                 node: Some(node),
                 address: Some(place),
                 desired: Desired::Running,
