@@ -26,6 +26,7 @@ use warren_planner::{Beats, RETURN_MS, SUSPICION_MS, Seen};
 use warren_state::State;
 
 use self::down::Downs;
+use crate::dispatch::membership::beat_ms;
 use self::stall::Stalls;
 
 /// The leader's loop looks at the clock that often.
@@ -50,6 +51,8 @@ struct Page {
     tick_ms: u64,
     pace_ms: u64,
     unheard_ms: u64,
+    /// How far beats of a node are apart in a cluster of this size.
+    beat_ms: u64,
     heard: BTreeMap<NodeId, Heard>,
     downs: Downs,
     stalls: Stalls,
@@ -67,6 +70,7 @@ impl BeatBook {
             tick_ms: mono_ms,
             pace_ms: TICK_MS,
             unheard_ms: RETURN_MS,
+            beat_ms: 0,
             heard: BTreeMap::new(),
             downs: Downs::default(),
             stalls: Stalls::new(mono_ms),
@@ -99,7 +103,8 @@ impl BeatBook {
             let at = then(heard.at_ms.max(at_ms));
             seen.insert(*node, Seen { at, rtt_ms: heard.rtt_ms });
         }
-        Beats { since: then(page.since_ms), unheard_ms: page.unheard_ms, seen }
+        let (unheard_ms, beat_ms) = (page.unheard_ms, page.beat_ms);
+        Beats { since: then(page.since_ms), unheard_ms, beat_ms, seen }
     }
 
     /// What the state says of nodes is to be known to every manager: it may lead next.
@@ -141,16 +146,18 @@ impl BeatBook {
     /// A node was heard at that moment, perhaps by another manager.
     pub(crate) fn heard(&self, node: NodeId, at_ms: u64, rtt_ms: u32) {
         let heard = Heard { at_ms, rtt_ms };
-        let before = {
+        let (before, quiet_ms) = {
             let mut page = self.lock();
+            // A beat that comes in time is nothing to look at, however far they are apart.
+            let quiet_ms = QUIET_MS.max(page.beat_ms * 2);
             let before = page.heard.get(&node).copied();
             // Word of another manager may be overtaken by the node's next session.
             if before.is_none_or(|before| before.at_ms <= at_ms) {
                 page.heard.insert(node, heard);
             }
-            before
+            (before, quiet_ms)
         };
-        if before.is_none_or(|before| at_ms > before.at_ms + QUIET_MS) {
+        if before.is_none_or(|before| at_ms > before.at_ms + quiet_ms) {
             self.moved.send_replace(());
         }
     }
@@ -159,6 +166,7 @@ impl BeatBook {
     pub(crate) fn keep(&self, members: usize, is_member: impl Fn(NodeId) -> bool) {
         let mut page = self.lock();
         page.pace_ms = if members > 1 { TICK_MS } else { ALONE_TICK_MS };
+        page.beat_ms = beat_ms(members).into();
         if page.heard.len() > members {
             page.heard.retain(|node, _| is_member(*node));
         }
@@ -202,6 +210,20 @@ mod tests {
         // The wall clock jumps by a day: the node was heard 250 ms ago all the same.
         let beats = book.read(Time(86_410_000), 400);
         assert_eq!(beats.seen[&node(1)].at, Time(86_409_750));
+    }
+
+    #[test]
+    fn beats_of_a_large_cluster_wake_nobody() {
+        let book = BeatBook::new(0);
+        book.keep(10_000, |_| true);
+        book.heard(node(1), 1_000, 0);
+        let mut moved = book.watch();
+        moved.mark_unchanged();
+        book.heard(node(1), 11_000, 0);
+        assert!(!moved.has_changed().unwrap());
+        assert_eq!(book.read(Time(50_000), 11_000).beat_ms, 10_000);
+        book.heard(node(1), 32_000, 0);
+        assert!(moved.has_changed().unwrap());
     }
 
     #[test]

@@ -24,8 +24,8 @@ use warren_state::change::{Mutation, Outcome, Transaction};
 const NODES: u32 = 10_000;
 const SERVICES: u32 = 1_000;
 const REPLICAS: u32 = 100;
-/// Agents of a large cluster beat that often.
-const BEAT_MS: u64 = 1_000;
+/// A thousand beats a second, as managers ask for whatever the size.
+const BEAT_MS: u64 = 10_000;
 const MINUTE_MS: u64 = 60_000;
 /// Of one core.
 const SHARE_MAX: f64 = 0.01;
@@ -56,7 +56,11 @@ fn main() {
         apply(&mut state, some.to_vec());
     }
     let (mut index, mut ids) = (Index::default(), Ids(0));
-    let beats = |seen: &BTreeMap<NodeId, Seen>| Beats { seen: seen.clone(), ..Beats::default() };
+    let beats = |seen: &BTreeMap<NodeId, Seen>| Beats {
+        beat_ms: BEAT_MS,
+        seen: seen.clone(),
+        ..Beats::default()
+    };
     loop {
         let plan = plan(&state, &mut index, &beats(&heard), &mut ids, Time(1));
         let more = plan.more;

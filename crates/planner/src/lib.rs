@@ -60,7 +60,7 @@ pub use crate::explain::{
 };
 pub use crate::job::{Standing, next_time, run_progress, standing};
 use crate::liveness::Silence;
-pub use crate::liveness::{RETURN_MS, SUSPICION_MAX_MS, SUSPICION_MS, suspicion_ms};
+pub use crate::liveness::{BEATS_MISSED, RETURN_MS, SUSPICION_MAX_MS, SUSPICION_MS, suspicion_ms};
 pub use crate::progress::{Convergence, completed_count, progress, task_counts};
 pub use crate::simulate::{
     Change, STEPS_MAX, SimulateError, Simulation, Supposed, is_left_behind, like, simulate,
@@ -76,6 +76,9 @@ pub struct Beats {
     /// Nodes that it has not heard since then have at least this long to find it: [`RETURN_MS`]
     /// after a time without any leader, else 0.
     pub unheard_ms: u64,
+    /// How far beats of a node are apart, as large clusters have it: some missed ones say nothing.
+    /// 0: less than would matter.
+    pub beat_ms: u64,
     /// Nodes that it heard of; one whose session ended keeps its last. Of a node that the state
     /// held for down before: a moment since which it was certainly silent.
     pub seen: BTreeMap<NodeId, Seen>,

@@ -32,6 +32,9 @@ pub const SUSPICION_MS: u64 = 3_000;
 const SUSPICION_ROUND_TRIPS: u64 = 4;
 /// Whatever the round trip is said to be, silence is noticed at last.
 pub const SUSPICION_MAX_MS: u64 = 15_000;
+/// Beats that may be missed before a node counts as down, where these are further apart than
+/// [`SUSPICION_MS`] allows for: in clusters of more than a thousand nodes.
+pub const BEATS_MISSED: u64 = 3;
 /// How long a node may take to find a manager after none was to be found for a while: its pause
 /// between rounds, and a try of each manager that does not answer.
 pub const RETURN_MS: u64 = 20_000;
@@ -87,6 +90,7 @@ impl Silence {
 }
 
 pub(crate) fn judge(draft: &mut Draft<'_>, beats: &Beats) {
+    let beats_ms = BEATS_MISSED.saturating_mul(beats.beat_ms);
     for at in 0..draft.nodes.len() {
         let site = draft.nodes.site(at);
         let id = site.node.id;
@@ -97,9 +101,9 @@ pub(crate) fn judge(draft: &mut Draft<'_>, beats: &Beats) {
         let mut silence = Silence {
             since: seen.map_or(beats.since, |seen| seen.at.max(beats.since)),
             listens_since: beats.since,
-            window_ms: suspicion_ms(rtt_ms).max(unheard_ms),
+            window_ms: suspicion_ms(rtt_ms).max(beats_ms).max(unheard_ms),
         };
-        let status = status(site, seen, silence, draft.clock);
+        let status = status(site, seen, silence, beats_ms, draft.clock);
         if let (NodeStatus::Down, Some(seen)) = (status, seen) {
             silence.since = seen.at;
         }
@@ -115,13 +119,21 @@ pub(crate) fn judge(draft: &mut Draft<'_>, beats: &Beats) {
     }
 }
 
-fn status(site: &Site<'_>, seen: Option<Seen>, silence: Silence, now: Time) -> NodeStatus {
+fn status(
+    site: &Site<'_>,
+    seen: Option<Seen>,
+    silence: Silence,
+    beats_ms: u64,
+    now: Time,
+) -> NodeStatus {
     match site.status {
         NodeStatus::Ready if now < silence.deadline() => NodeStatus::Ready,
         NodeStatus::Ready => NodeStatus::Down,
         // Only word of it brings it back: a new leader's patience does not.
         NodeStatus::Down => match seen {
-            Some(seen) if now <= seen.at.plus_ms(suspicion_ms(seen.rtt_ms)) => NodeStatus::Ready,
+            Some(seen) if now <= seen.at.plus_ms(suspicion_ms(seen.rtt_ms).max(beats_ms)) => {
+                NodeStatus::Ready
+            }
             Some(_) | None => NodeStatus::Down,
         },
     }

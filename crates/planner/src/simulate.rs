@@ -152,7 +152,7 @@ impl<'i> Copy<'i> {
     fn new(state: &State, ids: &'i mut dyn IdSource, now: Time) -> Self {
         let heard = state.nodes().filter(|node| node.status == NodeStatus::Ready);
         let seen = heard.map(|node| (node.id, Seen { at: ALWAYS, rtt_ms: 0 })).collect();
-        let beats = Beats { since: now, unheard_ms: 0, seen };
+        let beats = Beats { since: now, seen, ..Beats::default() };
         Self { state: state.clone(), beats, index: Index::default(), ids, now, unsettled: false }
     }
 

@@ -1,5 +1,8 @@
 //! Tasks that are moved: off nodes that drain, and to nodes that came later.
 
+use proptest::prelude::*;
+use warren_model::moving::Cause;
+
 use crate::world::{World, check};
 
 #[test]
@@ -147,7 +150,7 @@ fn a_move_that_does_not_come_up_is_given_up() {
         wait 5s
         plan => +web.2@b
         fail web.2
-        plan => -web.2
+        plan => -web.2 wake 600s
         wait 900s
         plan =>
         on web => a 2",
@@ -327,4 +330,68 @@ fn a_deadline_ends_what_is_left() {
         wait 10s
         plan => -web.1/2 -web.1 +web.1/2@b",
     );
+}
+
+/// Wanted tasks on each node that takes some.
+fn spread(world: &mut World, nodes: &[&str]) -> Vec<u32> {
+    let on = world.run("on web");
+    let words: Vec<&str> = on.split_whitespace().collect();
+    let count = |node: &&str| {
+        let at = words.iter().position(|word| word == node);
+        at.map_or(0, |at| words[at + 1].parse().unwrap())
+    };
+    nodes.iter().map(count).collect()
+}
+
+/// Moves for balance that the state remembers.
+fn moves(world: &World) -> usize {
+    let moved = |task: &&warren_model::Task| {
+        task.origin.is_some_and(|origin| origin.cause == Cause::Balance)
+    };
+    world.state.tasks().filter(moved).count()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// Whatever nodes do, moves end, and once each node has opened after all tasks were placed they
+    /// are even; time alone moves nothing then.
+    #[test]
+    fn moves_end_and_even_out(
+        n in 0..25u32,
+        events in prop::collection::vec((0..4usize, 0..5u8), 0..10),
+    ) {
+        let nodes = ["a", "b", "c", "d"];
+        let mut world = World::new();
+        world.cluster(|cluster| cluster.history_limit = 100);
+        for command in ["nodes a b c d", &format!("service web n={n} par=0"), "settle"] {
+            world.run(command);
+        }
+        for (at, what) in events {
+            let word = ["down", "up", "drain", "active", "pause"][usize::from(what)];
+            world.run(&format!("{word} {}", nodes[at]));
+            let before = moves(&world);
+            world.settle();
+            // Each opening moves no task twice.
+            prop_assert!(moves(&world) - before <= n as usize);
+            world.run("wait 7s");
+        }
+        for node in nodes {
+            for word in ["up", "pause", "wait 1s", "active"] {
+                let command = if word.contains(' ') { word.into() } else { format!("{word} {node}") };
+                world.run(&command);
+            }
+            world.settle();
+        }
+        let counts = spread(&mut world, &nodes);
+        prop_assert_eq!(counts.iter().sum::<u32>(), n);
+        let (most, least) = (counts.iter().max().unwrap(), counts.iter().min().unwrap());
+        prop_assert!(most - least <= 1, "{counts:?}");
+        let before = world.state.revision();
+        for _ in 0..5 {
+            world.run("wait 200s");
+            prop_assert_eq!(world.plan().transaction.mutations, vec![]);
+        }
+        prop_assert_eq!(world.state.revision(), before);
+    }
 }

@@ -163,6 +163,19 @@ fn nodes_are_down_after_a_window_and_not_before() {
 }
 
 #[test]
+fn nodes_of_a_large_cluster_may_miss_beats() {
+    let mut world = World::new();
+    world.beats.beat_ms = 10_000;
+    world.run("nodes a b");
+    world.run("lose b");
+    assert_eq!(world.run("plan"), "wake 30001ms");
+    world.run("wait 30s");
+    assert_eq!(world.run("plan"), "wake 1ms");
+    world.run("wait 1ms");
+    assert_eq!(world.run("plan"), "b is down");
+}
+
+#[test]
 fn lost_tasks_move_if_another_node_can_take_them() {
     check(
         "nodes a b

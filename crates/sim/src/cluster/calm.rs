@@ -233,8 +233,8 @@ fn plan(world: &World, leader: &Host, view: &State) -> Held {
     let seen = view.nodes().filter(|node| node.status == NodeStatus::Ready);
     let beats = Beats {
         since: now,
-        unheard_ms: 0,
         seen: seen.map(|node| (node.id, Seen { at: now, rtt_ms: 2 })).collect(),
+        ..Beats::default()
     };
     let rng = warren_base::rng::SeededRng::new(world.script.seed);
     let plan = warren_planner::plan(view, &mut Index::default(), &beats, &mut Ids(&rng), now);
