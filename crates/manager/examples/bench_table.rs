@@ -81,7 +81,6 @@ fn world() -> State {
                 slot,
                 run: 0,
                 template: 1,
-                run: 0,
                 node: Some(node),
                 address: Some(place),
                 desired: Desired::Running,

@@ -26,8 +26,8 @@ use warren_planner::{Beats, RETURN_MS, SUSPICION_MS, Seen};
 use warren_state::State;
 
 use self::down::Downs;
-use crate::dispatch::membership::beat_ms;
 use self::stall::Stalls;
+use crate::dispatch::membership::beat_ms;
 
 /// The leader's loop looks at the clock that often.
 const TICK_MS: u64 = 200;

@@ -77,7 +77,6 @@ fn created(number: u64) -> Mutation {
         slot: u32::try_from(number % TASKS_PER_SERVICE).unwrap_or(0) + 1,
         run: 0,
         template: 1,
-        run: 0,
         node: Some(NodeId::from_bytes(id(number % NODES))),
         address: None,
         desired: Desired::Running,

@@ -73,7 +73,6 @@ fn task(number: u64, of: u64) -> Mutation {
         slot: 1,
         run: 0,
         template: 1,
-        run: 0,
         node: None,
         address: None,
         desired: Desired::Running,
