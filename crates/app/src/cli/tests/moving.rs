@@ -38,7 +38,7 @@ async fn services_say_how_they_are_moved() {
         expect![[r#"
         exit 2
         --- err
-        error: --min-available: "120%" is more than 100%, or none
+        error: --min-available: "120%" is more than 100%
     "#]],
     )
     .await;
