@@ -206,83 +206,84 @@ async fn explanations() {
     check(
         "explain task web.2 --format json",
         expect![[r#"
-        exit 0
-        --- out
-        {
-          "asks": [
-            "node.labels.disk==ssd"
-          ],
-          "fixes": [
-            "free 202MiB more memory on alpha",
-            "warren service update --reserve-memory 310MiB web"
-          ],
-          "id": "0g2081040g208104",
-          "kind": "task",
-          "name": "web.2",
-          "nearest": "081040g2081040g2",
-          "nodes": [
+            exit 0
+            --- out
             {
-              "fits": false,
-              "here": false,
-              "hostname": "alpha",
-              "id": "081040g2081040g2",
-              "next": false,
-              "obstacles": [
-                {
-                  "capacity": 2147483648,
-                  "fix": "free 202MiB more memory on alpha",
-                  "free": 325058560,
-                  "kind": "memory",
-                  "needed": 536870912,
-                  "text": "needs 512MiB memory, 310MiB free of 2GiB"
-                }
+              "asks": [
+                "node.labels.disk==ssd"
               ],
-              "tasks": 3,
-              "tasks_of_service": 1
-            },
-            {
-              "fits": false,
-              "here": false,
-              "hostname": "beta",
-              "id": "0m2ga1850m2ga185",
-              "next": false,
-              "obstacles": [
+              "fixes": [
+                "free 202MiB more memory on alpha",
+                "warren service update --reserve-memory 310MiB web"
+              ],
+              "history": [],
+              "id": "0g2081040g208104",
+              "kind": "task",
+              "name": "web.2",
+              "nearest": "081040g2081040g2",
+              "nodes": [
                 {
-                  "capacity": 2147483648,
-                  "fix": "free 202MiB more memory on alpha",
-                  "free": 325058560,
-                  "kind": "memory",
-                  "needed": 536870912,
-                  "text": "needs 512MiB memory, 310MiB free of 2GiB"
+                  "fits": false,
+                  "here": false,
+                  "hostname": "alpha",
+                  "id": "081040g2081040g2",
+                  "next": false,
+                  "obstacles": [
+                    {
+                      "capacity": 2147483648,
+                      "fix": "free 202MiB more memory on alpha",
+                      "free": 325058560,
+                      "kind": "memory",
+                      "needed": 536870912,
+                      "text": "needs 512MiB memory, 310MiB free of 2GiB"
+                    }
+                  ],
+                  "tasks": 3,
+                  "tasks_of_service": 1
                 },
                 {
-                  "capacity": null,
-                  "fix": "warren node update --label-add 'disk=ssd' beta",
-                  "free": null,
-                  "kind": "constraint",
-                  "needed": null,
-                  "text": "not node.labels.disk==ssd: has no node.labels.disk"
+                  "fits": false,
+                  "here": false,
+                  "hostname": "beta",
+                  "id": "0m2ga1850m2ga185",
+                  "next": false,
+                  "obstacles": [
+                    {
+                      "capacity": 2147483648,
+                      "fix": "free 202MiB more memory on alpha",
+                      "free": 325058560,
+                      "kind": "memory",
+                      "needed": 536870912,
+                      "text": "needs 512MiB memory, 310MiB free of 2GiB"
+                    },
+                    {
+                      "capacity": null,
+                      "fix": "warren node update --label-add 'disk=ssd' beta",
+                      "free": null,
+                      "kind": "constraint",
+                      "needed": null,
+                      "text": "not node.labels.disk==ssd: has no node.labels.disk"
+                    }
+                  ],
+                  "tasks": 3,
+                  "tasks_of_service": 1
                 }
               ],
-              "tasks": 3,
-              "tasks_of_service": 1
+              "nodes_left": 0,
+              "reserve": {
+                "cpus": 0.0,
+                "disk_bytes": 0,
+                "generic": {},
+                "memory_bytes": 536870912,
+                "pids": 0
+              },
+              "revision": 7,
+              "rooms": [],
+              "services": [],
+              "summary": "web.2 is pending: no node fits"
             }
-          ],
-          "nodes_left": 0,
-          "reserve": {
-            "cpus": 0.0,
-            "disk_bytes": 0,
-            "generic": {},
-            "memory_bytes": 536870912,
-            "pids": 0
-          },
-          "revision": 7,
-          "rooms": [],
-          "services": [],
-          "summary": "web.2 is pending: no node fits"
-        }
-        asked ExplainRequest { min_revision: 0, linearizable: false, what: Some(Task("web.2")) }
-    "#]],
+            asked ExplainRequest { min_revision: 0, linearizable: false, what: Some(Task("web.2")) }
+        "#]],
     )
     .await;
     check("explain", expect![[r#"
