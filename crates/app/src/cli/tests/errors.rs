@@ -75,7 +75,7 @@ async fn flags() {
             $ service create web --image nginx --replicas -1
             2 error: --replicas: "-1" is not a number from 0 to 4294967295
             $ service create web --image nginx --mode globl
-            2 error: --mode: "globl" is not one of replicated, global
+            2 error: --mode: "globl" is not one of replicated, global, replicated-job, global-job
             hint: did you mean global?
             $ service create web --image nginx --mode global --replicas 2
             2 error: --replicas: 2 cannot be asked of a global service, which has one replica on every node
@@ -174,19 +174,21 @@ async fn commands() {
             Usage: warren service [OPTIONS] <COMMAND>
 
             Commands:
-              create    Run an image as a service
-              ls        List services [alias: list]
-              ps        List the tasks of services, those that ended included
-              inspect   Show everything about services as JSON
-              logs      Show the output of a service, a slot or a task
-              update    Change a service
-              scale     Set numbers of replicas
-              restart   Replace all containers, by the service's update policy
-              history   List what a service was, and what changed
-              rollback  Go back to an earlier revision
-              pause     Halt the update of services: replicas that are not replaced yet stay
-              resume    Let an update that is paused go on
-              rm        Remove services and their containers [alias: remove]
+              create     Run an image as a service
+              ls         List services [alias: list]
+              ps         List the tasks of services, those that ended included
+              inspect    Show everything about services as JSON
+              logs       Show the output of a service, a slot or a task
+              update     Change a service
+              scale      Set numbers of replicas
+              restart    Replace all containers, by the service's update policy
+              history    List what a service was, and what changed
+              rollback   Go back to an earlier revision
+              pause      Halt the update of services: replicas that are not replaced yet stay
+              resume     Let an update that is paused go on
+              suspend    Let the schedules of jobs begin nothing, until `unsuspend`
+              unsuspend  Let the schedules of jobs go on
+              rm         Remove services and their containers [alias: remove]
 
             Options:
               -h, --help  Print help

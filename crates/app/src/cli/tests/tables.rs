@@ -57,8 +57,10 @@ async fn services() {
                 "desired": 3,
                 "id": "0c1g60r30c1g60r3",
                 "image": "nginx:1.27",
+                "job_state": null,
                 "mode": "replicated",
                 "name": "web",
+                "next_run_at": null,
                 "ports": [
                   "8080:80"
                 ],
@@ -82,8 +84,10 @@ async fn services() {
               desired: 3
               id: "0c1g60r30c1g60r3"
               image: "nginx:1.27"
+              job_state: null
               mode: replicated
               name: web
+              next_run_at: null
               ports:
               - "8080:80"
               revision: 2
@@ -345,6 +349,7 @@ async fn inspect() {
                 "created_at": "2027-01-15T08:00:00.000Z",
                 "desired": 3,
                 "id": "0c1g60r30c1g60r3",
+                "job": null,
                 "name": "web",
                 "removing": false,
                 "revision": 2,
@@ -374,6 +379,7 @@ async fn inspect() {
                   },
                   "hostname": null,
                   "image": "nginx:1.27",
+                  "job": null,
                   "labels": {
                     "team": "shop"
                   },
