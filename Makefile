@@ -57,7 +57,7 @@ fuzz-wireguard: ## hostile bytes to the WireGuard engine, in both directions: FU
 
 soak: deps      ## tests that take long: load, and faults for minutes
 	cargo build --locked -p warren
-	cargo nextest run --locked --profile soak -p warren-testbed
+	cargo nextest run --locked --profile soak -p warren-testbed -p warren
 
 test-guest: deps ## what needs WireGuard, netem or pure cgroup v2 of the kernel, in a virtual machine with Debian's
 	cargo build --locked -p warren

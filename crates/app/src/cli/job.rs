@@ -23,32 +23,31 @@ const MESSAGE_WIDTH: usize = 60;
 
 /// Flags of jobs, that `create` and `update` share.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Jobs")]
 pub(crate) struct JobFlags {
     /// Tasks of a replicated-job at the same time [default: all]
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
+    #[arg(long, help_heading = "Jobs", value_name = "N", allow_hyphen_values = true, value_parser = count)]
     max_concurrent: Option<u32>,
     /// Time for a whole run, from its beginning; what runs then is stopped; 0 is no limit
-    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
+    #[arg(long, help_heading = "Jobs", value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     job_time_limit: Option<u64>,
     /// Runs that ended and are kept, with their tasks [default: 5]
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
+    #[arg(long, help_heading = "Jobs", value_name = "N", allow_hyphen_values = true, value_parser = count)]
     job_history: Option<u32>,
     /// Begin runs at these times: "MINUTE HOUR DAY MONTH WEEKDAY" or @hourly, @daily, @weekly,
     /// @monthly, @yearly; '' takes the schedule away
-    #[arg(long, value_name = "SCHEDULE")]
+    #[arg(long, help_heading = "Jobs", value_name = "SCHEDULE")]
     schedule: Option<String>,
     /// Time zone of the schedule, e.g. Europe/Berlin [default: UTC]
-    #[arg(long, value_name = "ZONE")]
+    #[arg(long, help_heading = "Jobs", value_name = "ZONE")]
     schedule_timezone: Option<String>,
     /// When a run is due while another goes on: allow, forbid or replace [default: forbid]
-    #[arg(long, value_name = "RULE")]
+    #[arg(long, help_heading = "Jobs", value_name = "RULE")]
     schedule_concurrency: Option<Concurrency>,
     /// What becomes of times at which no manager was there: skip or run-once [default: skip]
-    #[arg(long, value_name = "RULE")]
+    #[arg(long, help_heading = "Jobs", value_name = "RULE")]
     schedule_missed: Option<Missed>,
     /// A run that is due for longer is missed [default: 1m; with run-once: however late]
-    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
+    #[arg(long, help_heading = "Jobs", value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     schedule_deadline: Option<u64>,
 }
 

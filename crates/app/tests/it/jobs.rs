@@ -82,7 +82,7 @@ fn host_jobs_run_to_their_end() {
 }
 
 #[test]
-fn host_a_schedule_begins_runs() {
+fn soak_a_schedule_begins_runs() {
     let node = Node::with_image();
     let flags = [
         "--mode",

@@ -336,6 +336,7 @@ async fn help() {
           cluster     The cluster
           node        Nodes, this one first of all
           service     Services: images that run in replicas
+          job         Jobs: services whose tasks end, and their runs
           task        Tasks: single containers of services
           ps          List the tasks of all services
           explain     Show why something is where it is, or nowhere, and what would help
@@ -381,9 +382,9 @@ async fn help() {
               --image <REF>
                   Image to run, e.g. nginx:1.27
               --replicas <N>
-                  Number of replicas [default: 1]
+                  Number of replicas; of a job, of tasks to their end [default: 1]
               --mode <MODE>
-                  replicated, or one on every node [default: replicated] [possible values: replicated, global]
+                  replicated, or global: one on every node; of a job tasks end and are not begun again [default: replicated] [possible values: replicated, global, replicated-job, global-job]
           -p, --publish <PORT>
                   Publish a port: [IP:]PUBLISHED:TARGET[/udp] or published=,target=,protocol=,mode=ingress|host,host_ip=
           -e, --env <KEY=VALUE>
@@ -433,11 +434,11 @@ async fn help() {
               --stop-grace-period <DURATION>
                   Time from that signal to SIGKILL, e.g. 10s
               --restart-condition <CONDITION>
-                  When a container that ended is started again [default: any] [possible values: none, on-failure, any]
+                  When a container that ended is started again [default: any; of a job: on-failure] [possible values: none, on-failure, any]
               --restart-delay <DURATION>
                   Pause before a restart; doubles while it keeps failing [default: 100ms]
               --restart-max-attempts <N>
-                  Restarts within the window before the replica counts as failed; 0 is no limit
+                  Restarts within the window before the replica counts as failed; 0 is no limit [default: 0; of a job: 3]
               --restart-window <DURATION>
                   Running this long forgets earlier failures [default: 10s]
               --update-parallelism <N>
@@ -518,10 +519,6 @@ async fn help() {
                   Whether tasks of services of lower priority are ended for one that fits nowhere [default: never] [possible values: never, lower]
               --strategy <STRATEGY>
                   Which of the nodes that fit: spread (the emptiest), bin-pack (the fullest), or default (as the cluster's settings say)
-              --min-available <N|P%>
-                  Replicas that must work while others are moved or renewed: a number, a part such as 80%, or none
-              --rebalance <auto|never>
-                  Whether replicas are moved to nodes that came later: auto or never
               --cpuset-cpus <LIST>
                   Processors that may be used, e.g. 0-3,7; '' for all
               --cpuset-mems <LIST>
@@ -540,6 +537,10 @@ async fn help() {
                   Operations that read from a device of the node in a second
               --device-write-iops <DEVICE:N>
                   Operations that write to a device of the node in a second
+              --min-available <N|P%>
+                  Replicas that must work while others are moved or renewed: a number, a part such as 80%, or none
+              --rebalance <auto|never>
+                  Whether replicas are moved to nodes that came later: auto or never
               --endpoint-mode <MODE>
                   What its name stands for: a virtual IP, or the addresses of its replicas [default: vip] [possible values: vip, dnsrr]
               --endpoint-affinity <AFFINITY>
@@ -552,6 +553,16 @@ async fn help() {
                   Rotation of logs: max-size=10MiB, max-file=3
           -h, --help
                   Print help
+
+        Jobs:
+              --max-concurrent <N>            Tasks of a replicated-job at the same time [default: all]
+              --job-time-limit <DURATION>     Time for a whole run, from its beginning; what runs then is stopped; 0 is no limit
+              --job-history <N>               Runs that ended and are kept, with their tasks [default: 5]
+              --schedule <SCHEDULE>           Begin runs at these times: "MINUTE HOUR DAY MONTH WEEKDAY" or @hourly, @daily, @weekly, @monthly, @yearly; '' takes the schedule away
+              --schedule-timezone <ZONE>      Time zone of the schedule, e.g. Europe/Berlin [default: UTC]
+              --schedule-concurrency <RULE>   When a run is due while another goes on: allow, forbid or replace [default: forbid]
+              --schedule-missed <RULE>        What becomes of times at which no manager was there: skip or run-once [default: skip]
+              --schedule-deadline <DURATION>  A run that is due for longer is missed [default: 1m; with run-once: however late]
 
         Where:
               --config <FILE>   Configuration file [env: WARREN_CONFIG] [default: /etc/warren/warren.toml]

@@ -242,7 +242,9 @@ async fn what_would_be() {
         1 to move, 1 without a place; at rest after 3s1ms; nothing was changed
         asked SimulateRequest { steps: [SupposedStep { kind: Some(Add(AddNode { hostname: "", like: "alpha", cpus: Some(4), memory_bytes: None, labels: {} })) }], min_revision: 0, linearizable: false }
     "#]]).await;
-    check("simulate drain alpha --then", expect![[r#"
+    check(
+        "simulate drain alpha --then",
+        expect![[r#"
         exit 2
         --- err
         Usage: warren simulate [OPTIONS] <COMMAND>
@@ -257,11 +259,17 @@ async fn what_would_be() {
               --format <FORMAT>  table, json, yaml or a template such as '{{.TookMs}}'
               --linearizable     Of a view as new as anything acknowledged before
           -h, --help             Print help
-    "#]]).await;
-    check("simulate explode", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "simulate explode",
+        expect![[r#"
         exit 2
         --- err
         error: there is no command "explode"
         hint: warren --help lists the commands
-    "#]]).await;
+    "#]],
+    )
+    .await;
 }
