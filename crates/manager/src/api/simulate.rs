@@ -292,24 +292,20 @@ mod tests {
             vec![drain("host-a")],
             "web.1 moves host-a>host-b | host-a 1>0, host-b 0>1 | ",
         );
-        check(
-            &view,
-            vec![lose(&["host-a"])],
-            "web.1 moves host-a>host-b | host-a 1>1, host-b 0>1 | ",
-        );
+        check(&view, vec![lose(&["host-a"])], "web.1 moves host-a>host-b | host-b 0>1 | ");
         check(&view, vec![scale(2)], "web.2 placed >host-b | host-b 0>1 | ");
         check(&view, vec![scale(0)], "web.1 ends host-a> | host-a 1>0 | ");
         check(
             &view,
             vec![drain("host-a"), drain("host-b"), scale(2)],
-            "web.1 moves host-a>host-b, web.2 pending > | host-a 1>0, host-b 0>1 | 1 of web would \
+            "web.1 moves host-a>host-b, web.2 pending > | host-a 1>0, host-b 0>1 | 2 of web would \
              wait: no node is ready for tasks: 2 draining",
         );
         let add = Kind::Add(AddNode { hostname: "c".into(), ..AddNode::default() });
         check(
             &view,
             vec![add, drain("host-a"), drain("host-b")],
-            "web.1 moves host-a>c | host-a 1>0, c 0>1 | ",
+            "web.1 moves host-a>c | c 0>1, host-a 1>0 | ",
         );
     }
 
