@@ -39,7 +39,7 @@ mod network;
 #[cfg(test)]
 mod tests;
 
-pub use alone::{ALONE_MS, KEPT_MS};
+pub use alone::{ALONE_MS, KEPT_MS, RULES_KEPT_MS};
 pub use kinds::{Command, FoundTask, Input, Order, TaskSpec, TaskView, container_id, group};
 
 #[derive(Debug)]
@@ -73,6 +73,9 @@ pub struct Core {
     live: bool,
     /// When a kept set is acted upon without a manager's word.
     alone_at_ms: Option<u64>,
+    /// Until when the kernel keeps the rules of an earlier process: they may be newer than the
+    /// kept set that is acted upon.
+    rules_kept_until_ms: Option<u64>,
     /// A complete set of a manager was taken in this life.
     swept: bool,
     lease: Lease,
@@ -150,6 +153,7 @@ impl Core {
         let machines = self.tasks.values().filter_map(|held| held.machine.wake_at());
         let own = self.publisher.wake_at().into_iter().chain(self.alone_wake_at());
         let own = own.chain(self.mesh.wake_at()).chain(self.underlay.wake_at());
+        let own = own.chain(self.rules_kept_until_ms);
         machines.chain(own).min()
     }
 
@@ -295,7 +299,11 @@ impl Core {
     fn settle(&mut self, now: Now) {
         self.look_around(now);
         // Before it is known which ports are held, they would be taken from their clients.
-        let may_draw = self.live && self.mesh.is_known();
+        self.rules_kept_until_ms = self.rules_kept_until_ms.filter(|until| *until > now.mono_ms);
+        // Nor at first from a kept table of which the next one has come in part.
+        let is_whole = self.set.is_whole() || self.reached.drawn > 0;
+        let may_draw =
+            self.live && is_whole && self.mesh.is_known() && self.rules_kept_until_ms.is_none();
         loop {
             if may_draw && std::mem::take(&mut self.table_stale) {
                 self.draw();

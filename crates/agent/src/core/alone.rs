@@ -9,11 +9,16 @@ use warren_model::quantity::format_duration_ms;
 use warren_model::service::OnDisconnect;
 use warren_model::{NodeTable, TaskId};
 
-use super::{Cached, Changed, Command, Core, Event, Held, Now};
+use super::{Cached, Changed, Command, Core, Event, FoundTask, Held, Now};
+use crate::task::FoundState;
 
 /// A kept set is acted upon after so long without a manager's: one that is there answers within
 /// tens of milliseconds, and a node that comes back must not start what moved away meanwhile.
 pub const ALONE_MS: u64 = 1_000;
+/// For so long after that the kernel keeps the rules of an earlier process, if its containers run
+/// still: the network's table is written every few seconds, so what is kept of it may be older
+/// than what the kernel holds, and an old address may be another service's by now.
+pub const RULES_KEPT_MS: u64 = 3_000;
 /// How long tasks run on that managers of a new epoch do not know: time for people to look.
 pub const KEPT_MS: u64 = 10 * 60_000;
 /// Ids in a note; more are counted.
@@ -144,6 +149,10 @@ impl Core {
         self.live = true;
         self.alone_at_ms = None;
         self.table_stale = true;
+        let runs = |found: &FoundTask| matches!(found.newest.state, FoundState::Running { .. });
+        if self.found.values().any(runs) {
+            self.rules_kept_until_ms = Some(now.mono_ms.saturating_add(RULES_KEPT_MS));
+        }
         let tasks = self.set.all().count();
         self.note(format!(
             "no manager answers: {tasks} tasks are run as they were assigned last, at revision {}",

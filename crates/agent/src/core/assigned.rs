@@ -31,6 +31,7 @@ impl Core {
         self.broken = false;
         self.live = true;
         self.alone_at_ms = None;
+        self.rules_kept_until_ms = None;
         self.table_stale = true;
         let what = if of_table { Changed::Table } else { Changed::Set };
         self.changed = self.changed.max(Some(what));

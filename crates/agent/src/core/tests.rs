@@ -64,6 +64,8 @@ struct World {
     notes: Vec<String>,
     gaps: usize,
     discarded: String,
+    /// When the kernel got a table.
+    applied: Vec<u64>,
 }
 
 impl World {
@@ -76,6 +78,7 @@ impl World {
             notes: vec![],
             gaps: 0,
             discarded: String::new(),
+            applied: vec![],
         }
     }
 
@@ -92,6 +95,7 @@ impl World {
                 match command {
                     Command::Do(order) => inputs.splice(0..0, self.order(*order)).for_each(drop),
                     Command::Apply { generation, .. } => {
+                        self.applied.push(self.now_ms);
                         inputs
                             .insert(0, Input::Applied { generation, applied: crate::Applied::All });
                     }
@@ -217,6 +221,30 @@ fn after_a_reboot_without_managers_what_was_assigned_is_started() {
     let starts = world.starts;
     world.session(set(1, 5, "ab", KEEP)).until(99_999);
     assert_eq!((world.runs().as_str(), world.starts), ("a2b2", starts), "nothing is restarted");
+}
+
+#[test]
+fn rules_of_an_earlier_process_stay_until_a_manager_speaks_or_for_a_while() {
+    // What is kept of the network may be older than what the kernel holds.
+    let mut world = started(set(1, 5, "ab", KEEP));
+    world.reborn(false);
+    let (begun, before) = (world.now_ms, world.applied.len());
+    world.until(begun + ALONE_MS + RULES_KEPT_MS - 1);
+    assert_eq!(world.applied.len(), before);
+    world.until(begun + 99_999);
+    assert_eq!(world.applied[before..], [begun + ALONE_MS + RULES_KEPT_MS]);
+    // A manager's word is newer than either.
+    let alone = world.now_ms + ALONE_MS + 10;
+    world.reborn(false).until(alone);
+    let before = world.applied.len();
+    world.session(set(1, 6, "ab", KEEP));
+    assert_eq!(world.applied[before..], [world.now_ms]);
+    // After a reboot there are none.
+    let mut world = started(set(1, 5, "ab", KEEP));
+    world.reborn(true);
+    let (begun, before) = (world.now_ms, world.applied.len());
+    world.until(begun + ALONE_MS);
+    assert_eq!(world.applied[before..], [begun + ALONE_MS]);
 }
 
 #[test]
