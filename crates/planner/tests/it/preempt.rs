@@ -27,7 +27,7 @@ fn the_lowest_and_fewest_make_room() {
         service top n=1 mem=400 prio=9 preempt
         plan => !low.2 for top.1 !low.3 for top.1 +top.1 more
         why top.1 => waits until tasks of lower priority have ended on a
-        plan => +low.2 +low.3
+        plan => +low.2 +low.3 more
         plan =>
         obey
         plan => place top.1@a
@@ -55,7 +55,7 @@ fn nobody_is_ended_without_need_or_for_equals() {
         service one n=1 mem=900 prio=5
         plan => +one.1@a
         service two n=1 mem=900 prio=5 preempt
-        plan => +two.1
+        plan => +two.1 more
         why two.1 => no node fits: 1 short of memory (needs 900MiB)",
     );
     check(
@@ -81,10 +81,10 @@ fn what_ends_anyway_is_waited_for() {
         update low n=1
         plan => x low.2
         service top n=1 mem=500 prio=1 preempt
-        plan => +top.1
+        plan => +top.1 more
         why top.1 => waits until tasks of lower priority have ended on a
         service late n=1 mem=500
-        plan => +late.1
+        plan => +late.1 more
         obey
         plan => place top.1@a drop low.2",
     );
@@ -101,7 +101,7 @@ fn room_is_held_for_whom_it_was_made() {
         start
         service top n=1 mem=1000 prio=1 preempt
         plan => !low.2 for top.1 !low.1 for top.1 +top.1 more
-        plan => +low.1 +low.2
+        plan => +low.1 +low.2 more
         ends low.2
         plan =>
         ends low.1
