@@ -156,7 +156,6 @@ impl<'a> Pass<'_, 'a> {
             && self.own_sites(at).is_empty()
             && !self.may_displace(at, template)
         {
-            self.waits = self.displaced.get(&at).cloned().flatten();
             return None;
         }
         let own = self.hide_own(at, template);
@@ -170,7 +169,7 @@ impl<'a> Pass<'_, 'a> {
             }
         };
         if place.is_none() {
-            self.waits = self.displace_in_turn(at, template);
+            self.waits = self.displace(at, template);
         }
         self.show_own(own);
         if place.is_none() {

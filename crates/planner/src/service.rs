@@ -43,8 +43,6 @@ pub(crate) struct Pass<'p, 'a> {
     pub(crate) hopeless: BTreeSet<u32>,
     /// Why the task that was placed last waits for others to end.
     pub(crate) waits: Option<String>,
-    /// Slots that were looked for by ending others, and why each waits, if there is a clearing.
-    pub(crate) displaced: BTreeMap<usize, Option<String>>,
     /// Something has no place.
     pub(crate) unplaced: bool,
     /// Whether that may change by other services' tasks alone, without a node having more room.
@@ -75,7 +73,6 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
         rivals: None,
         hopeless: BTreeSet::new(),
         waits: None,
-        displaced: BTreeMap::new(),
         depends_on_others: false,
         is_held_back: false,
         wake_at: None,

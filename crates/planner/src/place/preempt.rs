@@ -22,7 +22,7 @@ use warren_model::id::{NodeId, ServiceId, TaskId};
 use warren_model::placement::Preempt;
 use warren_model::resources::{Resource, Resources};
 use warren_model::service::Service;
-use warren_model::task::{Desired, Task, TaskState};
+use warren_model::task::Desired;
 use warren_state::State;
 use warren_state::change::{Key as ObjectKey, Mutation};
 
@@ -31,7 +31,7 @@ use super::board::{Board, PENALTY_MS};
 use crate::draft::Moves;
 use crate::nodes::{Nodes, Site};
 use crate::service::Pass;
-use crate::slot::{Slot, is_failed, is_live, is_lost};
+use crate::slot::{is_failed, is_live, is_lost};
 
 /// Links of a chain: a task that is ended may end others, as its service asks. Tasks that could set
 /// off longer ones are not ended.
@@ -232,32 +232,8 @@ impl<'a> Pass<'_, 'a> {
         }
     }
 
-    /// Ends tasks of lower priority for one of a slot, or waits for what ends; why it waits. Once a
-    /// plan, and who waits already comes before who is new: the next plan looks in that order.
-    pub(super) fn displace_in_turn(&mut self, at: usize, template: u32) -> Option<String> {
-        if self.service.spec.placement.preempt == Preempt::Never {
-            return None;
-        }
-        for earlier in 0..at {
-            let Some(template) = waiting(&self.slots[earlier]) else { continue };
-            if !self.displaced.contains_key(&earlier) {
-                let own = self.hide_own(earlier, template);
-                if self.best(earlier, template).is_none() {
-                    let waits = self.displace(earlier, template);
-                    self.displaced.insert(earlier, waits);
-                }
-                self.show_own(own);
-            }
-        }
-        if !self.displaced.contains_key(&at) {
-            let waits = self.displace(at, template);
-            self.displaced.insert(at, waits);
-        }
-        self.displaced.get(&at).cloned().flatten()
-    }
-
     /// Ends tasks of lower priority for one of a slot, or waits for what ends; why it waits.
-    fn displace(&mut self, at: usize, template: u32) -> Option<String> {
+    pub(super) fn displace(&mut self, at: usize, template: u32) -> Option<String> {
         if !self.may_displace(at, template) {
             return None;
         }
@@ -297,12 +273,6 @@ impl<'a> Pass<'_, 'a> {
         self.change(site, |_| {});
         Some(waits(&node.description.hostname))
     }
-}
-
-/// The template of a slot's task that has no place yet.
-fn waiting(slot: &Slot<'_>) -> Option<u32> {
-    let waits = |task: &&&Task| task.node.is_none() && task.status.state == TaskState::Pending;
-    slot.wanted.iter().find(waits).map(|task| task.template)
 }
 
 pub(crate) fn waits(host: &str) -> String {
