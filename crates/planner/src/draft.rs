@@ -146,12 +146,18 @@ impl<'a> Draft<'a> {
     /// A task of a service is not wanted any more.
     pub(crate) fn note_stop(&mut self, service: &Service, task: TaskId) {
         self.moves.stopped.insert(task);
-        self.again |= self.hungry || self.awaited.contains(&service.spec.name);
+        self.again |= self.awaited.contains(&service.spec.name);
     }
 
-    /// Something has no place for which others may be ended: it waits for whatever ends.
+    /// Something has no place for which others may be ended. Who waits for what follows from all that
+    /// is decided, also later in this plan: the next one looks at it again.
     pub(crate) fn note_hunger(&mut self, hungry: bool) {
         self.hungry |= hungry;
+    }
+
+    /// Whether room may be held for something that waits.
+    pub(crate) fn is_hungry(&self) -> bool {
+        self.hungry
     }
 
     /// Something has no place, also because of tasks of these.
@@ -192,6 +198,7 @@ impl<'a> Draft<'a> {
     }
 
     pub(crate) fn finish(self) -> Plan {
+        let again = self.again || (self.hungry && !self.mutations.is_empty());
         let expects = if self.mutations.is_empty() { BTreeMap::new() } else { self.expects };
         let expects = expects.into_iter().map(|(key, revision)| Expect { key, revision });
         Plan {
@@ -202,7 +209,7 @@ impl<'a> Draft<'a> {
                 principal: None,
             },
             wake_at: self.wake_at,
-            more: self.more || self.again,
+            more: self.more || again,
         }
     }
 }

@@ -49,7 +49,6 @@ use std::collections::BTreeMap;
 
 use warren_model::Time;
 use warren_model::id::{NodeId, ServiceId};
-use warren_model::placement::Preempt;
 use warren_model::service::Service;
 use warren_state::State;
 use warren_state::change::Transaction;
@@ -181,16 +180,10 @@ pub fn plan(
     index.follow(state, draft.nodes.silent());
     // Services see nodes as they are about to be; what they conclude holds once that is applied.
     let calm = draft.is_empty();
-    // Some service may have others ended for what has no place.
-    let mut presses = false;
-    let lower = |service: &Service| service.spec.placement.preempt == Preempt::Lower;
-    let pressed = state.services().any(lower);
     for service in in_order(state) {
         let activity = state.activity(service.id);
-        let may_press = lower(service);
         if calm && let Some(idle) = index.idle(service.id, activity, state.roomier(), draft.now) {
             draft.wake(idle.wake_at);
-            presses |= may_press && idle.roomier.is_some();
             continue;
         }
         if !draft.room(1) {
@@ -198,17 +191,12 @@ pub fn plan(
         }
         let verdict = service::pass(&mut draft, service);
         draft.wake(verdict.wake_at);
-        presses |= may_press && verdict.unplaced;
         // Room that is held for others is given up without anything that the index would see.
-        let may_be_held = pressed && verdict.unplaced;
+        let may_be_held = draft.is_hungry() && verdict.unplaced;
         if calm && verdict.idle && !may_be_held {
             let roomier = verdict.unplaced.then(|| state.roomier());
             index.idle.insert(service.id, Idle { activity, wake_at: verdict.wake_at, roomier });
         }
-    }
-    // Who waits for which clearing follows from all that was decided, also after it in this plan.
-    if presses && !draft.is_empty() {
-        draft.look_again();
     }
     draft.finish()
 }

@@ -1,3 +1,5 @@
+//! What the specification of a job may say, and what is wrong with one.
+
 use super::*;
 use crate::service::{TaskTemplate, UpdateOrder};
 

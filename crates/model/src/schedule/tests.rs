@@ -1,3 +1,5 @@
+//! Times that a schedule names, over changes of the clocks; what is none.
+
 use super::*;
 
 /// Milliseconds of `2026-03-29T01:59:00Z`.
