@@ -4,10 +4,12 @@
 //! since each is whole. What the kernel holds is remembered; after any doubt (a
 //! restart, a refused batch) everything is replaced in one transaction. Tracked
 //! connections are not part of the table: they live through each change, except
-//! datagram flows to backends that are no more, and what policies deny now.
+//! datagram flows to backends that are no more, what policies deny now, and what
+//! is answered from an address that somebody else has now.
 
 mod connections;
 mod gone;
+mod owners;
 mod policies;
 mod stale;
 
@@ -195,6 +197,9 @@ impl Firewall {
         self.exposed.add(fresh.map(|backend| (*backend.ip()).into()));
         self.forget(before, after)?;
         self.part(held.as_ref(), &wanted)?;
+        if held.is_none() && table.networks.is_some() {
+            self.disown(table, &wanted)?;
+        }
         self.judge(held.as_ref(), &wanted)?;
         self.held = Some(wanted);
         if std::mem::take(&mut self.is_clean) {

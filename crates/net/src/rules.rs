@@ -49,7 +49,7 @@ pub(crate) use encode::{
     table_name,
 };
 pub(crate) use expression::{Expression, Field, Verdict};
-pub(crate) use isolation::Isolation;
+pub(crate) use isolation::{Isolation, Vanished};
 pub(crate) use judge::{Judge, Passage};
 pub(crate) use policies::is_chain as is_policy_chain;
 pub(crate) use published::{Port, Ports, ports};

@@ -207,7 +207,8 @@ pub struct Connections {
 /// One service, as clients reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// Names it in the table, for example by its id and network.
+    /// Names it in the table, for example by its id and network. What comes before the first `/`
+    /// is the key of its containers' [`Group`], if they have one.
     pub key: Arc<str>,
     /// What clients connect to.
     pub frontends: Vec<Frontend>,
@@ -218,6 +219,13 @@ pub struct Service {
     pub affinity: bool,
     /// Only backends of this node, if there are any.
     pub prefer_local: bool,
+}
+
+impl Service {
+    /// Key of the [`Group`] of its containers.
+    pub(crate) fn group(&self) -> &str {
+        self.key.split_once('/').map_or(&self.key, |(group, _)| group)
+    }
 }
 
 /// Something to connect to.

@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::owners::Owners;
 use super::stale::parted;
 use super::{Both, Firewall};
-use crate::rules::{self, Family, Rules, Services};
-use crate::{Error, Protocol};
+use crate::conntrack::Flow;
+use crate::rules::{self, Family, Rules, Services, Vanished};
+use crate::table::Subnet;
+use crate::{Error, Protocol, Table};
 
 impl Firewall {
     /// Ends datagram flows to backends that services have no more. Connections go on: what is
@@ -42,23 +45,47 @@ impl Firewall {
     }
 
     /// Ends the connections to containers that are no more, wherever they were: a client learns
-    /// it at its next packet, and the next holder of the address gets none of them.
+    /// it at its next packet, and the next holder of the address gets none of them, also if it is
+    /// there already.
     fn bury(&mut self, held: &Rules, wanted: &Rules, family: Family) -> Result<(), Error> {
-        let vanished = held.isolation.vanished(&wanted.isolation, family);
+        let Vanished { gone, inherited } = held.isolation.vanished(&wanted.isolation, family);
         let mut served = BTreeSet::new();
         let mut ops = Vec::new();
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let of_protocol = self.served(family, protocol, &vanished)?;
+            let of_protocol = self.served(family, protocol, &gone)?;
             ops.extend(of_protocol.iter().map(|address| rules::forget_served(protocol, *address)));
             served.extend(of_protocol);
+            served.extend(self.served(family, protocol, &inherited)?);
         }
         if served.is_empty() {
             return Ok(());
         }
-        self.conntrack.remove(family, None, |flow| served.contains(&flow.answered_by))?;
+        let owners = (!inherited.is_empty()).then(|| Owners::new(wanted, family));
+        let is_of_another = |flow: &Flow| owners.as_ref().is_none_or(|all| all.is_stale(flow));
+        self.conntrack.remove(family, None, |flow| {
+            served.contains(&flow.answered_by) && is_of_another(flow)
+        })?;
         // A packet may have made it anew meanwhile: then it is there once more, which is right.
         if let Err(refusal) = self.commit(&[(family, ops)]) {
             tracing::debug!(operation = refusal.operation, source = %refusal.source, "forget containers that are gone");
+        }
+        Ok(())
+    }
+
+    /// Ends the connections that are answered from an address which another container has by now,
+    /// or none: nobody looked while this process was not there.
+    pub(super) fn disown(&mut self, table: &Table, wanted: &Both) -> Result<(), Error> {
+        let v4 = (IpAddr::V4(self.config.pool.0), self.config.pool.1);
+        let v6 = table.overlay.as_ref().and_then(|overlay| overlay.pool6);
+        let pools = [Some(v4), v6.map(|(address, prefix)| (IpAddr::V6(address), prefix))];
+        for ((family, wanted), pool) in Family::ALL.into_iter().zip(wanted).zip(pools) {
+            let (Some(wanted), Some(pool)) = (wanted, pool) else { continue };
+            let owners = Owners::new(wanted, family);
+            let removed = self.conntrack.remove(family, None, |flow| {
+                let is_translated = flow.answered_by != flow.destination;
+                is_translated && is_within(flow.answered_by, pool) && owners.is_stale(flow)
+            })?;
+            tracing::debug!(removed, "ended connections to containers that went meanwhile");
         }
         Ok(())
     }
@@ -114,5 +141,16 @@ impl Firewall {
             Err(source) if source.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             answer => answer.map(|()| found).map_err(|e| Error::io("look up a set's element", e)),
         }
+    }
+}
+
+fn is_within(address: IpAddr, (network, len): Subnet) -> bool {
+    match (address, network) {
+        (IpAddr::V4(address), IpAddr::V4(network)) => crate::in_network(address, (network, len)),
+        (IpAddr::V6(address), IpAddr::V6(network)) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(len.min(128))).unwrap_or(0);
+            (address.to_bits() ^ network.to_bits()) & mask == 0
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
     }
 }

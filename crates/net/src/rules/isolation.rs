@@ -58,15 +58,31 @@ impl Isolation {
         }
     }
 
-    /// Addresses that were a container's and are none any more.
-    pub(crate) fn vanished(&self, next: &Self, family: Family) -> Vec<IpAddr> {
+    /// Addresses whose container is no more.
+    pub(crate) fn vanished(&self, next: &Self, family: Family) -> Vanished {
         let (old, new) = self.groups.changes(&next.groups);
-        let of = |groups: Vec<&Numbered<Group>>| -> BTreeSet<IpAddr> {
-            let addresses = groups.iter().flat_map(|group| &group.entry.addresses);
-            addresses.copied().filter(|address| family.has(address)).collect()
+        let of = |groups: Vec<&Numbered<Group>>| -> BTreeSet<(IpAddr, Arc<str>)> {
+            let pairs = groups.iter().flat_map(|group| {
+                let key = &group.entry.key;
+                group.entry.addresses.iter().map(|address| (*address, Arc::clone(key)))
+            });
+            pairs.filter(|(address, _)| family.has(address)).collect()
         };
-        of(old).difference(&of(new)).copied().collect()
+        let (old, new) = (of(old), of(new));
+        let held: BTreeSet<IpAddr> = new.iter().map(|(address, _)| *address).collect();
+        let left: BTreeSet<IpAddr> = old.difference(&new).map(|(address, _)| *address).collect();
+        let (inherited, gone) = left.into_iter().partition(|address| held.contains(address));
+        Vanished { gone, inherited }
     }
+}
+
+/// Addresses that were a container's.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Vanished {
+    /// And are nobody's.
+    pub(crate) gone: Vec<IpAddr>,
+    /// And are one's of another group.
+    pub(crate) inherited: Vec<IpAddr>,
 }
 
 /// From `held` to `wanted`, whose numbers are brought up to date.

@@ -164,6 +164,12 @@ impl Node {
         Pod { sandbox: self.net.attach(id, addresses).await.unwrap() }
     }
 
+    /// As the next process would, which remembers nothing of what the kernel holds.
+    pub(crate) fn open_again(&self) -> Net {
+        let runtime = tokio::runtime::Handle::current();
+        within(&self.netns, || runtime.block_on(Net::open(config(self.number)))).unwrap()
+    }
+
     pub(crate) fn address(&self) -> IpAddr {
         underlay(self.number).into()
     }

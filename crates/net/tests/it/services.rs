@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use warren_net::Protocol::{Tcp, Udp};
-use warren_net::{Carrier, Frontend, Protocol, Service, Table};
+use warren_net::{Carrier, Frontend, Group, Networks, Protocol, Service, Table};
 
-use crate::cluster::{Cluster, on_cluster, service, vip, vip6};
+use crate::cluster::{Cluster, Pod, on_cluster, service, vip, vip6};
 use crate::world::{Connection, UdpClient, pings, run, tcp_to, udp_to, within};
 
 fn port(vip: IpAddr, protocol: Protocol, port: u16, target: u16) -> Frontend {
@@ -111,7 +111,7 @@ fn host_service_changes_keep_connections() {
         let client = one.pod("client", 3).await;
         let _servers = (first.serve("first", 80), second.serve("second", 80));
         let frontends = [Frontend::Address(vip(1)), Frontend::Address(vip6(1))];
-        let with = |pods: Vec<&crate::cluster::Pod>| {
+        let with = |pods: Vec<&Pod>| {
             let services = [1, 2].map(|from| service("web", &frontends, &pods, from));
             move |from: u8| vec![Arc::clone(&services[usize::from(from) - 1])]
         };
@@ -161,7 +161,7 @@ fn host_service_affinity_and_preference() {
             servers.push(pod.serve(&pod.v4().to_string(), 80));
         }
         let all: Vec<_> = pods.iter().collect();
-        let sticky = |from, all: &[&crate::cluster::Pod]| {
+        let sticky = |from, all: &[&Pod]| {
             let frontends = [Frontend::Address(vip(1)), Frontend::Address(vip6(1))];
             let mut service = (*service("sticky", &frontends, all, from)).clone();
             service.affinity = true;
@@ -172,7 +172,7 @@ fn host_service_affinity_and_preference() {
             vec![Arc::new(service), Arc::new(near)]
         };
         apply(&cluster, |from| sticky(from, &all)).await;
-        let of = |pod: &crate::cluster::Pod, to| {
+        let of = |pod: &Pod, to| {
             let answers: Vec<String> = (0..8)
                 .map(|_| within(pod.netns(), || tcp_to(to, 80)))
                 .map(|answer| answer.split(' ').next().unwrap().to_owned())
@@ -264,5 +264,68 @@ fn host_service_counts_its_connections() {
         assert_eq!(led().await, [("web".to_owned(), 11)]);
         apply(&cluster, |_| Vec::new()).await;
         assert_eq!(led().await, []);
+    });
+}
+
+/// What is said to a client of this node who always has the same port; nothing if nobody answers.
+fn ask_again(client: &Pod, to: IpAddr) -> String {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+    let ask = || -> std::io::Result<String> {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        let patience = Some(std::time::Duration::from_millis(500));
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, patience)?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, patience)?;
+        bind(&socket, &std::net::SocketAddr::new(client.v4(), 40000))?;
+        connect(&socket, &std::net::SocketAddr::new(to, 80))?;
+        let mut said = [0; 64];
+        let len = rustix::io::read(&socket, &mut said)?;
+        let said = String::from_utf8_lossy(&said[..len]).into_owned();
+        Ok(said.split_whitespace().next().unwrap_or_default().to_owned())
+    };
+    within(client.netns(), || ask().unwrap_or_default())
+}
+
+#[test]
+fn host_service_whose_address_another_has() {
+    on_cluster(2, |cluster| async move {
+        let [one, two] = cluster.nodes.as_slice() else { unreachable!() };
+        let client = one.pod("client", 3).await;
+        let stays = one.pod("stays", 2).await;
+        let _stays = stays.serve("first", 80);
+        let frontends = [[Frontend::Address(vip(1))], [Frontend::Address(vip(2))]];
+        let table = |from: u8, first: &Pod, second: Option<&Pod>| {
+            let group = |key: &str, pods: &[&Pod]| {
+                let addresses = pods.iter().flat_map(|pod| [pod.v4(), pod.v6()]).collect();
+                Arc::new(Group { key: key.into(), addresses, networks: [1].into() })
+            };
+            let mut services = vec![service("a/1", &frontends[0], &[first], from)];
+            let mut groups = vec![group("a", &[first]), group("client", &[&client])];
+            services.extend(second.map(|pod| service("b/1", &frontends[1], &[pod], from)));
+            groups.extend(second.map(|pod| group("b", &[pod])));
+            let networks = Networks { groups: groups.into_iter().collect(), ..Networks::default() };
+            let overlay = Some(cluster.overlay(from, Carrier::Vxlan));
+            let services = services.into_iter().collect();
+            Table { overlay, services, networks: Some(networks), ..Table::default() }
+        };
+        for restarted in [false, true] {
+            let goes = two.pod("goes", 2).await;
+            one.net.apply(table(1, &goes, None)).await.unwrap();
+            two.net.apply(table(2, &goes, None)).await.unwrap();
+            // It goes, and a first packet is lost on the way to it.
+            two.net.detach("goes").await.unwrap();
+            assert_eq!(ask_again(&client, vip(1)), "", "nobody is there");
+            // The next container there is another service's.
+            let comes = two.pod("comes", 2).await;
+            let _comes = comes.serve("second", 80);
+            assert_eq!((comes.v4(), comes.v6()), (goes.v4(), goes.v6()));
+            two.net.apply(table(2, &stays, Some(&comes))).await.unwrap();
+            let again = if restarted { Some(one.open_again()) } else { None };
+            let net = again.as_ref().unwrap_or(&one.net);
+            net.apply(table(1, &stays, Some(&comes))).await.unwrap();
+            assert_eq!(ask_again(&client, vip(1)), "first", "restarted: {restarted}");
+            assert_eq!(ask_again(&client, vip(2)), "second", "restarted: {restarted}");
+            two.net.detach("comes").await.unwrap();
+        }
     });
 }
