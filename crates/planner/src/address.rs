@@ -1,8 +1,9 @@
 //! Addresses of one node's containers, and blocks of addresses for nodes.
 //!
-//! The lowest address that no task on record has comes first. Then those of
-//! ended tasks, the longest ended first: what others remember of an address
-//! (connection tracking, caches of names) should be as old as possible.
+//! The next address that no task on record has comes first, in a circle from the
+//! one that was given last. Then those of ended tasks, the longest ended first.
+//! What others remember of an address (connection tracking, caches of names, the
+//! kernel of a node whose daemon is away) should be as old as possible.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
@@ -21,17 +22,36 @@ pub(crate) struct Pool {
     used: Vec<Ipv4Addr>,
     /// Block and number in it where the search for an unused address goes on.
     next: (usize, u64),
+    /// How many numbers it has still to look at.
+    left: u64,
     /// Of ended tasks alone, the longest ended first; looked up once nothing is unused.
     released: Option<VecDeque<Ipv4Addr>>,
 }
 
 impl Pool {
-    /// `used` in order.
-    pub(crate) fn new(blocks: &[Subnet], used: impl Iterator<Item = Ipv4Addr>) -> Self {
-        Self { blocks: blocks.to_vec(), used: used.collect(), next: (0, FIRST), released: None }
+    /// `used` in order; the search begins behind `last`.
+    pub(crate) fn new(
+        blocks: &[Subnet],
+        used: impl Iterator<Item = Ipv4Addr>,
+        last: Option<Ipv4Addr>,
+    ) -> Self {
+        let behind = last.and_then(|last| {
+            let at = blocks.iter().position(|block| is_usable(*block, last))?;
+            Some((at, u64::from(u32::from(last) - u32::from(blocks[at].address)) + 1))
+        });
+        Self {
+            next: behind.unwrap_or((0, FIRST)),
+            left: blocks.iter().map(usable).sum(),
+            blocks: blocks.to_vec(),
+            used: used.collect(),
+            released: None,
+        }
     }
 
+    /// One more, when nothing is left of the others.
     pub(crate) fn add(&mut self, block: Subnet) {
+        self.next = (self.blocks.len(), FIRST);
+        self.left += usable(&block);
         self.blocks.push(block);
     }
 
@@ -48,14 +68,17 @@ impl Pool {
     }
 
     fn take_unused(&mut self) -> Option<Ipv4Addr> {
-        while let Some(block) = self.blocks.get(self.next.0) {
-            // The last is the broadcast address.
-            if self.next.1 + 1 >= block.size() {
+        while self.left > 0 {
+            let Some(block) = self.blocks.get(self.next.0) else {
+                self.next = (0, FIRST);
+                continue;
+            };
+            if self.next.1 - FIRST >= usable(block) {
                 self.next = (self.next.0 + 1, FIRST);
                 continue;
             }
             let address = block.nth(self.next.1);
-            self.next.1 += 1;
+            (self.next.1, self.left) = (self.next.1 + 1, self.left - 1);
             if let Some(address) = address
                 && self.used.binary_search(&address).is_err()
             {
@@ -89,6 +112,11 @@ fn released<'a>(blocks: &[Subnet], tasks: impl Iterator<Item = &'a Task>) -> Vec
         }
     }
     order
+}
+
+/// Addresses for containers; the last of a block is the broadcast address.
+fn usable(block: &Subnet) -> u64 {
+    block.size().saturating_sub(FIRST + 1)
 }
 
 fn is_usable(block: Subnet, address: Ipv4Addr) -> bool {
@@ -131,9 +159,14 @@ mod tests {
         Subnet { address: address.parse().unwrap(), prefix: prefix.parse().unwrap() }
     }
 
-    /// Tasks as `.2` (live) or `.2@7` (ended at 7); gives what is taken, in order.
     #[track_caller]
     fn check(blocks: &str, tasks: &str, expected: &str) {
+        check_after(blocks, "", tasks, expected);
+    }
+
+    /// Tasks as `.2` (live) or `.2@7` (ended at 7); gives what is taken after `last`, in order.
+    #[track_caller]
+    fn check_after(blocks: &str, last: &str, tasks: &str, expected: &str) {
         let blocks: Vec<Subnet> = blocks.split_whitespace().map(subnet).collect();
         let tasks = tasks.split_whitespace().map(|word| {
             let word = word.strip_prefix('.').unwrap();
@@ -157,7 +190,8 @@ mod tests {
         let tasks: Vec<Task> = tasks.collect();
         let mut used: Vec<Ipv4Addr> = tasks.iter().filter_map(|task| task.address).collect();
         used.sort_unstable();
-        let mut pool = Pool::new(&blocks, used.into_iter());
+        let last = (!last.is_empty()).then(|| last.parse().unwrap());
+        let mut pool = Pool::new(&blocks, used.into_iter(), last);
         let taken = std::iter::from_fn(|| pool.take(|| tasks.iter())).take(8);
         let last = |address: Ipv4Addr| format!(".{}", address.octets()[3]);
         assert_eq!(taken.map(last).collect::<Vec<_>>().join(" "), expected);
@@ -173,6 +207,20 @@ mod tests {
         check("10.0.0.0/30 10.0.0.4/30", "", ".2 .6");
         check("10.0.0.0/31 10.0.0.4/32", "", "");
         check("", "", "");
+    }
+
+    #[test]
+    fn an_address_rests_while_there_are_others() {
+        check_after("10.0.0.0/29", "10.0.0.2", "", ".3 .4 .5 .6 .2");
+        check_after("10.0.0.0/29", "10.0.0.4", ".2 .5", ".6 .3 .4");
+        check_after("10.0.0.0/29", "10.0.0.6", "", ".2 .3 .4 .5 .6");
+        check_after("10.0.0.0/29", "10.0.0.4", ".2@9 .3@7 .5", ".6 .4 .3 .2");
+        check_after("10.0.0.0/30 10.0.0.8/29", "10.0.0.10", "", ".11 .12 .13 .14 .2 .10");
+        check_after("10.0.0.0/30 10.0.0.8/29", "10.0.0.13", "", ".14 .2 .10 .11 .12 .13");
+        // No container's, or of a block that the node has no more.
+        check_after("10.0.0.0/30 10.0.0.8/29", "10.0.0.9", "", ".2 .10 .11 .12 .13 .14");
+        check_after("10.0.0.0/30", "10.0.9.9", "", ".2");
+        check_after("", "10.0.9.9", "", "");
     }
 
     #[track_caller]

@@ -168,7 +168,7 @@ impl<'a> Nodes<'a> {
         let id = site.node.id;
         let pool = site.pool.get_or_insert_with(|| {
             let blocks = [&site.node.blocks[..], &site.granted[..]].concat();
-            Pool::new(&blocks, state.addresses_on(id))
+            Pool::new(&blocks, state.addresses_on(id), state.last_given(id))
         });
         if let Some(address) = pool.take(|| state.tasks_on(id)) {
             return Some((address, None));

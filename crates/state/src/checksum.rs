@@ -154,6 +154,10 @@ impl State {
             digest.bytes(service.as_bytes());
             update::add_revision(&mut digest, revision);
         }
+        for (node, address) in self.given() {
+            digest.bytes(node.as_bytes());
+            digest.address(address);
+        }
         digest.0
     }
 }

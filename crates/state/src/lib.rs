@@ -231,6 +231,12 @@ impl State {
         addresses.filter(|address| *address != 0).map(Ipv4Addr::from)
     }
 
+    /// The address that a task on a node got last, if any did: who looks for a free one begins
+    /// behind it, so that an address rests as long as there are others.
+    pub fn last_given(&self, node: NodeId) -> Option<Ipv4Addr> {
+        self.nodes.get(&node)?.given
+    }
+
     /// Template `number` of a service; kept while a task or the current spec refers to it.
     pub fn template(&self, service: ServiceId, number: u32) -> Option<&Arc<TaskTemplate>> {
         Some(&self.services.get(&service)?.templates.get(&number)?.template)

@@ -4,10 +4,11 @@
 //! checksum, the same outcome of every later entry. Indices are rebuilt.
 //! Not here: bytes, compression, encryption (the store).
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use warren_model::cluster::Cluster;
-use warren_model::id::ServiceId;
+use warren_model::id::{NodeId, ServiceId};
 use warren_model::network::{Network, Vip};
 use warren_model::node::{Node, Tombstone};
 use warren_model::operator::Operator;
@@ -61,6 +62,11 @@ pub enum Object {
         service: ServiceId,
         revision: Arc<Revision>,
     },
+    /// The address that a task on a node got last.
+    Given {
+        node: NodeId,
+        address: Ipv4Addr,
+    },
 }
 
 /// Why objects do not make a state.
@@ -82,7 +88,7 @@ impl State {
     }
 
     /// Every object, kind by kind: nodes, services, templates, tasks, requests, tombstones,
-    /// operators, records, networks, virtual IPs, policies, revisions.
+    /// operators, records, networks, virtual IPs, policies, revisions, addresses given last.
     /// [`State::import`] takes them in this order.
     pub fn export(&self) -> impl Iterator<Item = Object> {
         let nodes = self.nodes().cloned().map(Object::Node);
@@ -110,7 +116,12 @@ impl State {
             .all_revisions()
             .map(|(service, revision)| Object::Revision { service, revision: revision.clone() });
         let around = networks.chain(vips).chain(policies);
-        running.chain(requests).chain(people).chain(around).chain(revisions)
+        let given = self.given().map(|(node, address)| Object::Given { node, address });
+        running.chain(requests).chain(people).chain(around).chain(revisions).chain(given)
+    }
+
+    pub(crate) fn given(&self) -> impl Iterator<Item = (NodeId, Ipv4Addr)> {
+        self.nodes.iter().filter_map(|(id, row)| Some((*id, row.given?)))
     }
 
     pub(crate) fn all_revisions(&self) -> impl Iterator<Item = (ServiceId, &Arc<Revision>)> {
@@ -142,6 +153,7 @@ impl State {
             + self.networks.len()
             + self.vips.len()
             + self.policies.len()
+            + self.given().count()
     }
 }
 
@@ -212,8 +224,18 @@ impl State {
             Object::Vip(vip) => self.import_vip(vip)?,
             Object::Policy(policy) => self.import_policy(policy)?,
             Object::Revision { service, revision } => self.import_revision(service, revision)?,
+            Object::Given { node, address } => self.import_given(node, address)?,
         }
         Ok(())
+    }
+
+    fn import_given(&mut self, node: NodeId, address: Ipv4Addr) -> Result<(), ImportError> {
+        let name = || format!("last address of node {node}");
+        let Some(row) = self.nodes.get_mut(&node) else {
+            let missing = format!("node {node}");
+            return Err(ImportError::Dangling { object: name(), missing });
+        };
+        not_twice(row.given.replace(address).is_some(), name)
     }
 
     /// They come in order, each before what is wanted now.

@@ -32,6 +32,8 @@ pub(crate) const TOMBSTONES_MAX: usize = 65_536;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NodeRow {
     pub(crate) node: Arc<Node>,
+    /// The address that a task got last: the search for the next goes on behind it.
+    pub(crate) given: Option<Ipv4Addr>,
     /// By address, 0 for none: also tells who holds one.
     pub(crate) tasks: OrdSet<(u32, TaskId)>,
     /// Of `tasks`, those that have not ended.
@@ -70,6 +72,7 @@ enum Before {
     Network(NetworkId, Option<Arc<Network>>),
     Policy(PolicyId, Option<Arc<Policy>>),
     Vip(Ipv4Addr, Option<Vip>),
+    Given(NodeId, Option<Ipv4Addr>),
 }
 
 /// What a transaction wrote so far, and what has to be looked at when it ends.
@@ -98,6 +101,8 @@ impl State {
 
     /// Its tasks are gone by now.
     pub(crate) fn remove_node(&mut self, journal: &mut Journal, id: NodeId) {
+        let given = self.nodes.get(&id).and_then(|row| row.given);
+        journal.before.push(Before::Given(id, given));
         let before = self.put_node(id, None);
         journal.before.push(Before::Node(id, before));
     }
@@ -206,7 +211,9 @@ impl State {
     /// Adds a task; `false` if it took the place of another, which only undoing mends.
     pub(crate) fn insert_task(&mut self, journal: &mut Journal, task: Task) -> bool {
         let (id, service) = (task.id, task.service);
+        let place = task.node.zip(task.address);
         let before = self.put_task(id, Some(Arc::new(task)), &mut journal.unreferred);
+        self.note_given(journal, before.as_deref(), place);
         let new = before.is_none();
         journal.wrote_task(id, service, before);
         new
@@ -228,8 +235,23 @@ impl State {
         let task = Arc::new(task);
         let before = std::mem::replace(row, task.clone());
         self.index_task(id, Some(&before), Some(&task), &mut journal.unreferred);
+        self.note_given(journal, Some(&before), task.node.zip(task.address));
         journal.wrote_task(id, task.service, Some(before));
         Ok(Some(task))
+    }
+
+    /// A task may have got an address.
+    fn note_given(
+        &mut self,
+        journal: &mut Journal,
+        before: Option<&Task>,
+        place: Option<(NodeId, Ipv4Addr)>,
+    ) {
+        let had = before.and_then(|task| task.node.zip(task.address));
+        let Some((node, address)) = place.filter(|_| had != place) else { return };
+        if let Some(row) = self.nodes.get_mut(&node) {
+            journal.before.push(Before::Given(node, row.given.replace(address)));
+        }
     }
 
     pub(crate) fn remove_task(&mut self, journal: &mut Journal, id: TaskId) -> Option<Arc<Task>> {
@@ -249,7 +271,8 @@ impl State {
             | Before::Operator(..)
             | Before::Network(..)
             | Before::Policy(..)
-            | Before::Vip(..) => false,
+            | Before::Vip(..)
+            | Before::Given(..) => false,
         };
         if journal.before.iter().any(topology) {
             self.topology = revision;
@@ -280,6 +303,11 @@ impl State {
                 Before::Vip(address, vip) => {
                     self.put_vip(address, vip);
                 }
+                Before::Given(id, given) => {
+                    if let Some(row) = self.nodes.get_mut(&id) {
+                        row.given = given;
+                    }
+                }
             }
         }
         self.drop_unreferred(unreferred);
@@ -302,7 +330,8 @@ impl State {
             return Some(std::mem::replace(&mut row.node, node));
         }
         let reserved = Resources::default();
-        self.nodes.insert(id, NodeRow { node, tasks: OrdSet::new(), live: 0, reserved });
+        self.nodes
+            .insert(id, NodeRow { node, given: None, tasks: OrdSet::new(), live: 0, reserved });
         None
     }
 

@@ -487,6 +487,10 @@ pub(crate) fn object(from: &Object) -> v1::SnapshotObject {
             service: service.as_bytes().to_vec(),
             revision: Some(revision.as_ref().into()),
         }),
+        Object::Given { node, address } => Kind::Given(v1::GivenAddress {
+            node: node.as_bytes().to_vec(),
+            address: u32::from(*address),
+        }),
         Object::Request { request: asked, revision, time } => Kind::Request(v1::AnsweredRequest {
             request: Some(request(asked)),
             revision: *revision,
@@ -516,6 +520,10 @@ pub(crate) fn object_from(wire: v1::SnapshotObject) -> Result<Object, CodecError
         Kind::Revision(stored) => Object::Revision {
             service: service_id("service", &stored.service).map_err(field("revision"))?,
             revision: Arc::new(part("revision", stored.revision)?),
+        },
+        Kind::Given(given) => Object::Given {
+            node: node_id("node", &given.node).map_err(field("last address"))?,
+            address: given.address.into(),
         },
         Kind::Request(answered) => Object::Request {
             request: request_from(answered.request.ok_or_else(|| absent("request"))?)?,

@@ -1527,7 +1527,7 @@ pub struct SnapshotHead {
 pub struct SnapshotObject {
     #[prost(
         oneof = "snapshot_object::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 50, 80"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 50, 80, 110"
     )]
     pub kind: ::core::option::Option<snapshot_object::Kind>,
 }
@@ -1559,7 +1559,17 @@ pub mod snapshot_object {
         Policy(super::Policy),
         #[prost(message, tag = "80")]
         Revision(super::StoredRevision),
+        #[prost(message, tag = "110")]
+        Given(super::GivenAddress),
     }
+}
+/// The address that a task on a node got last.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GivenAddress {
+    #[prost(bytes = "vec", tag = "1")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub address: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StoredRevision {

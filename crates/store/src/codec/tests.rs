@@ -274,6 +274,7 @@ fn every_object_survives() {
                 good: true,
             }),
         },
+        Object::Given { node: member().id, address: [10, 128, 0, 2].into() },
         Object::Vip(vip()),
         Object::Vip(Vip { released: None, ..vip() }),
         Object::Audit(Arc::new(AuditRecord {
