@@ -90,7 +90,9 @@ fn host_drift_is_repaired() {
                 let words: Vec<&str> = breakage.split(' ').collect();
                 let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
                 let error = String::from_utf8_lossy(&output.stderr);
-                assert!(output.status.success(), "{breakage}: {error}");
+                // What is put back at once makes `ip` flush again, and give up in the end.
+                let gave_up = breakage.contains("neigh flush") && error.is_empty();
+                assert!(output.status.success() || gave_up, "{breakage}: {error}");
                 if breakage == "ip rule flush" {
                     // What the kernel begins with is not ours to bring back.
                     run("ip rule add priority 32766 lookup main");
