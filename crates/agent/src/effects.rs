@@ -29,6 +29,7 @@ use crate::names;
 use crate::ports::{Claimant, Error as PortError, User};
 use crate::published::PortKey;
 use crate::restart::doubled;
+use crate::room;
 use crate::task::{Ended, Event, Failure, FailureKind};
 use crate::worker::{Message, Tools};
 
@@ -184,8 +185,13 @@ async fn find_image(tools: &Tools, reference: &str) -> Result<Image, Failure> {
         return Err(transient("the agent is stopping".to_owned()));
     };
     tracing::info!(image = reference, "pulling image");
-    let image = tools.images.pull(&name, Progress::none()).await.map_err(failure)?;
+    let mut pulled = tools.images.pull(&name, Progress::none()).await;
+    if pulled.as_ref().is_err_and(room::is_full) && room::make_now(tools).await {
+        pulled = tools.images.pull(&name, Progress::none()).await;
+    }
+    let image = pulled.map_err(failure)?;
     tracing::info!(image = reference, id = image.id, "image pulled");
+    tools.image_came.notify_one();
     Ok(image)
 }
 

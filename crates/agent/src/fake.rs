@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use warren_image::{
-    Error as ImageError, Image, ImageConfig, ImportOptions, Listed, Loaded, Progress, Reference,
-    Removed,
+    Error as ImageError, Image, ImageConfig, ImportOptions, Listed, Loaded, Progress, Prune,
+    Reference, Removed,
 };
 use warren_model::health::Probe;
 use warren_model::{NodeTable, TaskId};
@@ -395,6 +395,37 @@ impl Images for FakeImages {
         lock(&self.state).here.retain(|_, kept| kept.id != image.id);
         let untagged = vec![text.to_owned()];
         Ok(Removed { untagged, deleted: vec![image.id], freed_bytes: image.size_bytes })
+    }
+
+    async fn prune(&self, which: Prune, in_use: &BTreeSet<String>) -> Result<Removed, ImageError> {
+        // All of these have names.
+        let mut removed = Removed::default();
+        let mut state = lock(&self.state);
+        for (name, image) in state.here.clone() {
+            if which.all && !in_use.contains(&image.id) {
+                removed.untagged.push(name.to_string());
+                removed.freed_bytes += image.size_bytes;
+                removed.deleted.push(image.id);
+            }
+        }
+        if !which.dry_run {
+            state.here.retain(|_, image| !removed.deleted.contains(&image.id));
+        }
+        Ok(removed)
+    }
+
+    async fn make_room(&self, in_use: &BTreeSet<String>, now: bool) -> Result<Removed, ImageError> {
+        // Its disk is full when pulls say so.
+        if !now {
+            return Ok(Removed::default());
+        }
+        let removed = self.prune(Prune { all: true, ..Prune::default() }, in_use).await?;
+        let mut state = lock(&self.state);
+        if !removed.deleted.is_empty() && matches!(state.trouble, Some(ImageError::DiskFull { .. }))
+        {
+            state.trouble = None;
+        }
+        Ok(removed)
     }
 
     async fn login(&self, registry: &str, _: &str, password: &str) -> Result<(), ImageError> {

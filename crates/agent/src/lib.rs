@@ -41,6 +41,7 @@ mod pulse;
 mod reconcile;
 pub mod report;
 mod restart;
+mod room;
 mod rotation;
 mod route;
 mod seams;
@@ -60,7 +61,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use warren_base::clock::Clock;
 use warren_base::rng::Rng;
@@ -195,6 +196,7 @@ impl Agent {
             removals: Semaphore::new(worker::REMOVALS_MAX),
             streams: Semaphore::new(stream::STREAMS_MAX),
             metrics: Arc::default(),
+            image_came: Notify::new(),
             manager: manager.clone(),
             channel: watch::Sender::new(None),
             parted: Parted::default(),
@@ -237,6 +239,7 @@ impl Agent {
             state: worker::State::default(),
         };
         tasks.spawn("worker", worker.run(messages));
+        tasks.spawn("room for images", room::run(Arc::clone(&tools)));
         let session = Session {
             tools: Arc::clone(&tools),
             tasks: Arc::clone(&tasks),

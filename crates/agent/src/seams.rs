@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use async_trait::async_trait;
 use tokio::io::AsyncRead;
 use warren_image::{
-    Error, Image, ImportOptions, Listed, Loaded, Progress, Reference, Removed, Store,
+    Error, Image, ImportOptions, Listed, Loaded, Progress, Prune, Reference, Removed, Store,
 };
 use warren_net::{Addresses, Count, Net, Protocol, Sandbox, Table};
 
@@ -103,6 +103,8 @@ pub trait Images: Send + Sync + 'static {
     ) -> Result<Image, Error>;
     fn list(&self) -> Vec<Listed>;
     async fn remove(&self, text: &str, in_use: &BTreeSet<String>) -> Result<Removed, Error>;
+    async fn prune(&self, which: Prune, in_use: &BTreeSet<String>) -> Result<Removed, Error>;
+    async fn make_room(&self, in_use: &BTreeSet<String>, now: bool) -> Result<Removed, Error>;
     async fn login(&self, registry: &str, user: &str, password: &str) -> Result<(), Error>;
     async fn logout(&self, registry: &str) -> Result<(), Error>;
 }
@@ -146,6 +148,14 @@ impl Images for Store {
 
     async fn remove(&self, text: &str, in_use: &BTreeSet<String>) -> Result<Removed, Error> {
         self.remove(text, in_use).await
+    }
+
+    async fn prune(&self, which: Prune, in_use: &BTreeSet<String>) -> Result<Removed, Error> {
+        self.prune(which, in_use).await
+    }
+
+    async fn make_room(&self, in_use: &BTreeSet<String>, now: bool) -> Result<Removed, Error> {
+        self.make_room(in_use, now).await
     }
 
     async fn login(&self, registry: &str, user: &str, password: &str) -> Result<(), Error> {

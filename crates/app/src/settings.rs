@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use warren_base::telemetry::LogFormat;
+use warren_image::Watermarks;
 
 use crate::address::Address;
 use crate::cli::failure::{Failure, nearest, plain};
@@ -38,7 +39,7 @@ const PID_NAME: &str = "warren.pid";
 const FILE_MAX: u64 = 1 << 20;
 
 /// Keys that the file may have.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "data_dir",
     "run_dir",
     "listen",
@@ -49,6 +50,7 @@ const KEYS: [&str; 12] = [
     "profile",
     list::REGISTRIES,
     list::MANAGERS,
+    "image_gc",
     "log_level",
     "log_format",
 ];
@@ -98,6 +100,10 @@ pub(crate) struct NodeFlags {
     /// [env: WARREN_INSECURE_REGISTRY]
     #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
     insecure_registry: Vec<String>,
+    /// When images that nothing uses are removed: from how many percent of the disk, until how
+    /// many; off for never [env: WARREN_IMAGE_GC] [default: 85:80]
+    #[arg(long, value_name = "HIGH:LOW")]
+    image_gc: Option<String>,
     /// error, warn, info, debug, trace, or by module [env: WARREN_LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -145,6 +151,8 @@ pub(crate) struct NodeSettings {
     pub(crate) profile: Profile,
     /// `host` or `host:port`.
     pub(crate) insecure_registries: Vec<String>,
+    /// When images that nothing uses go.
+    pub(crate) image_gc: Option<Watermarks>,
     /// Where to look for managers before anywhere else, for a node that is one.
     pub(crate) managers: Vec<Address>,
     /// Flags of this run that the node's later ones are to know.
@@ -263,6 +271,7 @@ impl Place {
             wireguard,
             profile,
             insecure_registries: list::registries(env, file, &flags.insecure_registry)?,
+            image_gc: image_gc(pick_text(env, file, flags.image_gc.as_deref(), "image_gc"))?,
             managers: Vec::new(),
             told: Told::by(flags),
             log_level: filter(level)?,
@@ -324,6 +333,11 @@ fn encryption(given: Option<Given>) -> Result<Encryption, Failure> {
             )))
         }
     }
+}
+
+fn image_gc(given: Option<Given>) -> Result<Option<Watermarks>, Failure> {
+    let Some(Given { text, source }) = given else { return Ok(Some(Watermarks::default())) };
+    Watermarks::parse(&text).map_err(|problem| Failure::input(format!("{source}: {problem}")))
 }
 
 fn overlay_port(given: Option<Given>) -> Result<Option<u16>, Failure> {

@@ -44,7 +44,7 @@ use index::{Index, Record};
 use layers::LayerResult;
 
 pub use load::{ImportOptions, Loaded};
-pub use remove::Removed;
+pub use remove::{Prune, Removed, Watermarks};
 
 /// Layers fetched and unpacked at once, over all pulls. Docker's default is 3;
 /// each costs a connection, a thread and up to 32 MiB for zstd.
@@ -60,6 +60,8 @@ pub struct StoreOptions {
     /// Registries that may be spoken to over plain HTTP, `host` or `host:port`.
     /// Loopback always may.
     pub insecure: Vec<String>,
+    /// When images that nothing uses go by themselves; nothing: never.
+    pub watermarks: Option<Watermarks>,
 }
 
 /// One row of a listing.
@@ -89,6 +91,9 @@ struct Inner {
     /// Held while anything but `tmp/` changes on disk.
     writer: Mutex<()>,
     held: Mutex<Held>,
+    watermarks: Option<Watermarks>,
+    /// When images were asked for last, in ms since the epoch, by id; since the start.
+    used: Mutex<BTreeMap<String, u64>>,
     permits: Arc<Semaphore>,
     pulls: Flights<Result<Image, Error>>,
     layers: Flights<LayerResult>,
@@ -143,6 +148,8 @@ impl Store {
             index: RwLock::new(Arc::new(index)),
             writer: Mutex::new(()),
             held: Mutex::new(Held::default()),
+            watermarks: options.watermarks,
+            used: Mutex::default(),
             permits: Arc::new(Semaphore::new(LAYERS_AT_ONCE)),
             pulls: Flights::default(),
             layers: Flights::default(),
@@ -153,9 +160,11 @@ impl Store {
         Ok(store)
     }
 
-    /// The image of that name, from memory.
+    /// The image of that name, from memory. It counts as used.
     pub fn get(&self, reference: &Reference) -> Option<Image> {
-        self.0.index().get(reference).map(|image| Image::clone(image))
+        let image = self.0.index().get(reference).map(|image| Image::clone(image))?;
+        self.0.used().insert(image.id.clone(), now_ms());
+        Some(image)
     }
 
     /// The image that a person means: by name, or by the first digits of its id.
@@ -260,6 +269,10 @@ impl Inner {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn used(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn layer_path(&self, chain: &Digest) -> PathBuf {
         self.dir.join("layers").join(chain.hex())
     }
@@ -296,6 +309,7 @@ impl Inner {
             digest: new.digest.map(|digest| digest.to_string()),
             digests: new.digests.into_iter().collect(),
             layers: new.layers.iter().map(index::Layer::from).collect(),
+            fetched: now_ms(),
         };
         index.put(&self.dir, &id, record, &parsed, &new.names);
         let image = index.image(id.as_str()).map(|image| Image::clone(image));
@@ -309,6 +323,7 @@ impl Inner {
         self.scratch
             .write(&path, &index.to_json())
             .map_err(|error| Error::at("write", &path, error))?;
+        self.used().retain(|id, _| index.image(id).is_some());
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(index);
         Ok(())
     }
@@ -352,6 +367,12 @@ impl Inner {
         }
         Ok(count)
     }
+}
+
+/// Ages of images are told by the machine's clock alone.
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -5,19 +5,21 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::sync::{mpsc, oneshot};
-use warren_image::{Error, Image, ImportOptions, Phase, Progress, Reference, Removed, Step};
+use tokio::sync::mpsc;
+use warren_image::{Error, Image, ImportOptions, Phase, Progress, Prune, Reference, Removed, Step};
 use warren_model::Time;
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
 
 use super::{Code, Failure, Gone, Heard, Line, Outcome, Outgoing};
 use crate::effects::chain;
+use crate::room;
 use crate::seams::Archive;
-use crate::worker::{Message, Pins, Tools};
+use crate::worker::Tools;
 
 /// Progress on its way out; what does not fit is dropped, the next report says more.
 const PROGRESS_MAX: usize = 64;
@@ -72,7 +74,8 @@ pub(super) async fn pull(tools: &Arc<Tools>, reference: &str, line: &mut Line) -
     match done {
         Ok(Ok(image)) => {
             let images = vec![row(&name.to_string(), &image)];
-            answer(line, v1::Images { images, removed: vec![] }).await
+            tools.image_came.notify_one();
+            answer(line, v1::Images { images, removed: vec![], freed_bytes: 0 }).await
         }
         Ok(Err(error)) => Outcome::Failed(error.into()),
         Err(Gone) => Outcome::Gone,
@@ -205,6 +208,7 @@ pub(super) async fn load(tools: &Arc<Tools>, line: &mut Line) -> Outcome {
     let work = |archive| tools.images.load(archive, None, progress);
     match with_archive(line, steps, work).await {
         Ok(Ok(loaded)) => {
+            tools.image_came.notify_one();
             let rows = loaded.iter().flat_map(|one| {
                 let names: Vec<String> = match one.names.as_slice() {
                     [] => vec![String::new()],
@@ -212,7 +216,7 @@ pub(super) async fn load(tools: &Arc<Tools>, line: &mut Line) -> Outcome {
                 };
                 names.into_iter().map(|name| row(&name, &one.image))
             });
-            let images = v1::Images { images: rows.collect(), removed: vec![] };
+            let images = v1::Images { images: rows.collect(), removed: vec![], freed_bytes: 0 };
             answer(line, images).await
         }
         Ok(Err(error)) => Outcome::Failed(error.into()),
@@ -244,8 +248,12 @@ pub(super) async fn import(
     let work = |archive| tools.images.import(archive, &name, options, progress);
     match with_archive(line, steps, work).await {
         Ok(Ok(image)) => {
-            let images =
-                v1::Images { images: vec![row(&name.to_string(), &image)], removed: vec![] };
+            tools.image_came.notify_one();
+            let images = v1::Images {
+                images: vec![row(&name.to_string(), &image)],
+                removed: vec![],
+                freed_bytes: 0,
+            };
             answer(line, images).await
         }
         Ok(Err(error)) => Outcome::Failed(error.into()),
@@ -268,7 +276,7 @@ pub(super) async fn list(tools: &Arc<Tools>, line: &mut Line) -> Outcome {
             digest: image.digest.clone().unwrap_or_default(),
         })
     });
-    let images = v1::Images { images: rows.collect(), removed: vec![] };
+    let images = v1::Images { images: rows.collect(), removed: vec![], freed_bytes: 0 };
     answer(line, images).await
 }
 
@@ -299,30 +307,33 @@ pub(super) async fn remove(
     request: v1::ImageRemove,
     line: &mut Line,
 ) -> Outcome {
-    let (reply, pins) = oneshot::channel();
-    tools.tell(Message::Images(reply)).await;
-    let Ok(Pins { running, wanted }) = pins.await else {
+    // What containers run on cannot go at all: their files would.
+    let Some(in_use) = room::in_use(tools, request.force).await else {
         return Outcome::Failed(Failure::new(Code::Failed, "the agent is stopping"));
     };
-    // What containers run on cannot go at all: their files would.
-    let mut in_use = running;
-    if !request.force {
-        in_use.extend(wanted.iter().filter_map(|name| {
-            let name: Reference = name.parse().ok()?;
-            tools.images.get(&name).map(|image| image.id)
-        }));
+    if let Some(v1::ImagePrune { all, unused_for_ms, dry_run }) = request.prune {
+        let which = Prune { all, unused_for: Duration::from_millis(unused_for_ms), dry_run };
+        return match tools.images.prune(which, &in_use).await {
+            Ok(Removed { untagged, deleted, freed_bytes }) => {
+                let removed = [untagged, deleted].concat();
+                answer(line, v1::Images { images: vec![], removed, freed_bytes }).await
+            }
+            Err(error) => Outcome::Failed(error.into()),
+        };
     }
+    let mut freed_bytes = 0;
     let mut removed = Vec::new();
     for text in &request.references {
         match tools.images.remove(text, &in_use).await {
-            Ok(Removed { untagged, deleted, .. }) => {
+            Ok(Removed { untagged, deleted, freed_bytes: freed }) => {
                 removed.extend(untagged);
                 removed.extend(deleted);
+                freed_bytes += freed;
             }
             Err(error) => return Outcome::Failed(error.into()),
         }
     }
-    answer(line, v1::Images { images: vec![], removed }).await
+    answer(line, v1::Images { images: vec![], removed, freed_bytes }).await
 }
 
 const DENIED: &str = "check user and password; many registries want an access token as password";

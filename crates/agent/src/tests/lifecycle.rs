@@ -224,6 +224,25 @@ async fn a_registry_that_is_down_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pull_that_finds_the_disk_full_makes_room() {
+    let bench = Bench::new().await;
+    let mut session = bench.session().await;
+    session.send(Wish::new().task(1, RUN).complete()).await;
+    session.until(task_id(1), TaskState::Running, 1).await;
+    bench.images.put(&"spare:1".parse().unwrap());
+    bench.images.publish(&"far:1".parse().unwrap());
+    bench.images.fail_pulls(Some(warren_image::Error::DiskFull { what: "layer x".into() }));
+    let wish = Wish::new().task(1, RUN).task(2, RUN);
+    let mut wish = wish.template(|template| template.image = "far:1".into());
+    wish.revision = 2;
+    session.send(wish.complete()).await;
+    session.until(task_id(2), TaskState::Running, 1).await;
+    let here: Vec<String> =
+        crate::Images::list(&*bench.images).iter().map(|i| i.names[0].to_string()).collect();
+    assert_eq!(here, ["far:1", "web:1"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_taken_port_is_named_and_waited_for() {
     let bench = Bench::new().await;
     let mut session = bench.session().await;

@@ -166,11 +166,20 @@ async fn images_in_use_are_kept() {
     let names: Vec<&str> = images.images.iter().map(|row| row.name.as_str()).collect();
     assert_eq!(names, ["spare:1", "web:1"]);
     let remove = |name: &str, force| {
-        Open::ImageRemove(v1::ImageRemove { references: vec![name.into()], force })
+        Open::ImageRemove(v1::ImageRemove { references: vec![name.into()], force, prune: None })
     };
     for force in [false, true] {
         let refused = ask(&bench, &session, remove("web:1", force)).await;
         assert_eq!(error(&refused), (4, "image web:1 is in use by a container".into()));
+    }
+    let prune = |all, dry_run| {
+        let prune = Some(v1::ImagePrune { all, unused_for_ms: 0, dry_run });
+        Open::ImageRemove(v1::ImageRemove { prune, ..v1::ImageRemove::default() })
+    };
+    for (all, dry_run, expected) in [(false, false, 0), (true, true, 2)] {
+        let pruned = ask(&bench, &session, prune(all, dry_run)).await;
+        let [Kind::Images(images)] = &pruned[..] else { panic!("{pruned:?}") };
+        assert_eq!(images.removed.len(), expected, "name and id of spare:1 alone");
     }
     let removed = ask(&bench, &session, remove("spare:1", false)).await;
     let [Kind::Images(images)] = &removed[..] else { panic!("{removed:?}") };

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use warren_base::clock::Clock;
@@ -56,6 +56,8 @@ pub(crate) struct Tools {
     pub(crate) removals: Semaphore,
     pub(crate) streams: Semaphore,
     pub(crate) metrics: Arc<Metrics>,
+    /// One was pulled, loaded or made.
+    pub(crate) image_came: Notify,
     /// With whom there is a session.
     pub(crate) manager: watch::Receiver<Option<ManagerAddress>>,
     /// To whom, while there is a session.

@@ -14,7 +14,7 @@ use super::context::Context;
 use super::failure::{Exit, Failure, plain};
 use super::listing::{ListFlags, size};
 use super::rows::ImageRow;
-use super::spec::{Words, words};
+use super::spec::{Words, duration, words};
 use super::terminal;
 
 /// Archive bytes per frame: few calls, little memory.
@@ -34,6 +34,8 @@ pub(crate) enum ImageVerb {
     /// Remove images
     #[command(visible_alias = "remove")]
     Rm(RemoveArgs),
+    /// Remove images that nothing uses: those without a name, or all
+    Prune(PruneArgs),
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +112,19 @@ pub(crate) struct RemoveArgs {
     force: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Images with a name too
+    #[arg(short, long)]
+    all: bool,
+    /// Only what was not fetched or used for so long, e.g. 24h
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    unused_for: Option<u64>,
+    /// Only say which
+    #[arg(long)]
+    dry_run: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum RegistryVerb {
     /// Keep a user's password for a registry on this node
@@ -167,12 +182,32 @@ pub(crate) async fn run(context: &mut Context<'_>, verb: ImageVerb) -> Result<()
             context.printer.list(&rows, &flags, view)
         }
         ImageVerb::Rm(args) => {
-            let request = v1::ImageRemove { references: args.images, force: args.force };
+            let (references, force) = (args.images, args.force);
+            let request = v1::ImageRemove { references, force, prune: None };
             let frames = context.client.open(open_stream::Kind::ImageRemove(request)).await?;
             let images = watch(context, frames).await?;
             images.removed.iter().try_for_each(|name| context.printer.line(name))
         }
+        ImageVerb::Prune(args) => prune(context, &args).await,
     }
+}
+
+async fn prune(context: &mut Context<'_>, args: &PruneArgs) -> Result<(), Failure> {
+    let prune = v1::ImagePrune {
+        all: args.all,
+        unused_for_ms: args.unused_for.unwrap_or(0),
+        dry_run: args.dry_run,
+    };
+    let request = v1::ImageRemove { references: vec![], force: false, prune: Some(prune) };
+    let frames = context.client.open(open_stream::Kind::ImageRemove(request)).await?;
+    let images = watch(context, frames).await?;
+    images.removed.iter().try_for_each(|name| context.printer.line(name))?;
+    let bytes = size(images.freed_bytes);
+    context.printer.note(match args.dry_run {
+        true => format!("{bytes} would be freed"),
+        false => format!("{bytes} freed"),
+    });
+    Ok(())
 }
 
 fn import(args: ImportArgs) -> v1::ImageImport {

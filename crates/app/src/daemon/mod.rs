@@ -155,6 +155,7 @@ mod tests {
             advertise: None,
             admin: None,
             overlay_port: None,
+            image_gc: None,
             wireguard: Encryption::Auto,
             profile: Profile::Lan,
             insecure_registries: Vec::new(),

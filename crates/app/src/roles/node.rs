@@ -402,6 +402,7 @@ impl Tools {
             dir: dir("images"),
             docker_config: dir("docker/config.json"),
             insecure: settings.insecure_registries.clone(),
+            watermarks: settings.image_gc,
         });
         let net = Net::open(NetConfig {
             node_key: identity.key(),

@@ -39,6 +39,9 @@ pub(super) struct Record {
     pub(super) digests: BTreeSet<String>,
     /// The lowest first.
     pub(super) layers: Vec<Layer>,
+    /// When it came last, in ms since the epoch; older versions did not say.
+    #[serde(default)]
+    pub(super) fetched: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -203,6 +206,11 @@ impl Index {
     pub(super) fn name(&self, text: &str) -> Option<String> {
         let key = text.parse::<Reference>().ok()?.key();
         self.stored.names.contains_key(&key).then_some(key)
+    }
+
+    /// When it came last, in ms since the epoch.
+    pub(super) fn fetched(&self, id: &str) -> u64 {
+        self.stored.images.get(id).map_or(0, |record| record.fetched)
     }
 
     pub(super) fn ids(&self) -> Vec<String> {

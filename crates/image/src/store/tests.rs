@@ -34,6 +34,7 @@ fn options(dir: &Path) -> StoreOptions {
         dir: dir.join("images"),
         docker_config: dir.join("docker/config.json"),
         insecure: Vec::new(),
+        watermarks: None,
     }
 }
 
@@ -50,10 +51,15 @@ impl Rig {
 
     /// As after a restart.
     fn reopen(self) -> Self {
+        self.reopen_with(None)
+    }
+
+    fn reopen_with(self, watermarks: Option<Watermarks>) -> Self {
         let Self { dir, store } = self;
         assert_eq!(Arc::strong_count(&store.0), 1);
         drop(store);
-        let store = Store::open_with(options(dir.path()), PATIENT, Limits::default()).unwrap();
+        let options = StoreOptions { watermarks, ..options(dir.path()) };
+        let store = Store::open_with(options, PATIENT, Limits::default()).unwrap();
         Self { dir, store }
     }
 
@@ -265,8 +271,13 @@ async fn names_move_and_images_go_with_their_last_name() {
     assert_ne!(new.id, old.id);
     assert_eq!(rig.count("layers"), 3);
     assert_eq!(rig.store.list()[1].names, []);
-    assert!(rig.store.prune(&in_use).await.unwrap().deleted.is_empty());
-    let removed = rig.store.prune(&nobody).await.unwrap();
+    let nameless = Prune::default();
+    assert!(rig.store.prune(nameless, &in_use).await.unwrap().deleted.is_empty());
+    let young = Prune { unused_for: Duration::from_secs(60), ..nameless };
+    assert!(rig.store.prune(young, &nobody).await.unwrap().deleted.is_empty());
+    let dry = Prune { dry_run: true, ..nameless };
+    assert_eq!(rig.store.prune(dry, &nobody).await.unwrap().deleted, [old.id.clone()]);
+    let removed = rig.store.prune(nameless, &nobody).await.unwrap();
     assert_eq!((removed.deleted, removed.freed_bytes), (vec![old.id.clone()], 3));
     assert_eq!((rig.count("layers"), rig.count("blobs/sha256"), rig.count("tmp")), (2, 2, 0));
 
@@ -277,6 +288,45 @@ async fn names_move_and_images_go_with_their_last_name() {
     assert_eq!((rig.count("layers"), rig.count("blobs/sha256"), rig.count("tmp")), (0, 0, 0));
     let error = rig.store.remove("x:2", &nobody).await.unwrap_err();
     assert_eq!(error.to_string(), "no such image: x:2");
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_what_is_longest_unused() {
+    let stub = Stub::serving(&sample()).await;
+    let mut rig = Rig::new();
+    let mut ids = Vec::new();
+    for tag in ["1", "2", "latest"] {
+        let tar = Tar::default().file("tag", tag).end();
+        stub.serve(&Sample::new(&[tar], gzip));
+        ids.push(rig.pull(&stub.name(&format!("x:{tag}"))).await.unwrap().id);
+    }
+    let full = Watermarks::parse("1:1").unwrap();
+    let nobody = BTreeSet::new();
+    let run = async |rig: &Rig, in_use: &BTreeSet<String>| {
+        rig.store.make_room(in_use, false).await.unwrap().deleted
+    };
+    // Never without watermarks, nor what has just come.
+    assert_eq!(run(&rig, &nobody).await, [""; 0]);
+    rig = rig.reopen_with(full);
+    assert_eq!(run(&rig, &nobody).await, [""; 0]);
+    // As if the second came first of all, and the third was of an older version.
+    let index = rig.dir.path().join("images/index.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+    for (id, fetched) in ids.iter().zip([2, 1, 0]) {
+        json["images"][id]["fetched"] = fetched.into();
+    }
+    fs::write(&index, json.to_string()).unwrap();
+    rig = rig.reopen_with(full);
+    let in_use = BTreeSet::from([ids[0].clone()]);
+    assert_eq!(run(&rig, &in_use).await, [ids[2].clone(), ids[1].clone()]);
+    assert_eq!(rig.count("layers"), 1);
+    // What somebody asked for is used.
+    assert!(rig.store.get(&stub.name("x:1").parse().unwrap()).is_some());
+    assert_eq!(run(&rig, &nobody).await, [""; 0]);
+    // A disk that is not as full as that.
+    rig = rig.reopen_with(Watermarks::parse("99:99").unwrap());
+    assert_eq!(run(&rig, &nobody).await, [""; 0]);
+    assert_eq!(rig.store.make_room(&nobody, true).await.unwrap().deleted, [ids[0].clone()]);
 }
 
 #[tokio::test]

@@ -11,6 +11,9 @@ use crate::conntrack::Flow;
 use crate::rules::{Family, Rules};
 use crate::table::Frontend;
 
+/// Groups that are reached at an address.
+type Reached<'a> = (IpAddr, BTreeSet<&'a str>);
+
 /// Of one family, by a table's groups.
 pub(super) struct Owners<'a> {
     /// Keys of groups by their addresses.
@@ -18,8 +21,8 @@ pub(super) struct Owners<'a> {
     keys: BTreeSet<&'a str>,
     /// Groups that are reached by a service's address.
     addresses: BTreeMap<IpAddr, BTreeSet<&'a str>>,
-    /// What is reached by a port, of an address or of any.
-    ports: BTreeMap<(u8, u16), Vec<(IpAddr, BTreeSet<&'a str>)>>,
+    /// What is reached by a protocol's port, of an address or of any.
+    ports: BTreeMap<(u8, u16), Vec<Reached<'a>>>,
     /// Groups of services that have an address.
     reached: BTreeSet<&'a str>,
 }

@@ -2761,12 +2761,24 @@ pub struct ImageImport {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ImageList {}
+/// With `prune` those that nothing uses, instead of the ones that are named.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ImageRemove {
     #[prost(string, repeated, tag = "1")]
     pub references: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(bool, tag = "2")]
     pub force: bool,
+    #[prost(message, optional, tag = "3")]
+    pub prune: ::core::option::Option<ImagePrune>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImagePrune {
+    #[prost(bool, tag = "1")]
+    pub all: bool,
+    #[prost(uint64, tag = "2")]
+    pub unused_for_ms: u64,
+    #[prost(bool, tag = "3")]
+    pub dry_run: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegistryLogin {
@@ -2909,6 +2921,8 @@ pub struct Images {
     pub images: ::prost::alloc::vec::Vec<ImageRow>,
     #[prost(string, repeated, tag = "2")]
     pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "3")]
+    pub freed_bytes: u64,
 }
 /// code: 1 failed, 2 bad input, 3 not found, 4 conflict, 5 unreachable: the CLI's exit codes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

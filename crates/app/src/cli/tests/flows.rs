@@ -249,8 +249,13 @@ async fn images_are_uploaded_whole() {
         created: super::fake::NOW,
         digest: String::new(),
     };
-    let answer =
-        || vec![frame::Kind::Images(v1::Images { images: vec![image.clone()], removed: vec![] })];
+    let answer = || {
+        vec![frame::Kind::Images(v1::Images {
+            images: vec![image.clone()],
+            removed: vec![],
+            freed_bytes: 0,
+        })]
+    };
     let node = FakeNode::start(World { frames: answer(), ..World::default() });
     let archive = vec![7_u8; 300_000];
     let path = node.folder().join("rootfs.tar");
