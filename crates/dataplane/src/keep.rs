@@ -67,7 +67,8 @@ pub struct Options {
     pub pools: Vec<Prefix>,
     /// Without it nothing is carried to other nodes.
     pub overlay: Option<Overlay>,
-    /// Starts at once; else with the first container.
+    /// Starts at once; else with the first container, or the first port that every node answers:
+    /// what comes by that is carried to other nodes.
     pub is_eager: bool,
     /// For pauses.
     pub clock: Arc<dyn Clock>,
@@ -284,7 +285,8 @@ impl Keeping {
         let mut process = self.found().await;
         if process.is_none() && !self.options.is_eager {
             // The sender is ours: there is no end to it.
-            let _ = self.wants.wait_for(|wanted| !wanted.askers.is_empty()).await;
+            let carries = self.options.overlay.is_some();
+            let _ = self.wants.wait_for(|wanted| wanted.is_needed(carries)).await;
         }
         loop {
             let begun_ms = self.options.clock.monotonic_ms();
@@ -330,6 +332,14 @@ impl Keeping {
 }
 
 impl Wanted {
+    /// Whether there is something to do.
+    fn is_needed(&self, carries: bool) -> bool {
+        let published = |table: &Arc<NodeTable>| {
+            table.services.values().any(|service| service.mesh_ports().next().is_some())
+        };
+        !self.askers.is_empty() || (carries && self.table.as_ref().is_some_and(published))
+    }
+
     /// Adds what was told by an earlier daemon where this one has said nothing yet.
     fn complete(&mut self, recalled: Option<link::Recalled>) {
         if let Some(recalled) = recalled {

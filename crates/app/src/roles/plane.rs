@@ -231,7 +231,7 @@ impl DataPlane {
             node_key,
             pools: prefixes(shared, pools),
             overlay,
-            // Without containers there is nobody to answer, and nothing to carry.
+            // Without containers there is nobody to answer, and little to carry.
             is_eager,
             clock: Arc::clone(&shared.clock),
         });

@@ -55,6 +55,13 @@ fn host_three_managers_and_two_workers() -> Result<()> {
     let tasks = web(&cluster, "web", 2, Some(8080), &[])?;
     assert_eq!(nodes_of(&tasks).len(), 2, "spread: {tasks:?}");
     all_answer(&cluster, &tasks, 8080)?;
+    // So do nodes that only manage.
+    for manager in cluster.managers() {
+        let at = manager.host().socket(8080);
+        cluster.until(&format!("{} answers at 8080", manager.name()), SOON, || {
+            Ok((cluster.hub().get(at, "/")?.status == 200).then_some(()))
+        })?;
+    }
     // Any manager takes writes and tells what was written, to whoever wrote it.
     for (number, manager) in cluster.managers().enumerate() {
         let name = format!("by-{number}");
