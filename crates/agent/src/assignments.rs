@@ -292,7 +292,8 @@ pub fn policy(template: &TaskTemplate, ports: &[PortSpec]) -> Policy {
             Gate::Always { restart: spec.action == health::HealthAction::Restart }
         }
     };
-    Policy { restart: template.restart, stop_grace_ms, gate }
+    let crew = !template.companions.is_empty();
+    Policy { restart: template.restart, stop_grace_ms, gate, crew }
 }
 
 #[cfg(test)]
