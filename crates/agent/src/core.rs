@@ -40,7 +40,9 @@ mod network;
 mod tests;
 
 pub use alone::{ALONE_MS, KEPT_MS, RULES_KEPT_MS};
-pub use kinds::{Command, FoundTask, Input, Order, TaskSpec, TaskView, companion_id, container_id, group};
+pub use kinds::{
+    Command, FoundTask, Input, Order, TaskSpec, TaskView, companion_id, container_id, group,
+};
 
 #[derive(Debug)]
 struct Held {

@@ -43,16 +43,31 @@ pub(crate) struct FoundCompanion {
 /// Something happened; containers by their place in the order of starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Happened {
-    Started { at: usize, pid: u32, when: Time },
-    NotStarted { at: usize, failure: Failure },
-    Ended { at: usize, ended: Ended },
-    MainStarted { pid: u32, when: Time },
+    Started {
+        at: usize,
+        pid: u32,
+        when: Time,
+    },
+    NotStarted {
+        at: usize,
+        failure: Failure,
+    },
+    Ended {
+        at: usize,
+        ended: Ended,
+    },
+    MainStarted {
+        pid: u32,
+        when: Time,
+    },
     MainNotStarted(Failure),
     MainEnded(Ended),
     /// The start is not wanted any more.
     Halt,
     /// A sidecar is not what it should be: it is to begin anew.
-    Ailing { at: usize },
+    Ailing {
+        at: usize,
+    },
     Wake,
 }
 
@@ -73,9 +88,15 @@ pub(crate) enum Step {
 /// What the task's machine is to hear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    Started { pid: u32, when: Time },
+    Started {
+        pid: u32,
+        when: Time,
+    },
     NotStarted(Failure),
-    InitFailed { ended: Ended, why: String },
+    InitFailed {
+        ended: Ended,
+        why: String,
+    },
     /// The task's own container has ended; sidecars are being stopped.
     Ending,
     Exited(Ended),
@@ -305,7 +326,11 @@ impl Crew {
         match self.phase {
             // An init container is waited for, unless nobody wants it any more.
             Phase::Starting(at) if self.members[at].kind == CompanionKind::Init => {
-                if self.halted { self.stop_all(Answer::NotStarted(halted())) } else { vec![] }
+                if self.halted {
+                    self.stop_all(Answer::NotStarted(halted()))
+                } else {
+                    vec![]
+                }
             }
             Phase::Starting(at) => {
                 self.phase = Phase::Starting(at + 1);

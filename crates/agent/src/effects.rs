@@ -117,6 +117,7 @@ fn tell(event: &Event) {
         | Event::Restart
         | Event::Companions(_)
         | Event::Ending
+        | Event::SidecarIll(_)
         | Event::Wake => tracing::debug!(?event, "effect done"),
     }
 }

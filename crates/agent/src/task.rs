@@ -233,7 +233,7 @@ impl Machine {
                 begins || self.phase == Phase::Starting || self.is_running()
             }
             Event::Claimed | Event::ClaimFailed(_) => self.is_running(),
-            Event::Health { .. } => self.watched && self.is_running(),
+            Event::Health { .. } | Event::SidecarIll(_) => self.watched && self.is_running(),
         }
     }
 
@@ -304,6 +304,7 @@ impl Machine {
             }
             Event::Gate(gate) => self.change_gate(gate, now),
             Event::Health { state, output } => self.health(state, output, now),
+            Event::SidecarIll(output) => self.sidecar_ill(output, now),
             Event::CutOff(why) => self.cut_off(why, now),
             Event::Heard => self.heard(now),
             Event::Restart => self.begin_anew(now),

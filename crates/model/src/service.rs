@@ -22,9 +22,7 @@ use crate::name::{PortName, ServiceName};
 use crate::placement::Placement;
 use crate::quantity::format_duration_ms;
 use crate::resources::Resources;
-pub use crate::service::companion::{
-    Companion, CompanionKind, CompanionName, CompanionNameError,
-};
+pub use crate::service::companion::{Companion, CompanionKind, CompanionName, CompanionNameError};
 pub use crate::service::endpoint::{Affinity, Attachment, Endpoint, EndpointMode};
 pub use crate::service::tuning::{IoKind, IoLimit, Tuning};
 pub use crate::service::update::{

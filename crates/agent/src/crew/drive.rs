@@ -188,7 +188,20 @@ impl Drive {
                 Some(next) = happened.recv() => next,
                 () = wake => Happened::Wake,
             };
+            self.note_end(&next).await;
             steps = self.crew.step(next, self.tools.now());
+        }
+    }
+
+    /// A sidecar that is asked for its health is not well while it is away.
+    async fn note_end(&self, happened: &Happened) {
+        let Happened::Ended { at, ended } = happened else { return };
+        let Some(member) = self.crew.members.get(*at) else { return };
+        let (task, now_ms) = (self.order.spec.id, self.tools.clock.monotonic_ms());
+        let (prober, lot) = (&self.tools.prober, self.tools.rng.next_u64());
+        if prober.begin_anew(task, member.name.as_str(), now_ms, lot) {
+            let text = format!("sidecar `{}` ended: {}", member.name, ended.describe());
+            self.answer(Event::SidecarIll(text.into())).await;
         }
     }
 
@@ -339,7 +352,8 @@ async fn start(
     let _permit = Arc::clone(&tools.starts).acquire_owned().await.ok();
     let id = companion_id(spec.id, order.attempt, name);
     let removed = tools.runtime.remove(&id).await;
-    removed.map_err(|error| effects::transient(format!("remove what is left: {}", chain(&error))))?;
+    removed
+        .map_err(|error| effects::transient(format!("remove what is left: {}", chain(&error))))?;
     let image = effects::find_image(tools, &companion.task.image).await?;
     let sandbox = match parts {
         Some(parts) => parts.sandbox,

@@ -11,7 +11,8 @@ struct Script {
 }
 
 fn name(letter: char) -> CompanionName {
-    format!("c{}", letter.to_ascii_lowercase()).parse().unwrap()
+    let kind = if letter.is_ascii_lowercase() { 'c' } else { 's' };
+    format!("{kind}{}", letter.to_ascii_lowercase()).parse().unwrap()
 }
 
 fn template(letters: &str) -> TaskTemplate {
@@ -92,9 +93,7 @@ impl Script {
             ('!', rest) => {
                 Happened::NotStarted { at: at(rest.chars().next().unwrap()), failure: failure() }
             }
-            ('m', code) => {
-                Happened::MainEnded(ended(code.parse().unwrap(), self.now.mono_ms))
-            }
+            ('m', code) => Happened::MainEnded(ended(code.parse().unwrap(), self.now.mono_ms)),
             (letter, code) => {
                 let ended = ended(code.parse().unwrap(), self.now.mono_ms);
                 Happened::Ended { at: at(letter), ended }
@@ -134,11 +133,7 @@ fn a_failing_init_ends_the_start() {
     let script = check("a", "!a", "start:a | NOT(init container `ca`: no)");
     assert!(script.crew.is_over());
     // A sidecar that cannot be started takes those before it along.
-    check(
-        "AB",
-        "+A !B A143",
-        "start:A | wait:A start:B | stop:A | NOT(sidecar `cb`: no)",
-    );
+    check("AB", "+A !B A143", "start:A | wait:A start:B | stop:A | NOT(sidecar `sb`: no)");
     check("A", "+A !m A143", "start:A | wait:A start:m | stop:A | NOT(no)");
 }
 
@@ -179,12 +174,18 @@ fn a_start_that_nobody_wants_any_more() {
     check("a", "+a halt a143", &format!("start:a | wait:a | stop:a | {NOT}"));
     check("a", "halt +a a143", &format!("start:a | - | wait:a stop:a | {NOT}"));
     check("a", "halt !a", "start:a | - | NOT(init container `ca`: no)");
-    check("AB", "+A halt +B B143 A143", &format!(
-        "start:A | wait:A start:B | - | wait:B stop:B | stop:A | {NOT}"
-    ));
+    check(
+        "AB",
+        "+A halt +B B143 A143",
+        &format!("start:A | wait:A start:B | - | wait:B stop:B | stop:A | {NOT}"),
+    );
     // Its machine stops what has started.
-    check("A", "+A halt +m m143 A143", "start:A | wait:A start:m | - | wait:m STARTED | \
-         ENDING stop:A | EXITED(143)");
+    check(
+        "A",
+        "+A halt +m m143 A143",
+        "start:A | wait:A start:m | - | wait:m STARTED | \
+         ENDING stop:A | EXITED(143)",
+    );
 }
 
 /// Found: `a` or `A` runs, `a0` ended so.

@@ -69,10 +69,8 @@ fn container(task: &TaskView, wanted: &str) -> Result<String, Failure> {
     let state = known.map_or(CompanionState::Waiting, |known| known.state);
     if state != CompanionState::Running {
         let (kind, state) = (companion.kind.words(), state.as_str());
-        let text = format!(
-            "{kind} {wanted} of task {} is not running, it is {state}",
-            task.spec.id
-        );
+        let text =
+            format!("{kind} {wanted} of task {} is not running, it is {state}", task.spec.id);
         return Err(Failure::new(Code::Conflict, text));
     }
     Ok(companion_id(task.spec.id, task.status.attempt, &companion.name))

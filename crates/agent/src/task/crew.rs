@@ -27,11 +27,7 @@ impl Machine {
         if self.cut_off {
             return self.give_way(Next::Start);
         }
-        match restart::decide(
-            &self.policy.restart,
-            self.restarts,
-            Run { ran_ms: 0, well: false },
-        ) {
+        match restart::decide(&self.policy.restart, self.restarts, Run { ran_ms: 0, well: false }) {
             Verdict::Complete | Verdict::Failed => {
                 self.status.error = Some(why.into());
                 self.end(TaskState::Failed)

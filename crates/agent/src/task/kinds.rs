@@ -125,6 +125,8 @@ pub enum Event {
         /// Of the probe that failed, for people.
         output: Option<Box<str>>,
     },
+    /// A sidecar is unhealthy, or has ended though it is to be healthy; why, for people.
+    SidecarIll(Box<str>),
     /// No manager was heard for as long as the service allows, and why that ends it.
     CutOff(String),
     /// A manager was heard again, and wants what it wanted.
@@ -179,8 +181,14 @@ pub struct Found {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FoundState {
-    Running { pid: u32, at: Time },
-    Exited { started: Option<Time>, ended: Ended },
+    Running {
+        pid: u32,
+        at: Time,
+    },
+    Exited {
+        started: Option<Time>,
+        ended: Ended,
+    },
     /// There are init containers or sidecars of it, and it itself was not started yet.
     Beginning,
 }

@@ -81,7 +81,8 @@ fn given(text: &str) -> Result<Given, String> {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         if !KEYS.contains(&key) && !key.starts_with(HEALTH) {
             let meant = nearest(key, KEYS).map(|k| format!("did you mean {k}?"));
-            let known = meant.unwrap_or_else(|| format!("keys are {} and health-…", KEYS.join(", ")));
+            let known =
+                meant.unwrap_or_else(|| format!("keys are {} and health-…", KEYS.join(", ")));
             return Err(format!("there is no key {key:?}; {known}"));
         }
         let again = ["env", "cap-add", "cap-drop", "health-header"].contains(&key);
@@ -141,7 +142,11 @@ impl Given {
                 health.push(format!("--{key}={}", bare(value)));
             } else if key == "env" {
                 let (name, text) = value.split_once('=').unwrap_or((value, ""));
-                let whole = if value.contains('=') { format!("{name}={}", bare(text)) } else { value.clone() };
+                let whole = if value.contains('=') {
+                    format!("{name}={}", bare(text))
+                } else {
+                    value.clone()
+                };
                 pairs.push(bare(&whole).to_owned());
             } else {
                 set(&mut task, key, value).map_err(|why| within(format!("{key}: {why}")))?;
@@ -194,7 +199,10 @@ fn line(value: &str) -> Result<Vec<String>, String> {
 }
 
 /// As the service's own flags are read.
-fn check(flags: &[String], task: &TaskTemplate) -> Result<warren_model::health::Healthcheck, String> {
+fn check(
+    flags: &[String],
+    task: &TaskTemplate,
+) -> Result<warren_model::health::Healthcheck, String> {
     let command = HealthFlags::augment_args(Command::new("health").no_binary_name(true));
     let matches = command.try_get_matches_from(flags).map_err(|error| {
         let text = error.to_string();
@@ -310,7 +318,10 @@ mod tests {
         assert_eq!(task.command, ["run", "-c", "a, b"]);
         assert_eq!(task.env, ["A=1", "B=x,y", "TOKEN=secret"]);
         assert_eq!(task.limits.cpu_millis, Some(500));
-        assert_eq!((task.limits.memory_bytes, task.reserve.memory_bytes), (Some(64 << 20), 32 << 20));
+        assert_eq!(
+            (task.limits.memory_bytes, task.reserve.memory_bytes),
+            (Some(64 << 20), 32 << 20)
+        );
         assert_eq!((task.read_only, task.stop_grace_ms), (true, Some(3000)));
         assert_eq!((task.cap_add.len(), task.cap_drop.len()), (1, 1));
         assert_eq!(made("name=a,image=b,cmd=sh -c 'exit 3'").unwrap().task.command[2], "exit 3");

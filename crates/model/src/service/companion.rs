@@ -208,7 +208,11 @@ fn check_own(companion: &Companion) -> Result<(), SpecError> {
         return Err(wrong("force", task.force, shared));
     }
     if !task.companions.is_empty() {
-        return Err(wrong("companions", task.companions.len(), "cannot have containers of its own"));
+        return Err(wrong(
+            "companions",
+            task.companions.len(),
+            "cannot have containers of its own",
+        ));
     }
     match (kind, &task.health) {
         (_, Healthcheck::Implicit) | (CompanionKind::Sidecar, Healthcheck::Explicit(_)) => Ok(()),
