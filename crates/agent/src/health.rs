@@ -220,8 +220,7 @@ impl Prober {
         }
     }
 
-    /// A sidecar has ended, and is asked as from its start once it runs again; whether it is
-    /// asked at all.
+    /// A sidecar is asked as from its start, from a moment on; whether it is asked at all.
     pub(crate) fn begin_anew(&self, task: TaskId, name: &str, now_ms: u64, lot: u64) -> bool {
         let mut state = self.lock();
         let of_task = state.watched.range((task, OWN + 1)..=(task, usize::MAX));

@@ -188,18 +188,23 @@ impl Drive {
                 Some(next) = happened.recv() => next,
                 () = wake => Happened::Wake,
             };
-            self.note_end(&next).await;
+            self.note(&next).await;
             steps = self.crew.step(next, self.tools.now());
         }
     }
 
     /// A sidecar that is asked for its health is not well while it is away.
-    async fn note_end(&self, happened: &Happened) {
-        let Happened::Ended { at, ended } = happened else { return };
-        let Some(member) = self.crew.members.get(*at) else { return };
-        let (task, now_ms) = (self.order.spec.id, self.tools.clock.monotonic_ms());
-        let (prober, lot) = (&self.tools.prober, self.tools.rng.next_u64());
-        if prober.begin_anew(task, member.name.as_str(), now_ms, lot) {
+    async fn note(&self, happened: &Happened) {
+        let (at, from_ms, ended) = match happened {
+            Happened::Started { at, .. } => (*at, self.tools.clock.monotonic_ms(), None),
+            // Nobody answers until it runs again.
+            Happened::Ended { at, ended } => (*at, u64::MAX, Some(ended)),
+            _ => return,
+        };
+        let Some(member) = self.crew.members.get(at) else { return };
+        let (task, lot) = (self.order.spec.id, self.tools.rng.next_u64());
+        let asked = self.tools.prober.begin_anew(task, member.name.as_str(), from_ms, lot);
+        if let Some(ended) = ended.filter(|_| asked) {
             let text = format!("sidecar `{}` ended: {}", member.name, ended.describe());
             self.answer(Event::SidecarIll(text.into())).await;
         }
@@ -253,16 +258,15 @@ impl Drive {
         };
         self.tasks.spawn_graceful("start companion", async move {
             let started = start(&tools, &order, &name, restarts, parts).await;
-            let (task_id, attempt) = (order.spec.id, order.attempt);
             let happened = match started {
                 Ok(started) => {
-                    tracing::info!(%task_id, attempt, container = %name, pid = started.pid, "container started");
+                    tracing::info!(container = %name, pid = started.pid, "container started");
                     let when = container::time(started.at);
                     Happened::Started { at, pid: started.pid, when }
                 }
                 Err(failure) => {
                     let error = &failure.message;
-                    tracing::warn!(%task_id, attempt, container = %name, error, "start container");
+                    tracing::warn!(container = %name, error, "start container");
                     Happened::NotStarted { at, failure }
                 }
             };

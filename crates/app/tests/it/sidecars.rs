@@ -1,5 +1,7 @@
 //! Init containers and sidecars, by the real binary.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::node::{Node, until};
@@ -65,7 +67,8 @@ fn host_a_task_of_several_containers() {
     assert_ne!(ids(&before["pid"]), ids(&json!(pid)));
 
     // One that dies is started again, and nothing else is.
-    node.ok(&["exec", "--container", "proxy", "web.1", "kill", "-9", "1"]);
+    let killed = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    assert!(killed.success());
     let pid_now = until("the sidecar runs again", || {
         let task = inspect(&node, "web.1");
         let proxy = container(&task, "proxy");
