@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use warren_model::health;
 use warren_model::node_table::TableChange;
-use warren_model::service::{OnDisconnect, PortSpec, TaskTemplate};
+use warren_model::service::{Companion, OnDisconnect, PortSpec, TaskTemplate};
 use warren_model::task::{Desired, TaskStatus};
-use warren_model::{Cluster, NodeTable, ServiceId, TaskId};
+use warren_model::{Cluster, Healthcheck, NodeTable, ServiceId, TaskId};
 
 use crate::membership::MembershipView;
 use crate::task::{Gate, Policy, Wanted};
@@ -292,7 +292,16 @@ pub fn policy(template: &TaskTemplate, ports: &[PortSpec]) -> Policy {
             Gate::Always { restart: spec.action == health::HealthAction::Restart }
         }
     };
-    Policy { restart: template.restart, stop_grace_ms, gate }
+    let asked = |companion: &Companion| matches!(companion.task.health, Healthcheck::Explicit(_));
+    let gate = match gate {
+        // It is watched as long as it runs, for its sidecars' sake.
+        Gate::Open | Gate::Once if template.companions.iter().any(asked) => {
+            Gate::Always { restart: false }
+        }
+        gate => gate,
+    };
+    let crew = !template.companions.is_empty();
+    Policy { restart: template.restart, stop_grace_ms, gate, crew }
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use std::time::SystemTime;
 
 use warren_image::{Image, ImageConfig};
 use warren_model::service::expand::{self, Facts};
-use warren_model::service::{self, TaskTemplate, is_hostname, parse_signal};
+use warren_model::service::{
+    self, Companion, CompanionName, TaskTemplate, is_hostname, parse_signal,
+};
 use warren_model::task::TaskExit;
 use warren_model::{ServiceId, TaskId, Time};
 use warren_net::{Addresses, Sandbox};
@@ -20,7 +22,8 @@ use warren_runtime::{
     LogPolicy, Seccomp,
 };
 
-use crate::core::TaskSpec;
+use crate::core::{TaskSpec, companion_id};
+use crate::crew::{self, FoundCompanion};
 use crate::published::Claim;
 use crate::task::{Ended, Found, FoundState};
 
@@ -35,6 +38,8 @@ const ADDRESS: &str = "warren.address";
 const ADDRESS6: &str = "warren.address6";
 const PORTS: &str = "warren.ports";
 const IMAGE_ID: &str = "warren.image-id";
+/// Of an init container or a sidecar: its name.
+const COMPANION: &str = "warren.companion";
 
 /// Docker's; a container without a PATH finds nothing.
 const PATH_DEFAULT: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -119,6 +124,26 @@ pub(crate) fn container(
         labels: labels(task, template, facts.service_name, claims, &parts.image.id, attempt),
         layers: parts.image.layers,
     })
+}
+
+/// One of the other containers of an attempt. What it has not of its own is the task's.
+///
+/// # Errors
+/// [`Error`] when there is nothing to run.
+pub(crate) fn companion(
+    task: &TaskSpec,
+    companion: &Companion,
+    facts: &Facts<'_>,
+    attempt: Attempt,
+    parts: Parts,
+    resolver: &str,
+    logs: &Path,
+) -> Result<ContainerSpec, Error> {
+    let merged = TaskSpec { template: Arc::new(crew::merged(task, companion)), ..task.clone() };
+    let mut spec = container(&merged, facts, &[], attempt, parts, resolver, logs)?;
+    spec.id = companion_id(task.id, attempt.number, &companion.name);
+    spec.labels.insert(COMPANION.to_owned(), companion.name.to_string());
+    Ok(spec)
 }
 
 fn limits(template: &TaskTemplate) -> Limits {
@@ -319,6 +344,8 @@ pub(crate) struct Listed {
     pub(crate) addresses: Option<Addresses>,
     pub(crate) claims: Vec<Claim>,
     pub(crate) image_id: String,
+    /// It is an init container or a sidecar of the task.
+    pub(crate) companion: Option<CompanionName>,
     pub(crate) found: Found,
 }
 
@@ -327,9 +354,25 @@ impl Listed {
     pub(crate) fn pid(&self) -> Option<u32> {
         match self.found.state {
             FoundState::Running { pid, .. } => Some(pid),
-            FoundState::Exited { .. } => None,
+            FoundState::Exited { .. } | FoundState::Beginning => None,
         }
     }
+
+    /// If it is beside the task's own container.
+    pub(crate) fn found_companion(&self) -> Option<FoundCompanion> {
+        Some(FoundCompanion {
+            task: self.task,
+            attempt: self.found.attempt,
+            name: self.companion.clone()?,
+            restarts: self.found.restarts,
+            state: self.found.state,
+        })
+    }
+}
+
+/// Whether a container goes beside a task's own.
+pub(crate) fn is_companion(info: &ContainerInfo) -> bool {
+    info.labels.contains_key(COMPANION)
 }
 
 /// What the labels and state of a container say; `None` for one that is not ours.
@@ -361,7 +404,31 @@ pub(crate) fn parse_labels(info: &ContainerInfo) -> Option<Listed> {
     let ports = label(PORTS).unwrap_or_default();
     let claims = ports.split_whitespace().filter_map(Claim::parse).collect();
     let image_id = label(IMAGE_ID).unwrap_or_default().to_owned();
-    Some(Listed { task, service, service_name, addresses, claims, image_id, found })
+    let companion = label(COMPANION).map(str::parse).transpose().ok()?;
+    Some(Listed { task, service, service_name, addresses, claims, image_id, companion, found })
+}
+
+/// What was found of each attempt as a whole.
+pub(crate) fn by_attempt(listed: Vec<Listed>) -> Vec<(TaskId, Found)> {
+    let (own, others): (Vec<_>, Vec<_>) = listed.into_iter().partition(|l| l.companion.is_none());
+    let mut found: BTreeMap<(TaskId, u32), Found> =
+        own.into_iter().map(|l| ((l.task, l.found.attempt), l.found)).collect();
+    for Listed { task, found: other, .. } in others {
+        let runs = matches!(other.state, FoundState::Running { .. });
+        let of_task = found.entry((task, other.attempt)).or_insert_with(|| Found {
+            state: FoundState::Beginning,
+            restarts: 0,
+            ..other
+        });
+        // Its sidecars are to be stopped yet: until then it has not ended.
+        if let FoundState::Exited { started, ended } = of_task.state
+            && runs
+        {
+            let at = started.unwrap_or(ended.at);
+            of_task.state = FoundState::Running { pid: 0, at };
+        }
+    }
+    found.into_iter().map(|((task, _), found)| (task, found)).collect()
 }
 
 pub(crate) fn ended(exit: &Exit) -> Ended {

@@ -40,7 +40,9 @@ mod network;
 mod tests;
 
 pub use alone::{ALONE_MS, KEPT_MS, RULES_KEPT_MS};
-pub use kinds::{Command, FoundTask, Input, Order, TaskSpec, TaskView, container_id, group};
+pub use kinds::{
+    Command, FoundTask, Input, Order, TaskSpec, TaskView, companion_id, container_id, group,
+};
 
 #[derive(Debug)]
 struct Held {
@@ -145,7 +147,12 @@ impl Core {
     /// References of the images that tasks of this node need.
     pub fn images(&self) -> BTreeSet<String> {
         let gone = |held: &&Held| !held.machine.is_gone();
-        self.tasks.values().filter(gone).map(|held| held.spec.template.image.clone()).collect()
+        let images = |held: &Held| {
+            let template = &held.spec.template;
+            let companions = template.companions.iter().map(|companion| &companion.task.image);
+            std::iter::once(&template.image).chain(companions).cloned().collect::<Vec<_>>()
+        };
+        self.tasks.values().filter(gone).flat_map(images).collect()
     }
 
     /// When to send [`Input::Wake`], on the monotonic clock.

@@ -13,15 +13,16 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 use warren_image::{Image, Progress, Reference};
-use warren_model::TaskId;
 use warren_model::quantity::Time;
 use warren_model::service::expand::Facts;
+use warren_model::{TaskId, TaskTemplate};
 use warren_runtime::Error as RuntimeError;
 
 mod network;
 
 pub(crate) use network::{Roll, apply, hold, readmit, resolve};
-use network::{admit, attach, dismiss, rules_hold};
+use network::{admit, dismiss};
+pub(crate) use network::{attach, rules_hold};
 
 use crate::container::{self, Attempt, Parts};
 use crate::core::{Input, Order, container_id};
@@ -97,6 +98,7 @@ fn tell(event: &Event) {
             tracing::warn!(error = failure.message, "prepare container");
         }
         Event::StartFailed(failure) => tracing::warn!(error = failure.message, "start container"),
+        Event::InitFailed { why, .. } => tracing::warn!(error = why, "start container"),
         Event::ClaimFailed(error) => tracing::warn!(error, "take published ports"),
         Event::Trouble(error) => tracing::warn!(error, "will be tried again"),
         Event::Cleaned => tracing::info!("task removed"),
@@ -114,6 +116,9 @@ fn tell(event: &Event) {
         | Event::CutOff(_)
         | Event::Heard
         | Event::Restart
+        | Event::Companions(_)
+        | Event::Ending
+        | Event::SidecarIll(_)
         | Event::Wake => tracing::debug!(?event, "effect done"),
     }
 }
@@ -132,7 +137,7 @@ pub(crate) async fn prepare(tools: &Tools, order: Order, cancel: &CancellationTo
         biased;
         () = cancel.cancelled() => return,
         () = tools.stopping.cancelled() => return,
-        image = find_image(tools, &order.spec.template.image) => image,
+        image = find_images(tools, &order.spec.template) => image,
     };
     let permit = tokio::select! {
         biased;
@@ -162,7 +167,20 @@ pub(crate) async fn prepare(tools: &Tools, order: Order, cancel: &CancellationTo
     }
 }
 
-async fn find_image(tools: &Tools, reference: &str) -> Result<Image, Failure> {
+/// The image of the task's own container; those of others are here too, then.
+async fn find_images(tools: &Tools, template: &TaskTemplate) -> Result<Image, Failure> {
+    let own = find_image(tools, &template.image).await?;
+    for companion in &template.companions {
+        let within = |failure: Failure| {
+            let (kind, name) = (companion.kind.words(), &companion.name);
+            Failure { message: format!("{kind} `{name}`: {}", failure.message), ..failure }
+        };
+        find_image(tools, &companion.task.image).await.map_err(within)?;
+    }
+    Ok(own)
+}
+
+pub(crate) async fn find_image(tools: &Tools, reference: &str) -> Result<Image, Failure> {
     let failure = |error: warren_image::Error| {
         let kind = match error.is_transient() {
             true => FailureKind::Transient,
@@ -203,8 +221,12 @@ async fn claim_ports(tools: &Tools, order: &Order) -> crate::ports::Claimed {
     claimed
 }
 
-fn transient(message: String) -> Failure {
+pub(crate) fn transient(message: String) -> Failure {
     Failure { message, kind: FailureKind::Transient }
+}
+
+pub(crate) fn permanent(message: String) -> Failure {
+    Failure { message, kind: FailureKind::Permanent }
 }
 
 fn net_failure(error: &warren_net::Error) -> Failure {
@@ -246,7 +268,7 @@ pub(crate) async fn start(
     answer(tools, &order, event, None).await;
 }
 
-async fn try_start(
+pub(crate) async fn try_start(
     tools: &Tools,
     order: &Order,
     parts: Option<Parts>,
@@ -259,12 +281,7 @@ async fn try_start(
         last_exit: order.last_exit,
         at: Time(tools.clock.now_ms()),
     };
-    let host = container::host_resolver().await;
-    let stack = order.asker.as_ref().and_then(|asker| asker.stack.as_deref());
-    let resolver = match &tools.names {
-        Some(_) => names::resolv_conf(&host, stack),
-        None => container::resolv_conf(&host),
-    };
+    let resolver = resolver(tools, order).await;
     let logs = tools.log_dir(order.spec.id);
     let spec = container::container(
         &order.spec,
@@ -275,7 +292,24 @@ async fn try_start(
         &resolver,
         &logs,
     )
-    .map_err(|error| Failure { message: error.to_string(), kind: FailureKind::Permanent })?;
+    .map_err(|error| permanent(error.to_string()))?;
+    start_container(tools, spec).await
+}
+
+/// The text of the containers' resolv.conf.
+pub(crate) async fn resolver(tools: &Tools, order: &Order) -> String {
+    let host = container::host_resolver().await;
+    let stack = order.asker.as_ref().and_then(|asker| asker.stack.as_deref());
+    match &tools.names {
+        Some(_) => names::resolv_conf(&host, stack),
+        None => container::resolv_conf(&host),
+    }
+}
+
+pub(crate) async fn start_container(
+    tools: &Tools,
+    spec: warren_runtime::ContainerSpec,
+) -> Result<warren_runtime::Started, Failure> {
     let id = spec.id.clone();
     let error = match tools.runtime.start(spec).await {
         Ok(started) => return Ok(started),
@@ -296,7 +330,7 @@ async fn try_start(
 }
 
 /// What templates of a container are filled with.
-fn facts<'a>(tools: &'a Tools, order: &'a Order) -> Facts<'a> {
+pub(crate) fn facts<'a>(tools: &'a Tools, order: &'a Order) -> Facts<'a> {
     Facts {
         service: order.spec.service,
         service_name: &order.service_name,
@@ -311,10 +345,15 @@ fn facts<'a>(tools: &'a Tools, order: &'a Order) -> Facts<'a> {
 
 /// Tells when the container has ended.
 pub(crate) async fn wait(tools: &Tools, order: &Order) {
-    let id = order.spec.container_id(order.attempt);
+    let ended = end_of(tools, &order.spec.container_id(order.attempt)).await;
+    answer(tools, order, Event::Exited(ended), None).await;
+}
+
+/// How a container ended, once it has.
+pub(crate) async fn end_of(tools: &Tools, id: &str) -> Ended {
     let mut failures = 0;
-    let ended = loop {
-        match tools.runtime.wait(&id).await {
+    loop {
+        match tools.runtime.wait(id).await {
             Ok(exit) => break container::ended(&exit),
             Err(RuntimeError::NotFound(_)) => break lost(tools),
             Err(error) => {
@@ -323,8 +362,7 @@ pub(crate) async fn wait(tools: &Tools, order: &Order) {
                 failures += 1;
             }
         }
-    };
-    answer(tools, order, Event::Exited(ended), None).await;
+    }
 }
 
 fn lost(tools: &Tools) -> Ended {
@@ -337,7 +375,7 @@ fn lost(tools: &Tools) -> Ended {
     }
 }
 
-async fn pause(tools: &Tools, failures: u32) {
+pub(crate) async fn pause(tools: &Tools, failures: u32) {
     tools.clock.sleep(doubled(INSIST_FIRST_MS, failures, INSIST_MAX_MS)).await;
 }
 
@@ -361,6 +399,10 @@ pub(crate) async fn stop(tools: &Tools, order: &Order, grace_ms: u64) {
             }
         }
     };
+    // Its sidecars are stopped after it; whoever does that says when all have ended.
+    if !order.spec.template.companions.is_empty() {
+        return;
+    }
     // The waiting for its end has told people of it.
     send(tools, order, Event::Exited(ended), None).await;
 }
@@ -398,8 +440,26 @@ async fn release_ports(tools: &Tools, task: TaskId) {
     }
 }
 
+/// Removes what an attempt has beside the task's own container.
+async fn remove_companions(
+    tools: &Tools,
+    task: TaskId,
+    attempt: u32,
+    template: Option<&TaskTemplate>,
+) -> bool {
+    for id in tools.crews.containers(task, attempt, template) {
+        if !remove(tools, &id).await {
+            return false;
+        }
+    }
+    true
+}
+
 pub(crate) async fn clear(tools: &Tools, order: &Order, attempt: u32) {
-    if remove(tools, &order.spec.container_id(attempt)).await {
+    let (task, template) = (order.spec.id, Some(&*order.spec.template));
+    if remove_companions(tools, task, attempt, template).await
+        && remove(tools, &order.spec.container_id(attempt)).await
+    {
         answer(tools, order, Event::Cleared { attempt }, None).await;
     }
 }
@@ -418,6 +478,11 @@ pub(crate) async fn release(tools: &Tools, order: &Order, preparing: Option<Prep
     if let Some(preparing) = preparing {
         preparing.end().await;
     }
+    // Of a start that an earlier process began, and that nobody went on with.
+    let template = Some(&*order.spec.template);
+    if !remove_companions(tools, order.spec.id, order.attempt, template).await {
+        return;
+    }
     dismiss(tools, order.spec.id).await;
     if detach(tools, order.spec.id).await {
         release_ports(tools, order.spec.id).await;
@@ -430,6 +495,7 @@ pub(crate) async fn clean(
     tools: &Tools,
     task: TaskId,
     attempts: &[u32],
+    template: Option<&TaskTemplate>,
     preparing: Option<Preparing>,
 ) -> bool {
     if let Some(preparing) = preparing {
@@ -438,6 +504,9 @@ pub(crate) async fn clean(
     // Containers are dead by now or never were: the kernel takes links and mounts apart at once.
     let containers = async {
         for attempt in attempts {
+            if !remove_companions(tools, task, *attempt, template).await {
+                return false;
+            }
             if !remove(tools, &container_id(task, *attempt)).await {
                 return false;
             }

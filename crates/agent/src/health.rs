@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 use warren_base::rng::Rng;
 use warren_base::tasks::Tasks;
 use warren_model::TaskId;
-use warren_model::health::{Gate, HealthState, Probe};
+use warren_model::health::{Gate, HealthAction, HealthState, Healthcheck, Probe};
+use warren_model::service::CompanionName;
 
-use crate::core::{Input, Order};
+use crate::core::{Input, Order, companion_id};
 use crate::metrics::{Metrics, count, gauge};
 use crate::task::Event;
 use crate::worker::{Message, Tools};
@@ -49,6 +50,11 @@ const IMPLICIT_TIMEOUT_MS: u64 = 1_000;
 pub(crate) const OUTPUT_BYTES: usize = 256;
 /// From then on people are told why a container is not ready yet.
 const TELL_AFTER_MS: u64 = 1_000;
+/// A container of a task: its own, or a companion by its place among them, from 1.
+type Subject = (TaskId, usize);
+/// The task's own container.
+const OWN: usize = 0;
+
 /// Tasks whose health is watched, and when each is due.
 #[derive(Debug, Default)]
 pub(crate) struct Prober {
@@ -59,7 +65,7 @@ pub(crate) struct Prober {
 
 #[derive(Debug, Default)]
 struct State {
-    watched: BTreeMap<TaskId, Watched>,
+    watched: BTreeMap<Subject, Watched>,
     net: Lane,
     exec: Lane,
     last_number: u64,
@@ -70,7 +76,7 @@ struct State {
 /// Probes of one kind.
 #[derive(Debug, Default)]
 struct Lane {
-    due: BTreeSet<(u64, TaskId)>,
+    due: BTreeSet<(u64, Subject)>,
     under_way: usize,
 }
 
@@ -80,15 +86,22 @@ struct Watched {
     number: u64,
     ask: Arc<Ask>,
     judge: Judge,
+    rhythm: Rhythm,
     /// What people were told of a container that starts.
     told: String,
     began_ms: u64,
 }
 
 /// What is asked of a container.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Ask {
     task: TaskId,
+    /// Which of its containers.
+    place: usize,
+    /// Of a sidecar.
+    name: Option<CompanionName>,
+    /// A sidecar that is unhealthy begins anew.
+    renew: bool,
     attempt: u32,
     container: String,
     address: Option<Ipv4Addr>,
@@ -98,6 +111,18 @@ struct Ask {
 }
 
 impl Ask {
+    /// What was said, and by whom if that is a sidecar.
+    fn of_whom(&self, text: String) -> String {
+        match &self.name {
+            None => text,
+            Some(name) => format!("sidecar `{name}`: {text}"),
+        }
+    }
+
+    fn subject(&self) -> Subject {
+        (self.task, self.place)
+    }
+
     fn is_exec(&self) -> bool {
         matches!(self.probe, Probe::Exec(_) | Probe::Shell(_))
     }
@@ -118,12 +143,53 @@ struct News {
 
 /// What is asked of the container of an order, and how often; nothing, if it has no gate.
 fn what(order: &Order) -> Option<(Probe, u64, Rhythm)> {
-    match order.spec.template.health.gate(&[]) {
+    let health = &order.spec.template.health;
+    match health.gate(&[]) {
+        // Sidecars alone may be asked.
+        Gate::Open | Gate::Implicit { .. } if *health == Healthcheck::Off => None,
         Gate::Explicit(spec) => Some((spec.probe.clone(), spec.timeout_ms, Rhythm::of(spec))),
         Gate::Open | Gate::Implicit { .. } => {
             Some((Probe::Tcp { port: order.port? }, IMPLICIT_TIMEOUT_MS, Rhythm::implicit()))
         }
     }
+}
+
+/// Whom to ask of the containers of an order.
+fn asks(order: &Order) -> Vec<(Ask, Rhythm)> {
+    let (task, attempt) = (order.spec.id, order.attempt);
+    let mut asks = Vec::new();
+    if let Some((probe, timeout_ms, rhythm)) = what(order) {
+        let ask = Ask {
+            task,
+            place: OWN,
+            name: None,
+            renew: false,
+            attempt,
+            container: order.spec.container_id(attempt),
+            address: order.spec.address,
+            probe,
+            timeout_ms,
+            gone: CancellationToken::new(),
+        };
+        asks.push((ask, rhythm));
+    }
+    for (at, companion) in order.spec.template.companions.iter().enumerate() {
+        let Healthcheck::Explicit(spec) = &companion.task.health else { continue };
+        let ask = Ask {
+            task,
+            place: at + 1,
+            name: Some(companion.name.clone()),
+            renew: spec.action == HealthAction::Restart,
+            attempt,
+            container: companion_id(task, attempt, &companion.name),
+            address: order.spec.address,
+            probe: spec.probe.clone(),
+            timeout_ms: spec.timeout_ms,
+            gone: CancellationToken::new(),
+        };
+        asks.push((ask, Rhythm::of(spec)));
+    }
+    asks
 }
 
 impl Prober {
@@ -140,35 +206,43 @@ impl Prober {
         now_ms: u64,
         lot: u64,
     ) {
-        let Some((probe, timeout_ms, rhythm)) = what(order) else { return };
-        let task = order.spec.id;
-        let ask = Arc::new(Ask {
-            task,
-            attempt: order.attempt,
-            container: order.spec.container_id(order.attempt),
-            address: order.spec.address,
-            probe,
-            timeout_ms,
-            gone: CancellationToken::new(),
-        });
-        let judge = Judge::new(rhythm, known, ran_ms, now_ms, lot);
+        let asks = asks(order);
         let mut state = self.lock();
-        state.forget(task);
-        state.last_number += 1;
-        let number = state.last_number;
-        let due = judge.next_ms();
-        let watched = Watched { number, ask, judge, told: String::new(), began_ms: now_ms };
-        state.watched.insert(task, watched);
-        let wakes = state.queue(task, due);
+        state.forget_task(order.spec.id);
+        let mut wakes = false;
+        for (ask, rhythm) in asks {
+            let judge = Judge::new(rhythm, known, ran_ms, now_ms, lot);
+            wakes |= state.begin(Arc::new(ask), judge, rhythm, now_ms);
+        }
         drop(state);
         if wakes {
             self.moved.notify_one();
         }
     }
 
+    /// A sidecar is asked as from its start, from a moment on; whether it is asked at all.
+    pub(crate) fn begin_anew(&self, task: TaskId, name: &str, now_ms: u64, lot: u64) -> bool {
+        let mut state = self.lock();
+        let of_task = state.watched.range((task, OWN + 1)..=(task, usize::MAX));
+        let named = |watched: &Watched| {
+            watched.ask.name.as_ref().is_some_and(|known| known.as_str() == name)
+        };
+        let mut of_task = of_task.map(|(_, watched)| watched);
+        let Some(watched) = of_task.find(|watched| named(watched)) else { return false };
+        let rhythm = watched.rhythm;
+        let ask = Arc::new(Ask { gone: CancellationToken::new(), ..Ask::clone(&watched.ask) });
+        state.forget(ask.subject());
+        let judge = Judge::new(rhythm, HealthState::Starting, 0, now_ms, lot);
+        if state.begin(ask, judge, rhythm, now_ms) {
+            drop(state);
+            self.moved.notify_one();
+        }
+        true
+    }
+
     /// Asks a task no more; a probe under way ends.
     pub(crate) fn look_away(&self, task: TaskId) {
-        self.lock().forget(task);
+        self.lock().forget_task(task);
     }
 
     /// Whose turn it is, and when it is the next one's.
@@ -208,15 +282,21 @@ impl Prober {
         lot: u64,
     ) -> Option<News> {
         let mut state = self.lock();
-        let watched = state.watched.get_mut(&turn.ask.task)?;
+        let watched = state.watched.get_mut(&turn.ask.subject())?;
         if watched.number != turn.number {
             return None;
         }
         let answer = Answer { good: found.is_ok(), began_ms: turn.began_ms, ended_ms };
         let news = watched.judge.hear(answer, lot);
         let output = found.as_ref().err().map(|text| cut(text));
-        if let Some(state) = news {
-            return Some(News { state, output: output.map(Into::into) });
+        let output = output.map(|text| turn.ask.of_whom(text));
+        if let Some(found) = news {
+            let of_task = state.watched.range((turn.ask.task, OWN)..=(turn.ask.task, usize::MAX));
+            let mut others = of_task.map(|(_, watched)| watched.judge.state());
+            // All of them are to be well.
+            let well = others.all(|state| state == HealthState::Healthy);
+            let tells = found != HealthState::Healthy || well;
+            return tells.then(|| News { state: found, output: output.map(Into::into) });
         }
         let output = output?;
         let waits_long = ended_ms.saturating_sub(watched.began_ms) >= TELL_AFTER_MS;
@@ -234,7 +314,7 @@ impl Prober {
         let lane = if turn.ask.is_exec() { &mut state.exec } else { &mut state.net };
         let was_full = lane.under_way >= if turn.ask.is_exec() { EXEC_MAX } else { NET_MAX };
         lane.under_way = lane.under_way.saturating_sub(1);
-        let task = turn.ask.task;
+        let task = turn.ask.subject();
         let watched = state.watched.get(&task).filter(|watched| watched.number == turn.number);
         let due = watched.and_then(|watched| watched.judge.next_ms());
         let wakes = state.queue(task, due) || was_full;
@@ -246,7 +326,25 @@ impl Prober {
 }
 
 impl State {
-    fn forget(&mut self, task: TaskId) {
+    fn forget_task(&mut self, task: TaskId) {
+        let places = self.watched.range((task, OWN)..=(task, usize::MAX));
+        let subjects: Vec<Subject> = places.map(|(subject, _)| *subject).collect();
+        for subject in subjects {
+            self.forget(subject);
+        }
+    }
+
+    /// Whether the loop must be woken for it.
+    fn begin(&mut self, ask: Arc<Ask>, judge: Judge, rhythm: Rhythm, now_ms: u64) -> bool {
+        self.last_number += 1;
+        let (number, subject, due) = (self.last_number, ask.subject(), judge.next_ms());
+        let told = String::new();
+        let watched = Watched { number, ask, judge, rhythm, told, began_ms: now_ms };
+        self.watched.insert(subject, watched);
+        self.queue(subject, due)
+    }
+
+    fn forget(&mut self, task: Subject) {
         let Some(watched) = self.watched.remove(&task) else { return };
         watched.ask.gone.cancel();
         if let Some(due) = watched.judge.next_ms() {
@@ -256,7 +354,7 @@ impl State {
     }
 
     /// Whether the loop must be woken for it.
-    fn queue(&mut self, task: TaskId, due: Option<u64>) -> bool {
+    fn queue(&mut self, task: Subject, due: Option<u64>) -> bool {
         let (Some(due), Some(watched)) = (due, self.watched.get(&task)) else { return false };
         let lane = if watched.ask.is_exec() { &mut self.exec } else { &mut self.net };
         lane.due.insert((due, task));
@@ -317,6 +415,16 @@ async fn take(tools: &Tools, rng: &dyn Rng, turn: &Turn) {
     let (task, attempt) = (turn.ask.task, turn.ask.attempt);
     let event = Event::Health { state, output };
     tell(&event, task);
+    // An unhealthy sidecar is no reason to stop the task's own container.
+    let event = match (event, &turn.ask.name) {
+        (Event::Health { state: HealthState::Unhealthy, output }, Some(name)) => {
+            if turn.ask.renew {
+                tools.crews.renew(task, attempt, name.as_str()).await;
+            }
+            Event::SidecarIll(output.unwrap_or_default())
+        }
+        (event, _) => event,
+    };
     let input = Input::Done { task, attempt, event, claimed: None };
     tools.tell(Message::Input(Box::new(input))).await;
 }

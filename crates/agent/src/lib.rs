@@ -22,6 +22,7 @@ pub mod assignments;
 mod cache;
 mod container;
 pub mod core;
+mod crew;
 mod disk;
 mod doctor;
 mod effects;
@@ -69,7 +70,7 @@ use warren_base::tasks::Tasks;
 use warren_model::node::Description;
 use warren_model::{NodeId, ServiceId, TaskId, TaskTemplate};
 use warren_net::Addresses;
-use warren_runtime::{ContainerState, Runtime};
+use warren_runtime::{ContainerInfo, ContainerState, Runtime};
 use warren_trust::KeyFile;
 
 pub use crate::cache::{Cache, CacheError, Cached, Changed};
@@ -89,8 +90,9 @@ pub use crate::table::Applied;
 pub use crate::tunnel::{KeyChange, OwnKey, Tunnel, TunnelPeer, TunnelState};
 pub use crate::underlay::Resolve;
 
-use crate::container::Listed;
+use crate::container::{Listed, is_companion};
 use crate::core::Core;
+use crate::crew::Crews;
 use crate::health::Prober;
 use crate::parted::Parted;
 use crate::ports::{Claimant, Ports, User};
@@ -187,6 +189,7 @@ impl Agent {
             prober: Prober::default(),
             rng: Arc::clone(&options.rng),
             roll: effects::Roll::default(),
+            crews: Crews::default(),
             applied: watch::Sender::default(),
             ports,
             clock: options.clock,
@@ -336,9 +339,13 @@ async fn find(tools: &Tools) -> Result<Found, Error> {
     }
     adopt(tools, &ours).await;
     let up = || ours.iter().filter(|listed| listed.pid().is_some());
-    let images = up().map(|listed| (listed.task, listed.image_id.clone())).collect();
-    let running = up().filter_map(|up| Some((up.task, up.service, up.addresses?))).collect();
-    let ours = core::group(ours.into_iter().map(|listed| (listed.task, listed.found)));
+    let own = |listed: &&Listed| listed.companion.is_none();
+    let images = up().filter(own).map(|listed| (listed.task, listed.image_id.clone())).collect();
+    let running: BTreeMap<TaskId, (ServiceId, Addresses)> =
+        up().filter_map(|up| Some((up.task, (up.service, up.addresses?)))).collect();
+    let running = running.into_iter().map(|(task, (service, at))| (task, service, at)).collect();
+    tools.crews.restore(ours.iter().filter_map(Listed::found_companion).collect());
+    let ours = core::group(container::by_attempt(ours).into_iter());
     tracing::info!(tasks = ours.len(), "found on this node");
     Ok(Found { ours, strangers, images, running })
 }
@@ -362,8 +369,14 @@ async fn recall(tools: &Tools, cache: &Cache, core: Core) -> Core {
 async fn adopt(tools: &Tools, ours: &[Listed]) {
     let running = ours.iter().filter_map(|listed| Some((listed, listed.pid()?)));
     let mut keep = Vec::new();
-    for (listed, pid) in running {
+    // All containers of a task are in one namespace; its own one holds the ports.
+    let (own, others): (Vec<_>, Vec<_>) =
+        running.partition(|(listed, _)| listed.companion.is_none());
+    for (listed, pid) in own.into_iter().chain(others) {
         let id = listed.task.to_string();
+        if keep.contains(&id) {
+            continue;
+        }
         if let Some(addresses) = listed.addresses
             && let Err(error) = tools.network.adopt(&id, addresses, pid).await
         {
@@ -374,9 +387,12 @@ async fn adopt(tools: &Tools, ours: &[Listed]) {
             service: listed.service,
             service_name: listed.service_name.clone(),
         };
+        keep.push(id);
+        if listed.companion.is_some() {
+            continue;
+        }
         let container = core::container_id(listed.task, listed.found.attempt);
         tools.ports.adopt(&who, &container, &listed.claims).await;
-        keep.push(id);
     }
     if let Err(error) = tools.network.sweep(&keep).await {
         tracing::warn!(error = effects::chain(&error), "sweep the network");
@@ -391,7 +407,18 @@ async fn stop_containers(tools: &Tools, graces: &BTreeMap<String, u64>) {
             return;
         }
     };
-    let stops = listed.iter().map(|info| async {
+    let (others, own): (Vec<_>, Vec<_>) = listed.iter().partition(|info| is_companion(info));
+    // What runs beside a task's own container outlives it.
+    for containers in [own, others] {
+        stop_all(tools, graces, &containers).await;
+    }
+    if let Err(error) = tools.network.sweep(&[]).await {
+        tracing::warn!(error = effects::chain(&error), "sweep the network");
+    }
+}
+
+async fn stop_all(tools: &Tools, graces: &BTreeMap<String, u64>, containers: &[&ContainerInfo]) {
+    let stops = containers.iter().map(|info| async {
         let grace_ms = graces.get(&info.id).copied().unwrap_or(TaskTemplate::STOP_GRACE_MS);
         if matches!(info.state, ContainerState::Running { .. })
             && let Err(error) = tools.runtime.stop(&info.id, Duration::from_millis(grace_ms)).await
@@ -404,7 +431,4 @@ async fn stop_containers(tools: &Tools, graces: &BTreeMap<String, u64>) {
         }
     });
     futures::future::join_all(stops).await;
-    if let Err(error) = tools.network.sweep(&[]).await {
-        tracing::warn!(error = effects::chain(&error), "sweep the network");
-    }
 }

@@ -26,6 +26,7 @@ use crate::restart::doubled;
 
 mod anew;
 mod birth;
+mod crew;
 mod cut_off;
 mod end;
 mod health;
@@ -106,6 +107,8 @@ pub struct Machine {
     ailing: Option<Box<str>>,
     /// A person asked for it to begin anew, and its container is being stopped for that.
     anew: bool,
+    /// Its own container ended by itself, and its sidecars are being stopped.
+    ending: bool,
     /// Of this attempt; that of the policy is for the next.
     gate: Gate,
 }
@@ -208,7 +211,11 @@ impl Machine {
             | Event::Restart
             | Event::Wake => true,
             Event::Prepared | Event::PrepareFailed(_) => self.phase == Phase::Preparing,
-            Event::Started { .. } | Event::StartFailed(_) => self.phase == Phase::Starting,
+            Event::Started { .. } | Event::StartFailed(_) | Event::InitFailed { .. } => {
+                self.phase == Phase::Starting
+            }
+            Event::Companions(_) => self.phase == Phase::Starting || self.is_up(),
+            Event::Ending => self.is_running(),
             Event::Published | Event::PublishFailed(_) => self.awaits_table(),
             Event::Exited(_) => self.is_up(),
             Event::Released => {
@@ -226,7 +233,7 @@ impl Machine {
                 begins || self.phase == Phase::Starting || self.is_running()
             }
             Event::Claimed | Event::ClaimFailed(_) => self.is_running(),
-            Event::Health { .. } => self.watched && self.is_running(),
+            Event::Health { .. } | Event::SidecarIll(_) => self.watched && self.is_running(),
         }
     }
 
@@ -250,6 +257,12 @@ impl Machine {
             Event::PrepareFailed(failure) => self.failed(failure, Next::Prepare, now),
             Event::Started { pid, at } => self.started(pid, at, now),
             Event::StartFailed(failure) => self.failed(failure, Next::Start, now),
+            Event::InitFailed { ended, why } => self.init_failed(&ended, why, now),
+            Event::Companions(all) => {
+                self.status.companions = Some(all);
+                vec![]
+            }
+            Event::Ending => self.ending(now),
             Event::Published => self.published(now),
             // A table that cannot be changed must not keep a container alive for ever.
             Event::PublishFailed(_) if self.phase == Phase::Draining => self.stop(now),
@@ -291,6 +304,7 @@ impl Machine {
             }
             Event::Gate(gate) => self.change_gate(gate, now),
             Event::Health { state, output } => self.health(state, output, now),
+            Event::SidecarIll(output) => self.sidecar_ill(output, now),
             Event::CutOff(why) => self.cut_off(why, now),
             Event::Heard => self.heard(now),
             Event::Restart => self.begin_anew(now),
@@ -345,9 +359,9 @@ impl Machine {
                 self.enter(TaskState::Draining, now);
                 vec![]
             }
+            Phase::Starting => self.halt_start(),
             // What is under way looks at `wanted` when it is done.
-            Phase::Starting
-            | Phase::Draining
+            Phase::Draining
             | Phase::Stopping
             | Phase::Halting
             | Phase::Releasing { .. }
@@ -471,6 +485,9 @@ impl Machine {
     }
 
     fn failed(&mut self, failure: Failure, next: Next, now: Now) -> Vec<Effect> {
+        if std::mem::take(&mut self.anew) && self.wanted == Wanted::Running && !self.cut_off {
+            return self.ended_for_anew(now);
+        }
         self.status.error = Some(failure.message.into());
         if self.wanted > Wanted::Running {
             return self.end(self.unstarted_end());

@@ -19,6 +19,7 @@ use crate::assignments::Gap;
 use crate::cache::{Cache, Cached, Changed, Pace};
 use crate::container::Parts;
 use crate::core::{Command, Core, Input, Order, TaskView};
+use crate::crew;
 use crate::doctor::Map;
 use crate::effects;
 use crate::membership::MembershipView;
@@ -300,7 +301,7 @@ impl Worker {
                     tracing::info!(task_id = %task, ?attempts, "removing containers of an unknown task");
                     let tools = Arc::clone(&self.tools);
                     self.tasks.spawn_graceful("discard", async move {
-                        effects::clean(&tools, task, &attempts, None).await;
+                        effects::clean(&tools, task, &attempts, None, None).await;
                     });
                 }
                 Command::SweepLogs { keep } => {
@@ -359,13 +360,28 @@ impl Worker {
                 let live = self.state.live.entry(task).or_default();
                 let parts = live.parts.clone();
                 let permit = live.permit.take();
+                if has_crew(&order) {
+                    // Each of its containers waits for its own turn.
+                    return crew::begin(&tools, &self.tasks, order, parts);
+                }
                 self.tasks.spawn_graceful("start", async move {
                     effects::start(&tools, order, parts, permit).await;
+                });
+            }
+            Effect::Halt => {
+                self.tasks.spawn("halt", async move {
+                    tools.crews.halt(task, order.attempt).await;
                 });
             }
             Effect::Wait => {
                 if let Some(live) = self.state.live.get_mut(&task) {
                     live.parts = None;
+                }
+                if has_crew(&order) {
+                    if !tools.crews.is_driven(task, order.attempt) {
+                        crew::adopt(&tools, &self.tasks, order);
+                    }
+                    return;
                 }
                 self.tasks.spawn("wait", async move { effects::wait(&tools, &order).await });
             }
@@ -400,7 +416,8 @@ impl Worker {
                 self.images.remove(&task);
                 let preparing = self.state.live.remove(&task).and_then(|live| live.preparing);
                 self.tasks.spawn_graceful("clean", async move {
-                    if effects::clean(&tools, task, &attempts, preparing).await {
+                    let template = Some(&*order.spec.template);
+                    if effects::clean(&tools, task, &attempts, template, preparing).await {
                         effects::answer(&tools, &order, Event::Cleaned, Some(BTreeSet::new()))
                             .await;
                     }
@@ -408,6 +425,11 @@ impl Worker {
             }
         }
     }
+}
+
+/// Whether more than one container belongs to its task.
+fn has_crew(order: &Order) -> bool {
+    !order.spec.template.companions.is_empty()
 }
 
 /// Around an effect and its traces; says what begins.
@@ -422,6 +444,7 @@ fn span_of(order: &Order) -> tracing::Span {
         Effect::Stop { grace_ms } => tracing::info!(grace_ms, "stopping container"),
         Effect::Prepare
         | Effect::Start
+        | Effect::Halt
         | Effect::Wait
         | Effect::Clear { .. }
         | Effect::Claim

@@ -1,5 +1,6 @@
 //! What a person wants of a service, and the rules it must obey.
 
+mod companion;
 mod endpoint;
 pub mod expand;
 mod rules;
@@ -21,6 +22,7 @@ use crate::name::{PortName, ServiceName};
 use crate::placement::Placement;
 use crate::quantity::format_duration_ms;
 use crate::resources::Resources;
+pub use crate::service::companion::{Companion, CompanionKind, CompanionName, CompanionNameError};
 pub use crate::service::endpoint::{Affinity, Attachment, Endpoint, EndpointMode};
 pub use crate::service::tuning::{IoKind, IoLimit, Tuning};
 pub use crate::service::update::{
@@ -177,11 +179,24 @@ pub struct TaskTemplate {
     pub health: Healthcheck,
     /// Raised by `restart`: makes a template differ without another change.
     pub force: u32,
+    /// Its init containers and sidecars, of each kind in the order in which they are started.
+    pub companions: Vec<Companion>,
 }
 
 impl TaskTemplate {
     /// Docker's grace period.
     pub const STOP_GRACE_MS: u64 = 10_000;
+
+    fn text_len(&self) -> usize {
+        let labels = self.container_labels.iter().map(|(k, v)| k.len() + v.len());
+        let texts = self.env.iter().chain(&self.command).chain(self.entrypoint.iter().flatten());
+        labels.sum::<usize>()
+            + texts.map(String::len).sum::<usize>()
+            + self.image.len()
+            + self.health.text_len()
+            + self.tuning.text_len()
+            + self.companions_text_len()
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -419,16 +434,10 @@ impl ServiceSpec {
     }
 
     fn text_len(&self) -> usize {
-        let task = &self.task;
-        let labels =
-            self.labels.iter().chain(&task.container_labels).map(|(k, v)| k.len() + v.len());
-        let texts = task.env.iter().chain(&task.command).chain(task.entrypoint.iter().flatten());
+        let labels = self.labels.iter().map(|(k, v)| k.len() + v.len());
         let names = self.networks.iter().map(Attachment::text_len).sum::<usize>();
         labels.sum::<usize>()
-            + texts.map(String::len).sum::<usize>()
-            + task.image.len()
-            + task.health.text_len()
-            + task.tuning.text_len()
+            + self.task.text_len()
             + names
             + self.placement.text_len()
             + self.job.schedule.as_ref().map_or(0, |s| s.cron.len() + s.timezone.len())

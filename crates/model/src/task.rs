@@ -4,11 +4,13 @@
 //! runs), the node's agent writes [`Task::status`].
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use crate::health::{Health, HealthState};
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::moving::Origin;
 use crate::quantity::Time;
+use crate::service::{CompanionKind, CompanionName};
 
 /// Lean on purpose: a cluster may hold a million.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +72,44 @@ pub struct TaskStatus {
     /// Of the attempt that runs; none while nothing is to be found out about it, and of agents
     /// that know of no checks.
     pub health: Option<Health>,
+    /// Of its init containers and sidecars, in the order in which they are started; none of a task
+    /// that has none, of which nothing was started yet, and of agents that know of no such thing.
+    pub companions: Option<Arc<Vec<CompanionStatus>>>,
+}
+
+/// One more container of a task, as the agent saw it last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompanionStatus {
+    pub name: CompanionName,
+    pub kind: CompanionKind,
+    pub state: CompanionState,
+    /// When `state` was entered.
+    pub since: Time,
+    /// First process in the host's pid namespace while running.
+    pub pid: u32,
+    /// Within this attempt of the task.
+    pub restarts: u32,
+    /// Of its last end.
+    pub exit: Option<TaskExit>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CompanionState {
+    /// Its turn has not come.
+    Waiting,
+    Running,
+    /// A sidecar is started again while the task is to run.
+    Exited,
+}
+
+impl CompanionState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Exited => "exited",
+        }
+    }
 }
 
 impl TaskStatus {
@@ -83,6 +123,36 @@ impl TaskStatus {
             exit: None,
             error: None,
             health: None,
+            companions: None,
+        }
+    }
+
+    pub fn companions(&self) -> &[CompanionStatus] {
+        self.companions.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    /// Restarts of all its sidecars in this attempt: only goes up.
+    pub fn companion_restarts(&self) -> u64 {
+        self.companions().iter().map(|companion| u64::from(companion.restarts)).sum()
+    }
+
+    /// What its companions do that is worth a word: `init migrate 1/2`, `sidecar proxy exited`.
+    pub fn companion_note(&self) -> Option<String> {
+        let of = |kind| self.companions().iter().filter(move |c| c.kind == kind);
+        let ended = |c: &&CompanionStatus| c.state == CompanionState::Exited;
+        match self.state {
+            TaskState::Starting => {
+                let count = of(CompanionKind::Init).count();
+                let runs = |c: &CompanionStatus| c.state == CompanionState::Running;
+                let at = of(CompanionKind::Init).position(runs)?;
+                let name = &of(CompanionKind::Init).nth(at)?.name;
+                Some(format!("init {name} {}/{count}", at + 1))
+            }
+            TaskState::Running => {
+                let name = &of(CompanionKind::Sidecar).find(ended)?.name;
+                Some(format!("sidecar {name} exited"))
+            }
+            _ => None,
         }
     }
 
@@ -101,9 +171,11 @@ impl TaskStatus {
     /// Its state for people: `running (healthy)`.
     pub fn describe(&self) -> String {
         let state = self.state.as_str();
-        match self.health {
-            None => state.to_owned(),
-            Some(health) => format!("{state} ({})", health.state.as_str()),
+        match (self.health, self.companion_note()) {
+            (Some(health), None) => format!("{state} ({})", health.state.as_str()),
+            (Some(health), Some(note)) => format!("{state} ({}, {note})", health.state.as_str()),
+            (None, Some(note)) => format!("{state} ({note})"),
+            (None, None) => state.to_owned(),
         }
     }
 }

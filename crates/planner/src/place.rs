@@ -191,8 +191,8 @@ impl<'a> Pass<'_, 'a> {
             self.draft.push(Mutation::GrantBlock { id: node, block });
         }
         self.draft.expect(ObjectKey::Node(node));
-        let reserve = self.board(template).0.ask(template).map(|ask| ask.reserve);
-        self.draft.nodes.add_load(site, reserve);
+        let reserve = self.board(template).0.ask(template).map(|ask| ask.reserve.clone());
+        self.draft.nodes.add_load(site, reserve.as_deref());
         self.draft.note_place(self.service, site);
         self.change(site, |share| (share.wanted, share.live) = (share.wanted + 1, share.live + 1));
         Place { node, address }

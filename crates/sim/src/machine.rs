@@ -274,6 +274,8 @@ impl Machine {
             Effect::Watch { known, .. } => self.watch(order, *known, now),
             // What comes later than that means nothing to the agent.
             Effect::LookAway => {}
+            // Its tasks have one container each.
+            Effect::Halt => {}
             Effect::Claim => {
                 let claimed = order.claims.iter().map(|claim| claim.key).collect();
                 self.claimed(order, Event::Claimed, claimed, now);

@@ -377,6 +377,7 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         log,
         health,
         force,
+        companions,
     } = after;
     let word = |differs: bool, word: &str| (differs, word.to_owned());
     joined([
@@ -400,6 +401,7 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         word(*log != before.log, "log"),
         word(*health != before.health, "health"),
         word(*force != before.force, "restart"),
+        word(*companions != before.companions, "companions"),
     ])
 }
 

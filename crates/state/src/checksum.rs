@@ -5,6 +5,7 @@
 //! here. 64 bits against accidents, not against enemies (those meet the
 //! encryption).
 
+mod companion;
 mod health;
 mod job;
 mod moving;
@@ -520,6 +521,7 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
         log,
         health,
         force,
+        companions,
     } = template;
     digest.text(image);
     digest.option(entrypoint.as_deref(), Digest::texts);
@@ -552,6 +554,8 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
     let declared = Some(health).filter(|health| **health != Healthcheck::Implicit);
     digest.added(60, declared, health::add_check);
     digest.added(121, Some(tuning).filter(|tuning| !tuning.is_empty()), add_tuning);
+    let companions = Some(companions).filter(|all| !all.is_empty());
+    digest.added(140, companions, |digest, all| companion::add_all(digest, all));
 }
 
 fn add_task(digest: &mut Digest, task: &Task) {
@@ -574,7 +578,8 @@ fn add_task(digest: &mut Digest, task: &Task) {
     digest.word(u64::from(*slot) << 32 | u64::from(*template));
     digest.option(node.as_ref(), |digest, node| digest.bytes(node.as_bytes()));
     digest.option(*address, Digest::address);
-    let TaskStatus { state, since, attempt, pid, started, exit, error, health } = status;
+    let TaskStatus { state, since, attempt, pid, started, exit, error, health, companions } =
+        status;
     let desired = match desired {
         Desired::Running => 1,
         Desired::Shutdown => 2,
@@ -584,16 +589,19 @@ fn add_task(digest: &mut Digest, task: &Task) {
     digest.word(since.0);
     digest.word(u64::from(*attempt) << 32 | u64::from(*pid));
     digest.option(started.map(|time| time.0), Digest::word);
-    digest.option(*exit, |digest, exit| {
-        let TaskExit { code, oom_killed } = exit;
-        digest.word(u64::from(code.cast_unsigned()) << 1 | u64::from(oom_killed));
-    });
+    digest.option(*exit, add_exit);
     digest.option(error.as_deref(), Digest::text);
     digest.added(61, *health, health::add_health);
+    digest.added(141, companions.as_deref(), |digest, all| companion::add_statuses(digest, all));
     digest.added(100, Some(*run).filter(|run| *run != 0).map(u64::from), Digest::word);
     digest.word(created.0);
     digest.word(*revision);
     digest.added(104, *origin, moving::add_origin);
+}
+
+fn add_exit(digest: &mut Digest, exit: TaskExit) {
+    let TaskExit { code, oom_killed } = exit;
+    digest.word(u64::from(code.cast_unsigned()) << 1 | u64::from(oom_killed));
 }
 
 fn add_tuning(digest: &mut Digest, tuning: &Tuning) {

@@ -346,6 +346,10 @@ pub fn is_news(before: &TaskStatus, after: &TaskStatus) -> bool {
 /// for as long as it likes, and must not have it written over a later one. Where the task began to
 /// run at another time, the agent's clock was set, and its times tell nothing.
 fn is_overtaken(before: &TaskStatus, after: &TaskStatus) -> bool {
+    // Restarts of sidecars only go up.
+    if after.companion_restarts() < before.companion_restarts() {
+        return true;
+    }
     match (before.health, after.health) {
         (Some(known), Some(told)) if known.state != told.state && before.since == after.since => {
             told.since < known.since

@@ -11,7 +11,7 @@ use warren_model::node::Description;
 use warren_model::placement::{Placement, Taint};
 use warren_model::policy::{PolicyPeer, PolicySpec};
 use warren_model::resources::Resources;
-use warren_model::service::{Attachment, ServiceSpec};
+use warren_model::service::{Attachment, Companion, ServiceSpec, TaskTemplate};
 
 use crate::change::{Mutation, Rejection, Transaction};
 
@@ -131,7 +131,16 @@ fn of_description(description: &Description) -> usize {
 }
 
 pub(crate) fn of_spec(spec: &ServiceSpec) -> usize {
-    let task = &spec.task;
+    of_template(&spec.task)
+        + of_labels(&spec.labels)
+        + spec.ports.len() * 16
+        + spec.networks.iter().map(of_attachment).sum::<usize>()
+        + spec.name.as_str().len()
+        + of_placement(&spec.placement)
+        + spec.job.schedule.as_ref().map_or(0, |s| s.cron.len() + s.timezone.len() + 16)
+}
+
+fn of_template(task: &TaskTemplate) -> usize {
     let options = [&task.workdir, &task.user, &task.hostname, &task.stop_signal];
     let lists = [&task.command, &task.env, &task.cap_add, &task.cap_drop];
     let texts = options
@@ -142,14 +151,14 @@ pub(crate) fn of_spec(spec: &ServiceSpec) -> usize {
         .chain([&task.image]);
     // Two bytes of framing each: a million empty strings are not free.
     texts.map(|text| text.len() + 2).sum::<usize>()
-        + of_labels(&spec.labels)
         + of_labels(&task.container_labels)
-        + spec.ports.len() * 16
-        + spec.networks.iter().map(of_attachment).sum::<usize>()
-        + spec.name.as_str().len()
         + of_resources(&task.reserve)
-        + of_placement(&spec.placement)
-        + spec.job.schedule.as_ref().map_or(0, |s| s.cron.len() + s.timezone.len() + 16)
+        + task.companions.iter().map(of_companion).sum::<usize>()
+}
+
+/// Numbers of limits and checks among them: few, but not nothing.
+fn of_companion(companion: &Companion) -> usize {
+    companion.name.as_str().len() + of_template(&companion.task) + 64
 }
 
 fn of_placement(placement: &Placement) -> usize {

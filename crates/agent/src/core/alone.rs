@@ -149,7 +149,7 @@ impl Core {
         self.live = true;
         self.alone_at_ms = None;
         self.table_stale = true;
-        let runs = |found: &FoundTask| matches!(found.newest.state, FoundState::Running { .. });
+        let runs = |found: &FoundTask| !matches!(found.newest.state, FoundState::Exited { .. });
         if self.found.values().any(runs) {
             self.rules_kept_until_ms = Some(now.mono_ms.saturating_add(RULES_KEPT_MS));
         }

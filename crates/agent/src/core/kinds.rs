@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use warren_model::service::TaskTemplate;
+use warren_model::service::{CompanionName, TaskTemplate};
 use warren_model::task::{TaskExit, TaskStatus};
 use warren_model::{NodeTable, ServiceId, TaskId};
 use warren_net::{Addresses, Table};
@@ -44,6 +44,11 @@ impl TaskSpec {
 
 pub fn container_id(task: TaskId, attempt: u32) -> String {
     format!("{task}.{attempt}")
+}
+
+/// Of an init container or a sidecar of one attempt.
+pub fn companion_id(task: TaskId, attempt: u32, name: &CompanionName) -> String {
+    format!("{task}.{attempt}.{name}")
 }
 
 /// The containers of one task that an earlier process left behind.

@@ -131,7 +131,7 @@ impl World {
             Effect::Watch { .. } => {
                 Event::Health { state: health::HealthState::Healthy, output: None }
             }
-            Effect::Wait | Effect::LookAway => return vec![],
+            Effect::Wait | Effect::LookAway | Effect::Halt => return vec![],
             Effect::Stop { .. } => {
                 self.up.remove(&(task, attempt));
                 Event::Exited(ended(143, at))

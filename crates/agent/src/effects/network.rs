@@ -38,7 +38,7 @@ impl Roll {
     }
 }
 
-pub(super) async fn attach(tools: &Tools, order: &Order) -> Result<Sandbox, Failure> {
+pub(crate) async fn attach(tools: &Tools, order: &Order) -> Result<Sandbox, Failure> {
     let Some(addresses) = order.spec.addresses() else {
         return Err(transient("no address was assigned".to_owned()));
     };
@@ -65,7 +65,7 @@ pub(super) async fn dismiss(tools: &Tools, task: TaskId) {
 
 /// Waits until the kernel has the rules around a container: without them it could reach what it
 /// must not. They were on their way before its image and address were asked for.
-pub(super) async fn rules_hold(tools: &Tools, generation: u64) -> Result<(), Failure> {
+pub(crate) async fn rules_hold(tools: &Tools, generation: u64) -> Result<(), Failure> {
     let mut applied = tools.applied.subscribe();
     let holds = |applied: &Progressed| applied.generation >= generation;
     let wait = applied.wait_for(holds);

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+use warren_model::service::CompanionName;
+use warren_model::task::CompanionState;
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
 use warren_runtime::{Exec, ExecControl, ExecSpec};
 
 use super::{CHUNK, Code, Failure, Heard, Line, Outcome, Outgoing, find_task, must_run};
+use crate::core::{TaskView, companion_id};
 use crate::effects::chain;
 use crate::worker::Tools;
 
@@ -32,7 +35,7 @@ pub(super) async fn serve(tools: &Arc<Tools>, request: v1::Exec, line: &mut Line
 
 async fn start(tools: &Tools, request: v1::Exec) -> Result<Exec, Failure> {
     let task = find_task(tools, warren_proto::task_id("exec.task", &request.task)?).await?;
-    must_run(&task)?;
+    let id = container(&task, &request.container)?;
     if request.args.is_empty() {
         return Err(Failure::new(Code::BadInput, "no command is given"));
     }
@@ -46,8 +49,31 @@ async fn start(tools: &Tools, request: v1::Exec) -> Result<Exec, Failure> {
         tty: request.tty.then(|| (cells(request.rows), cells(request.columns))),
         stdin: request.stdin,
     };
-    let id = task.spec.container_id(task.status.attempt);
     tools.runtime.exec(&id, spec).await.map_err(Failure::from)
+}
+
+/// The id of the container that is meant.
+fn container(task: &TaskView, wanted: &str) -> Result<String, Failure> {
+    if wanted.is_empty() || wanted == CompanionName::MAIN {
+        must_run(task)?;
+        return Ok(task.spec.container_id(task.status.attempt));
+    }
+    let companions = &task.spec.template.companions;
+    let Some(companion) = companions.iter().find(|known| known.name.as_str() == wanted) else {
+        let names = companions.iter().map(|known| known.name.as_str());
+        let names: Vec<&str> = std::iter::once(CompanionName::MAIN).chain(names).collect();
+        let text = format!("task {} has no container {wanted:?}", task.spec.id);
+        return Err(Failure::new(Code::NotFound, text).hint(format!("it has {}", names.join(", "))));
+    };
+    let known = task.status.companions().iter().find(|known| known.name == companion.name);
+    let state = known.map_or(CompanionState::Waiting, |known| known.state);
+    if state != CompanionState::Running {
+        let (kind, state) = (companion.kind.words(), state.as_str());
+        let text =
+            format!("{kind} {wanted} of task {} is not running, it is {state}", task.spec.id);
+        return Err(Failure::new(Code::Conflict, text));
+    }
+    Ok(companion_id(task.spec.id, task.status.attempt, &companion.name))
 }
 
 async fn carry(tools: &Tools, exec: Exec, line: &mut Line) -> Outcome {

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use warren_image::{Image, Progress, Reference, check as image_check};
 use warren_model::PolicyId;
 use warren_model::health::{HealthSpec, Healthcheck};
-use warren_model::service::ServiceSpec;
+use warren_model::service::{Companion, ServiceSpec, TaskTemplate};
 use warren_net::Action;
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
@@ -51,9 +51,20 @@ async fn look(tools: &Tools, request: v1::Check) -> Result<(String, Option<Healt
         tools.ports.probe(service, claim).map_err(port_failure)?;
     }
     let image = find_image(tools, &spec.task.image).await?;
+    let mut others = Vec::new();
+    for companion in &spec.task.companions {
+        let found = find_image(tools, &companion.task.image).await;
+        others.push(found.map_err(|failure| within(companion, failure))?);
+    }
     let id = image.id.clone();
     let health = health_of(&image, &spec)?;
-    let work = move || look_inside(&image, &spec);
+    let work = move || {
+        look_inside(&image, &spec.task)?;
+        let companions = spec.task.companions.iter().zip(&others);
+        companions.into_iter().try_for_each(|(companion, image)| {
+            look_inside(image, &companion.task).map_err(|failure| within(companion, failure))
+        })
+    };
     // Reads the image's files.
     match tokio::task::spawn_blocking(work).await {
         Ok(looked) => looked.map(|()| (id, health)),
@@ -75,8 +86,13 @@ async fn find_image(tools: &Tools, text: &str) -> Result<Image, Failure> {
     }
 }
 
-fn look_inside(image: &Image, spec: &ServiceSpec) -> Result<(), Failure> {
-    let (template, config) = (&spec.task, &image.config);
+fn within(companion: &Companion, failure: Failure) -> Failure {
+    let message = format!("{} {}: {}", companion.kind.words(), companion.name, failure.message);
+    Failure { message, ..failure }
+}
+
+fn look_inside(image: &Image, template: &TaskTemplate) -> Result<(), Failure> {
+    let config = &image.config;
     let args = container::arguments(template, config);
     let user = template.user.as_deref().unwrap_or(&config.user);
     let workdir = template.workdir.as_deref().unwrap_or(&config.workdir);

@@ -11,11 +11,13 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamMap;
 use tokio_stream::wrappers::ReceiverStream;
 use warren_model::TaskId;
+use warren_model::service::CompanionName;
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
 use warren_runtime::{LogLine, LogQuery, Stream};
 
 use super::{Code, Failure, Gone, Line, Outcome, find_task};
+use crate::core::TaskView;
 use crate::effects::chain;
 use crate::worker::Tools;
 
@@ -27,12 +29,14 @@ const BATCH_MAX: usize = 256;
 #[derive(Debug, Clone)]
 struct Source {
     task: TaskId,
+    /// An init container or a sidecar; none: the task's own.
+    container: Option<CompanionName>,
     service: String,
     slot: u32,
 }
 
 pub(super) async fn serve(tools: &Arc<Tools>, request: v1::Logs, line: &mut Line) -> Outcome {
-    let sources = match sources(tools, &request.tasks).await {
+    let sources = match sources(tools, &request.tasks, &request.container).await {
         Ok(sources) => sources,
         Err(failure) => return Outcome::Failed(failure),
     };
@@ -49,7 +53,7 @@ pub(super) async fn serve(tools: &Arc<Tools>, request: v1::Logs, line: &mut Line
     if !request.follow {
         return Outcome::Served;
     }
-    let since = |task: &TaskId, last: &mut BTreeMap<TaskId, SystemTime>| match last.remove(task) {
+    let since = |at: usize, last: &mut BTreeMap<usize, SystemTime>| match last.remove(&at) {
         // Lines carry nanoseconds: the next one is later.
         Some(at) => Some(at + Duration::from_nanos(1)),
         None if query.tail == Some(0) => Some(opened),
@@ -57,7 +61,7 @@ pub(super) async fn serve(tools: &Arc<Tools>, request: v1::Logs, line: &mut Line
     };
     let mut lines = StreamMap::new();
     for (at, source) in sources.iter().enumerate() {
-        let query = LogQuery { tail: None, since: since(&source.task, &mut last), follow: true };
+        let query = LogQuery { tail: None, since: since(at, &mut last), follow: true };
         if let Some(receiver) = read(tools, source, query).await {
             lines.insert(at, ReceiverStream::new(receiver));
         }
@@ -65,7 +69,11 @@ pub(super) async fn serve(tools: &Arc<Tools>, request: v1::Logs, line: &mut Line
     follow(&sources, lines, line).await
 }
 
-async fn sources(tools: &Tools, tasks: &[Vec<u8>]) -> Result<Vec<Source>, Failure> {
+async fn sources(
+    tools: &Tools,
+    tasks: &[Vec<u8>],
+    container: &str,
+) -> Result<Vec<Source>, Failure> {
     if tasks.len() > TASKS_MAX {
         let message = format!("{} tasks in one stream of logs, at most {TASKS_MAX}", tasks.len());
         return Err(Failure::new(Code::BadInput, message));
@@ -75,15 +83,41 @@ async fn sources(tools: &Tools, tasks: &[Vec<u8>]) -> Result<Vec<Source>, Failur
         let task = warren_proto::task_id("logs.tasks", id)?;
         // A task that was cleaned up between the question and now has no logs any more.
         if let Ok(view) = find_task(tools, task).await {
-            sources.push(Source { task, service: view.service_name, slot: view.spec.slot });
+            sources.extend(of_task(&view, container));
         }
+    }
+    if sources.is_empty() && !tasks.is_empty() && !container.is_empty() {
+        let text = format!("no task on this node has a container {container:?}");
+        return Err(Failure::new(Code::NotFound, text)
+            .hint("warren task inspect shows the containers of a task"));
     }
     Ok(sources)
 }
 
+/// Its own container and those beside it, or the one that is named.
+fn of_task(view: &TaskView, wanted: &str) -> Vec<Source> {
+    let companions = view.spec.template.companions.iter();
+    let names = companions.map(|companion| Some(companion.name.clone()));
+    let meant = |name: &Option<CompanionName>| {
+        let name = name.as_ref().map_or(CompanionName::MAIN, CompanionName::as_str);
+        wanted.is_empty() || wanted == name
+    };
+    let source = |container| Source {
+        task: view.spec.id,
+        container,
+        service: view.service_name.clone(),
+        slot: view.spec.slot,
+    };
+    std::iter::once(None).chain(names).filter(meant).map(source).collect()
+}
+
 /// A task that never started has no folder: no lines, no error.
 async fn read(tools: &Tools, source: &Source, query: LogQuery) -> Option<mpsc::Receiver<LogLine>> {
-    match tools.runtime.logs(tools.log_dir(source.task), query).await {
+    let dir = match &source.container {
+        None => tools.log_dir(source.task),
+        Some(name) => tools.companion_log_dir(source.task, name.as_str()),
+    };
+    match tools.runtime.logs(dir, query).await {
         Ok(receiver) => Some(receiver),
         Err(error) => {
             tracing::debug!(task_id = %source.task, error = chain(&error), "read logs");
@@ -98,22 +132,22 @@ async fn history(
     sources: &[Source],
     query: &LogQuery,
     line: &Line,
-) -> Result<BTreeMap<TaskId, SystemTime>, Gone> {
+) -> Result<BTreeMap<usize, SystemTime>, Gone> {
     let mut readers = Vec::new();
     // The next line of each reader, by time and reader.
     let mut heads: BTreeMap<(SystemTime, usize), LogLine> = BTreeMap::new();
-    for source in sources {
+    for (place, source) in sources.iter().enumerate() {
         let Some(mut receiver) = read(tools, source, query.clone()).await else { continue };
         if let Some(head) = receiver.recv().await {
             heads.insert((head.at, readers.len()), head);
-            readers.push((source, receiver));
+            readers.push((place, receiver));
         }
     }
     let mut last = BTreeMap::new();
     while let Some(((at, reader), head)) = heads.pop_first() {
-        let (source, receiver) = &mut readers[reader];
-        last.insert(source.task, at);
-        line.send(frame(source, head)).await?;
+        let (place, receiver) = &mut readers[reader];
+        last.insert(*place, at);
+        line.send(frame(&sources[*place], head)).await?;
         if let Some(next) = receiver.recv().await {
             // Lines of two attempts may overlap by a moment; order within a task stays.
             heads.insert((next.at.max(at), reader), next);
@@ -156,5 +190,6 @@ fn frame(source: &Source, line: LogLine) -> Kind {
         line: line.line,
         service: source.service.clone(),
         slot: source.slot,
+        container: source.container.as_ref().map(ToString::to_string).unwrap_or_default(),
     })
 }

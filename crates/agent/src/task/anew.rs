@@ -52,6 +52,11 @@ impl Machine {
                 self.anew = true;
                 vec![]
             }
+            // An init container may run for long.
+            Phase::Starting if self.policy.crew => {
+                self.anew = true;
+                self.halt_start()
+            }
             // It begins just now.
             Phase::Preparing
             | Phase::Starting

@@ -26,6 +26,7 @@ impl Machine {
             was_ready: false,
             anew: false,
             ailing: None,
+            ending: false,
             gate: Gate::Open,
         };
         machine.status.pid = 0;
@@ -75,13 +76,16 @@ impl Machine {
     ) -> (Self, Vec<Effect>) {
         let ended = known.state.is_terminal();
         let overtaken = known.attempt > found.attempt;
+        if found.state == FoundState::Beginning && !ended && !overtaken {
+            return Self::go_on_beginning(wanted, policy, known, found, now);
+        }
         if ended || overtaken {
             // What is found belongs to the past; life goes on from what is known. The container of
             // a task that ended stays until the task is removed, unless it lives against all order,
             // or is of an attempt that nobody would remove then.
             let other = known.attempt != found.attempt;
             let (mut machine, mut effects) = Self::new(wanted, policy, known, now);
-            let stray = other || matches!(found.state, FoundState::Running { .. });
+            let stray = other || !matches!(found.state, FoundState::Exited { .. });
             if stray {
                 machine.clearing.insert(found.attempt);
                 effects.insert(0, Effect::Clear { attempt: found.attempt });
@@ -104,6 +108,7 @@ impl Machine {
             was_ready: false,
             anew: false,
             ailing: None,
+            ending: false,
             gate: Gate::Open,
         };
         machine.status.attempt = found.attempt;
@@ -120,6 +125,7 @@ impl Machine {
                 }
                 effects
             }
+            FoundState::Beginning => vec![],
             FoundState::Exited { started, ended } => {
                 machine.status.started = started.or(machine.status.started);
                 machine.wanted = wanted;

@@ -48,9 +48,9 @@ impl Machine {
                 self.enter(TaskState::Draining, now);
                 vec![]
             }
+            Phase::Starting => self.halt_start(),
             // What is under way looks at it when it is done.
-            Phase::Starting
-            | Phase::Draining
+            Phase::Draining
             | Phase::Stopping
             | Phase::Halting
             | Phase::Releasing { .. }

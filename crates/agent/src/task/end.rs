@@ -23,7 +23,9 @@ impl Machine {
             return self.ended_for_anew(now);
         }
         let ailing = self.ailing.take().filter(|_| !self.cut_off);
-        if matches!(self.phase, Phase::Draining | Phase::Stopping) && ailing.is_none() {
+        let ending = std::mem::take(&mut self.ending) && !self.cut_off;
+        let stopped = matches!(self.phase, Phase::Draining | Phase::Stopping);
+        if stopped && ailing.is_none() && !ending {
             return self.halt(now);
         }
         let well = well && ailing.is_none();
@@ -56,6 +58,7 @@ impl Machine {
         let old = self.status.attempt;
         self.clearing.insert(old);
         self.status.attempt = old.saturating_add(1);
+        self.status.companions = None;
         self.failures = 0;
         self.enter(TaskState::Preparing, now);
         let mut effects = vec![Effect::Clear { attempt: old }];

@@ -142,6 +142,14 @@ impl Machine {
         vec![]
     }
 
+    /// See [`super::Event::SidecarIll`]: nothing leads to it until all of it is well.
+    pub(super) fn sidecar_ill(&mut self, output: Box<str>, now: Now) -> Vec<Effect> {
+        self.found(HealthState::Unhealthy, now);
+        self.show(Some(output));
+        self.phase = if self.was_ready { Phase::Sick } else { Phase::Checking };
+        vec![]
+    }
+
     fn show(&mut self, output: Option<Box<str>>) {
         // Ports that cannot be had are the worse news.
         if output.is_some() && !self.claim_failed {

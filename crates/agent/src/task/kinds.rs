@@ -1,9 +1,11 @@
 //! What a task machine takes in and gives out.
 
+use std::sync::Arc;
+
 use warren_model::health::HealthState;
 use warren_model::quantity::Time;
 use warren_model::service::RestartPolicy;
-use warren_model::task::TaskExit;
+use warren_model::task::{CompanionStatus, TaskExit};
 
 /// Both clocks: people's for records, the monotonic one for deadlines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub struct Policy {
     pub restart: RestartPolicy,
     pub stop_grace_ms: u64,
     pub gate: Gate,
+    /// It has init containers or sidecars: a start may take long, and can be halted.
+    pub crew: bool,
 }
 
 /// What a container must pass to be named in the kernel's table.
@@ -86,6 +90,15 @@ pub enum Event {
         at: Time,
     },
     StartFailed(Failure),
+    /// An init container ended badly; why, for people.
+    InitFailed {
+        ended: Ended,
+        why: String,
+    },
+    /// What became of its init containers and sidecars.
+    Companions(Arc<Vec<CompanionStatus>>),
+    /// Its own container has ended, its sidecars are being stopped.
+    Ending,
     /// The kernel's table agrees with [`Machine::is_serving`].
     Published,
     PublishFailed(String),
@@ -112,6 +125,8 @@ pub enum Event {
         /// Of the probe that failed, for people.
         output: Option<Box<str>>,
     },
+    /// A sidecar is unhealthy, or has ended though it is to be healthy; why, for people.
+    SidecarIll(Box<str>),
     /// No manager was heard for as long as the service allows, and why that ends it.
     CutOff(String),
     /// A manager was heard again, and wants what it wanted.
@@ -129,6 +144,8 @@ pub enum Effect {
     Prepare,
     /// Start the container.
     Start,
+    /// Give up a start that is under way; it fails.
+    Halt,
     /// Tell when the container has ended.
     Wait,
     /// Stop signal, then SIGKILL after the grace period.
@@ -164,8 +181,16 @@ pub struct Found {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FoundState {
-    Running { pid: u32, at: Time },
-    Exited { started: Option<Time>, ended: Ended },
+    Running {
+        pid: u32,
+        at: Time,
+    },
+    Exited {
+        started: Option<Time>,
+        ended: Ended,
+    },
+    /// There are init containers or sidecars of it, and it itself was not started yet.
+    Beginning,
 }
 
 impl Ended {

@@ -31,7 +31,7 @@ fn any(delay_ms: u64) -> Policy {
 
 fn policy(condition: RestartCondition, delay_ms: u64, max_attempts: Option<u32>) -> Policy {
     let restart = RestartPolicy { condition, delay_ms, max_attempts, window_ms: 10_000 };
-    Policy { restart, stop_grace_ms: 7, gate: Gate::Open }
+    Policy { restart, stop_grace_ms: 7, gate: Gate::Open, crew: false }
 }
 
 fn known(state: TaskState, attempt: u32) -> TaskStatus {
@@ -42,6 +42,7 @@ fn name(effect: &Effect) -> String {
     match effect {
         Effect::Prepare => "Prepare".to_owned(),
         Effect::Start => "Start".to_owned(),
+        Effect::Halt => "Halt".to_owned(),
         Effect::Wait => "Wait".to_owned(),
         Effect::Stop { grace_ms } => format!("Stop({grace_ms})"),
         Effect::Clear { attempt } => format!("Clear({attempt})"),

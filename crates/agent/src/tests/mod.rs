@@ -4,6 +4,7 @@
 //! pauses pass as soon as everybody waits and no test sleeps.
 
 mod alone;
+mod crews;
 mod health;
 mod host;
 mod lifecycle;

@@ -14,6 +14,7 @@ use warren_model::{NodeId, TaskId};
 use warren_runtime::Runtime;
 
 use super::Message;
+use crate::crew::Crews;
 use crate::effects;
 use crate::health::{Prober, Probes};
 use crate::metrics::Metrics;
@@ -46,6 +47,7 @@ pub(crate) struct Tools {
     pub(crate) prober: Prober,
     pub(crate) rng: Arc<dyn Rng>,
     pub(crate) roll: effects::Roll,
+    pub(crate) crews: Crews,
     /// What the kernel holds.
     pub(crate) applied: watch::Sender<Progressed>,
     pub(crate) ports: Ports,
@@ -88,6 +90,11 @@ impl Tools {
 
     pub(crate) fn log_dir(&self, task: TaskId) -> PathBuf {
         self.logs_dir().join(task.to_string())
+    }
+
+    /// Of an init container or a sidecar; goes with that of its task.
+    pub(crate) fn companion_log_dir(&self, task: TaskId, name: &str) -> PathBuf {
+        self.log_dir(task).join(name)
     }
 
     pub(crate) fn now(&self) -> Now {

@@ -9,6 +9,7 @@ use warren_model::service::{Attachment, Mode};
 use warren_model::{NetworkName, ServiceSpec};
 
 use super::attach;
+use super::companion::CompanionEdits;
 use super::env;
 use super::failure::{Failure, nearest};
 use super::placing::PlacingEdits;
@@ -72,6 +73,8 @@ pub(crate) struct EditFlags {
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]
+    pub(crate) companions: CompanionEdits,
+    #[command(flatten)]
     pub(crate) placing: PlacingEdits,
     #[command(flatten)]
     pub(crate) common: CommonFlags,
@@ -106,6 +109,7 @@ impl EditFlags {
         swap_capabilities(&self.cap_add, &mut task.cap_add, &mut task.cap_drop);
         swap_capabilities(&self.cap_drop, &mut task.cap_drop, &mut task.cap_add);
         self.apply_env(&mut task.env, lookup, &mut remarks)?;
+        self.companions.apply(task, lookup, &mut remarks)?;
         let labels = [
             ("--label-rm", &mut spec.labels, &self.label_add, &self.label_rm),
             (

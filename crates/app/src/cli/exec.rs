@@ -29,6 +29,9 @@ pub(crate) struct ExecArgs {
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
+    /// An init container or a sidecar of the task, instead of its own
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    container: String,
     /// Task id, SERVICE.SLOT, or SERVICE for any of its running tasks
     #[arg(value_name = "TARGET")]
     target: String,
@@ -54,6 +57,7 @@ pub(crate) async fn run(context: &mut Context<'_>, args: ExecArgs) -> Result<(),
         rows,
         columns,
         task: Vec::new(),
+        container: args.container,
     };
     let frames = context.client.open(open_stream::Kind::Exec(request)).await?;
     let _raw = match args.tty && args.interactive {

@@ -270,9 +270,14 @@ fn given<const N: usize>(flags: [(bool, &'static str); N]) -> Vec<&'static str> 
 
 /// For `inspect`: what is asked, whether anybody declared it or not.
 pub(crate) fn health_json(spec: &ServiceSpec) -> Value {
-    match spec.task.health.gate(&spec.ports) {
+    check_json(&spec.task.health, &spec.ports)
+}
+
+/// The same of any container that has such ports.
+pub(crate) fn check_json(health: &Healthcheck, ports: &[PortSpec]) -> Value {
+    match health.gate(ports) {
         Gate::Open => {
-            let off = spec.task.health == Healthcheck::Off;
+            let off = *health == Healthcheck::Off;
             let origin = if off { "service" } else { "none" };
             json!({"declared": off, "origin": origin, "probe": "none"})
         }
@@ -286,7 +291,7 @@ pub(crate) fn health_json(spec: &ServiceSpec) -> Value {
         Gate::Explicit(check) => {
             let mut value = json!({
                 "declared": true,
-                "origin": match spec.task.health {
+                "origin": match health {
                     Healthcheck::Image(_) => "image",
                     Healthcheck::Implicit | Healthcheck::Off | Healthcheck::Explicit(_) => {
                         "service"

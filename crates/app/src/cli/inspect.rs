@@ -7,11 +7,13 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use serde_json::{Value, json};
 use warren_model::ServiceSpec;
 use warren_model::quantity::format_duration_ms;
-use warren_model::service::{Mode, PublishMode, RestartCondition, Service, TaskTemplate};
+use warren_model::service::{
+    Companion, CompanionKind, Mode, PublishMode, RestartCondition, Service, TaskTemplate,
+};
 use warren_proto::v1;
 
 use super::failure::Failure;
-use super::health::health_json;
+use super::health::{check_json, health_json};
 use super::job::{job_json, policy_json};
 use super::moving::moving_json;
 use super::pace::{policies_json, status_json};
@@ -99,12 +101,15 @@ pub(crate) fn spec_json(spec: &ServiceSpec) -> Value {
         .collect();
     let (update, rollback) = policies_json(spec);
     let mut value = template_json(&spec.task);
+    let companions = |kind| spec.task.of_kind(kind).map(companion_json).collect::<Vec<_>>();
     let more = json!({
         "name": spec.name.to_string(),
         "labels": spec.labels,
         "mode": mode,
         "replicas": replicas,
         "on_disconnect": spec.on_disconnect.to_string(),
+        "init_containers": companions(CompanionKind::Init),
+        "sidecars": companions(CompanionKind::Sidecar),
         "ports": ports,
         "networks": networks,
         "placement": placement_json(&spec.placement),
@@ -122,6 +127,21 @@ pub(crate) fn spec_json(spec: &ServiceSpec) -> Value {
     });
     if let (Value::Object(all), Value::Object(more)) = (&mut value, more) {
         all.extend(more);
+    }
+    value
+}
+
+fn companion_json(companion: &Companion) -> Value {
+    let mut value = template_json(&companion.task);
+    if let Value::Object(all) = &mut value {
+        // Those of the task.
+        for shared in ["hostname", "container_labels", "restart", "log", "force"] {
+            all.remove(shared);
+        }
+        all.insert("name".to_owned(), json!(companion.name.as_str()));
+        if companion.kind == CompanionKind::Sidecar {
+            all.insert("health".to_owned(), check_json(&companion.task.health, &[]));
+        }
     }
     value
 }

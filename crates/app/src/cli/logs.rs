@@ -31,6 +31,9 @@ pub(crate) struct LogsArgs {
     /// Show when each line was written
     #[arg(short, long)]
     timestamps: bool,
+    /// Only of this container: an init container, a sidecar, or main
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    container: String,
     /// Do not say which replica wrote a line
     #[arg(long)]
     raw: bool,
@@ -63,6 +66,7 @@ pub(crate) async fn run(context: &mut Context<'_>, args: LogsArgs) -> Result<(),
         },
         since: args.since.map(|moment| moment.resolve(now()).0),
         tasks: Vec::new(),
+        container: args.container.clone(),
     };
     let mut frames = context.client.open(open_stream::Kind::Logs(request)).await?;
     let mut prefixes = Prefixes::default();
@@ -113,7 +117,11 @@ impl Prefixes {
 fn render(line: &v1::LogLine, args: &LogsArgs, prefixes: &mut Prefixes) -> Vec<u8> {
     let mut text = Vec::with_capacity(line.line.len() + 48);
     if !args.raw {
-        let name = format!("{}.{}", line.service, line.slot);
+        let container = match line.container.as_str() {
+            "" => String::new(),
+            name => format!(" {name}"),
+        };
+        let name = format!("{}.{}{container}", line.service, line.slot);
         let width = prefixes.pad(&name);
         text.extend(format!("{name:<width$} | ").into_bytes());
     }
@@ -141,6 +149,7 @@ mod tests {
             tail: None,
             since: None,
             timestamps: false,
+            container: String::new(),
             raw: false,
         };
         let mut prefixes = Prefixes::default();
@@ -159,6 +168,8 @@ mod tests {
         args.raw = true;
         args.timestamps = false;
         assert_eq!(render(&line, &args, &mut prefixes), b"hello\n");
+        (args.raw, line.container) = (false, "proxy".into());
+        assert_eq!(render(&line, &args, &mut prefixes), b"web.2 proxy | hello\n");
     }
 
     #[test]

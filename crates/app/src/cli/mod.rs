@@ -7,6 +7,7 @@ mod attach;
 mod backup;
 mod client;
 mod cluster;
+mod companion;
 mod completion;
 mod context;
 mod dataplane;

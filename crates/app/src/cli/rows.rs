@@ -7,7 +7,7 @@ use serde::Serialize;
 use warren_model::ServiceId;
 use warren_model::moving::Cause;
 use warren_model::service::PortSpec;
-use warren_model::task::TaskState;
+use warren_model::task::{TaskState, TaskStatus};
 use warren_model::{ServiceSpec, Time};
 use warren_proto::v1;
 
@@ -197,6 +197,9 @@ pub(crate) struct TaskRow {
     exit_code: Option<i32>,
     oom_killed: bool,
     error: Option<String>,
+    /// What its init containers and sidecars do, if that is worth a word.
+    #[serde(skip)]
+    note: Option<String>,
     #[serde(skip)]
     is_unknown: bool,
     #[serde(skip)]
@@ -231,6 +234,7 @@ impl From<&v1::Task> for TaskRow {
     fn from(task: &v1::Task) -> Self {
         let status = task.status.clone().unwrap_or_default();
         let state = state_of(status.state);
+        let known = TaskStatus::try_from(status.clone()).ok();
         let service = match task.service_name.as_str() {
             "" => id_text(&task.service),
             name => name.to_owned(),
@@ -269,6 +273,7 @@ impl From<&v1::Task> for TaskRow {
             exit_code: status.exit.as_ref().map(|e| e.code),
             oom_killed: status.exit.as_ref().is_some_and(|e| e.oom_killed),
             error: status.error.filter(|e| !e.is_empty()),
+            note: known.and_then(|known| known.companion_note()),
             is_unknown: is_unknown(task),
             since_ms: status.since,
             created_ms: task.created,
@@ -289,11 +294,13 @@ fn health_of(status: &v1::TaskStatus) -> &'static str {
 impl TaskRow {
     /// ` (healthy)` beside a state.
     fn well(&self) -> String {
-        match (self.health, self.health_implicit) {
-            ("none", _) => String::new(),
-            (health, true) => format!(" ({health}, implicit)"),
-            (health, false) => format!(" ({health})"),
-        }
+        let health = match (self.health, self.health_implicit) {
+            ("none", _) => None,
+            (health, true) => Some(format!("{health}, implicit")),
+            (health, false) => Some(health.to_owned()),
+        };
+        let words: Vec<String> = health.into_iter().chain(self.note.clone()).collect();
+        if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) }
     }
 
     /// By service and slot; within a slot what is wanted now comes first, then the newest.

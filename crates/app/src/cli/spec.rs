@@ -14,6 +14,7 @@ use warren_model::service::{
 use warren_model::{ServiceName, ServiceSpec, TaskTemplate};
 
 use super::attach::{self, EndpointFlags};
+use super::companion::CompanionFlags;
 use super::env;
 use super::failure::{Failure, nearest};
 use super::health::HealthFlags;
@@ -82,6 +83,8 @@ pub(crate) struct CreateFlags {
     /// Root file system cannot be written to
     #[arg(long)]
     read_only: bool,
+    #[command(flatten)]
+    companions: CompanionFlags,
     #[command(flatten)]
     placing: PlacingFlags,
     #[command(flatten)]
@@ -311,6 +314,7 @@ impl CreateFlags {
             limits: Limits::default(),
             restart,
             log: LogOptions::default(),
+            companions: self.companions.companions(lookup)?,
             ..TaskTemplate::default()
         };
         let mut spec = ServiceSpec {
@@ -350,6 +354,7 @@ pub(crate) fn flag_error(error: &SpecError) -> Failure {
         "capabilities" => "--cap-add or --cap-drop",
         "log" => "--log-opt",
         "spec" => "the whole specification",
+        "companions" => "--init-container and --sidecar",
         field => &format!("--{}", field.replace('_', "-")),
     };
     Failure::input(format!("{flag}: {:?} {}", error.value, error.problem))

@@ -8,6 +8,7 @@ use warren_proto::v1;
 use warren_proto::v1::control_task_request::What;
 
 use super::client::{is_lost, request_id};
+use super::companion::statuses_json;
 use super::context::Context;
 use super::failure::{Exit, Failure};
 use super::listing::Record;
@@ -100,6 +101,7 @@ fn whole(task: &v1::Task) -> Value {
         "service_id": service_id(&task.service),
         "template": task.template,
         "state_revision": task.revision,
+        "containers": statuses_json(task.status.as_ref()),
     });
     if let (Value::Object(all), Value::Object(more)) = (&mut value, more) {
         all.extend(more);

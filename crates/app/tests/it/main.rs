@@ -19,5 +19,6 @@ mod jobs;
 mod node;
 mod registry;
 mod service;
+mod sidecars;
 mod tasks;
 mod update;

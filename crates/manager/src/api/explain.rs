@@ -206,7 +206,7 @@ pub(super) fn answer(
     explanation: Explanation,
 ) -> v1::Explanation {
     let template = view.template(service.id, explanation.template);
-    let reserve = &template.map_or(&service.spec.task, |template| &**template).reserve;
+    let reserve = template.map_or(&service.spec.task, |template| &**template).reserved();
     let nearest = explanation.nearest().map(|verdict| verdict.node.as_bytes().to_vec());
     let left = explanation.verdicts.len().saturating_sub(NODES_MAX);
     let verdicts = explanation.verdicts.iter().take(NODES_MAX);
@@ -215,7 +215,7 @@ pub(super) fn answer(
         id,
         name,
         summary,
-        reserve: (!reserve.is_empty()).then(|| reserve.into()),
+        reserve: (!reserve.is_empty()).then(|| reserve.as_ref().into()),
         asks: asks(service),
         nodes: verdicts.map(|verdict| verdict_row(view, verdict)).collect(),
         nodes_left: u32::try_from(left).unwrap_or(u32::MAX),

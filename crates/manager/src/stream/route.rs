@@ -30,7 +30,7 @@ pub(crate) fn route(core: &Core, open: v1::OpenStream) -> Result<Route, Refusal>
     match kind {
         Kind::Exec(mut exec) => {
             let view = core.store.view();
-            let task = target::running(&view, &exec.target)?;
+            let task = target::running(&view, &exec.target, !exec.container.is_empty())?;
             let node = task.node.ok_or_else(|| {
                 Refusal::not_now(format!("{} is not placed on a node", exec.target))
             })?;

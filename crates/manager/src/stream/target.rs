@@ -114,12 +114,19 @@ pub(crate) fn tasks(view: &State, target: Target) -> Vec<&Task> {
 }
 
 /// The running task to execute something in: of several the first that is meant to stay.
-pub(crate) fn running(view: &State, text: &str) -> Result<Task, Refusal> {
+/// With `starting` also one whose init containers run.
+pub(crate) fn running(view: &State, text: &str, starting: bool) -> Result<Task, Refusal> {
     let target = resolve(view, text)?;
     let tasks = tasks(view, target);
-    let runs = |task: &&Task| matches!(task.status.state, TaskState::Running | TaskState::Draining);
+    let runs = |task: &&Task| match task.status.state {
+        TaskState::Running | TaskState::Draining => true,
+        state => starting && state == TaskState::Starting,
+    };
     let mut candidates: Vec<&Task> = tasks.iter().copied().filter(runs).collect();
-    candidates.sort_by_key(|task| (task.desired != Desired::Running, task.slot, task.id));
+    candidates.sort_by_key(|task| {
+        let starts = task.status.state == TaskState::Starting;
+        (task.desired != Desired::Running, starts, task.slot, task.id)
+    });
     if let Some(task) = candidates.first() {
         return Ok((*task).clone());
     }
@@ -141,7 +148,7 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: &str) {
         let view = world("web: 1 running a, 2 failed a, 3 running b\ndb: 1 pending");
-        let got = match running(&view, text) {
+        let got = match running(&view, text, false) {
             Ok(task) => format!("slot {}", task.slot),
             Err(refusal) => format!("{:?}: {refusal}", refusal.code),
         };

@@ -43,7 +43,8 @@ impl TaskTemplate {
             check_template("container_labels", value)?;
         }
         self.health.validate()?;
-        self.check_numbers()
+        self.check_numbers()?;
+        self.check_companions()
     }
 
     fn check_places(&self) -> Result<(), SpecError> {

@@ -3,6 +3,7 @@
 //! [`Ask::obstacles`] is the only place that says whether a task may be on a
 //! node: placing stops at the first obstacle, explaining looks at all.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use warren_model::ServiceName;
@@ -78,7 +79,9 @@ impl Neighbour<'_> {
 
 pub(crate) struct Ask<'a> {
     pub(crate) service: &'a Service,
-    pub(crate) reserve: &'a Resources,
+    pub(crate) reserve: Cow<'a, Resources>,
+    /// The same, kind by kind.
+    needs: Vec<(Resource<'a>, u64)>,
     pub(crate) strategy: Strategy,
     exclusive: bool,
     neighbours: Vec<Neighbour<'a>>,
@@ -120,9 +123,11 @@ impl<'a> Ask<'a> {
         for other in apart_from(state, service) {
             add(&other.spec.name, true, false);
         }
+        let task = task.unwrap_or(&service.spec.task);
         Self {
             service,
-            reserve: &task.unwrap_or(&service.spec.task).reserve,
+            reserve: task.reserved(),
+            needs: task.needs(),
             strategy: service.spec.placement.strategy.unwrap_or(strategy),
             exclusive: has_host_ports(service),
             neighbours,
@@ -198,7 +203,7 @@ impl<'a> Ask<'a> {
         {
             return;
         }
-        for (resource, needed) in self.reserve.iter() {
+        for (resource, needed) in self.needs.iter().copied() {
             let (free, capacity) = (site.free(resource), site.node.capacity(resource));
             let shortage = Shortage { resource, needed, free, capacity };
             if needed > free && !found(Obstacle::Lacks(shortage)) {
@@ -230,12 +235,12 @@ impl<'a> Ask<'a> {
 
     /// Which of the nodes of one class is better; less is better.
     pub(crate) fn key(&self, site: &Site<'a>, at: usize, share: Share) -> Key {
-        let part = |(resource, _)| {
+        let part = |&(resource, _): &(Resource<'_>, u64)| {
             let capacity = u128::from(site.node.capacity(resource)).max(1);
             let used = capacity.saturating_sub(u128::from(site.free(resource)));
             u32::try_from((used << 16) / capacity).unwrap_or(u32::MAX)
         };
-        let fill = self.reserve.iter().map(part).max().unwrap_or_default();
+        let fill = self.needs.iter().map(part).max().unwrap_or_default();
         match self.strategy {
             Strategy::Spread => Key([share.wanted, fill, site.load], at),
             Strategy::BinPack => Key([0, u32::MAX - fill, u32::MAX - site.load], at),

@@ -14,6 +14,7 @@
 //! Never: tasks of equal or higher priority; for a slot whose last task failed
 //! lately, which would end others at the pace at which it fails.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -75,7 +76,7 @@ pub(crate) struct Victim<'a> {
     pub(crate) service: ServiceId,
     priority: i16,
     created: Time,
-    reserve: &'a Resources,
+    reserve: Cow<'a, Resources>,
 }
 
 /// Where there is room once these have ended; none: once what ends anyway has.
@@ -102,7 +103,7 @@ impl<'a> Search<'_, 'a> {
             if !meant || !lacks_room_alone(ask, site, at, self.board) {
                 continue;
             }
-            let Some(victims) = self.on(site, ask.reserve) else { continue };
+            let Some(victims) = self.on(site, &ask.reserve) else { continue };
             let highest = victims.iter().map(|victim| victim.priority).max();
             let sum: i64 = victims.iter().map(|victim| i64::from(victim.priority)).sum();
             let price = (highest, victims.len(), sum);
@@ -114,15 +115,15 @@ impl<'a> Search<'_, 'a> {
     }
 
     /// Who would have to end on a node for so much room.
-    fn on(&self, site: &Site<'a>, reserve: &'a Resources) -> Option<Vec<Victim<'a>>> {
+    fn on(&self, site: &Site<'a>, reserve: &Resources) -> Option<Vec<Victim<'a>>> {
         let (mut going, mut candidates) = (Resources::default(), Vec::new());
         for task in self.state.tasks_on(site.node.id).filter(|task| is_live(task)) {
             let Some(template) = self.state.template(task.service, task.template) else { continue };
             if task.desired != Desired::Running || self.moves.is_stopped(task.id) {
-                going.add(&template.reserve);
+                going.add(&template.reserved());
             } else if let Some(priority) = self.rivals.0.get(&task.service) {
                 let (id, service, created) = (task.id, task.service, task.created);
-                let (priority, reserve) = (*priority, &template.reserve);
+                let (priority, reserve) = (*priority, template.reserved());
                 candidates.push(Victim { id, service, priority, created, reserve });
             }
         }
@@ -150,7 +151,7 @@ fn lacks_room_alone<'a>(ask: &Ask<'a>, site: &Site<'a>, at: usize, board: &Board
 /// Of the candidates those that give what is missing: of as low priority as it can be, then few,
 /// then those that began last.
 fn pick<'a>(
-    missing: &[(Resource<'a>, u64)],
+    missing: &[(Resource<'_>, u64)],
     mut candidates: Vec<Victim<'a>>,
 ) -> Option<Vec<Victim<'a>>> {
     let enough = |sum: &Resources| missing.iter().all(|(of, needed)| sum.get(*of) >= *needed);
@@ -162,7 +163,7 @@ fn pick<'a>(
         return Some(Vec::new());
     }
     let highest = candidates.iter().find_map(|victim| {
-        sum.add(victim.reserve);
+        sum.add(&victim.reserve);
         enough(&sum).then_some(victim.priority)
     })?;
     candidates.retain(|victim| victim.priority <= highest);
@@ -176,7 +177,7 @@ fn pick<'a>(
         let (at, _) =
             candidates.iter().enumerate().min_by_key(|(_, victim)| Reverse(cover(victim)))?;
         let victim = candidates.remove(at);
-        sum.add(victim.reserve);
+        sum.add(&victim.reserve);
         chosen.push(victim);
     }
     spare(&mut chosen, sum, enough);
@@ -198,7 +199,7 @@ fn spare(chosen: &mut Vec<Victim<'_>>, mut sum: Resources, enough: impl Fn(&Reso
     chosen.sort_by_key(|victim| (Reverse(victim.priority), victim.created, victim.id));
     chosen.retain(|victim| {
         let mut without = sum.clone();
-        without.subtract(victim.reserve);
+        without.subtract(&victim.reserve);
         let spared = enough(&without);
         if spared {
             sum = without;
@@ -246,7 +247,7 @@ impl<'a> Pass<'_, 'a> {
         let (moves, nodes) = (&self.draft.moves, &self.draft.nodes);
         let search = Search { state, moves, nodes, board, rivals };
         let ask = board.ask(template)?;
-        let (reserve, found) = (ask.reserve, search.find(ask, only));
+        let (reserve, found) = (ask.reserve.clone(), search.find(ask, only));
         let Some(Clearing { site, victims }) = found else {
             if only.is_none() {
                 self.hopeless.insert(template);
@@ -269,7 +270,7 @@ impl<'a> Pass<'_, 'a> {
             self.draft.look_again();
         }
         // Nobody after it in this plan may have what it waits for.
-        self.draft.nodes.add_load(site, Some(reserve));
+        self.draft.nodes.add_load(site, Some(&reserve));
         self.change(site, |_| {});
         Some(waits(&node.description.hostname))
     }
@@ -303,7 +304,7 @@ mod tests {
                 service: ServiceId::from_bytes([0; 10]),
                 priority: i16::try_from(parts[0]).unwrap(),
                 created: Time(1000 - u64::try_from(parts[2]).unwrap()),
-                reserve,
+                reserve: Cow::Borrowed(reserve),
             });
         let picked = pick(&[(Resource::Memory, missing)], victims.collect());
         let got = picked.map_or_else(

@@ -229,6 +229,7 @@ impl From<&TaskTemplate> for v1::TaskTemplate {
             reserve: resources_if_any(&t.reserve),
             health: super::health::declared(&t.health),
             tuning: (!t.tuning.is_empty()).then(|| (&t.tuning).into()),
+            companions: t.companions.iter().map(Into::into).collect(),
         }
     }
 }
@@ -258,6 +259,7 @@ impl TryFrom<v1::TaskTemplate> for TaskTemplate {
             force: wire.force,
             reserve: part_or_default("reserve", wire.reserve)?,
             health: part_or_default("health", wire.health)?,
+            companions: each("companions", wire.companions)?,
         })
     }
 }

@@ -56,6 +56,7 @@ impl From<&TaskStatus> for v1::TaskStatus {
             exit: status.exit.as_ref().map(Into::into),
             error: status.error.as_deref().map(str::to_owned),
             health: status.health.as_ref().map(Into::into),
+            companions: status.companions().iter().map(Into::into).collect(),
         }
     }
 }
@@ -73,6 +74,7 @@ impl TryFrom<v1::TaskStatus> for TaskStatus {
             exit: wire.exit.map(Into::into),
             error: wire.error.map(Into::into),
             health: part_if_any("health", wire.health)?,
+            companions: super::companion::statuses(wire.companions)?,
         })
     }
 }

@@ -187,6 +187,7 @@ fn template() -> impl Strategy<Value = TaskTemplate> {
             log: LogOptions { max_bytes: rest.1, max_files: rest.2 },
             health: rest.4,
             force: rest.3,
+            companions: Vec::new(),
         }
     })
 }
@@ -485,6 +486,7 @@ fn status() -> impl Strategy<Value = TaskStatus> {
             exit: exit.map(|(code, oom_killed)| TaskExit { code, oom_killed }),
             error: error.map(Into::into),
             health,
+            companions: None,
         },
     )
 }

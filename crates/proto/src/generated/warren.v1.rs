@@ -689,6 +689,19 @@ pub struct TaskTemplate {
     /// Absent: as all others.
     #[prost(message, optional, tag = "80")]
     pub tuning: ::core::option::Option<Tuning>,
+    /// Of each kind in the order in which they are started.
+    #[prost(message, repeated, tag = "81")]
+    pub companions: ::prost::alloc::vec::Vec<Companion>,
+}
+/// One more container of a task: an init container, or a sidecar.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Companion {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub sidecar: bool,
+    #[prost(message, optional, tag = "3")]
+    pub task: ::core::option::Option<TaskTemplate>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Tuning {
@@ -1006,7 +1019,7 @@ pub struct TaskExit {
     #[prost(bool, tag = "2")]
     pub oom_killed: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskStatus {
     #[prost(enumeration = "TaskState", tag = "1")]
     pub state: i32,
@@ -1025,6 +1038,25 @@ pub struct TaskStatus {
     /// Absent: nothing is to be found out.
     #[prost(message, optional, tag = "60")]
     pub health: ::core::option::Option<Health>,
+    #[prost(message, repeated, tag = "61")]
+    pub companions: ::prost::alloc::vec::Vec<CompanionStatus>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CompanionStatus {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub sidecar: bool,
+    #[prost(enumeration = "CompanionState", tag = "3")]
+    pub state: i32,
+    #[prost(uint64, tag = "4")]
+    pub since: u64,
+    #[prost(uint32, tag = "5")]
+    pub pid: u32,
+    #[prost(uint32, tag = "6")]
+    pub restarts: u32,
+    #[prost(message, optional, tag = "7")]
+    pub exit: ::core::option::Option<TaskExit>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Health {
@@ -1033,7 +1065,7 @@ pub struct Health {
     #[prost(uint64, tag = "2")]
     pub since: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Task {
     #[prost(bytes = "vec", tag = "1")]
     pub id: ::prost::alloc::vec::Vec<u8>,
@@ -1170,7 +1202,7 @@ pub mod mutation {
         #[prost(string, tag = "2")]
         pub error: ::prost::alloc::string::String,
     }
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct ReportTask {
         #[prost(bytes = "vec", tag = "1")]
         pub id: ::prost::alloc::vec::Vec<u8>,
@@ -2701,6 +2733,9 @@ pub struct Exec {
     /// Set by the manager once it has resolved the target.
     #[prost(bytes = "vec", tag = "10")]
     pub task: ::prost::alloc::vec::Vec<u8>,
+    /// An init container or a sidecar of the task; empty: its own.
+    #[prost(string, tag = "11")]
+    pub container: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Logs {
@@ -2717,6 +2752,9 @@ pub struct Logs {
     /// Set by the manager: the tasks on this node to read.
     #[prost(bytes = "vec", repeated, tag = "5")]
     pub tasks: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Of this container of each task alone, `main` is its own; empty: of all.
+    #[prost(string, tag = "6")]
+    pub container: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LogLine {
@@ -2732,6 +2770,9 @@ pub struct LogLine {
     pub service: ::prost::alloc::string::String,
     #[prost(uint32, tag = "6")]
     pub slot: u32,
+    /// The init container or sidecar that said it; empty: the task's own.
+    #[prost(string, tag = "7")]
+    pub container: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ImagePull {
@@ -2991,7 +3032,7 @@ pub mod agent_message {
         #[prost(uint64, tag = "2")]
         pub through: u64,
     }
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Status {
         #[prost(bytes = "vec", tag = "1")]
         pub task: ::prost::alloc::vec::Vec<u8>,
@@ -3216,7 +3257,7 @@ pub struct Membership {
     #[prost(message, optional, tag = "10")]
     pub forgotten: ::core::option::Option<Forgotten>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AssignedTask {
     #[prost(bytes = "vec", tag = "1")]
     pub id: ::prost::alloc::vec::Vec<u8>,
@@ -4135,6 +4176,38 @@ impl TaskState {
             "TASK_STATE_FAILED" => Some(Self::Failed),
             "TASK_STATE_REJECTED" => Some(Self::Rejected),
             "TASK_STATE_REMOVED" => Some(Self::Removed),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CompanionState {
+    Unspecified = 0,
+    Waiting = 1,
+    Running = 2,
+    Exited = 3,
+}
+impl CompanionState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "COMPANION_STATE_UNSPECIFIED",
+            Self::Waiting => "COMPANION_STATE_WAITING",
+            Self::Running => "COMPANION_STATE_RUNNING",
+            Self::Exited => "COMPANION_STATE_EXITED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "COMPANION_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "COMPANION_STATE_WAITING" => Some(Self::Waiting),
+            "COMPANION_STATE_RUNNING" => Some(Self::Running),
+            "COMPANION_STATE_EXITED" => Some(Self::Exited),
             _ => None,
         }
     }

@@ -22,7 +22,7 @@ impl State {
         let task = task.filter(|task| is_live(task))?;
         let template = self.template(task.service, task.template)?;
         let node = task.node?;
-        (!template.reserve.is_empty()).then(|| (node, template.clone()))
+        (!template.reserved().is_empty()).then(|| (node, template.clone()))
     }
 
     pub(super) fn index_task(
@@ -81,12 +81,12 @@ impl State {
         if let Some((node, template)) = before
             && let Some(row) = self.nodes.get_mut(&node)
         {
-            row.reserved.subtract(&template.reserve);
+            row.reserved.subtract(&template.reserved());
         }
         if let Some((node, template)) = after
             && let Some(row) = self.nodes.get_mut(&node)
         {
-            row.reserved.add(&template.reserve);
+            row.reserved.add(&template.reserved());
         }
         if old.is_some_and(|(_, _, live)| live) {
             self.note_room();

@@ -42,6 +42,7 @@ fn any_status() -> impl Strategy<Value = TaskStatus> {
                 state: HealthState::ALL[usize::from(ended) + usize::from(since % 2 == 0)],
                 since: Time(since + 1),
             }),
+            companions: None,
         },
     )
 }

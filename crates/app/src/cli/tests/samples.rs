@@ -100,6 +100,7 @@ pub(crate) fn task(slot: u32, state: v1::TaskState, desired: v1::Desired) -> v1:
             exit: None,
             error: None,
             health: None,
+            companions: Vec::new(),
         }),
         created: NOW,
         revision: 6,
