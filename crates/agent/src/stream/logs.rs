@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamMap;
 use tokio_stream::wrappers::ReceiverStream;
 use warren_model::TaskId;
+use warren_model::service::Hook;
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
 use warren_runtime::{LogLine, LogQuery, Stream};
@@ -29,6 +30,8 @@ struct Source {
     task: TaskId,
     service: String,
     slot: u32,
+    /// Which hook of its service; 0: it has a slot.
+    hook: u32,
 }
 
 pub(super) async fn serve(tools: &Arc<Tools>, request: v1::Logs, line: &mut Line) -> Outcome {
@@ -75,7 +78,8 @@ async fn sources(tools: &Tools, tasks: &[Vec<u8>]) -> Result<Vec<Source>, Failur
         let task = warren_proto::task_id("logs.tasks", id)?;
         // A task that was cleaned up between the question and now has no logs any more.
         if let Ok(view) = find_task(tools, task).await {
-            sources.push(Source { task, service: view.service_name, slot: view.spec.slot });
+            let hook = view.spec.hook().map_or(0, Hook::number);
+            sources.push(Source { task, service: view.service_name, slot: view.spec.slot, hook });
         }
     }
     Ok(sources)
@@ -156,5 +160,6 @@ fn frame(source: &Source, line: LogLine) -> Kind {
         line: line.line,
         service: source.service.clone(),
         slot: source.slot,
+        hook: source.hook,
     })
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 use warren_model::Time;
+use warren_model::service::Hook;
 use warren_proto::v1;
 use warren_proto::v1::{frame, open_stream};
 
@@ -113,7 +114,10 @@ impl Prefixes {
 fn render(line: &v1::LogLine, args: &LogsArgs, prefixes: &mut Prefixes) -> Vec<u8> {
     let mut text = Vec::with_capacity(line.line.len() + 48);
     if !args.raw {
-        let name = format!("{}.{}", line.service, line.slot);
+        let name = match Hook::from_number(line.hook) {
+            Some(hook) => format!("{}.{}", line.service, hook.as_str()),
+            None => format!("{}.{}", line.service, line.slot),
+        };
         let width = prefixes.pad(&name);
         text.extend(format!("{name:<width$} | ").into_bytes());
     }

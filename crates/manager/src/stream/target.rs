@@ -119,7 +119,9 @@ pub(crate) fn running(view: &State, text: &str) -> Result<Task, Refusal> {
     let tasks = tasks(view, target);
     let runs = |task: &&Task| matches!(task.status.state, TaskState::Running | TaskState::Draining);
     let mut candidates: Vec<&Task> = tasks.iter().copied().filter(runs).collect();
-    candidates.sort_by_key(|task| (task.desired != Desired::Running, task.slot, task.id));
+    let is_hook = |task: &Task| task.hook().is_some();
+    candidates
+        .sort_by_key(|task| (task.desired != Desired::Running, is_hook(task), task.slot, task.id));
     if let Some(task) = candidates.first() {
         return Ok((*task).clone());
     }
