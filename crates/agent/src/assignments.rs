@@ -16,6 +16,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use warren_model::health;
+use warren_model::job::Given;
 use warren_model::node_table::TableChange;
 use warren_model::service::{Companion, OnDisconnect, PortSpec, TaskTemplate};
 use warren_model::task::{Desired, TaskStatus};
@@ -37,6 +38,8 @@ pub struct AssignedTask {
     pub address: Option<Ipv4Addr>,
     /// What managers know of it.
     pub known: TaskStatus,
+    /// What the run was given that it is of.
+    pub given: Given,
 }
 
 impl AssignedTask {

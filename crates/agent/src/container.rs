@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use warren_image::{Image, ImageConfig};
+use warren_model::job::Inputs;
 use warren_model::service::expand::{self, Facts};
 use warren_model::service::{
     self, Companion, CompanionName, TaskTemplate, is_hostname, parse_signal,
@@ -101,10 +102,10 @@ pub(crate) fn container(
     Ok(ContainerSpec {
         id: task.container_id(attempt.number),
         args,
-        env: environment(template, config, &hostname),
+        env: given_environment(task, environment(template, config, &hostname)),
         cwd: template.workdir.clone().unwrap_or_else(|| config.workdir.clone()),
         user: template.user.clone().unwrap_or_else(|| config.user.clone()),
-        files: files(&hostname, &parts.sandbox, resolver),
+        files: files(task, &hostname, &parts.sandbox, resolver),
         hostname,
         read_only: template.read_only,
         limits: limits(template),
@@ -200,6 +201,22 @@ pub(crate) fn environment(
     merged
 }
 
+/// With what the run was given, which wins.
+pub(crate) fn given_environment(task: &TaskSpec, mut env: Vec<String>) -> Vec<String> {
+    let given = &task.given;
+    let params = given.params.iter();
+    let mut own: Vec<(String, &str)> =
+        params.map(|(name, value)| (Inputs::variable(name), value.as_str())).collect();
+    if given.payload.is_some() {
+        own.push((Inputs::PAYLOAD_VARIABLE.to_owned(), Inputs::PAYLOAD_FILE));
+    }
+    for (key, value) in own {
+        env.retain(|pair| pair.split('=').next() != Some(key.as_str()));
+        env.push(format!("{key}={value}"));
+    }
+    env
+}
+
 /// The template with everything filled in that is to be.
 fn filled(template: &TaskTemplate, facts: &Facts<'_>) -> Result<TaskTemplate, Error> {
     let mut filled = template.clone();
@@ -236,7 +253,7 @@ fn stop_signal(template: &TaskTemplate, config: &ImageConfig) -> i32 {
     parse_signal(given).unwrap_or(SIGTERM)
 }
 
-fn files(hostname: &str, sandbox: &Sandbox, resolver: &str) -> Vec<InjectedFile> {
+fn files(task: &TaskSpec, hostname: &str, sandbox: &Sandbox, resolver: &str) -> Vec<InjectedFile> {
     let short = hostname.split('.').next().unwrap_or(hostname);
     let names = if short == hostname { short.to_owned() } else { format!("{hostname} {short}") };
     let mut hosts = format!(
@@ -251,12 +268,21 @@ fn files(hostname: &str, sandbox: &Sandbox, resolver: &str) -> Vec<InjectedFile>
         target: target.to_owned(),
         data: text.into_bytes(),
         mode: 0o644,
+        of_user: false,
     };
-    vec![
+    let payload = task.given.payload.as_ref().map(|payload| InjectedFile {
+        target: Inputs::PAYLOAD_FILE.to_owned(),
+        data: payload.to_vec(),
+        mode: 0o400,
+        of_user: true,
+    });
+    let mut files = vec![
         file("/etc/hosts", hosts),
         file("/etc/hostname", format!("{hostname}\n")),
         file("/etc/resolv.conf", resolver.to_owned()),
-    ]
+    ];
+    files.extend(payload);
+    files
 }
 
 /// The host's resolver as a container can use it: servers on the host's own
@@ -449,6 +475,7 @@ pub(crate) fn time(at: SystemTime) -> Time {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use warren_model::job::Given;
 
     use warren_model::NodeId;
 
@@ -497,15 +524,19 @@ mod tests {
             architecture: "x86_64",
             task: TaskId::from_bytes([3; 10]),
             slot: 4,
+            params: &BTreeMap::from([("DAY".to_owned(), "monday".to_owned())]),
         };
         let mut template = TaskTemplate {
-            env: vec!["ME={{.Service.Name}}.{{.Task.Slot}}@{{.Node.Hostname}}".into()],
+            env: vec![
+                "ME={{.Service.Name}}.{{.Task.Slot}}@{{.Node.Hostname}}".into(),
+                "DAY={{.Param.DAY}}".into(),
+            ],
             hostname: Some("{{index .Service.Labels \"team\"}}-{{.Task.Slot}}".into()),
             ..TaskTemplate::default()
         };
         template.container_labels.insert("arch".into(), "{{.Node.Platform.Architecture}}".into());
         let got = filled(&template, &facts).unwrap();
-        assert_eq!(got.env, ["ME=web.4@alpha"]);
+        assert_eq!(got.env, ["ME=web.4@alpha", "DAY=monday"]);
         assert_eq!(got.hostname.as_deref(), Some("shop-4"));
         assert_eq!(got.container_labels["arch"], "x86_64");
         template.hostname = Some("{{index .Service.Labels \"none\"}}".into());
@@ -537,8 +568,21 @@ mod tests {
     }
 
     #[test]
-    fn labels_come_back() {
-        let task = TaskSpec {
+    fn what_a_run_was_given_wins() {
+        let given = Given {
+            params: BTreeMap::from([("day".to_owned(), "a=b".to_owned())]),
+            payload: Some([1, 2].into()),
+        };
+        let mut task = task(given);
+        let env = vec!["A=1".to_owned(), "WARREN_PARAM_DAY=x".to_owned()];
+        let told = given_environment(&task, env.clone());
+        assert_eq!(told, ["A=1", "WARREN_PARAM_DAY=a=b", "WARREN_PAYLOAD=/run/warren/payload"]);
+        task.given = Given::default();
+        assert_eq!(given_environment(&task, env.clone()), env);
+    }
+
+    fn task(given: Given) -> TaskSpec {
+        TaskSpec {
             id: TaskId::from_bytes([7; 10]),
             service: ServiceId::from_bytes([8; 10]),
             slot: 3,
@@ -546,7 +590,13 @@ mod tests {
             template: Arc::new(TaskTemplate::default()),
             address: Some(Ipv4Addr::new(10, 128, 0, 9)),
             address6: Some("fd00::a80:9".parse().unwrap()),
-        };
+            given,
+        }
+    }
+
+    #[test]
+    fn labels_come_back() {
+        let task = task(Given::default());
         let last_exit = Some(TaskExit { code: 137, oom_killed: true });
         let attempt = Attempt { number: 4, restarts: 2, last_exit, at: Time(5) };
         let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(9);

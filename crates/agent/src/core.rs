@@ -273,7 +273,10 @@ impl Core {
                     (Effect::Start, Some(service)) => service.labels.clone(),
                     (_, _) => BTreeMap::new(),
                 },
-                claims: self.claims(held.spec.service),
+                claims: match held.spec.hook() {
+                    None => self.claims(held.spec.service),
+                    Some(_) => Vec::new(),
+                },
                 attempt: held.machine.attempt(),
                 restarts: held.machine.restarts(),
                 last_exit: held.machine.status().exit,

@@ -340,6 +340,7 @@ pub(crate) fn facts<'a>(tools: &'a Tools, order: &'a Order) -> Facts<'a> {
         architecture: &tools.architecture,
         task: order.spec.id,
         slot: order.spec.slot,
+        params: &order.spec.given.params,
     }
 }
 

@@ -27,6 +27,31 @@ pub trait Clock: Send + Sync + 'static {
     }
 }
 
+/// Wall time that goes on, whatever becomes of the wall clock: never back, and never still.
+///
+/// What is measured from times that were written must pass also while a clock that was ahead, and
+/// was set back, has not come there again. Meanwhile this one goes at half the speed, so that the
+/// two meet: one that is three hours behind in six.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Steady {
+    last_ms: u64,
+    at_ms: u64,
+}
+
+impl Steady {
+    /// `floor_ms`: what others wrote last. Of times in between there is none that is later than a
+    /// clock said it is, but for what was said before.
+    pub fn now_ms(&mut self, wall_ms: u64, floor_ms: u64, monotonic_ms: u64) -> u64 {
+        // What is left of an odd millisecond counts the next time.
+        let half = monotonic_ms.saturating_sub(self.at_ms) / 2;
+        let own = if self.last_ms == 0 { 0 } else { self.last_ms.saturating_add(half) };
+        let now = own.max(wall_ms).max(floor_ms);
+        self.at_ms = if now == own { self.at_ms + 2 * half } else { monotonic_ms };
+        self.last_ms = now;
+        now
+    }
+}
+
 /// The machine's clock; sleeps need a tokio runtime.
 ///
 /// Its monotonic time begins with the boot and counts the time for which the machine slept, but
@@ -151,6 +176,23 @@ impl Clock for ManualClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_steady_never_goes_back_nor_stands_still() {
+        let mut steady = Steady::default();
+        let mut now = |wall, floor, monotonic| steady.now_ms(wall, floor, monotonic);
+        assert_eq!(now(5_000, 0, 100), 5_000);
+        assert_eq!(now(5_100, 0, 200), 5_100);
+        // Set back by four seconds: half as fast, until it is caught up with.
+        assert_eq!(now(1_200, 0, 300), 5_150);
+        assert_eq!(now(1_201, 0, 301), 5_150);
+        assert_eq!(now(1_202, 0, 302), 5_151);
+        assert_eq!(now(9_100, 0, 8_200), 9_100);
+        assert_eq!(now(9_200, 0, 8_300), 9_200);
+        // Somebody wrote a later time.
+        assert_eq!(now(9_300, 20_000, 8_400), 20_000);
+        assert_eq!(now(9_400, 20_000, 8_600), 20_100);
+    }
 
     #[test]
     fn monotonic_time_goes_on_in_the_next_process() {

@@ -104,7 +104,8 @@ impl BeatBook {
             seen.insert(*node, Seen { at, rtt_ms: heard.rtt_ms });
         }
         let (unheard_ms, beat_ms) = (page.unheard_ms, page.beat_ms);
-        Beats { since: then(page.since_ms), unheard_ms, beat_ms, seen }
+        let since = then(page.since_ms);
+        Beats { since, unheard_ms, beat_ms, seen, ..Beats::default() }
     }
 
     /// What the state says of nodes is to be known to every manager: it may lead next.

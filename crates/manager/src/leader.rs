@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tracing::Level;
+use warren_base::clock::Steady;
 use warren_base::rng::Rng;
 use warren_model::Time;
 use warren_model::node::NodeStatus;
-use warren_planner::{IdSource, Index, Plan};
+use warren_planner::{Beats, IdSource, Index, Plan};
 use warren_state::State;
 use warren_state::change::{Mutation, Rejection, Transaction};
 use warren_store::ProposeError;
@@ -61,6 +62,7 @@ pub(crate) async fn plan(core: Arc<Core>) {
     let now_ms = core.clock.monotonic_ms();
     core.beats.turn_page(now_ms, core.touch.is_after_outage(now_ms));
     let mut index = Index::default();
+    let mut steady = Steady::default();
     let mut moved = core.store.watch();
     let mut beats = core.beats.watch();
     loop {
@@ -68,7 +70,8 @@ pub(crate) async fn plan(core: Arc<Core>) {
         beats.mark_unchanged();
         let view = core.store.view();
         // Never before what the state has seen, should the wall clock be set back.
-        let now = core.now().max(view.time());
+        let (wall, monotonic_ms) = (core.clock.now_ms(), core.clock.monotonic_ms());
+        let now = Time(steady.now_ms(wall, view.time().0, monotonic_ms));
         let Plan { transaction, wake_at, more } = pass(&core, &view, &mut index, now);
         if !transaction.mutations.is_empty() {
             match propose(&core, &view, transaction).await {
@@ -200,7 +203,8 @@ fn pass(core: &Core, view: &State, index: &mut Index, now: Time) -> Plan {
     let clock = std::time::Instant::now();
     core.beats.keep(view.nodes().len(), |node| view.node(node).is_some());
     core.beats.look(view, begun_ms);
-    let beats = core.beats.read(now, begun_ms);
+    let wall = Some(Time(core.clock.now_ms()));
+    let beats = Beats { wall, ..core.beats.read(now, begun_ms) };
     let mut ids = Ids(core.rng.as_ref());
     let mut plan = || warren_planner::plan(view, index, &beats, &mut ids, now);
     let many_threads = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;

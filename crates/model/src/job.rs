@@ -4,6 +4,12 @@
 //! each change of its template begins the next. With one, a run begins at each time that it
 //! names; such a run is known by that time, so none is begun twice.
 
+mod inputs;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use crate::job::inputs::{Inputs, PayloadRule};
 use crate::quantity::format_duration_ms;
 pub use crate::schedule::{Calendar, Concurrency, Missed, Schedule, ScheduleError};
 use crate::service::{
@@ -22,6 +28,11 @@ pub struct JobPolicy {
     pub history: u32,
     /// Absent: runs begin with the service, its changes, and when somebody says so.
     pub schedule: Option<Schedule>,
+    /// What a run takes. If it takes anything, runs begin when somebody says so alone.
+    pub inputs: Inputs,
+    /// Without a schedule: what becomes of a run that begins while another goes on. See
+    /// [`JobPolicy::concurrency`].
+    pub concurrency: Option<Concurrency>,
 }
 
 impl JobPolicy {
@@ -34,11 +45,33 @@ impl JobPolicy {
     /// Restarts of a task in place, unless something else is said: a job that cannot work is to
     /// say so, not to try for ever.
     pub const MAX_ATTEMPTS: u32 = 3;
+
+    /// What holds when a run is to begin while another goes on: what the schedule says, or the job.
+    /// If neither does, runs with inputs are each for themselves, and of others the last counts.
+    pub fn concurrency(&self) -> Concurrency {
+        match (&self.schedule, self.concurrency) {
+            (Some(schedule), _) => schedule.concurrency,
+            (None, Some(rule)) => rule,
+            (None, None) if self.inputs.is_any() => Concurrency::Allow,
+            (None, None) => Concurrency::Replace,
+        }
+    }
+
+    /// Whether runs begin with the service and its changes.
+    pub fn begins_with_service(&self) -> bool {
+        self.schedule.is_none() && !self.inputs.is_any()
+    }
 }
 
 impl Default for JobPolicy {
     fn default() -> Self {
-        Self { time_limit_ms: None, history: Self::HISTORY, schedule: None }
+        Self {
+            time_limit_ms: None,
+            history: Self::HISTORY,
+            schedule: None,
+            inputs: Inputs::default(),
+            concurrency: None,
+        }
     }
 }
 
@@ -79,6 +112,26 @@ pub struct Run {
     pub total: u32,
     /// Slots whose task did its work on a node that was removed since; in order.
     pub forgotten: Vec<u32>,
+    /// What it was given, defaults included.
+    pub params: BTreeMap<String, String>,
+    /// Given to each of its containers; none once it has ended.
+    pub payload: Option<Arc<[u8]>>,
+    /// Bytes of the payload that it had.
+    pub payload_len: u32,
+}
+
+/// What whoever begins a run gives it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Given {
+    pub params: BTreeMap<String, String>,
+    pub payload: Option<Arc<[u8]>>,
+}
+
+impl Given {
+    pub fn text_len(&self) -> usize {
+        let params = self.params.iter().map(|(name, value)| name.len() + value.len() + 6);
+        params.sum::<usize>() + self.payload.as_ref().map_or(0, |payload| payload.len())
+    }
 }
 
 impl Run {
@@ -175,7 +228,7 @@ impl ServiceSpec {
             let problem = "means nothing for a job: each failure counts, however long it ran";
             return Err(wrong("restart_window", format_duration_ms(restart.window_ms), problem));
         }
-        let JobPolicy { time_limit_ms, history, schedule } = &self.job;
+        let JobPolicy { time_limit_ms, history, schedule, inputs, concurrency } = &self.job;
         let max = JobPolicy::TIME_MAX_MS;
         match time_limit_ms {
             Some(0) => {
@@ -192,10 +245,21 @@ impl ServiceSpec {
             let problem = format!("is not between 1 and {}", JobPolicy::HISTORY_MAX);
             return Err(wrong("job_history", history, problem));
         }
-        match schedule {
-            Some(schedule) => schedule.validate(),
-            None => Ok(()),
+        inputs.validate()?;
+        let Some(schedule) = schedule else { return Ok(()) };
+        if let Some(required) = inputs.required() {
+            let problem = format!(
+                "begins runs that nobody says anything to, and each needs {required}; give \
+                 parameters a default (--param NAME=VALUE), make the payload optional, or leave \
+                 the schedule out"
+            );
+            return Err(wrong("schedule", &schedule.cron, problem));
         }
+        if let Some(rule) = concurrency {
+            let problem = "is for jobs without a schedule; use --schedule-concurrency";
+            return Err(wrong("job_concurrency", rule.as_str(), problem));
+        }
+        schedule.validate()
     }
 
     fn check_counts(&self, completions: u32, max_concurrent: u32) -> Result<(), SpecError> {
@@ -226,7 +290,16 @@ impl ServiceSpec {
         let mode = self.mode.as_str();
         let problem =
             format!("is for jobs, and the mode is {mode}; use --mode replicated-job or global-job");
-        let JobPolicy { time_limit_ms, history, schedule } = &self.job;
+        let JobPolicy { time_limit_ms, history, schedule, inputs, concurrency } = &self.job;
+        if let Some((name, _)) = inputs.params.first_key_value() {
+            return Err(wrong("param", name, problem));
+        }
+        if inputs.payload != PayloadRule::Forbidden {
+            return Err(wrong("payload", inputs.payload.as_str(), problem));
+        }
+        if let Some(rule) = concurrency {
+            return Err(wrong("job_concurrency", rule.as_str(), problem));
+        }
         if let Some(schedule) = schedule {
             return Err(wrong("schedule", &schedule.cron, problem));
         }

@@ -3,6 +3,7 @@
 mod companion;
 mod endpoint;
 pub mod expand;
+mod hooks;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use crate::quantity::format_duration_ms;
 use crate::resources::Resources;
 pub use crate::service::companion::{Companion, CompanionKind, CompanionName, CompanionNameError};
 pub use crate::service::endpoint::{Affinity, Attachment, Endpoint, EndpointMode};
+pub use crate::service::hooks::{Hook, HookStatus, Hooks};
 pub use crate::service::tuning::{IoKind, IoLimit, Tuning};
 pub use crate::service::update::{
     Change, ChangeKind, FailureAction, Revision, RollbackPolicy, UpdateKind, UpdateOrder,
@@ -77,6 +79,8 @@ pub struct ServiceSpec {
     /// Of jobs alone.
     pub job: JobPolicy,
     pub moving: Moving,
+    /// Of services that go on.
+    pub hooks: Hooks,
 }
 
 /// What becomes of a task whose node is out of reach.
@@ -370,6 +374,7 @@ impl ServiceSpec {
             placement: Placement::default(),
             job: JobPolicy::default(),
             moving: Moving::default(),
+            hooks: Hooks::default(),
         }
     }
 
@@ -395,6 +400,7 @@ impl ServiceSpec {
         self.check_networks()?;
         self.placement.validate(&self.name)?;
         self.check_job()?;
+        self.check_hooks()?;
         let text = self.text_len();
         if text > Self::TEXT_MAX {
             return Err(wrong(
@@ -441,6 +447,8 @@ impl ServiceSpec {
             + names
             + self.placement.text_len()
             + self.job.schedule.as_ref().map_or(0, |s| s.cron.len() + s.timezone.len())
+            + self.job.inputs.text_len()
+            + self.hooks.text_len()
     }
 }
 

@@ -17,11 +17,12 @@ use crate::service::{CompanionKind, CompanionName};
 pub struct Task {
     pub id: TaskId,
     pub service: ServiceId,
-    /// From 1; for a global service the same on every node.
+    /// From 1; for a global service the same on every node. 0: it has none, but is a hook
+    /// ([`Task::hook`]).
     pub slot: u32,
     /// Which template of the service it runs.
     pub template: u32,
-    /// Of which run of a job it is; 0 of any other service.
+    /// Of which run of a job it is; without a slot, which hook; 0 of any other.
     pub run: u32,
     pub node: Option<NodeId>,
     /// Chosen with the node, from one of its blocks; kept over restarts in place.

@@ -40,6 +40,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) cluster: &'a Cluster,
     /// Never before a time of the state.
     pub(crate) now: Time,
+    /// What schedules are compared with: not before the state only because its clock is.
+    pub(crate) wall: Time,
     /// As the leader's clock says: what beats are compared with.
     pub(crate) clock: Time,
     pub(crate) nodes: Nodes<'a>,
@@ -76,6 +78,7 @@ impl<'a> Draft<'a> {
             cluster,
             // A new leader's clock may be behind the last entry's.
             now: clock.max(state.time()),
+            wall: clock.max(state.time()),
             clock,
             nodes: Nodes::new(state),
             nodes_changed: false,

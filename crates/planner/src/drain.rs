@@ -26,7 +26,7 @@ pub(crate) fn evict(pass: &mut Pass<'_, '_>) {
 }
 
 /// Whether a task's node is to be empty by now; asks to be called again when it is to be.
-fn is_due(pass: &mut Pass<'_, '_>, task: &Task) -> bool {
+pub(crate) fn is_due(pass: &mut Pass<'_, '_>, task: &Task) -> bool {
     let site = task.node.and_then(|node| pass.draft.nodes.get(node));
     let Some(site) = site.filter(|site| site.is_draining() && is_live(task)) else { return false };
     match site.node.drain_deadline {

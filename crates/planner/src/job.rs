@@ -116,7 +116,7 @@ fn add_missing(pass: &mut Pass<'_, '_>, run: &Run) {
     let keys = keys_of(pass.service, run.number, &pass.draft.nodes);
     let done = |key: &Key| match key {
         Key::Run(_, slot) => run.forgotten.binary_search(slot).is_ok(),
-        Key::RunOn(..) | Key::Number(_) | Key::On(_) => false,
+        Key::RunOn(..) | Key::Number(_) | Key::On(_) | Key::Hook(_) => false,
     };
     let missing = keys.into_iter().filter(|key| !known.contains(key) && !done(key));
     let missing: Vec<Slot<'_>> = missing.map(Slot::new).collect();
@@ -191,8 +191,7 @@ fn template_of(pass: &Pass<'_, '_>, run: &Run) -> u32 {
 
 /// Whether something of an earlier run that was ended may still run, and must not beside this one.
 fn is_barred(pass: &mut Pass<'_, '_>, run: &Run) -> bool {
-    let schedule = pass.service.spec.job.schedule.as_ref();
-    if schedule.is_some_and(|schedule| schedule.concurrency == Concurrency::Allow) {
+    if pass.service.spec.job.concurrency() == Concurrency::Allow {
         return false;
     }
     let earlier = pass.slots.iter().filter(|slot| slot.key.run() < run.number);

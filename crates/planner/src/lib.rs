@@ -6,7 +6,7 @@
 //! `wake_at`; there is no other timer, and beats as such wake nobody.
 //!
 //! Stages, in order: liveness of nodes, the default network, blocks of new nodes, then for each
-//! service: watch (how an update stands), virtual IPs, orchestrate (slots wanted), roll out (which slots get
+//! service: hooks (commands before and after), watch (how an update stands), virtual IPs, orchestrate (slots wanted), roll out (which slots get
 //! the new template now), replace (failed, lost), place (a node and an address),
 //! balance (what a node that came later takes over), reap (history). Jobs have a pass of their
 //! own (`job`). A new task is created with its place, so a new service costs
@@ -29,6 +29,7 @@ mod blocks;
 mod draft;
 mod drain;
 mod explain;
+mod hooks;
 mod job;
 mod liveness;
 mod nodes;
@@ -76,6 +77,9 @@ pub struct Beats {
     /// Nodes that it has not heard since then have at least this long to find it: [`RETURN_MS`]
     /// after a time without any leader, else 0.
     pub unheard_ms: u64,
+    /// What the leader's wall clock says, which is what schedules go by: behind the time of the plan
+    /// where it was set back. Absent: that time.
+    pub wall: Option<Time>,
     /// How far beats of a node are apart, as large clusters have it: some missed ones say nothing.
     /// 0: less than would matter.
     pub beat_ms: u64,
@@ -174,6 +178,7 @@ pub fn plan(
 ) -> Plan {
     let Some(cluster) = state.cluster() else { return Plan::default() };
     let mut draft = Draft::new(state, cluster, ids, now);
+    draft.wall = beats.wall.unwrap_or(draft.now);
     liveness::judge(&mut draft, beats);
     vips::make_default(&mut draft);
     blocks::grant_first(&mut draft);

@@ -5,12 +5,16 @@
 
 use warren_model::task::Desired;
 
+use crate::hooks;
 use crate::service::Pass;
 use crate::slot::{Slot, Wanted, is_stop_first, is_up, wanted, wanted_keys};
 
 /// Puts a task into every wanted slot that has none.
 pub(crate) fn fill(pass: &mut Pass<'_, '_>) {
     add_missing(pass);
+    if hooks::is_awaited(pass.service) {
+        return;
+    }
     let stop_first = is_stop_first(pass.service);
     for at in 0..pass.slots.len() {
         let slot = &pass.slots[at];

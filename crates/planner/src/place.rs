@@ -67,7 +67,7 @@ impl<'a> Pass<'_, 'a> {
             (Some(place), _, _) => {
                 (Some(place), TaskStatus::new(TaskState::Assigned, self.draft.now))
             }
-            (None, Key::Number(_) | Key::Run(..), Unplaceable::Pending) => {
+            (None, Key::Number(_) | Key::Run(..) | Key::Hook(_), Unplaceable::Pending) => {
                 let mut status = TaskStatus::new(TaskState::Pending, self.draft.now);
                 let why = waits.unwrap_or_else(|| self.reason(template));
                 status.error = Some(why.into());

@@ -15,7 +15,7 @@ use crate::slot::{
     Slot, Wanted, is_failed, is_live, is_lost, is_outdated, is_stop_first, is_up, slots_of, wanted,
     wanted_keys,
 };
-use crate::{job, rollout, vips, watch};
+use crate::{hooks, job, rollout, vips, watch};
 
 /// Whether a service is as it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +83,12 @@ pub fn progress(state: &State, service: ServiceId) -> Convergence {
     }
     let nodes = Nodes::new(state);
     if let Some(reason) = paused(service).or_else(|| failure(state, service, &slots, &nodes)) {
+        return Convergence::Failed { reason };
+    }
+    if let Some(message) = hooks::describe(state, service, &nodes) {
+        return Convergence::Waiting { message };
+    }
+    if let Some(reason) = watch::is_hopeless(state, service, &slots, &nodes) {
         return Convergence::Failed { reason };
     }
     let keys = wanted_keys(service, &nodes);
@@ -216,7 +222,7 @@ pub(crate) fn say(state: &State, service: &Service, task: &Task) -> String {
         true => "does not stay up",
         false => &format!("is {}", status.state.as_str()),
     };
-    let mut text = format!("{}.{} {is}", service.spec.name, task.slot);
+    let mut text = format!("{}.{} {is}", service.spec.name, task.label());
     if let Some(node) = task.node.and_then(|id| state.node(id)) {
         text = format!("{text} on {}", node.description.hostname);
     }

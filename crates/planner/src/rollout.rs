@@ -17,7 +17,6 @@ use std::cmp::Reverse;
 use warren_model::service::{Mode, OnDisconnect, Service, TaskTemplate, UpdatePhase, UpdatePolicy};
 use warren_model::task::{Task, TaskState};
 
-use crate::balance;
 use crate::nodes::{Nodes, Site};
 use crate::service::Pass;
 use crate::slot::{
@@ -25,6 +24,7 @@ use crate::slot::{
     wanted, wanted_keys, wants_successor,
 };
 use crate::watch::Watch;
+use crate::{balance, hooks};
 
 /// How far the rollout of a service is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(crate) enum Progress {
     /// Every slot has the current template.
     Done,
     Moving,
-    /// It is paused.
+    /// It is paused, or waits for the command before it.
     Halted,
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn progress<'a>(
         older |= slot.has_older(service);
     }
     let paused = service.update.as_ref().is_some_and(|u| u.phase == UpdatePhase::Paused);
-    match (unfinished, older && paused) {
+    match (unfinished, older && paused || hooks::is_awaited(service)) {
         (false, _) => Progress::Done,
         (true, false) => Progress::Moving,
         (true, true) => Progress::Halted,

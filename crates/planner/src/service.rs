@@ -11,7 +11,7 @@ use warren_state::change::{Key as ObjectKey, Mutation};
 
 use crate::draft::{Draft, earlier};
 use crate::slot::{Slot, insert_by_age, is_live, is_lost, is_outdated, slots_of};
-use crate::{balance, drain, job, orchestrate, place, reap, replace, rollout, vips, watch};
+use crate::{balance, drain, hooks, job, orchestrate, place, reap, replace, rollout, vips, watch};
 
 /// What a pass over a service leaves to say.
 pub(crate) struct Verdict {
@@ -62,23 +62,18 @@ pub(crate) fn pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
 
 fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
     let before = draft.len();
-    let slots = slots_of(draft.state, service);
-    let mut pass = Pass {
-        draft,
-        service,
-        slots,
-        board: None,
-        reasons: BTreeMap::new(),
-        unplaced: false,
-        rivals: None,
-        hopeless: BTreeSet::new(),
-        waits: None,
-        depends_on_others: false,
-        is_held_back: false,
-        wake_at: None,
-    };
+    let mut slots = slots_of(draft.state, service);
+    let mut rest = Rest::default();
+    if service.removing {
+        slots.extend(hooks::slots_of(draft.state, service));
+    } else if service.job.is_none() {
+        rest = hooks_pass(draft, service);
+    }
+    let mut pass = Pass::new(draft, service, slots);
     if service.removing {
         reap::remove_service(&mut pass);
+    } else if rest.decided {
+        // It is another one from then on.
     } else if service.job.is_some() {
         job::look(&mut pass);
     } else if !watch::look(&mut pass) {
@@ -97,7 +92,9 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
     if wrote && (pass.is_held_back || watch::has_more_to_say(&pass)) {
         pass.draft.look_again();
     }
-    let Pass { draft, unplaced, depends_on_others, wake_at, .. } = pass;
+    rest.add(&pass);
+    let Rest { wake_at, unplaced, depends_on_others, decided: _ } = rest;
+    let draft = pass.draft;
     if wrote {
         draft.expect(ObjectKey::Service(service.id));
     }
@@ -107,6 +104,40 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
     draft.note_hunger(hungry);
     let idle = !wrote && !depends_on_others && !hungry && !draft.is_cut();
     Verdict { wake_at, idle, unplaced }
+}
+
+/// What passes leave to say together.
+#[derive(Default)]
+struct Rest {
+    wake_at: Option<Time>,
+    unplaced: bool,
+    depends_on_others: bool,
+    /// What follows is to be concluded from what was written.
+    decided: bool,
+}
+
+impl Rest {
+    fn add(&mut self, pass: &Pass<'_, '_>) {
+        self.wake_at = earlier(self.wake_at, pass.wake_at);
+        self.unplaced |= pass.unplaced;
+        self.depends_on_others |= pass.depends_on_others;
+    }
+}
+
+/// What is to run before and after an update: a pass over tasks of its own.
+fn hooks_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Rest {
+    let slots = hooks::slots_of(draft.state, service);
+    if hooks::due(service).is_none() && slots.iter().all(|slot| slot.tasks().next().is_none()) {
+        return Rest::default();
+    }
+    let mut pass = Pass::new(draft, service, slots);
+    let decided = hooks::decide(&mut pass);
+    if !decided {
+        hooks::run(&mut pass);
+    }
+    let mut rest = Rest { decided, ..Rest::default() };
+    rest.add(&pass);
+    rest
 }
 
 /// Whether it is plain at a glance that there is nothing to do: each slot has one task that is as
@@ -122,7 +153,14 @@ fn is_quiet(draft: &Draft<'_>, service: &Service) -> bool {
     let (mut slot, mut wanted, mut ended) = (0, 1, 0);
     let (mut oldest, mut sites) = (Time(u64::MAX), Vec::new());
     let opened = draft.nodes.newest_opening();
+    let mut hooks = hooks::Calm::default();
     for task in draft.state.tasks_of(service.id) {
+        if task.slot == 0 {
+            if hooks.is_broken_by(task, draft.cluster.history_limit) {
+                return false;
+            }
+            continue;
+        }
         if task.slot != slot {
             if wanted != 1 || task.slot != slot + 1 {
                 return false;
@@ -163,6 +201,25 @@ fn is_even(draft: &Draft<'_>, service: &Service, oldest: Time, sites: &[NodeId])
     let sites = sites.iter().filter_map(|node| draft.nodes.position(*node));
     let spread = balance::Spread::new(service, &draft.nodes, sites);
     !spread.is_uneven(&draft.nodes, oldest)
+}
+
+impl<'p, 'a> Pass<'p, 'a> {
+    fn new(draft: &'p mut Draft<'a>, service: &'a Service, slots: Vec<Slot<'a>>) -> Self {
+        Self {
+            draft,
+            service,
+            slots,
+            board: None,
+            reasons: BTreeMap::new(),
+            unplaced: false,
+            rivals: None,
+            hopeless: BTreeSet::new(),
+            waits: None,
+            depends_on_others: false,
+            is_held_back: false,
+            wake_at: None,
+        }
+    }
 }
 
 impl<'a> Pass<'_, 'a> {

@@ -257,6 +257,9 @@ impl<'i> Copy<'i> {
 
     fn report(&self, task: &Task) -> Option<Mutation> {
         let state = match task.desired {
+            Desired::Running if task.hook().is_some() && !task.status.state.is_terminal() => {
+                TaskState::Complete
+            }
             Desired::Running if task.status.state < TaskState::Running => TaskState::Running,
             Desired::Running if is_unwell(task) => TaskState::Running,
             Desired::Shutdown if !task.status.state.is_terminal() => TaskState::Complete,
@@ -283,7 +286,7 @@ type Places<'a> = BTreeMap<(ServiceId, u32, Option<NodeId>), (&'a Task, bool)>;
 fn places(state: &State) -> Places<'_> {
     let mut places = Places::new();
     let live = |task: &&Task| task.desired == Desired::Running && !task.status.state.is_terminal();
-    for task in state.tasks().filter(live) {
+    for task in state.tasks().filter(live).filter(|task| task.hook().is_none()) {
         let global = state.service(task.service).is_some_and(|s| s.spec.mode == Mode::Global);
         let key = match global {
             true => (task.service, 0, task.node),

@@ -4,7 +4,7 @@ use warren_model::Time;
 use warren_model::id::{NodeId, TaskId};
 use warren_model::job::Run;
 use warren_model::node::{Availability, NodeStatus};
-use warren_model::service::{Mode, PublishMode, RestartCondition, Service, UpdateOrder};
+use warren_model::service::{Hook, Mode, PublishMode, RestartCondition, Service, UpdateOrder};
 use warren_model::task::{Desired, Task, TaskState};
 use warren_state::State;
 
@@ -21,13 +21,15 @@ pub(crate) enum Key {
     Run(u32, u32),
     /// Of a run of a global job: its node.
     RunOn(u32, NodeId),
+    /// None of the service's: see `hooks`.
+    Hook(Hook),
 }
 
 impl Key {
     /// The node that it is of, if it is of one.
     pub(crate) fn node(self) -> Option<NodeId> {
         match self {
-            Self::Number(_) | Self::Run(..) => None,
+            Self::Number(_) | Self::Run(..) | Self::Hook(_) => None,
             Self::On(node) | Self::RunOn(_, node) => Some(node),
         }
     }
@@ -37,14 +39,16 @@ impl Key {
         match self {
             Self::Number(slot) | Self::Run(_, slot) => slot,
             Self::On(_) | Self::RunOn(..) => 1,
+            Self::Hook(_) => 0,
         }
     }
 
-    /// 0 of what is no job.
+    /// 0 of what is no job; of a hook which.
     pub(crate) fn run(self) -> u32 {
         match self {
             Self::Number(_) | Self::On(_) => 0,
             Self::Run(run, _) | Self::RunOn(run, _) => run,
+            Self::Hook(hook) => hook.number(),
         }
     }
 }
@@ -99,7 +103,7 @@ impl<'a> Slot<'a> {
     }
 }
 
-/// The slots that have tasks, in order of key.
+/// The slots that have tasks, in order of key; hooks have none.
 pub(crate) fn slots_of<'a>(state: &'a State, service: &Service) -> Vec<Slot<'a>> {
     let key = |task: &Task| match (service.spec.mode, task.node) {
         (Mode::Global, Some(node)) => Key::On(node),
@@ -108,7 +112,7 @@ pub(crate) fn slots_of<'a>(state: &'a State, service: &Service) -> Vec<Slot<'a>>
         (Mode::GlobalJob, None) | (Mode::ReplicatedJob { .. }, _) => Key::Run(task.run, task.slot),
     };
     let mut tasks: Vec<(Key, &Task)> =
-        state.tasks_of(service.id).map(|task| (key(task), task)).collect();
+        state.tasks_of(service.id).filter(has_slot).map(|task| (key(task), task)).collect();
     tasks.sort_by(|(a, left), (b, right)| a.cmp(b).then_with(|| age(right).cmp(&age(left))));
     let mut slots: Vec<Slot<'a>> = Vec::new();
     for (key, task) in tasks {
@@ -123,6 +127,10 @@ pub(crate) fn slots_of<'a>(state: &'a State, service: &Service) -> Vec<Slot<'a>>
         }
     }
     slots
+}
+
+fn has_slot(task: &&Task) -> bool {
+    task.slot != 0
 }
 
 /// Puts a task among others that are newest first.
@@ -151,6 +159,8 @@ pub(crate) fn wanted(service: &Service, key: Key, nodes: &Nodes<'_>) -> Wanted {
         run.is_some_and(Run::is_active)
     };
     match (service.spec.mode, key) {
+        // What is due is not a question of the mode.
+        (_, Key::Hook(_)) => Wanted::Yes,
         (Mode::ReplicatedJob { completions, .. }, Key::Run(run, n))
             if (1..=completions).contains(&n) && goes_on(run) =>
         {

@@ -13,13 +13,14 @@
 
 use warren_model::Time;
 use warren_model::service::{
-    FailureAction, Service, UpdateKind, UpdatePhase, UpdatePolicy, UpdateState, UpdateStatus,
+    FailureAction, Hook, Service, UpdateKind, UpdatePhase, UpdatePolicy, UpdateState, UpdateStatus,
 };
 use warren_model::task::{Task, TaskState};
 use warren_state::State;
 use warren_state::change::{Mutation, Outcome, Transaction};
 
 use crate::draft::earlier;
+use crate::hooks;
 use crate::nodes::Nodes;
 use crate::progress::say;
 use crate::service::Pass;
@@ -192,9 +193,15 @@ fn stalled(service: &Service, slots: &[Slot<'_>], nodes: &Nodes<'_>, ms: u64) ->
 pub(crate) fn look(pass: &mut Pass<'_, '_>) -> bool {
     let service = pass.service;
     let Some(watch) = Watch::of(service, &pass.slots) else { return false };
+    if hooks::due(service).is_some() {
+        return false;
+    }
     let draft = &pass.draft;
     let (stand, wake) = watch.judge(draft.state, service, &pass.slots, &draft.nodes, draft.now);
     let mutation = match stand {
+        Stand::Done if has_hook_after(service) => {
+            Some(Mutation::SetHook { id: service.id, hook: Some(Hook::After) })
+        }
         Stand::Done if service.update.is_some() => {
             let message = String::new();
             Some(Mutation::SetUpdate { id: service.id, phase: UpdatePhase::Done, message })
@@ -215,9 +222,18 @@ pub(crate) fn look(pass: &mut Pass<'_, '_>) -> bool {
     true
 }
 
+/// Whether a command is to follow before an update is over. What is gone back to had its own.
+fn has_hook_after(service: &Service) -> bool {
+    let update = |status: &UpdateStatus| status.kind == UpdateKind::Update;
+    !service.spec.hooks.after.is_empty() && service.update.as_ref().is_some_and(update)
+}
+
 /// Whether what a pass did is the end of an update, or costs it what was good.
 pub(crate) fn has_more_to_say(pass: &Pass<'_, '_>) -> bool {
     let Some(watch) = Watch::of(pass.service, &pass.slots) else { return false };
+    if hooks::due(pass.service).is_some() {
+        return false;
+    }
     let draft = &pass.draft;
     let (nodes, now) = (&draft.nodes, draft.now);
     let (stand, _) = watch.judge(draft.state, pass.service, &pass.slots, nodes, now);
@@ -225,7 +241,12 @@ pub(crate) fn has_more_to_say(pass: &Pass<'_, '_>) -> bool {
 }
 
 /// What the policy wants of an update that has failed.
-fn act(state: &State, service: &Service, pace: UpdatePolicy, why: &str) -> Option<Mutation> {
+pub(crate) fn act(
+    state: &State,
+    service: &Service,
+    pace: UpdatePolicy,
+    why: &str,
+) -> Option<Mutation> {
     let id = service.id;
     let pause =
         |message: String| Some(Mutation::SetUpdate { id, phase: UpdatePhase::Paused, message });
@@ -273,11 +294,33 @@ pub(crate) fn is_about_to_act(
     slots: &[Slot<'_>],
     nodes: &Nodes<'_>,
 ) -> bool {
-    Watch::of(service, slots).is_some_and(|watch| {
-        let (stand, _) = watch.judge(state, service, slots, nodes, state.time());
-        let acts = watch.pace.failure_action != FailureAction::Continue;
-        acts && matches!(stand, Stand::Failed(_))
-    })
+    hooks::due(service).is_none()
+        && Watch::of(service, slots).is_some_and(|watch| {
+            let (stand, _) = watch.judge(state, service, slots, nodes, state.time());
+            let acts = watch.pace.failure_action != FailureAction::Continue;
+            acts && matches!(stand, Stand::Failed(_))
+        })
+}
+
+/// Why nobody need wait for an update any longer that goes on whatever fails: nothing of it got any
+/// further for as long as its policy says, or [`UpdatePolicy::PATIENCE_MS`].
+pub(crate) fn is_hopeless(
+    state: &State,
+    service: &Service,
+    slots: &[Slot<'_>],
+    nodes: &Nodes<'_>,
+) -> Option<String> {
+    let mut watch = Watch::of(service, slots).filter(|_| hooks::due(service).is_none())?;
+    if watch.pace.failure_action != FailureAction::Continue {
+        return None;
+    }
+    watch.pace.deadline_ms = watch.pace.deadline_ms.or(Some(UpdatePolicy::PATIENCE_MS));
+    // However many fail.
+    watch.pace.max_failure_millis = UpdatePolicy::FAILURE_MILLIS_MAX;
+    match watch.judge(state, service, slots, nodes, state.time()).0 {
+        Stand::Failed(why) => Some(why),
+        Stand::Moving | Stand::Done => None,
+    }
 }
 
 /// How far the last update of a service is, and why it is no further.

@@ -28,8 +28,10 @@ mod update;
 
 use std::net::Ipv4Addr;
 
+pub use job::given;
 pub use placement::{amounts, amounts_from};
 pub use table::table_change;
+pub use update::hook;
 use warren_model::OperatorName;
 use warren_model::id::{ClusterId, NetworkId, NodeId, PolicyId, ServiceId, TaskId};
 

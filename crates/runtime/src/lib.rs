@@ -138,6 +138,8 @@ pub struct InjectedFile {
     pub target: String,
     pub data: Vec<u8>,
     pub mode: u32,
+    /// The container's user and group own it, not root.
+    pub of_user: bool,
 }
 
 /// Where the container's output goes and when it rotates.

@@ -246,6 +246,13 @@ pub struct File<'a> {
 }
 
 impl<'a> File<'a> {
+    /// Beside the bits of `mode`: the container's user owns it.
+    pub const OF_USER: u32 = 1 << 31;
+
+    pub fn is_of_user(&self) -> bool {
+        self.mode & Self::OF_USER != 0
+    }
+
     fn decode(bytes: &'a [u8]) -> Option<Self> {
         let (head, rest) = bytes.split_at_checked(4)?;
         let target = CStr::from_bytes_until_nul(rest).ok()?;

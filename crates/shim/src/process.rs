@@ -12,6 +12,7 @@ use warren_shim::message::{Message, STRINGS_MAX, Step, Tag, flags};
 
 use crate::failure::{At, Failure, Outcome};
 use crate::identity::Identity;
+use crate::rootfs;
 use crate::sys::{self, Fd};
 use crate::text::Text;
 
@@ -79,6 +80,9 @@ fn prepare(description: &Description<'_>, gate: Gate) -> Outcome<Identity> {
     let identity = Identity::find(description.text(Tag::User))?;
     for stream in 0..SYNC {
         sys::give_stream(stream, identity.user, identity.group);
+    }
+    if description.exec.is_none() {
+        rootfs::give_files(description.container, identity.user, identity.group)?;
     }
     // A folder that an exec names is somebody's input: a typo must not make one.
     let named = description.exec.is_some_and(|exec| exec.text(Tag::Cwd).is_some());

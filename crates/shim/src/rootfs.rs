@@ -79,6 +79,25 @@ pub(crate) fn build(message: &Message<'_>) -> Outcome<()> {
     Ok(())
 }
 
+/// Gives files to the container's user; within its root, with nothing else open.
+pub(crate) fn give_files(message: &Message<'_>, user: u32, group: u32) -> Outcome<()> {
+    let read_only = message.settings().has(flags::READ_ONLY);
+    for (index, file) in message.files().enumerate().filter(|(_, file)| file.is_of_user()) {
+        give_file(file.target, user, group, read_only).at_index(Step::File, index)?;
+    }
+    Ok(())
+}
+
+fn give_file(target: &CStr, user: u32, group: u32, read_only: bool) -> Sys<()> {
+    let fd = sys::open(target, libc::O_RDONLY | libc::O_NONBLOCK)?;
+    sys::give(fd, user, group)?;
+    if read_only {
+        sys::change_mount(fd, NO_SUID | NO_DEVICES | READ_ONLY, false)?;
+    }
+    sys::close(fd);
+    Ok(())
+}
+
 /// A tmpfs under the overlay's mount point, so that it is in our namespace and in no path.
 fn file_store(state: &CStr) -> Outcome<Fd> {
     let options = [(c"mode", c"0755"), (c"size", c"16m")];
@@ -257,11 +276,12 @@ fn inject(roots: &Roots, file: &File<'_>, index: usize, read_only: bool) -> Sys<
     let mut name = Text::<32>::new();
     name.push_decimal(index as u64)?;
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
-    let fd = sys::open_at(store, name.c_str(), flags, file.mode)?;
+    let fd = sys::open_at(store, name.c_str(), flags, file.mode & 0o7777)?;
     sys::write_all(fd, file.data)?;
     sys::close(fd);
     let copy = sys::copy_mount(store, name.c_str(), false)?;
-    let locked = if read_only { READ_ONLY } else { 0 };
+    // What is to have another owner is locked once it has.
+    let locked = if read_only && !file.is_of_user() { READ_ONLY } else { 0 };
     sys::change_mount(copy, NO_SUID | NO_DEVICES | locked, false)?;
     let target = target(roots.root, file.target, false)?;
     sys::attach_mount(copy, target, c"")?;

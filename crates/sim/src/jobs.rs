@@ -1,7 +1,7 @@
 //! Jobs in the simulation: what they are like, and what must hold of them.
 
 use warren_base::rng::Rng;
-use warren_model::job::{Concurrency, RunState, Schedule};
+use warren_model::job::{Concurrency, Given, PayloadRule, RunState, Schedule};
 use warren_model::service::{Mode, RestartCondition, Service, ServiceSpec};
 use warren_state::State;
 
@@ -24,7 +24,26 @@ pub(crate) fn make(spec: &mut ServiceSpec, rng: &dyn Rng) {
         let rules = [Concurrency::Allow, Concurrency::Forbid, Concurrency::Replace];
         schedule.concurrency = rules[usize::try_from(rng.below(3)).unwrap_or(0)];
         spec.job.schedule = Some(schedule);
+    } else if rng.below(2) == 0 {
+        let inputs = &mut spec.job.inputs;
+        inputs.params =
+            [("day".to_owned(), None), ("zone".to_owned(), Some("a".to_owned()))].into();
+        inputs.payload = PayloadRule::Optional;
+        spec.job.concurrency = match rng.below(4) {
+            0 => Some(Concurrency::Forbid),
+            1 => Some(Concurrency::Replace),
+            _ => None,
+        };
     }
+}
+
+/// What a run is given, of a job that takes anything.
+pub(crate) fn given(service: &Service, rng: &dyn Rng) -> Option<Given> {
+    let takes = service.spec.job.inputs.is_any();
+    takes.then(|| Given {
+        params: [("day".to_owned(), rng.below(7).to_string())].into(),
+        payload: (rng.below(2) == 0).then(|| vec![7; 9].into()),
+    })
 }
 
 /// Another number of completions.
@@ -50,6 +69,17 @@ fn check_one(service: &Service) -> Result<(), String> {
         if run.completed != run.total || run.total == 0 {
             let (number, done, total) = (run.number, run.completed, run.total);
             return Err(format!("run {number} of {name} is complete with {done} of {total}"));
+        }
+    }
+    for run in &job.runs {
+        let takes = service.spec.job.inputs.is_any();
+        let has = run.params.len() == 2
+            && run.payload.is_some() == (run.is_active() && run.payload_len > 0);
+        if takes && !has {
+            return Err(format!(
+                "run {} of {name} has lost what it was given: {run:?}",
+                run.number
+            ));
         }
     }
     if service.spec.job.schedule.is_none() {

@@ -15,6 +15,7 @@
 //! Not here: TLS and sockets, the kernel.
 
 pub mod cluster;
+mod hooks;
 mod jobs;
 mod ledger;
 mod machine;

@@ -22,8 +22,8 @@ use warren_model::task::TaskExit;
 use warren_model::{NodeId, NodeTable, ServiceId, TaskId};
 use warren_net::{Frontend, Table};
 
-use crate::jobs;
 use crate::queue::Queue;
+use crate::{hooks, jobs};
 
 /// Exit code of a process that a signal 9 ended.
 const KILLED: i32 = 137;
@@ -363,18 +363,17 @@ impl Machine {
         });
         let event = Event::Started { pid: container.pid, at: container.started };
         self.done(8, order, event, now);
-        // Some programs are broken: their service is called so.
-        if order.spec.template.command.first().is_some_and(|word| word == "crash") {
-            let (task, attempt) = key;
-            let at = now.mono_ms + 8 + self.rng.below(100);
-            self.queue.at(at, Due::Ends { task, attempt, code: 1, signal: None });
-        }
-        // Others come to an end.
-        if order.spec.template.command.first().is_some_and(|word| word == jobs::PROGRAM) {
-            let (task, attempt) = key;
-            let at = now.mono_ms + 8 + self.rng.below(3000);
-            self.queue.at(at, Due::Ends { task, attempt, code: 0, signal: None });
-        }
+        let (code, within_ms) = match hooks::program(&order.spec.template) {
+            // Some programs are broken: their service is called so.
+            Some("crash") => (1, 100),
+            // Others come to an end.
+            Some(jobs::PROGRAM) => (0, 3000),
+            Some(hooks::UNSURE) => (i32::from(self.rng.below(3) == 0), 1500),
+            Some(_) | None => return,
+        };
+        let (task, attempt) = key;
+        let at = now.mono_ms + 8 + self.rng.below(within_ms);
+        self.queue.at(at, Due::Ends { task, attempt, code, signal: None });
     }
 
     fn container_ends(&mut self, key: (TaskId, u32), code: i32, signal: Option<i32>, now: Now) {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use warren_agent::assignments::Assignment;
 use warren_agent::core::Input;
 use warren_agent::task::Now;
+use warren_base::clock::Steady;
 use warren_base::rng::{Rng, SeededRng};
 use warren_manager::dispatch::assign;
 use warren_model::cluster::{Cluster, Subnet};
@@ -24,6 +25,7 @@ use warren_planner::{Beats, IdSource, Index, Seen};
 use warren_state::State;
 use warren_state::change::{Mutation, Outcome, Transaction};
 
+use crate::hooks::Deeds;
 use crate::ledger::Ledger;
 use crate::machine::{Machine, Need};
 use crate::queue::Queue;
@@ -65,6 +67,8 @@ enum Happening {
     KillDaemon {
         power: bool,
     },
+    /// The wall clock is set, by minutes or hours.
+    SetClock,
 }
 
 struct Session {
@@ -109,6 +113,11 @@ pub struct World {
     machine: Machine,
     session: Option<Session>,
     services_made: u32,
+    deeds: Deeds,
+    /// How far the wall clock is from the true time.
+    ahead_ms: i64,
+    /// Of the leader, and of what it writes.
+    steady: [Steady; 2],
 }
 
 type Held = Result<(), String>;
@@ -143,6 +152,9 @@ impl World {
             machine: Machine::new(node_id, Arc::clone(&rng)),
             session: None,
             services_made: 0,
+            deeds: Deeds::default(),
+            ahead_ms: 0,
+            steady: Default::default(),
             rng,
         }
     }
@@ -210,6 +222,12 @@ impl World {
             let at = self.rng.below(trouble);
             self.queue.at(at, Happening::CrashContainer);
         }
+        if self.rng.below(3) == 0 {
+            for _ in 0..4 {
+                let at = self.rng.below(trouble);
+                self.queue.at(at, Happening::SetClock);
+            }
+        }
         for _ in 0..5 {
             let (at, power) = (self.rng.below(trouble), self.rng.below(3) == 0);
             self.queue.at(at, Happening::KillDaemon { power });
@@ -245,11 +263,22 @@ impl World {
                 Ok(())
             }
             Happening::KillDaemon { power } => self.kill_daemon(power),
+            Happening::SetClock => {
+                self.set_clock();
+                Ok(())
+            }
         }
     }
 
     fn wall(&self) -> Time {
-        Time(EPOCH_MS + self.now_ms)
+        Time((EPOCH_MS + self.now_ms).saturating_add_signed(self.ahead_ms))
+    }
+
+    fn set_clock(&mut self) {
+        const MINUTE_MS: u64 = 60_000;
+        let most_ms = if self.rng.below(2) == 0 { 10 * MINUTE_MS } else { 300 * MINUTE_MS };
+        let by_ms = i64::try_from(self.rng.below(most_ms)).unwrap_or(0);
+        self.ahead_ms += if self.rng.below(2) == 0 { by_ms } else { -by_ms };
     }
 
     fn now(&self) -> Now {
@@ -265,7 +294,8 @@ impl World {
 
     /// Makes a transaction durable, applies it and tells whom it concerns.
     fn commit(&mut self, transaction: Transaction) -> Held {
-        let time = self.wall();
+        let (wall, floor) = (self.wall().0, self.state.time().0);
+        let time = Time(self.steady[1].now_ms(wall, floor, self.now_ms));
         let ledger = self.ledger.as_mut().ok_or("no ledger")?;
         ledger.append(time, std::slice::from_ref(&transaction))?;
         let before = self.state.revision();
@@ -301,9 +331,9 @@ impl World {
     }
 
     fn plan(&mut self) -> Held {
-        let now = self.wall();
-        // The node is the leader's own: while it plans, it hears itself.
-        self.beats.seen.insert(self.node_id, Seen { at: now, rtt_ms: 0 });
+        let (wall, floor) = (self.wall(), self.state.time().0);
+        let now = Time(self.steady[0].now_ms(wall.0, floor, self.now_ms));
+        self.beats.wall = Some(wall);
         // Its one node is in the same process: always heard.
         self.beats.seen.insert(self.node_id, Seen { at: now, rtt_ms: 0 });
         let mut ids = Ids(&self.rng);
@@ -312,7 +342,7 @@ impl World {
         self.plan_wakes.retain(|(_, at)| *at > self.now_ms);
         if plan.transaction.mutations.is_empty() {
             if let Some(at) = plan.wake_at {
-                let at = at.0.saturating_sub(EPOCH_MS).max(self.now_ms + 1);
+                let at = self.now_ms + at.since_ms(now).max(1);
                 // One clock: who asks twice for a time is called once.
                 if self.plan_wakes.insert((self.life, at)) {
                     self.queue.at(at, Happening::Plan { life: self.life });
@@ -377,6 +407,7 @@ impl World {
         self.moved = false;
         self.last_commit = self.now_ms;
         self.index = Index::default();
+        self.steady = Default::default();
         self.beats = Beats { since: self.wall(), ..Beats::default() };
         let needs = self.machine.restart(None, self.now());
         self.serve(needs);

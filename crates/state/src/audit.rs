@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use imbl::Vector;
 use warren_model::cluster::Cluster;
+use warren_model::job::Given;
 use warren_model::network::NetworkSpec;
 use warren_model::node::Node;
 use warren_model::policy::{PolicyPeer, PolicySpec};
@@ -99,7 +100,7 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
     };
     let task = |id| {
         let task = state.task(id);
-        task.map_or_else(String::new, |task| format!("{}.{}", service(task.service), task.slot))
+        task.map_or_else(String::new, |task| format!("{}.{}", service(task.service), task.label()))
     };
     match mutation {
         Mutation::SetCluster(cluster) => match state.cluster() {
@@ -188,7 +189,9 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
             UpdatePhase::Paused => note("service.pause", service(*id), String::new()),
             UpdatePhase::Done => None,
         },
-        Mutation::BeginRun { id, scheduled: _ } => note("job.run", service(*id), String::new()),
+        Mutation::BeginRun { id, scheduled: _, given } => {
+            note("job.run", service(*id), inputs(given))
+        }
         Mutation::EndRun { id, run, .. } => note("job.stop", service(*id), format!("run={run}")),
         Mutation::Suspend { id, suspended: true } => {
             note("service.suspend", service(*id), String::new())
@@ -213,6 +216,7 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
         | Mutation::SetCertificate { .. }
         | Mutation::DropService { .. }
         | Mutation::PassSchedule { .. }
+        | Mutation::SetHook { .. }
         | Mutation::GrantVip { .. }
         | Mutation::ReleaseVip { .. }
         | Mutation::CreateTask(_)
@@ -321,6 +325,18 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
     joined(words)
 }
 
+/// Names alone: what is given may be nobody else's business.
+fn inputs(given: &Given) -> String {
+    let names: Vec<&str> = given.params.keys().map(String::as_str).collect();
+    joined([
+        (!names.is_empty(), format!("params={}", names.join(","))),
+        (
+            given.payload.is_some(),
+            format!("payload_bytes={}", given.payload.as_ref().map_or(0, |payload| payload.len())),
+        ),
+    ])
+}
+
 fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
     let ServiceSpec {
         name: _,
@@ -336,6 +352,7 @@ fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
         placement,
         job,
         moving,
+        hooks,
     } = after;
     let words = [
         (*wanted != before.mode, mode(*wanted)),
@@ -349,6 +366,7 @@ fn changes(before: &ServiceSpec, after: &ServiceSpec) -> String {
         (*placement != before.placement, "placement".to_owned()),
         (*job != before.job, "job".to_owned()),
         (*moving != before.moving, "moving".to_owned()),
+        (*hooks != before.hooks, "hooks".to_owned()),
     ];
     let words = joined(words);
     let template = template_changes(&before.task, task);

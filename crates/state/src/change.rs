@@ -5,14 +5,14 @@ use std::net::Ipv4Addr;
 
 use warren_model::cluster::Cluster;
 use warren_model::id::{NetworkId, NodeId, PolicyId, ServiceId, TaskId};
-use warren_model::job::RunState;
+use warren_model::job::{Given, RunState};
 use warren_model::network::{NetworkSpec, VipHolder};
 use warren_model::node::{Availability, Description, Forgotten, Node, NodeStatus};
 use warren_model::operator::{Operator, OperatorName};
 use warren_model::placement::Taint;
 use warren_model::policy::PolicySpec;
 use warren_model::resources::Resources;
-use warren_model::service::{ServiceSpec, UpdatePhase};
+use warren_model::service::{Hook, ServiceSpec, UpdatePhase};
 use warren_model::task::{Desired, Task, TaskControl, TaskStatus};
 use warren_model::{NetworkName, PolicyName, ServiceName, Time, cluster::Subnet};
 
@@ -145,11 +145,18 @@ pub enum Mutation {
         phase: UpdatePhase,
         message: String,
     },
+    /// Which hook of the update under way is due from now on; none: the one that was is over.
+    SetHook {
+        id: ServiceId,
+        hook: Option<Hook>,
+    },
     /// A run of a job begins, for a time of its schedule or because somebody says so. Refused when
     /// that time is decided already, and when the schedule allows no other beside one that goes on.
     BeginRun {
         id: ServiceId,
         scheduled: Option<Time>,
+        /// What is left out is by default.
+        given: Given,
     },
     /// A run is over.
     EndRun {

@@ -130,7 +130,7 @@ impl State {
         }
         for task in self.tasks() {
             let job = self.service(task.service).is_some_and(|service| service.job.is_some());
-            if job != (task.run != 0) {
+            if job != (task.run != 0 && task.hook().is_none()) {
                 wrong.push(format!("task {} is of run {}", task.id, task.run));
             }
         }

@@ -28,7 +28,7 @@ use warren_model::node::{
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::placement::{Placement, Strategy};
 use warren_model::service::{
-    Affinity, Attachment, Change, Endpoint, EndpointMode, IoLimit, Limits, LogOptions, Mode,
+    Affinity, Attachment, Change, Endpoint, EndpointMode, Hooks, IoLimit, Limits, LogOptions, Mode,
     OnDisconnect, PortSpec, Protocol, PublishMode, RestartCondition, RestartPolicy, Service,
     ServiceSpec, TaskTemplate, Tuning,
 };
@@ -413,6 +413,7 @@ fn add_spec_added(digest: &mut Digest, spec: &ServiceSpec) {
         placement,
         job,
         moving,
+        hooks,
     } = spec;
     let disconnect = Some(*on_disconnect).filter(|policy| *policy != OnDisconnect::default());
     digest.added(21, disconnect, |digest, policy| match policy {
@@ -442,6 +443,7 @@ fn add_spec_added(digest: &mut Digest, spec: &ServiceSpec) {
     digest.added(103, Some(*moving).filter(|m| *m != Moving::default()), moving::add);
     update::add_policies(digest, update, rollback);
     digest.added(102, Some(job).filter(|job| **job != JobPolicy::default()), job::add_policy);
+    digest.added(141, Some(hooks).filter(|h| **h != Hooks::default()), update::add_hooks);
 }
 
 fn add_attachment(digest: &mut Digest, attachment: &Attachment) {

@@ -78,7 +78,8 @@ impl Step<'_> {
             Mutation::UpdateService { id, spec } => self.update_service(*id, spec),
             Mutation::RollBackService { id, to, why } => self.roll_back(*id, *to, why),
             Mutation::SetUpdate { id, phase, message } => self.set_update(*id, *phase, message),
-            Mutation::BeginRun { id, scheduled } => self.begin_run(*id, *scheduled),
+            Mutation::SetHook { id, hook } => self.set_hook(*id, *hook),
+            Mutation::BeginRun { id, scheduled, given } => self.begin_run(*id, *scheduled, given),
             Mutation::EndRun { id, run, state, message, completed, total } => {
                 let end =
                     jobs::End { state: *state, message, completed: *completed, total: *total };
@@ -117,7 +118,8 @@ impl Step<'_> {
             return invalid(format!("service {name} has no template {number}"));
         }
         let of_job = |job: &JobStatus| job.run(task.run).is_some_and(Run::is_active);
-        if !row.service.job.as_ref().map_or(task.run == 0, of_job) {
+        let of_none = task.run == 0 || task.hook().is_some();
+        if !row.service.job.as_ref().map_or(of_none, of_job) {
             let (name, run) = (&row.service.spec.name, task.run);
             return invalid(format!("run {run} of service {name} does not go on"));
         }
@@ -303,7 +305,12 @@ impl Step<'_> {
             // One allocation, not three: this runs for every mutation of a task.
             name.reserve_exact(text.len() + SLOT_CHARS_MAX);
             name.push_str(text);
-            write!(name, ".{slot}").expect("a string takes any text");
+            let hook = self.state.task(id).and_then(Task::hook);
+            match hook {
+                Some(hook) => write!(name, ".{}", hook.as_str()),
+                None => write!(name, ".{slot}"),
+            }
+            .expect("a string takes any text");
         }
         self.emit(Kind::Task, action, id.to_string(), name, message);
     }

@@ -82,6 +82,7 @@ fn texts(mutation: &Mutation) -> usize {
         Mutation::SetUpdate { id: _, phase: _, message }
         | Mutation::EndRun { message, .. }
         | Mutation::PassSchedule { message, .. } => message.len(),
+        Mutation::BeginRun { given, .. } => given.text_len(),
         Mutation::CreateNetwork { id: _, spec } => of_network(spec),
         Mutation::CreatePolicy { id: _, spec } => of_policy(spec),
         Mutation::CreateTask(task) => task.status.error.as_ref().map_or(0, |error| error.len()),
@@ -99,7 +100,7 @@ fn texts(mutation: &Mutation) -> usize {
         | Mutation::SetForgotten { .. }
         | Mutation::RemoveNode { .. }
         | Mutation::RemoveOperator { .. }
-        | Mutation::BeginRun { .. }
+        | Mutation::SetHook { .. }
         | Mutation::Suspend { .. }
         | Mutation::RemoveService { .. }
         | Mutation::DropService { .. }
@@ -138,6 +139,8 @@ pub(crate) fn of_spec(spec: &ServiceSpec) -> usize {
         + spec.name.as_str().len()
         + of_placement(&spec.placement)
         + spec.job.schedule.as_ref().map_or(0, |s| s.cron.len() + s.timezone.len() + 16)
+        + spec.job.inputs.params.iter().map(of_param).sum::<usize>()
+        + spec.hooks.before.iter().chain(&spec.hooks.after).map(|w| w.len() + 2).sum::<usize>()
 }
 
 fn of_template(task: &TaskTemplate) -> usize {
@@ -159,6 +162,10 @@ fn of_template(task: &TaskTemplate) -> usize {
 /// Numbers of limits and checks among them: few, but not nothing.
 fn of_companion(companion: &Companion) -> usize {
     companion.name.as_str().len() + of_template(&companion.task) + 64
+}
+
+fn of_param((name, value): (&String, &Option<String>)) -> usize {
+    name.len() + value.as_ref().map_or(0, String::len) + 6
 }
 
 fn of_placement(placement: &Placement) -> usize {

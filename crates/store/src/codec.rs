@@ -17,7 +17,7 @@ use prost::Message;
 use warren_model::Time;
 use warren_model::cluster::Cluster;
 use warren_model::placement::{Taint, TaintError};
-use warren_model::service::TaskTemplate;
+use warren_model::service::{Hook, TaskTemplate};
 use warren_model::task::TaskControl;
 use warren_proto::{
     Error as FieldError, amounts, amounts_from, hash, network_id, node_id, operator_name,
@@ -214,9 +214,15 @@ fn mutation(from: &Mutation) -> v1::Mutation {
             phase: v1::UpdatePhase::from(*phase).into(),
             message: message.clone(),
         }),
-        Mutation::BeginRun { id, scheduled } => Kind::BeginRun(wire::BeginRun {
+        Mutation::SetHook { id, hook } => Kind::SetHook(wire::SetHook {
+            id: id.as_bytes().to_vec(),
+            hook: hook.map_or(0, Hook::number),
+        }),
+        Mutation::BeginRun { id, scheduled, given } => Kind::BeginRun(wire::BeginRun {
             id: id.as_bytes().to_vec(),
             scheduled: scheduled.map(|time| time.0),
+            params: given.params.clone().into_iter().collect(),
+            payload: given.payload.as_deref().map(Into::into),
         }),
         Mutation::EndRun { id, run, state, message, completed, total } => {
             Kind::EndRun(wire::EndRun {
@@ -383,9 +389,15 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
             phase: choice::<v1::UpdatePhase, _>("phase", m.phase)?,
             message: m.message,
         },
-        Kind::BeginRun(m) => {
-            Mutation::BeginRun { id: service(&m.id)?, scheduled: m.scheduled.map(Time) }
-        }
+        Kind::SetHook(m) => Mutation::SetHook {
+            id: service(&m.id)?,
+            hook: warren_proto::hook(m.hook).map_err(field("mutation"))?,
+        },
+        Kind::BeginRun(m) => Mutation::BeginRun {
+            id: service(&m.id)?,
+            scheduled: m.scheduled.map(Time),
+            given: warren_proto::given(m.params, m.payload),
+        },
         Kind::EndRun(m) => Mutation::EndRun {
             id: service(&m.id)?,
             run: m.run,

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
-use warren_base::clock::Clock;
+use warren_base::clock::{Clock, Steady};
 use warren_model::Time;
 use warren_proto::v1;
 use warren_state::change::{Mutation, Outcome, Rejection, Transaction};
@@ -195,6 +195,7 @@ fn object_name(mutation: &Mutation) -> &'static str {
         | Mutation::RollBackService { .. }
         | Mutation::SetUpdate { .. }
         | Mutation::BeginRun { .. }
+        | Mutation::SetHook { .. }
         | Mutation::EndRun { .. }
         | Mutation::PassSchedule { .. }
         | Mutation::Suspend { .. }
@@ -224,7 +225,7 @@ pub(crate) struct Proposer {
 
 impl Proposer {
     pub(crate) async fn run(self, proposals: &mut mpsc::Receiver<Proposal>) {
-        let mut last = Time(0);
+        let mut steady = Steady::default();
         while let Some(first) = proposals.recv().await {
             // Waiting for a place is when others join the line.
             let Ok(place) = self.places.clone().acquire_owned().await else { return };
@@ -238,8 +239,10 @@ impl Proposer {
                     .for_each(|answer| drop(answer.send(Err(ProposeError::DiskFull))));
                 continue;
             }
-            last = last.max(self.published.view().time()).max(Time(self.clock.now_ms()));
-            let payload = codec::encode_entry(last, wires);
+            let floor = self.published.view().time();
+            let (wall, monotonic) = (self.clock.now_ms(), self.clock.monotonic_ms());
+            let time = Time(steady.now_ms(wall, floor.0, monotonic));
+            let payload = codec::encode_entry(time, wires);
             StoreMetrics::count(&self.metrics.batches);
             let done = move |submitted| {
                 drop(place);

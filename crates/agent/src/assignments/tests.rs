@@ -1,6 +1,7 @@
 //! Sets of assignments: complete ones, changes, what is refused.
 
 use proptest::prelude::*;
+use warren_model::job::Given;
 use warren_model::node_table::TableService;
 use warren_model::quantity::Time;
 use warren_model::service::Endpoint;
@@ -26,6 +27,7 @@ fn task(letter: char, service: u8, template: u32) -> AssignedTask {
         desired: Desired::Running,
         address: Some(Ipv4Addr::new(10, 0, 0, service)),
         known,
+        given: Given::default(),
     }
 }
 

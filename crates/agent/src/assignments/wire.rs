@@ -67,6 +67,7 @@ fn parse_task(task: v1::AssignedTask) -> Result<AssignedTask, Error> {
         desired,
         address: task.address.map(Ipv4Addr::from),
         known,
+        given: warren_proto::given(task.params, task.payload),
     })
 }
 
@@ -114,6 +115,8 @@ impl From<&AssignedTask> for v1::AssignedTask {
             desired: v1::Desired::from(task.desired).into(),
             address: task.address.map(Into::into),
             status: Some((&task.known).into()),
+            params: task.given.params.clone().into_iter().collect(),
+            payload: task.given.payload.as_deref().map(Into::into),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use warren_base::rng::SeededRng;
 use warren_model::cluster::{Cluster, JoinToken};
+use warren_model::job::Given;
 use warren_model::node_table::Peer;
 use warren_model::quantity::Time;
 use warren_model::service::TaskTemplate;
@@ -31,6 +32,7 @@ fn cached() -> Cached {
         desired: Desired::Running,
         address: None,
         known: TaskStatus { attempt: 3, ..TaskStatus::new(TaskState::Running, Time(7)) },
+        given: Given::default(),
     };
     let template = TaskTemplate { image: SECRET.into(), ..TaskTemplate::default() };
     let service_of_it = AssignedService {

@@ -117,7 +117,9 @@ impl Core {
         let found = self.found.remove(&task.id);
         let understood = template.is_some();
         let template = template.unwrap_or_default();
-        let mut policy = assignments::policy(&template, self.ports(task.service));
+        let slotless = task.slot == 0;
+        let ports = if slotless { &[] } else { self.ports(task.service) };
+        let mut policy = assignments::policy(&template, ports);
         let (wanted, known) = (task.wanted(), task.known.clone());
         let why =
             || format!("template {} of service {} is not understood", task.template, task.service);
@@ -134,7 +136,7 @@ impl Core {
         let older = found.map(|found| found.older).unwrap_or_default();
         effects.extend(older.into_iter().map(|attempt| Effect::Clear { attempt }));
         // Its shim holds them, or held them until a moment ago; the claim says for certain.
-        let claimed = if machine.holds_ports() {
+        let claimed = if machine.holds_ports() && !slotless {
             self.claims(task.service).iter().map(|claim| claim.key).collect()
         } else {
             BTreeSet::new()
@@ -147,6 +149,7 @@ impl Core {
             template,
             address: task.address,
             address6: self.address6(task.address),
+            given: task.given,
         };
         let told = Some(task.known);
         let asker = spec.addresses().map(|addresses| self.asker(task.id, task.service, addresses));
@@ -167,7 +170,10 @@ impl Core {
         if changed.is_empty() {
             return;
         }
-        let of_changed = self.tasks.iter().filter(|(_, held)| changed.contains(&held.spec.service));
+        let of_changed = self
+            .tasks
+            .iter()
+            .filter(|(_, held)| changed.contains(&held.spec.service) && held.spec.hook().is_none());
         let ids: Vec<TaskId> = of_changed.map(|(id, _)| *id).collect();
         for id in ids {
             let Some(held) = self.tasks.get(&id) else { continue };

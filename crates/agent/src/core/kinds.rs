@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use warren_model::service::{CompanionName, TaskTemplate};
+use warren_model::job::Given;
+use warren_model::service::{CompanionName, Hook, TaskTemplate};
 use warren_model::task::{TaskExit, TaskStatus};
 use warren_model::{NodeTable, ServiceId, TaskId};
 use warren_net::{Addresses, Table};
@@ -28,9 +29,16 @@ pub struct TaskSpec {
     pub address: Option<Ipv4Addr>,
     /// Beside it.
     pub address6: Option<Ipv6Addr>,
+    /// What the run was given that it is of.
+    pub given: Given,
 }
 
 impl TaskSpec {
+    /// Which hook of its service it is. Nothing is published for one.
+    pub fn hook(&self) -> Option<Hook> {
+        Hook::of_template(self.template_number).1
+    }
+
     /// Of its container.
     pub fn addresses(&self) -> Option<Addresses> {
         self.address.map(|v4| Addresses { v4, v6: self.address6 })

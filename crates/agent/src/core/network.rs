@@ -37,7 +37,8 @@ impl Core {
             .iter()
             .map(|(id, held)| {
                 let (service, machine) = (held.spec.service, &held.machine);
-                (*id, Local { service, serving: machine.is_serving(), up: machine.is_reached() })
+                let serving = machine.is_serving() && held.spec.hook().is_none();
+                (*id, Local { service, serving, up: machine.is_reached() })
             })
             .collect();
         let held = self.held_ports();
@@ -97,7 +98,7 @@ impl Core {
             .map(|held| Replica {
                 service: held.spec.service,
                 address: held.spec.address,
-                serving: held.machine.is_serving(),
+                serving: held.machine.is_serving() && held.spec.hook().is_none(),
                 claimed: &held.claimed,
             })
             .collect();

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use warren_model::TaskTemplate;
+use warren_model::job::Given;
 use warren_model::node::{Forgotten, ForgottenChoice};
 use warren_model::quantity::Time;
 use warren_model::service::{OnDisconnect, RestartPolicy};
@@ -39,6 +40,7 @@ fn set(epoch: u64, revision: u64, tasks: &str, on_disconnect: OnDisconnect) -> A
         desired: Desired::Running,
         address: Some(Ipv4Addr::LOCALHOST),
         known: TaskStatus::new(TaskState::Assigned, Time(0)),
+        given: Given::default(),
     });
     let held = AssignedService {
         name: "web".into(),

@@ -26,6 +26,7 @@ fn order(n: u8, health: Healthcheck, port: Option<u16>) -> Order {
             template: Arc::new(template),
             address: Some(Ipv4Addr::LOCALHOST),
             address6: None,
+            given: Default::default(),
         }),
         service_name: "web".to_owned(),
         labels: BTreeMap::new(),
@@ -220,4 +221,60 @@ async fn a_server_that_is_none_is_an_error() {
     let grpc = ask(Probe::Grpc { port, service: String::new() }).await;
     assert!(grpc.is_err(), "{grpc:?}");
     rude.abort();
+}
+
+/// A TLS server of another make, with a certificate that it signed itself; answers with files.
+struct Foreign {
+    child: std::process::Child,
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl Foreign {
+    fn start() -> Self {
+        use std::io::BufRead;
+        use std::process::{Command, Stdio};
+        let folder = tempfile::tempdir().unwrap();
+        let openssl = |args: &str| {
+            let mut command = Command::new("openssl");
+            command.args(args.split_whitespace()).current_dir(folder.path());
+            command.stdin(Stdio::null()).stderr(Stdio::null());
+            command
+        };
+        let made = openssl(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 \
+             -subj /CN=nobody -keyout key.pem -out cert.pem",
+        );
+        assert!({ made }.status().unwrap().success());
+        let mut server = openssl("s_server -accept 127.0.0.1:0 -cert cert.pem -key key.pem -HTTP");
+        let mut child = server.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        let port =
+            lines.find_map(|line| line.unwrap().strip_prefix("ACCEPT 127.0.0.1:")?.parse().ok());
+        Self { child, folder, port: port.unwrap() }
+    }
+
+    async fn ask(&self, file: &str) -> Result<(), String> {
+        let asked = warren_model::health::HttpProbe::new(self.port, format!("/{file}"));
+        ask(Probe::Http(warren_model::health::HttpProbe { tls: true, ..asked })).await
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn https_is_asked_whoever_the_certificate_is_for() {
+    let server = Foreign::start();
+    let file = |name: &str, text: &str| std::fs::write(server.folder.path().join(name), text);
+    file("good", "HTTP/1.0 200 OK\r\n\r\nfine\n").unwrap();
+    file("bad", "HTTP/1.0 503 Busy\r\n\r\nno\n").unwrap();
+    assert_eq!(server.ask("good").await, Ok(()));
+    let said = server.ask("bad").await.unwrap_err();
+    assert!(said.contains("503"), "{said}");
+    assert_eq!(server.ask("good").await, Ok(()));
 }

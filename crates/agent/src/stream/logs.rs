@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamMap;
 use tokio_stream::wrappers::ReceiverStream;
 use warren_model::TaskId;
-use warren_model::service::CompanionName;
+use warren_model::service::{CompanionName, Hook};
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
 use warren_runtime::{LogLine, LogQuery, Stream};
@@ -33,6 +33,8 @@ struct Source {
     container: Option<CompanionName>,
     service: String,
     slot: u32,
+    /// Which hook of its service; 0: it has a slot.
+    hook: u32,
 }
 
 pub(super) async fn serve(tools: &Arc<Tools>, request: v1::Logs, line: &mut Line) -> Outcome {
@@ -107,6 +109,7 @@ fn of_task(view: &TaskView, wanted: &str) -> Vec<Source> {
         container,
         service: view.service_name.clone(),
         slot: view.spec.slot,
+        hook: view.spec.hook().map_or(0, Hook::number),
     };
     std::iter::once(None).chain(names).filter(meant).map(source).collect()
 }
@@ -191,5 +194,6 @@ fn frame(source: &Source, line: LogLine) -> Kind {
         service: source.service.clone(),
         slot: source.slot,
         container: source.container.as_ref().map(ToString::to_string).unwrap_or_default(),
+        hook: source.hook,
     })
 }

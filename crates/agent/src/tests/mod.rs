@@ -306,6 +306,7 @@ impl Wish {
             desired: v1::Desired::from(*desired).into(),
             address: Some(address(*n).into()),
             status: Some(known.into()),
+            ..v1::AssignedTask::default()
         });
         let template = v1::Template {
             service: service_id().as_bytes().to_vec(),

@@ -14,6 +14,7 @@ use warren_proto::v1;
 
 use super::failure::Failure;
 use super::health::{check_json, health_json};
+use super::hooks::hooks_json;
 use super::job::{job_json, policy_json};
 use super::moving::moving_json;
 use super::pace::{policies_json, status_json};
@@ -124,6 +125,7 @@ pub(crate) fn spec_json(spec: &ServiceSpec) -> Value {
         "update": update,
         "rollback": rollback,
         "job": policy_json(spec),
+        "hooks": hooks_json(&spec.hooks),
     });
     if let (Value::Object(all), Value::Object(more)) = (&mut value, more) {
         all.extend(more);

@@ -1,5 +1,7 @@
 //! `warren job …` and what services say of jobs: flags, runs, schedules.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -11,6 +13,7 @@ use warren_proto::v1;
 
 use super::client::request_id;
 use super::context::Context;
+use super::dispatch::{DispatchArgs, InputFlags, dispatch, inputs_json};
 use super::failure::Failure;
 use super::listing::{ListFlags, ReadFlags, Record, View};
 use super::rows::service_id;
@@ -20,6 +23,8 @@ use super::wait::{Goal, until};
 
 /// Longest reason in a table; `--no-trunc` shows it all.
 const MESSAGE_WIDTH: usize = 60;
+/// Longest list of parameters in one.
+const PARAMS_WIDTH: usize = 40;
 
 /// Flags of jobs, that `create` and `update` share.
 #[derive(Debug, Clone, Default, Args)]
@@ -49,6 +54,8 @@ pub(crate) struct JobFlags {
     /// A run that is due for longer is missed [default: 1m; with run-once: however late]
     #[arg(long, help_heading = "Jobs", value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     schedule_deadline: Option<u64>,
+    #[command(flatten)]
+    inputs: InputFlags,
 }
 
 impl JobFlags {
@@ -68,7 +75,8 @@ impl JobFlags {
             spec.job.time_limit_ms = (ms > 0).then_some(ms);
         }
         spec.job.history = self.job_history.unwrap_or(spec.job.history);
-        self.apply_schedule(&mut spec.job)
+        self.apply_schedule(&mut spec.job)?;
+        self.inputs.apply(&mut spec.job)
     }
 
     fn apply_schedule(&self, job: &mut JobPolicy) -> Result<(), Failure> {
@@ -76,6 +84,8 @@ impl JobFlags {
             None => {}
             Some("") => job.schedule = None,
             Some(cron) => {
+                // What was said of runs without a schedule is over.
+                job.concurrency = None;
                 let known = job.schedule.take().unwrap_or_else(|| Schedule::new(""));
                 job.schedule = Some(Schedule { cron: cron.to_owned(), ..known });
             }
@@ -124,6 +134,8 @@ pub(crate) fn mode(completions: Option<u32>, max_concurrent: Option<u32>) -> Mod
 pub(crate) enum JobVerb {
     /// Begin a run now
     Run(RunArgs),
+    /// Begin a run with parameters and a payload
+    Dispatch(DispatchArgs),
     /// List the runs of a job
     Runs(RunsArgs),
     /// Stop the runs that go on
@@ -170,18 +182,32 @@ pub(crate) struct SuspendArgs {
 pub(crate) async fn run(context: &mut Context<'_>, verb: JobVerb) -> Result<(), Failure> {
     match verb {
         JobVerb::Run(args) => begin(context, args).await,
+        JobVerb::Dispatch(args) => dispatch(context, args).await,
         JobVerb::Runs(args) => runs(context, args).await,
         JobVerb::Stop(args) => stop(context, args).await,
     }
 }
 
 async fn begin(context: &mut Context<'_>, args: RunArgs) -> Result<(), Failure> {
-    let request = v1::RunJobRequest { service: args.job, request_id: request_id() };
+    let request = v1::RunJobRequest {
+        service: args.job,
+        request_id: request_id(),
+        ..v1::RunJobRequest::default()
+    };
+    begun(context, request, &args.wait).await
+}
+
+/// Begins a run, says its number, and waits for its end.
+pub(crate) async fn begun(
+    context: &mut Context<'_>,
+    request: v1::RunJobRequest,
+    wait: &WaitFlags,
+) -> Result<(), Failure> {
     let begun =
         context.client.call(async |mut control| control.run_job(request.clone()).await).await?;
     let run = begun.runs.first().copied().unwrap_or_default();
     context.printer.line(run.to_string())?;
-    if args.wait.is_detached() {
+    if wait.is_detached() {
         return Ok(());
     }
     let name = begun.name.as_str();
@@ -246,6 +272,9 @@ pub(crate) struct RunRow {
     total: u32,
     running: u32,
     template: u32,
+    /// What it was given, defaults included.
+    params: BTreeMap<String, String>,
+    payload_bytes: Option<u32>,
     message: Option<String>,
     #[serde(skip)]
     key: String,
@@ -269,6 +298,8 @@ impl From<&v1::Run> for RunRow {
             total: run.total,
             running: run.running,
             template: run.template,
+            params: run.params.clone().into_iter().collect(),
+            payload_bytes: Some(run.payload_len).filter(|len| *len > 0),
             message: Some(run.message.clone()).filter(|text| !text.is_empty()),
             key: run.number.to_string(),
             begun_ms: run.begun,
@@ -287,9 +318,18 @@ fn state(number: i32) -> &'static str {
     }
 }
 
+impl RunRow {
+    /// `DAY=monday +12B`.
+    fn given(&self) -> String {
+        let params = self.params.iter().map(|(name, value)| format!("{name}={value}"));
+        let payload = self.payload_bytes.map(|bytes| format!("+{bytes}B"));
+        params.chain(payload).collect::<Vec<_>>().join(" ")
+    }
+}
+
 impl Record for RunRow {
     const COLUMNS: &'static [&'static str] =
-        &["RUN", "STATE", "COMPLETED", "SCHEDULED", "BEGAN", "TOOK", "MESSAGE"];
+        &["RUN", "STATE", "COMPLETED", "SCHEDULED", "BEGAN", "TOOK", "PARAMS", "MESSAGE"];
     const KEYS: &'static [&'static str] = &[
         "run",
         "state",
@@ -300,6 +340,8 @@ impl Record for RunRow {
         "total",
         "running",
         "template",
+        "params",
+        "payload_bytes",
         "message",
     ];
 
@@ -311,6 +353,7 @@ impl Record for RunRow {
             self.scheduled_at.clone().unwrap_or_default(),
             view.ago(Time(self.begun_ms)),
             self.lasted_ms.map(format_duration_ms).unwrap_or_default(),
+            view.cut(&self.given(), PARAMS_WIDTH),
             view.cut(self.message.as_deref().unwrap_or_default(), MESSAGE_WIDTH),
         ]
     }
@@ -320,10 +363,17 @@ impl Record for RunRow {
     }
 }
 
+/// Whether its runs begin when somebody says so alone.
+pub(crate) fn is_on_demand(service: &v1::Service) -> bool {
+    let policy = service.spec.as_ref().and_then(|spec| spec.job.as_ref());
+    policy.is_some_and(|policy| policy.schedule.is_none())
+}
+
 /// What a listing says of a job in a few words: its last run, or that it has none.
-pub(crate) fn row_state(job: &v1::JobStatus) -> &'static str {
+pub(crate) fn row_state(job: &v1::JobStatus, on_demand: bool) -> &'static str {
     match job.runs.last() {
         _ if job.suspended => "suspended",
+        None if on_demand => "on demand",
         None => "scheduled",
         Some(run) => state(run.state),
     }
@@ -335,7 +385,7 @@ pub(crate) fn job_json(status: Option<&JobStatus>, message: &v1::Service) -> Val
     let runs: Vec<RunRow> = wire.runs.iter().map(RunRow::from).collect();
     let active: Vec<u32> = status.active().map(|run: &Run| run.number).collect();
     json!({
-        "state": row_state(wire),
+        "state": row_state(wire, is_on_demand(message)),
         "last_run": Some(status.last).filter(|run| *run > 0),
         "active_runs": active,
         "suspended": status.suspended,
@@ -348,7 +398,7 @@ pub(crate) fn job_json(status: Option<&JobStatus>, message: &v1::Service) -> Val
 
 /// What is wanted of a job beside its template, in the words of the flags.
 pub(crate) fn policy_json(spec: &ServiceSpec) -> Value {
-    let JobPolicy { time_limit_ms, history, schedule } = &spec.job;
+    let JobPolicy { time_limit_ms, history, schedule, .. } = &spec.job;
     if !spec.mode.is_job() {
         return Value::Null;
     }
@@ -356,7 +406,7 @@ pub(crate) fn policy_json(spec: &ServiceSpec) -> Value {
         Mode::ReplicatedJob { max_concurrent, .. } => Some(max_concurrent),
         Mode::GlobalJob | Mode::Replicated { .. } | Mode::Global => None,
     };
-    json!({
+    let mut value = json!({
         "max_concurrent": max_concurrent,
         "time_limit": time_limit_ms.map(format_duration_ms),
         "history": history,
@@ -367,5 +417,9 @@ pub(crate) fn policy_json(spec: &ServiceSpec) -> Value {
             "missed": schedule.missed.as_str(),
             "deadline": schedule.late_ms().map(format_duration_ms),
         })),
-    })
+    });
+    if let Value::Object(all) = &mut value {
+        all.extend(inputs_json(&spec.job).map(|(key, value)| (key.to_owned(), value)));
+    }
+    value
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 use warren_model::Time;
+use warren_model::service::Hook;
 use warren_proto::v1;
 use warren_proto::v1::{frame, open_stream};
 
@@ -121,7 +122,10 @@ fn render(line: &v1::LogLine, args: &LogsArgs, prefixes: &mut Prefixes) -> Vec<u
             "" => String::new(),
             name => format!(" {name}"),
         };
-        let name = format!("{}.{}{container}", line.service, line.slot);
+        let name = match Hook::from_number(line.hook) {
+            Some(hook) => format!("{}.{}{container}", line.service, hook.as_str()),
+            None => format!("{}.{}{container}", line.service, line.slot),
+        };
         let width = prefixes.pad(&name);
         text.extend(format!("{name:<width$} | ").into_bytes());
     }

@@ -6,7 +6,7 @@
 use serde::Serialize;
 use warren_model::ServiceId;
 use warren_model::moving::Cause;
-use warren_model::service::PortSpec;
+use warren_model::service::{Hook, PortSpec};
 use warren_model::task::{TaskState, TaskStatus};
 use warren_model::{ServiceSpec, Time};
 use warren_proto::v1;
@@ -99,7 +99,10 @@ impl TryFrom<&v1::Service> for ServiceRow {
             },
             created_at: Time(service.created).to_string(),
             updated_at: Time(service.updated).to_string(),
-            job_state: service.job.as_ref().map(job::row_state),
+            job_state: service
+                .job
+                .as_ref()
+                .map(|status| job::row_state(status, job::is_on_demand(service))),
             next_run_at: service.job.as_ref().and_then(|job| moment(job.next)),
         })
     }
@@ -172,6 +175,8 @@ pub(crate) struct TaskRow {
     slot: u32,
     /// Of a job.
     run: Option<u32>,
+    /// `pre-deploy` or `post-deploy` of what has no slot.
+    hook: Option<&'static str>,
     node_id: Option<String>,
     node: String,
     /// Of a node that is `down`, `state` is the last that was heard of the task.
@@ -239,6 +244,8 @@ impl From<&v1::Task> for TaskRow {
             "" => id_text(&task.service),
             name => name.to_owned(),
         };
+        let hook = (task.slot == 0).then(|| Hook::from_number(task.run)).flatten();
+        let hook = hook.map(Hook::as_str);
         let desired_state = match v1::Desired::try_from(task.desired) {
             Ok(v1::Desired::Running) => "running",
             Ok(v1::Desired::Shutdown) => "shutdown",
@@ -247,10 +254,14 @@ impl From<&v1::Task> for TaskRow {
         };
         Self {
             id: id_text(&task.id),
-            name: format!("{service}.{}", task.slot),
+            name: match hook {
+                Some(hook) => format!("{service}.{hook}"),
+                None => format!("{service}.{}", task.slot),
+            },
             service,
             slot: task.slot,
-            run: Some(task.run).filter(|run| *run > 0),
+            run: Some(task.run).filter(|run| *run > 0 && hook.is_none()),
+            hook,
             node_id: task.node.as_deref().map(id_text),
             node: task.node_name.clone(),
             node_status: node_status(task.node_status),
@@ -332,6 +343,7 @@ impl Record for TaskRow {
         "service",
         "slot",
         "run",
+        "hook",
         "node_id",
         "node",
         "node_status",

@@ -18,6 +18,7 @@ use super::companion::CompanionFlags;
 use super::env;
 use super::failure::{Failure, nearest};
 use super::health::HealthFlags;
+use super::hooks::HookFlags;
 use super::job::{self, JobFlags};
 use super::moving::MovingFlags;
 use super::pace::PaceFlags;
@@ -138,6 +139,8 @@ pub(crate) struct CommonFlags {
     pub(crate) pace: PaceFlags,
     #[command(flatten)]
     pub(crate) job: JobFlags,
+    #[command(flatten)]
+    pub(crate) hooks: HookFlags,
     /// When the node is out of reach: keep; stop-after=D: the node stops it; replace-after=D: it
     /// is started elsewhere [default: replace-after=3s]
     #[arg(long, value_name = "POLICY", value_parser = on_disconnect)]
@@ -252,6 +255,7 @@ impl CommonFlags {
         self.moving.apply(spec);
         self.pace.apply(spec);
         self.job.apply(spec)?;
+        self.hooks.apply(spec)?;
         self.health.apply(spec)
     }
 

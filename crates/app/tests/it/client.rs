@@ -53,6 +53,24 @@ fn host_interrupted_waiting_leaves_the_service() {
 }
 
 #[test]
+fn host_interrupted_waiting_leaves_the_drain_going() {
+    let node = Node::with_image();
+    node.ok(&["service", "create", "web", "--image", "bb:1", "sleep", "3600"]);
+    // There is nowhere to go, so it never ends.
+    let args = ["node", "update", "self", "--availability", "drain", "--wait"];
+    let mut child = node.command(&args).stderr(Stdio::piped()).spawn().unwrap();
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    err.read_line(&mut said).unwrap();
+    kill_process(below(child.id()), Signal::INT).unwrap();
+    err.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
+    assert!(said.contains("stopped waiting: ") && said.contains("1 task"), "{said}");
+    assert!(said.contains("it goes on by itself; warren node ls shows how far it is"), "{said}");
+    assert_eq!(node.json(&["node", "ls"])[0]["availability"], "drain");
+}
+
+#[test]
 fn host_exec_gives_a_terminal() {
     let node = Node::with_image();
     node.ok(&[

@@ -152,3 +152,56 @@ fn jobs_that_make_no_sense_are_refused() {
     );
     refused(&["--max-concurrent", "2"], "--max-concurrent: 2 is for --mode replicated-job");
 }
+
+#[test]
+fn host_a_run_is_given_parameters_and_a_payload() {
+    let node = Node::with_image();
+    let job = ["--mode", "replicated-job", "--user", "65534:65534", "--read-only"];
+    let takes = ["--param", "DAY", "--param", "region=eu", "--payload", "optional"];
+    let script = "test $(stat -c %a:%u $WARREN_PAYLOAD) = 400:65534 || exit 9
+        echo $WARREN_PARAM_DAY $WARREN_PARAM_REGION $TEXT $(cat $WARREN_PAYLOAD)";
+    let flags = [&job[..], &takes, &["-e", "TEXT={{.Param.DAY}}day"]].concat();
+    let said = create(&node, "say", &flags, script);
+    assert_eq!(said.exit, 0, "{said:?}");
+    assert!(runs(&node, "say").is_empty());
+    assert_eq!(service(&node, "say")["job_state"], "on demand");
+
+    // What does not fit is refused, whoever asks.
+    let refused = |args: &[&str], expected: &[&str]| {
+        let said = node.warren(args);
+        assert_eq!(said.exit, 2, "{said:?}");
+        assert!(expected.iter().all(|text| said.err.contains(text)), "{expected:?}\n{said:?}");
+    };
+    let hint = "warren job dispatch say --param DAY=VALUE";
+    refused(&["job", "run", "say"], &["param: \"DAY\" is missing", hint]);
+    refused(
+        &["job", "dispatch", "say", "--param", "DAY=mon", "--param", "zone=1"],
+        &["param: \"zone\" is unknown; allowed are DAY (required), region"],
+    );
+    let file = node.folder().join("large");
+    std::fs::write(&file, vec![b'x'; 16385]).unwrap();
+    let large = file.to_str().unwrap();
+    refused(
+        &["job", "dispatch", "say", "--param", "DAY=mon", "--payload", large],
+        &["--payload:", "is more than 16384 bytes"],
+    );
+    refused(
+        &["service", "update", "say", "--schedule", "@daily"],
+        &["--schedule: \"@daily\" begins runs that nobody says anything to", "parameter DAY"],
+    );
+
+    // Two at a time do not mind each other.
+    let args = ["job", "dispatch", "say", "--param", "DAY=mon", "--payload", "-"];
+    let said = node.warren_with_input(&args, b"a b\n");
+    assert_eq!((said.exit, said.out.trim()), (0, "1"), "{said:?}\n{}", node.ok(&["ps", "-a"]));
+    assert_eq!(node.ok(&["service", "logs", "say", "--raw"]), "mon eu monday a b\n");
+    let run = runs(&node, "say").remove(0);
+    assert_eq!(run["params"]["region"], "eu", "{run}");
+    assert_eq!((&run["state"], &run["payload_bytes"]), (&"complete".into(), &4.into()));
+    assert!(node.ok(&["job", "runs", "say"]).contains("DAY=mon region=eu +4B"));
+    let inspected = node.ok(&["service", "inspect", "say"]);
+    assert!(inspected.contains("\"concurrency\": \"allow\""), "{inspected}");
+    let audit = node.ok(&["audit"]);
+    assert!(audit.contains("params=DAY payload_bytes=4") && !audit.contains("mon"), "{audit}");
+    node.ok(&["service", "rm", "say"]);
+}

@@ -49,7 +49,7 @@ fn task(view: &State, text: &str) -> Result<v1::Explanation, Refusal> {
     let task = view.task(id).ok_or_else(none)?;
     let service = view.service(task.service).ok_or_else(none)?;
     let explanation = warren_planner::explain_task(view, id).ok_or_else(none)?;
-    let name = format!("{}.{}", service.spec.name, task.slot);
+    let name = format!("{}.{}", service.spec.name, task.label());
     let summary = summary_of_task(view, &name, task, &explanation);
     let id = id.as_bytes().to_vec();
     let history = history(view, service, Some(task.slot));

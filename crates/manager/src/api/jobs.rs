@@ -1,7 +1,7 @@
 //! Jobs: runs that people begin and stop, schedules that they suspend, and how runs stand.
 
 use warren_model::Time;
-use warren_model::job::{JobStatus, Run, RunState};
+use warren_model::job::{Given, Inputs, JobStatus, PayloadRule, Run, RunState};
 use warren_model::service::Service;
 use warren_proto::v1;
 use warren_state::State;
@@ -23,19 +23,27 @@ pub(super) async fn run(
     let view = core.store.view();
     let service = job(&view, &wire.service)?;
     let id = service.id;
-    let content = Content::new("run").with(id.as_bytes());
+    let given = warren_proto::given(wire.params, wire.payload);
+    let mut content = Content::new("run").with(id.as_bytes());
+    for (name, value) in &given.params {
+        content = content.with(name.as_bytes()).with(value.as_bytes());
+    }
+    if let Some(payload) = &given.payload {
+        content = content.with(payload);
+    }
     let request = request(&who.principal, &wire.request_id, &content)?;
     if let Some(revision) = repeated(&view, request.as_ref())? {
         let last = service.job.as_ref().map_or(0, |job| job.last);
         return Ok(told(service, revision, vec![last]));
     }
+    check_given(service, &given)?;
     // The number of the run follows from what the service is now.
     let last = service.job.as_ref().map_or(0, |job| job.last);
     let transaction = Transaction {
         request,
         principal: who.audit(),
         expects: vec![Expect { key: Key::Service(id), revision: service.revision }],
-        mutations: vec![Mutation::BeginRun { id, scheduled: None }],
+        mutations: vec![Mutation::BeginRun { id, scheduled: None, given }],
     };
     let name = &service.spec.name;
     rehearse(&view, &transaction).map_err(|refusal| {
@@ -43,6 +51,29 @@ pub(super) async fn run(
     })?;
     let revision = propose(core, transaction).await?;
     Ok(told(service, revision, vec![last.saturating_add(1)]))
+}
+
+fn check_given(service: &Service, given: &Given) -> Result<(), Refusal> {
+    let inputs = &service.spec.job.inputs;
+    let payload = given.payload.as_ref().map(|payload| payload.len());
+    inputs.check(&given.params, payload).map_err(|error| {
+        let name = &service.spec.name;
+        let refusal = Refusal::bad_input(error.to_string());
+        match inputs.required() {
+            None => refusal.hint(format!("warren service inspect {name} shows what it takes")),
+            Some(_) => refusal.hint(format!("warren job dispatch {name}{}", example(inputs))),
+        }
+    })
+}
+
+/// ` --param DAY=VALUE --payload FILE`: what must be said.
+fn example(inputs: &Inputs) -> String {
+    let required = inputs.params.iter().filter(|(_, default)| default.is_none());
+    let mut text: String = required.map(|(name, _)| format!(" --param {name}=VALUE")).collect();
+    if inputs.payload == PayloadRule::Required {
+        text.push_str(" --payload FILE");
+    }
+    text
 }
 
 pub(super) async fn stop(
@@ -130,6 +161,8 @@ fn told(service: &Service, revision: u64, runs: Vec<u32>) -> v1::RunChanged {
 pub(super) fn listed(view: &State, service: &Service, job: &JobStatus) -> v1::JobStatus {
     let mut wire = v1::JobStatus::from(job);
     for run in &mut wire.runs {
+        // For its containers alone.
+        run.payload = None;
         let Some(standing) = warren_planner::standing(view, service.id, run.number) else {
             continue;
         };

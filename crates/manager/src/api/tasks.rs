@@ -35,7 +35,7 @@ pub(super) async fn control(
     let view = core.store.view();
     let task = target::one(&view, &wire.task)?;
     let service = view.service(task.service);
-    let name = service.map_or_else(String::new, |s| format!("{}.{}", s.spec.name, task.slot));
+    let name = service.map_or_else(String::new, |s| format!("{}.{}", s.spec.name, task.label()));
     let request = request(&who.principal, &wire.request_id, &content)?;
     if matches!(what, What::Stop(_))
         && let Some(revision) = repeated(&view, request.as_ref())?

@@ -192,6 +192,6 @@ fn warning(view: &State, service: ServiceId, template: u32) -> String {
     let latest = view.tasks_of(service).filter(troubled).max_by_key(|t| (t.status.since, t.id));
     let Some(task) = latest else { return String::new() };
     let name = view.service(service).map(|service| service.spec.name.to_string());
-    let (name, slot) = (name.unwrap_or_default(), task.slot);
+    let (name, slot) = (name.unwrap_or_default(), task.label());
     format!("{name}.{slot}: {}", task.status.error.as_deref().unwrap_or_default())
 }

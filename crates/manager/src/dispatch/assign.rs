@@ -13,7 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use warren_model::event::{Event, Kind};
-use warren_model::service::{OnDisconnect, PortSpec};
+use warren_model::health::Healthcheck;
+use warren_model::service::{
+    Hook, Hooks, OnDisconnect, PortSpec, RestartCondition, RestartPolicy, TaskTemplate,
+};
 use warren_model::task::{Desired, Task};
 use warren_model::{NodeId, ServiceId, TaskId};
 use warren_proto::v1;
@@ -29,7 +32,7 @@ pub fn complete(view: &State, node: NodeId) -> v1::Assignment {
         complete: true,
         applies_to: 0,
         revision: view.revision(),
-        tasks: view.tasks_on(node).map(assigned_task).collect(),
+        tasks: view.tasks_on(node).map(|task| assigned_task(view, task)).collect(),
         services: uses.iter().filter_map(|(id, used)| service(view, *id, used)).collect(),
         removed_tasks: Vec::new(),
         removed_services: Vec::new(),
@@ -138,10 +141,10 @@ pub(crate) fn touched(old: &State, new: &State, events: Option<&[Event]>) -> Tou
 /// What a node is told of a service, templates aside.
 fn told(view: &State, id: ServiceId) -> Option<Told<'_>> {
     let spec = &view.service(id)?.spec;
-    Some((spec.ports.as_slice(), spec.on_disconnect, &spec.labels))
+    Some((spec.ports.as_slice(), spec.on_disconnect, &spec.labels, &spec.hooks))
 }
 
-type Told<'a> = (&'a [PortSpec], OnDisconnect, &'a BTreeMap<String, String>);
+type Told<'a> = (&'a [PortSpec], OnDisconnect, &'a BTreeMap<String, String>, &'a Hooks);
 
 /// What a node is told of a task, status aside.
 fn face(task: &Task) -> (Option<NodeId>, u32, u32, Desired, Option<Ipv4Addr>) {
@@ -155,7 +158,7 @@ fn changed_tasks(old: &State, new: &State, node: NodeId) -> (Vec<v1::AssignedTas
     let mut changed = Vec::new();
     for task in new.tasks_on(node) {
         if before.remove(&task.id).is_none_or(|known| face(known) != face(task)) {
-            changed.push(assigned_task(task));
+            changed.push(assigned_task(new, task));
         }
     }
     let gone = before.keys().map(|id| id.as_bytes().to_vec()).collect();
@@ -182,20 +185,30 @@ fn changed_services(
 fn uses(view: &State, node: NodeId) -> BTreeMap<ServiceId, BTreeSet<u32>> {
     let mut uses: BTreeMap<ServiceId, BTreeSet<u32>> = BTreeMap::new();
     for task in view.tasks_on(node) {
-        uses.entry(task.service).or_default().insert(task.template);
+        uses.entry(task.service).or_default().insert(template_of(task));
     }
     uses
 }
 
-fn assigned_task(task: &Task) -> v1::AssignedTask {
+/// As nodes call the template of a task: that of a hook has a command of its own.
+fn template_of(task: &Task) -> u32 {
+    task.hook().map_or(task.template, |hook| hook.template(task.template))
+}
+
+fn assigned_task(view: &State, task: &Task) -> v1::AssignedTask {
+    let job = view.service(task.service).and_then(|service| service.job.as_ref());
+    let run = job.and_then(|job| job.run(task.run));
+    let params = run.map(|run| run.params.clone()).unwrap_or_default();
     v1::AssignedTask {
         id: task.id.as_bytes().to_vec(),
         service: task.service.as_bytes().to_vec(),
         slot: task.slot,
-        template: task.template,
+        template: template_of(task),
         desired: v1::Desired::from(task.desired).into(),
         address: task.address.map(Into::into),
         status: Some((&task.status).into()),
+        params: params.into_iter().collect(),
+        payload: run.and_then(|run| run.payload.as_deref()).map(Into::into),
     }
 }
 
@@ -203,7 +216,12 @@ fn assigned_task(task: &Task) -> v1::AssignedTask {
 fn service(view: &State, id: ServiceId, used: &BTreeSet<u32>) -> Option<v1::AssignedService> {
     let service = view.service(id)?;
     let template = |number: &u32| {
-        let mut task = v1::TaskTemplate::from(&**view.template(id, *number)?);
+        let (of, hook) = Hook::of_template(*number);
+        let known = view.template(id, of)?;
+        let mut task = match hook {
+            None => v1::TaskTemplate::from(&**known),
+            Some(hook) => v1::TaskTemplate::from(&hooked(known, &service.spec.hooks, hook)?),
+        };
         if service.job.is_some()
             && let Some(restart) = &mut task.restart
         {
@@ -220,6 +238,29 @@ fn service(view: &State, id: ServiceId, used: &BTreeSet<u32>) -> Option<v1::Assi
         templates: used.iter().filter_map(template).collect(),
         on_disconnect: Some(service.spec.on_disconnect.into()),
         labels: service.spec.labels.clone().into_iter().collect(),
+    })
+}
+
+/// A template that runs a hook's command to its end, once; none: there is no command any more, and
+/// whoever was to run it is told to stop.
+fn hooked(template: &TaskTemplate, hooks: &Hooks, hook: Hook) -> Option<TaskTemplate> {
+    let command = hooks.command(hook);
+    let condition = match hooks.retries {
+        0 => RestartCondition::None,
+        _ => RestartCondition::OnFailure,
+    };
+    (!command.is_empty()).then(|| TaskTemplate {
+        entrypoint: Some(command.to_vec()),
+        command: Vec::new(),
+        health: Healthcheck::Off,
+        restart: RestartPolicy {
+            condition,
+            max_attempts: Some(hooks.retries),
+            // However long an attempt ran, it has not done the work.
+            window_ms: u64::MAX,
+            ..RestartPolicy::default()
+        },
+        ..template.clone()
     })
 }
 

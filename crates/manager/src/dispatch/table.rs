@@ -254,7 +254,9 @@ fn is_member(task: &Task) -> bool {
 
 fn table_task(view: &State, task: &Task) -> Option<TableTask> {
     let (node, address) = (task.node?, task.address?);
+    // A hook serves nobody.
     let ready = task.status.is_ready()
+        && task.hook().is_none()
         && task.desired == Desired::Running
         && status(view, node) == Some(NodeStatus::Ready);
     let weight = TableTask::WEIGHT;

@@ -123,9 +123,10 @@ pub(crate) fn running(view: &State, text: &str, starting: bool) -> Result<Task, 
         state => starting && state == TaskState::Starting,
     };
     let mut candidates: Vec<&Task> = tasks.iter().copied().filter(runs).collect();
+    let is_hook = |task: &Task| task.hook().is_some();
     candidates.sort_by_key(|task| {
         let starts = task.status.state == TaskState::Starting;
-        (task.desired != Desired::Running, starts, task.slot, task.id)
+        (task.desired != Desired::Running, starts, is_hook(task), task.slot, task.id)
     });
     if let Some(task) = candidates.first() {
         return Ok((*task).clone());

@@ -49,6 +49,8 @@ pub struct Facts<'a> {
     pub architecture: &'a str,
     pub task: TaskId,
     pub slot: u32,
+    /// Of the run of a job that it is of.
+    pub params: &'a BTreeMap<String, String>,
 }
 
 /// Why a text is no template.
@@ -65,6 +67,7 @@ enum Part<'t> {
     Owned(String),
     Field(Field),
     Label(String),
+    Param(String),
 }
 
 /// Whether there is anything to fill in.
@@ -87,6 +90,9 @@ pub fn expand(text: &str, facts: &Facts<'_>) -> String {
             Part::Text(text) => out.push_str(text),
             Part::Owned(text) => out.push_str(&text),
             Part::Field(field) => out.push_str(&value(field, facts)),
+            Part::Param(name) => {
+                out.push_str(facts.params.get(&name).map_or("", String::as_str));
+            }
             Part::Label(key) => {
                 out.push_str(facts.labels.get(&key).map_or("", String::as_str));
             }
@@ -157,12 +163,19 @@ fn action<'t>(inside: &str) -> Result<Part<'t>, String> {
             .map(Part::Owned)
             .ok_or_else(|| format!("{inside:?} is not one quoted text"));
     }
+    let is_name = |name: &&str| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    if let Some(name) = inside.strip_prefix(".Param.").filter(is_name) {
+        return Ok(Part::Param(name.to_owned()));
+    }
     match Field::ALL.iter().find(|(name, _)| *name == inside) {
         Some((_, field)) => Ok(Part::Field(*field)),
         None => {
             let known: Vec<&str> = Field::ALL.iter().map(|(name, _)| *name).collect();
             Err(format!(
-                "{inside:?} is not known; there are {} and index .Service.Labels \"KEY\"",
+                "{inside:?} is not known; there are {}, .Param.NAME and index .Service.Labels \
+                 \"KEY\"",
                 known.join(", ")
             ))
         }
@@ -196,6 +209,7 @@ mod tests {
     fn expands(text: &str, expected: &str) {
         let labels = [("a", "1"), ("b c", "2")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         let labels = BTreeMap::from(labels);
+        let params = BTreeMap::from([("DAY".to_owned(), "monday".to_owned())]);
         let facts = Facts {
             service: ServiceId::from_bytes([1; 10]),
             service_name: "web",
@@ -205,6 +219,7 @@ mod tests {
             architecture: "x86_64",
             task: TaskId::from_bytes([3; 10]),
             slot: 4,
+            params: &params,
         };
         assert_eq!(check(text), Ok(()));
         assert_eq!(expand(text, &facts), expected);
@@ -221,6 +236,7 @@ mod tests {
             "alpha.linux/x86_64",
         );
         expands("{{.Task.Name}}", &format!("web.4.{}", TaskId::from_bytes([3; 10])));
+        expands("{{.Param.DAY}}{{.Param.none}}", "monday");
         expands("{{.Service.Labels}}", "map[a:1 b c:2]");
         expands("{{index .Service.Labels \"b c\"}}{{index .Service.Labels \"none\"}}", "2");
         expands("{{\"{{\"}}x{{\"}}\"}}", "{{x}}");
@@ -237,6 +253,8 @@ mod tests {
     fn what_is_wrong_and_where() {
         refused("ä{{.Task.Slot", "at 2: }} is missing");
         refused("{{.Service.Nam}}", "at 1: \".Service.Nam\" is not known; there are .Service.ID, ");
+        refused("{{.Param.}}", "at 1: \".Param.\" is not known");
+        refused("{{.Param.a b}}", "at 1: \".Param.a b\" is not known");
         refused("a{{}}", "at 2: \"\" is not known");
         refused(
             "{{index .Service.Labels a}}",

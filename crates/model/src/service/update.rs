@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{PublishMode, Service, ServiceSpec, SpecError, wrong};
+use super::{HookStatus, PublishMode, Service, ServiceSpec, SpecError, wrong};
 use crate::Time;
 use crate::quantity::format_duration_ms;
 
@@ -35,6 +35,9 @@ impl UpdatePolicy {
     /// largest part of most updates.
     pub const MONITOR_MS: u64 = 1000;
     pub const FAILURE_MILLIS_MAX: u32 = 1000;
+    /// An update that goes on whatever fails has no other end for those who wait for it, unless a
+    /// deadline is given: as long as Kubernetes waits for progress.
+    pub const PATIENCE_MS: u64 = 600_000;
     /// A week: who wants longer pauses updates by hand.
     pub const TIME_MAX_MS: u64 = 7 * 86_400_000;
 }
@@ -131,6 +134,8 @@ pub struct UpdateStatus {
     pub started: Time,
     /// Why it is paused, or was rolled back; for people, at most [`UpdateStatus::MESSAGE_MAX`].
     pub message: String,
+    /// None while no hook is due.
+    pub hook: Option<HookStatus>,
 }
 
 impl UpdateStatus {

@@ -40,7 +40,7 @@ pub fn decisions(state: &State, service: ServiceId, slot: Option<u32>) -> Vec<De
     for found in slots_of(state, service) {
         let number = match found.key {
             Key::Number(number) | Key::Run(_, number) => number,
-            Key::On(_) | Key::RunOn(..) => 0,
+            Key::On(_) | Key::RunOn(..) | Key::Hook(_) => 0,
         };
         if slot.is_none_or(|slot| slot == number || number == 0) {
             of_slot(state, service, &found, number, &mut all);

@@ -153,7 +153,7 @@ pub(super) enum End {
 pub(super) fn end(service: &Service, run: &Run, standing: &Standing, now: Time) -> End {
     let Standing { completed, running, starting, pending, failed, total, .. } = standing;
     // A global job that nothing begins anew is for nodes that join later, too.
-    let lasts = service.spec.mode == Mode::GlobalJob && service.spec.job.schedule.is_none();
+    let lasts = service.spec.mode == Mode::GlobalJob && service.spec.job.begins_with_service();
     let limit = service.spec.job.time_limit_ms;
     if completed == total && *total > 0 && !(lasts && limit.is_none()) {
         let early = lasts && limit.is_some_and(|ms| now < run.begun.plus_ms(ms));

@@ -1,12 +1,12 @@
 //! What the schedule of a job says now.
 //!
-//! Pure, from the job's cursor, its schedule and the clock of the plan, which
-//! never goes back: every time between the cursor and now is decided here, and
+//! Pure, from the job's cursor, its schedule and the leader's wall clock. That may
+//! go back, which begins nothing anew; forwards every time between the cursor and now is decided here, and
 //! moving the cursor says so. Of several that are due the last may begin a run;
 //! those before it were missed.
 
 use warren_model::Time;
-use warren_model::job::{Calendar, Concurrency, JobStatus, Schedule};
+use warren_model::job::{Calendar, Concurrency, Given, JobStatus, Schedule};
 use warren_model::service::Service;
 use warren_state::change::Mutation;
 
@@ -24,10 +24,11 @@ pub(super) fn decide(pass: &mut Pass<'_, '_>, job: &JobStatus) -> bool {
     }
     // The manager that took it knew the zone; one that does not leaves it to those that do.
     let Ok(calendar) = schedule.calendar() else { return false };
-    let Due { last, count, next } = due(&calendar, job.cursor, pass.draft.now);
+    let Due { last, count, next } = due(&calendar, job.cursor, pass.draft.wall);
     let Some(last) = last else {
         if let Some(next) = next {
-            pass.wake(next);
+            let left_ms = next.since_ms(pass.draft.wall);
+            pass.wake(pass.draft.now.plus_ms(left_ms));
         }
         return false;
     };
@@ -77,7 +78,7 @@ fn answer(
     count: u32,
 ) -> Vec<Mutation> {
     let id = pass.service.id;
-    let now = pass.draft.now;
+    let now = pass.draft.wall;
     let pass_by = |until: Time, missed: u32, message: String| Mutation::PassSchedule {
         id,
         until,
@@ -107,7 +108,7 @@ fn answer(
     };
     mutations.push(match in_the_way {
         Some(why) => pass_by(last, 0, format!("skipped {last}: {why}")),
-        None => Mutation::BeginRun { id, scheduled: Some(last) },
+        None => Mutation::BeginRun { id, scheduled: Some(last), given: Given::default() },
     });
     mutations
 }

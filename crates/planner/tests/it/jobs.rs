@@ -381,3 +381,66 @@ proptest! {
         prop_assert_eq!(decided, times(begun, world.state.time().max(world.now)));
     }
 }
+
+#[test]
+fn a_job_with_inputs_runs_when_somebody_says_so() {
+    // Nothing begins with it or its changes, and runs do not mind each other.
+    check(
+        "nodes a
+        service j job=1 param=day:monday
+        plan =>
+        progress j => converged
+        counts j => 0/1
+        run j
+        plan => +j.1@a
+        run j
+        plan => +j#2.1@a
+        start
+        update j image=b
+        plan =>
+        complete j.1
+        plan => complete j#1 1/1 more
+        complete j#2.1
+        plan => complete j#2 1/1 more
+        run j
+        plan => +j#3.1/2@a",
+    );
+    check(
+        "nodes a
+        service j job=1 param=day rule=forbid
+        run j
+        plan => +j.1@a
+        run j => run 1 of job j goes on",
+    );
+    check(
+        "nodes a
+        service j job=1 param=day rule=replace
+        run j
+        plan => +j.1@a
+        start
+        run j
+        plan => -j.1
+        plan =>
+        obey
+        plan => +j#2.1@a",
+    );
+    // A run of a global job that is begun for itself ends when all nodes are done.
+    check(
+        "nodes a b
+        service j global-job param=day
+        run j
+        plan => +j.a@a +j.b@b
+        start
+        complete j.a
+        complete j.b
+        plan => complete j#1 2/2 more",
+    );
+    // Sixteen go on at a time.
+    let runs = "run j\n".repeat(16);
+    check(&format!(
+        "nodes a
+        service j job=1 param=day
+        {runs}
+        run j => 16 runs of job j go on, more may not"
+    ));
+}

@@ -5,6 +5,7 @@
 
 mod disconnect;
 mod explain;
+mod hooks;
 mod jobs;
 mod laws;
 mod moving;

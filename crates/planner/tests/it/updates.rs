@@ -546,3 +546,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn nobody_waits_for_ever_for_what_goes_on_whatever_fails() {
+    let story = |policy: &str, patience: &str, said: &str| {
+        check(&format!(
+            "nodes a
+            service web n=1
+            plan => +web.1@a
+            start
+            update web image=b fail=continue {policy}
+            plan => +web.1/2@a
+            start
+            crash web.1
+            progress web => 1 preparing
+            wait {patience}
+            crash web.1
+            progress web => failed: no progress within {said}: web.1 is preparing
+            state web => updating
+            start
+            progress web => 1 to be stopped"
+        ));
+    };
+    story("", "600s", "10m");
+    story("deadline=20s", "20s", "20s");
+}

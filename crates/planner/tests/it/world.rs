@@ -31,14 +31,14 @@ use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::health::{Health, HealthState};
 use warren_model::id::{ClusterId, NetworkId, NodeId, ServiceId};
-use warren_model::job::{Missed, Run, Schedule};
+use warren_model::job::{Given, Missed, Run, Schedule};
 use warren_model::network::NetworkSpec;
 use warren_model::node::{Availability, Description, Node, NodeStatus};
 use warren_model::placement::{Affinity, Constraint, Preempt, Strategy};
 use warren_model::resources::Resources;
 use warren_model::service::{
-    Attachment, EndpointMode, FailureAction, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
-    RestartCondition, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePhase,
+    Attachment, EndpointMode, FailureAction, Hook, Mode, OnDisconnect, PortSpec, Protocol,
+    PublishMode, RestartCondition, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePhase,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_planner::{
@@ -146,6 +146,17 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
         "every" => spec.job.schedule = Some(Schedule::new(value.replace('_', " "))),
         "allow" | "forbid" | "replace" => schedule(spec).concurrency = key.parse().unwrap(),
         "run-once" => schedule(spec).missed = Missed::RunOnce,
+        "param" => {
+            let (name, default) = value.split_once(':').unwrap_or((value, ""));
+            let default = (!default.is_empty()).then(|| default.to_owned());
+            spec.job.inputs.params.insert(name.to_owned(), default);
+        }
+        "rule" => spec.job.concurrency = Some(value.parse().unwrap()),
+        "before" => spec.hooks.before = vec![value.to_owned()],
+        "after" => spec.hooks.after = vec![value.to_owned()],
+        "no-before" => spec.hooks.before.clear(),
+        "no-after" => spec.hooks.after.clear(),
+        "timeout" => spec.hooks.timeout_ms = duration(value),
         "late" => schedule(spec).deadline_ms = Some(duration(value)),
         "force" => spec.task.force += 1,
         "on" => spec.networks.push(Attachment::new(value.parse().unwrap())),
@@ -544,7 +555,11 @@ impl World {
             Mutation::RollBackService { id, to, why } => {
                 format!("back {} to {to}: {why}", before.service(*id).unwrap().spec.name)
             }
-            Mutation::BeginRun { id, scheduled } => {
+            Mutation::SetHook { id, hook } => {
+                let word = hook.map_or("over", Hook::as_str);
+                format!("hook {} {word}", before.service(*id).unwrap().spec.name)
+            }
+            Mutation::BeginRun { id, scheduled, given: _ } => {
                 let at = scheduled.map_or("?".to_owned(), |at| at.to_string());
                 format!("run {} {}", before.service(*id).unwrap().spec.name, clock(&at))
             }
@@ -638,8 +653,9 @@ impl World {
             ["at", time] => self.now = moment(self.now, time),
             // As a person does.
             ["run", name] => {
-                let id = service_id(name);
-                let outcome = self.try_write(Mutation::BeginRun { id, scheduled: None });
+                let (id, given) = (service_id(name), Given::default());
+                let run = Mutation::BeginRun { id, scheduled: None, given };
+                let outcome = self.try_write(run);
                 return match outcome {
                     Outcome::Rejected(why) => why.to_string(),
                     Outcome::Applied { .. } | Outcome::Repeated { .. } => String::new(),
@@ -781,6 +797,12 @@ fn name(state: &State, task: &Task) -> String {
         (Some(Mode::Global | Mode::GlobalJob), Some(node)) => host(state, node),
         _ => task.slot.to_string(),
     };
+    if let Some(hook) = task.hook() {
+        return match task.template {
+            1 => format!("{name}.{}", hook.as_str()),
+            template => format!("{name}.{}/{template}", hook.as_str()),
+        };
+    }
     let run = if task.run > 1 { format!("#{}", task.run) } else { String::new() };
     match task.template {
         1 => format!("{name}{run}.{slot}"),

@@ -1,7 +1,9 @@
 //! Jobs: what is wanted of them, and their runs.
 
 use warren_model::Time;
-use warren_model::job::{Concurrency, JobPolicy, JobStatus, Missed, Run, RunState, Schedule};
+use warren_model::job::{
+    Concurrency, Given, Inputs, JobPolicy, JobStatus, Missed, PayloadRule, Run, RunState, Schedule,
+};
 
 use super::{Error, choice, each, enums, part_if_any};
 use crate::v1;
@@ -18,6 +20,13 @@ impl From<&JobPolicy> for v1::JobPolicy {
             time_limit_ms: policy.time_limit_ms,
             history: policy.history,
             schedule: policy.schedule.as_ref().map(Into::into),
+            params: policy.inputs.params.iter().map(declared).collect(),
+            payload: match policy.inputs.payload {
+                PayloadRule::Forbidden => 0,
+                PayloadRule::Optional => 1,
+                PayloadRule::Required => 2,
+            },
+            concurrency: policy.concurrency.map_or(0, |rule| v1::Concurrency::from(rule).into()),
         }
     }
 }
@@ -30,8 +39,43 @@ impl TryFrom<v1::JobPolicy> for JobPolicy {
             time_limit_ms: wire.time_limit_ms,
             history: if wire.history == 0 { Self::HISTORY } else { wire.history },
             schedule: part_if_any("schedule", wire.schedule)?,
+            inputs: Inputs {
+                params: wire.params.into_iter().map(declaration).collect(),
+                payload: match wire.payload {
+                    0 => PayloadRule::Forbidden,
+                    1 => PayloadRule::Optional,
+                    2 => PayloadRule::Required,
+                    other => {
+                        return Err(Error::new("payload", format!("{other} is not a known value")));
+                    }
+                },
+            },
+            concurrency: match wire.concurrency {
+                0 => None,
+                rule => Some(choice::<v1::Concurrency, _>("concurrency", rule)?),
+            },
         })
     }
+}
+
+fn declared((name, default): (&String, &Option<String>)) -> String {
+    default.as_ref().map_or_else(|| name.clone(), |value| format!("{name}={value}"))
+}
+
+/// Names have no `=` in them.
+fn declaration(text: String) -> (String, Option<String>) {
+    match text.split_once('=') {
+        Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+        None => (text, None),
+    }
+}
+
+/// What a run is given, from its parts.
+pub fn given(
+    params: impl IntoIterator<Item = (String, String)>,
+    payload: Option<Vec<u8>>,
+) -> Given {
+    Given { params: params.into_iter().collect(), payload: payload.map(Into::into) }
 }
 
 impl From<&Schedule> for v1::Schedule {
@@ -104,6 +148,9 @@ impl From<&Run> for v1::Run {
             total: run.total,
             forgotten: run.forgotten.clone(),
             running: 0,
+            params: run.params.clone().into_iter().collect(),
+            payload: run.payload.as_deref().map(Into::into),
+            payload_len: run.payload_len,
         }
     }
 }
@@ -123,6 +170,9 @@ impl TryFrom<v1::Run> for Run {
             completed: wire.completed,
             total: wire.total,
             forgotten: wire.forgotten,
+            params: wire.params.into_iter().collect(),
+            payload: wire.payload.map(Into::into),
+            payload_len: wire.payload_len,
         })
     }
 }

@@ -5,8 +5,8 @@ use warren_model::job::JobPolicy;
 use warren_model::moving::Moving;
 use warren_model::placement::Placement;
 use warren_model::service::{
-    Change, Endpoint, IoKind, IoLimit, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol,
-    PublishMode, RestartCondition, RestartPolicy, RollbackPolicy, Service, ServiceSpec,
+    Change, Endpoint, Hooks, IoKind, IoLimit, Limits, LogOptions, Mode, OnDisconnect, PortSpec,
+    Protocol, PublishMode, RestartCondition, RestartPolicy, RollbackPolicy, Service, ServiceSpec,
     TaskTemplate, Tuning,
 };
 
@@ -282,6 +282,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             rollback: (spec.rollback != RollbackPolicy::default()).then(|| (&spec.rollback).into()),
             job: (spec.job != JobPolicy::default()).then(|| (&spec.job).into()),
             moving: (spec.moving != Moving::default()).then(|| spec.moving.into()),
+            hooks: (spec.hooks != Hooks::default()).then(|| (&spec.hooks).into()),
         }
     }
 }
@@ -304,6 +305,7 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             rollback: part_or_default("rollback", wire.rollback)?,
             job: part_or_default("job", wire.job)?,
             moving: part_or_default("moving", wire.moving)?,
+            hooks: part_or_default("hooks", wire.hooks)?,
         })
     }
 }

@@ -8,7 +8,9 @@ use warren_model::health::{
     Health, HealthAction, HealthSpec, HealthState, Healthcheck, HttpProbe, Probe,
 };
 use warren_model::ipv6::Subnet6;
-use warren_model::job::{Concurrency, JobPolicy, JobStatus, Missed, Run, RunState, Schedule};
+use warren_model::job::{
+    Concurrency, Inputs, JobPolicy, JobStatus, Missed, PayloadRule, Run, RunState, Schedule,
+};
 use warren_model::moving::{Cause, MinAvailable, Moving, Origin, Rebalance};
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
@@ -19,10 +21,10 @@ use warren_model::overlap::HostRoute;
 use warren_model::placement::{self, Placement};
 use warren_model::resources::Resources;
 use warren_model::service::{
-    Affinity, Attachment, Change, ChangeKind, Endpoint, EndpointMode, FailureAction, IoKind,
-    IoLimit, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol, PublishMode,
-    RestartCondition, RestartPolicy, Revision, RollbackPolicy, Service, ServiceSpec, TaskTemplate,
-    Tuning, UpdateKind, UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus,
+    Affinity, Attachment, Change, ChangeKind, Endpoint, EndpointMode, FailureAction, Hook,
+    HookStatus, Hooks, IoKind, IoLimit, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol,
+    PublishMode, RestartCondition, RestartPolicy, Revision, RollbackPolicy, Service, ServiceSpec,
+    TaskTemplate, Tuning, UpdateKind, UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_model::{
@@ -262,7 +264,7 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
     ];
     let name = "[a-z][a-z0-9_]{0,8}[a-z0-9]";
     let networks = prop::collection::vec(attachment(), 0..4);
-    let found = (networks, endpoint(), placement(), rollback(), job(), moving());
+    let found = (networks, endpoint(), placement(), rollback(), job(), moving(), hooks());
     (name, labels(), mode, ports(), update, template(), on_disconnect, found).prop_map(
         |(name, labels, mode, ports, update, task, on_disconnect, found)| ServiceSpec {
             name: name.parse().unwrap(),
@@ -278,6 +280,7 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
             rollback: found.3,
             job: found.4,
             moving: found.5,
+            hooks: found.6,
         },
     )
 }
@@ -294,16 +297,32 @@ fn job() -> impl Strategy<Value = JobPolicy> {
             deadline_ms,
         },
     );
-    (any::<Option<u64>>(), 1..100u32, prop::option::of(schedule)).prop_map(
-        |(time_limit_ms, history, schedule)| JobPolicy { time_limit_ms, history, schedule },
+    let params = prop::collection::btree_map("[a-z_]{1,4}", any::<Option<String>>(), 0..3);
+    let rules = [PayloadRule::Forbidden, PayloadRule::Optional, PayloadRule::Required];
+    let inputs =
+        (params, 0..3usize).prop_map(move |(params, rule)| Inputs { params, payload: rules[rule] });
+    let concurrency = prop::option::of(0..3usize).prop_map(|at| {
+        at.map(|at| [Concurrency::Allow, Concurrency::Forbid, Concurrency::Replace][at])
+    });
+    let schedule = prop::option::of(schedule);
+    (any::<Option<u64>>(), 1..100u32, schedule, inputs, concurrency).prop_map(
+        |(time_limit_ms, history, schedule, inputs, concurrency)| JobPolicy {
+            time_limit_ms,
+            history,
+            schedule,
+            inputs,
+            concurrency,
+        },
     )
 }
 
 fn job_status() -> impl Strategy<Value = JobStatus> {
     let states = [RunState::Running, RunState::Complete, RunState::Failed, RunState::Stopped];
     let numbers = any::<([u32; 4], [u64; 2], Option<u64>)>();
-    let run = (numbers, 0..4usize, ".{0,8}", any::<Vec<u32>>()).prop_map(
-        move |((numbers, times, scheduled), state, message, forgotten)| Run {
+    let params = prop::collection::btree_map("[a-z]{1,4}", ".{0,8}", 0..3);
+    let given = (params, any::<Option<Vec<u8>>>(), any::<u32>());
+    let run = (numbers, 0..4usize, ".{0,8}", any::<Vec<u32>>(), given).prop_map(
+        move |((numbers, times, scheduled), state, message, forgotten, given)| Run {
             number: numbers[0],
             template: numbers[1],
             scheduled: scheduled.map(Time),
@@ -314,6 +333,9 @@ fn job_status() -> impl Strategy<Value = JobStatus> {
             completed: numbers[2],
             total: numbers[3],
             forgotten,
+            params: given.0,
+            payload: given.1.map(Into::into),
+            payload_len: given.2,
         },
     );
     let rest = any::<(u32, u64, bool, u64, u64)>();
@@ -387,12 +409,26 @@ fn update_status() -> impl Strategy<Value = UpdateStatus> {
     ];
     let phase =
         prop_oneof![Just(UpdatePhase::Moving), Just(UpdatePhase::Paused), Just(UpdatePhase::Done)];
-    (kind, phase, any::<u64>(), text()).prop_map(|(kind, phase, started, message)| UpdateStatus {
-        kind,
-        phase,
-        started: Time(started),
-        message,
+    let due = prop::option::of((any::<bool>(), any::<u64>()));
+    (kind, phase, any::<u64>(), text(), due).prop_map(|(kind, phase, started, message, due)| {
+        UpdateStatus {
+            kind,
+            phase,
+            started: Time(started),
+            message,
+            hook: due.map(|(before, since)| HookStatus {
+                hook: if before { Hook::Before } else { Hook::After },
+                since: Time(since),
+            }),
+        }
     })
+}
+
+fn hooks() -> impl Strategy<Value = Hooks> {
+    let words = || prop::collection::vec(text(), 0..3);
+    (words(), words(), any::<u64>(), any::<u32>()).prop_map(
+        |(before, after, timeout_ms, retries)| Hooks { before, after, timeout_ms, retries },
+    )
 }
 
 fn attachment() -> impl Strategy<Value = Attachment> {

@@ -2,8 +2,8 @@
 
 use warren_model::Time;
 use warren_model::service::{
-    Change, ChangeKind, FailureAction, Revision, RollbackPolicy, UpdateKind, UpdateOrder,
-    UpdatePhase, UpdatePolicy, UpdateStatus,
+    Change, ChangeKind, FailureAction, Hook, HookStatus, Hooks, Revision, RollbackPolicy,
+    UpdateKind, UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus,
 };
 
 use super::{Error, choice, enums, part, part_or_default};
@@ -106,6 +106,8 @@ impl From<&UpdateStatus> for v1::UpdateStatus {
             phase: v1::UpdatePhase::from(status.phase).into(),
             started: status.started.0,
             message: status.message.clone(),
+            hook: status.hook.map_or(0, |due| due.hook.number()),
+            hook_since: status.hook.map_or(0, |due| due.since.0),
         }
     }
 }
@@ -119,7 +121,37 @@ impl TryFrom<v1::UpdateStatus> for UpdateStatus {
             phase: choice::<v1::UpdatePhase, _>("phase", wire.phase)?,
             started: Time(wire.started),
             message: wire.message,
+            hook: hook(wire.hook)?.map(|hook| HookStatus { hook, since: Time(wire.hook_since) }),
         })
+    }
+}
+
+/// A hook by its number; 0: none.
+pub fn hook(number: u32) -> Result<Option<Hook>, Error> {
+    match (number, Hook::from_number(number)) {
+        (0, _) => Ok(None),
+        (_, None) => Err(Error::new("hook", format!("{number} is not a known value"))),
+        (_, known) => Ok(known),
+    }
+}
+
+impl From<&Hooks> for v1::Hooks {
+    fn from(hooks: &Hooks) -> Self {
+        Self {
+            before: hooks.before.clone(),
+            after: hooks.after.clone(),
+            timeout_ms: hooks.timeout_ms,
+            retries: hooks.retries,
+        }
+    }
+}
+
+impl TryFrom<v1::Hooks> for Hooks {
+    type Error = Error;
+
+    fn try_from(wire: v1::Hooks) -> Result<Self, Error> {
+        let v1::Hooks { before, after, timeout_ms, retries } = wire;
+        Ok(Self { before, after, timeout_ms, retries })
     }
 }
 

@@ -487,6 +487,15 @@ pub struct JobPolicy {
     pub history: u32,
     #[prost(message, optional, tag = "3")]
     pub schedule: ::core::option::Option<Schedule>,
+    /// NAME, or NAME=VALUE with what it is if nothing is said.
+    #[prost(string, repeated, tag = "24")]
+    pub params: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// 0: forbidden; 1: optional; 2: required.
+    #[prost(uint32, tag = "25")]
+    pub payload: u32,
+    /// Without a schedule; unspecified: by what runs take.
+    #[prost(enumeration = "Concurrency", tag = "26")]
+    pub concurrency: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Schedule {
@@ -523,7 +532,7 @@ pub struct JobStatus {
     #[prost(uint64, tag = "7")]
     pub next: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Run {
     #[prost(uint32, tag = "1")]
     pub number: u32,
@@ -552,6 +561,17 @@ pub struct Run {
     /// Of the answer to a listing only: slots whose task runs.
     #[prost(uint32, tag = "11")]
     pub running: u32,
+    /// What it was given.
+    #[prost(map = "string, string", tag = "32")]
+    pub params: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// While it goes on.
+    #[prost(bytes = "vec", optional, tag = "33")]
+    pub payload: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+    #[prost(uint32, tag = "34")]
+    pub payload_len: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PortSpec {
@@ -837,6 +857,21 @@ pub struct ServiceSpec {
     /// Absent: nothing is said.
     #[prost(message, optional, tag = "91")]
     pub moving: ::core::option::Option<Moving>,
+    /// Absent: none.
+    #[prost(message, optional, tag = "112")]
+    pub hooks: ::core::option::Option<Hooks>,
+}
+/// Commands before and after a new template takes over.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Hooks {
+    #[prost(string, repeated, tag = "1")]
+    pub before: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "2")]
+    pub after: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "3")]
+    pub timeout_ms: u64,
+    #[prost(uint32, tag = "4")]
+    pub retries: u32,
 }
 /// How tasks are moved.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -972,6 +1007,7 @@ pub struct ServiceChange {
     #[prost(uint32, tag = "3")]
     pub to: u32,
 }
+/// `hook`: that is due, and since when; 0: none; 1: before; 2: after.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateStatus {
     #[prost(enumeration = "UpdateKind", tag = "1")]
@@ -982,6 +1018,10 @@ pub struct UpdateStatus {
     pub started: u64,
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "25")]
+    pub hook: u32,
+    #[prost(uint64, tag = "26")]
+    pub hook_since: u64,
 }
 /// A specification that a service had, or has.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1136,7 +1176,7 @@ pub struct Event {
 pub struct Mutation {
     #[prost(
         oneof = "mutation::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 40, 41, 50, 51, 80, 81, 82, 83, 84, 85, 102, 103"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 40, 41, 50, 51, 80, 81, 82, 83, 84, 85, 102, 103, 124"
     )]
     pub kind: ::core::option::Option<mutation::Kind>,
 }
@@ -1312,12 +1352,27 @@ pub mod mutation {
         #[prost(string, tag = "3")]
         pub message: ::prost::alloc::string::String,
     }
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct BeginRun {
         #[prost(bytes = "vec", tag = "1")]
         pub id: ::prost::alloc::vec::Vec<u8>,
         #[prost(uint64, optional, tag = "2")]
         pub scheduled: ::core::option::Option<u64>,
+        #[prost(map = "string, string", tag = "23")]
+        pub params: ::std::collections::HashMap<
+            ::prost::alloc::string::String,
+            ::prost::alloc::string::String,
+        >,
+        #[prost(bytes = "vec", optional, tag = "24")]
+        pub payload: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+    }
+    /// 0: none; 1: before; 2: after.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct SetHook {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(uint32, tag = "2")]
+        pub hook: u32,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct EndRun {
@@ -1460,6 +1515,8 @@ pub mod mutation {
         ControlTask(ControlTask),
         #[prost(message, tag = "103")]
         PreemptTask(PreemptTask),
+        #[prost(message, tag = "124")]
+        SetHook(SetHook),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1719,12 +1776,19 @@ pub struct HoldUpdateRequest {
     #[prost(bytes = "vec", tag = "3")]
     pub request_id: ::prost::alloc::vec::Vec<u8>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunJobRequest {
     #[prost(string, tag = "1")]
     pub service: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "2")]
     pub request_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(map = "string, string", tag = "23")]
+    pub params: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(bytes = "vec", optional, tag = "24")]
+    pub payload: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
 }
 /// `run` 0: all that go on.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2773,6 +2837,9 @@ pub struct LogLine {
     /// The init container or sidecar that said it; empty: the task's own.
     #[prost(string, tag = "7")]
     pub container: ::prost::alloc::string::String,
+    /// Of a task without a slot: which hook of its service. 1: before; 2: after.
+    #[prost(uint32, tag = "27")]
+    pub hook: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ImagePull {
@@ -3274,6 +3341,14 @@ pub struct AssignedTask {
     /// What the managers know of it: an agent that lost its memory goes on from here.
     #[prost(message, optional, tag = "7")]
     pub status: ::core::option::Option<TaskStatus>,
+    /// What its run was given.
+    #[prost(map = "string, string", tag = "28")]
+    pub params: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(bytes = "vec", optional, tag = "29")]
+    pub payload: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
 }
 /// A service as far as a node needs it: ports and the templates in use on this node.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -8,8 +8,8 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 
 use warren_shim::message::{
-    Builder, HasNul, KEPT_MAX, LAYERS_MAX, MESSAGE_MAX, MountKind as Kind, STRINGS_MAX, Settings,
-    Tag, flags,
+    Builder, File, HasNul, KEPT_MAX, LAYERS_MAX, MESSAGE_MAX, MountKind as Kind, STRINGS_MAX,
+    Settings, Tag, flags,
 };
 
 use super::cgroup::Membership;
@@ -194,7 +194,9 @@ fn fill(
         push_mount(builder, mount)?;
     }
     for file in &spec.files {
-        builder.file(file.mode & 0o7777, file.target.as_bytes(), &file.data)?;
+        let owner = if file.of_user { File::OF_USER } else { 0 };
+        let mode = file.mode & 0o7777 | owner;
+        builder.file(mode, file.target.as_bytes(), &file.data)?;
     }
     push_membership(builder, around.membership)?;
     if let Some(seccomp) = &around.seccomp {

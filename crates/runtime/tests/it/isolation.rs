@@ -128,8 +128,12 @@ async fn host_root_file_system() {
     );
     spec.read_only = true;
     spec.cwd = "/made/for/this".to_owned();
-    spec.files =
-        vec![InjectedFile { target: "/etc/hosts".to_owned(), data: Vec::new(), mode: 0o644 }];
+    spec.files = vec![InjectedFile {
+        target: "/etc/hosts".to_owned(),
+        data: Vec::new(),
+        mode: 0o644,
+        of_user: false,
+    }];
     let kind = MountKind::Tmpfs { size_bytes: Some(1 << 20), mode: 0o1777 };
     spec.mounts = vec![Mount { kind, target: "/scratch".to_owned(), read_only: false }];
     host.prints(spec, "locked\nlocked\nopen\nopen\n/made/for/this\n").await;
@@ -192,8 +196,12 @@ async fn host_mounts() {
     ];
     symlink("../../../target", host.image().join("link")).unwrap();
     fs::create_dir(host.image().join("target")).unwrap();
-    let config =
-        InjectedFile { target: "/etc/config".to_owned(), data: b"cfg\n".to_vec(), mode: 0o600 };
+    let config = InjectedFile {
+        target: "/etc/config".to_owned(),
+        data: b"cfg\n".to_vec(),
+        mode: 0o600,
+        of_user: false,
+    };
     spec.files = vec![config];
     // The file system that the folder is on: that of the longest path to it, mounted last.
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();

@@ -198,6 +198,12 @@ pub(crate) fn give_stream(fd: Fd, user: u32, group: u32) {
     }
 }
 
+/// Changes who owns a file.
+pub(crate) fn give(fd: Fd, user: u32, group: u32) -> Sys<()> {
+    // SAFETY: no memory is passed.
+    done(unsafe { call!(SYS_fchown, fd, user, group) })
+}
+
 /// Fills `buffer` with directory entries; 0 at the end.
 pub(crate) fn folder_entries(folder: Fd, buffer: &mut [u8]) -> Sys<usize> {
     // SAFETY: the kernel writes at most the buffer's length.

@@ -7,17 +7,19 @@ use warren_model::service::Mode;
 use warren_model::task::{Desired, TaskState};
 use warren_planner::{Convergence, Seen};
 
-use super::{EPOCH_MS, Held, Ids, World};
+use super::{Held, Ids, World};
 use crate::jobs;
 use crate::ledger::Ledger;
 
 impl World {
-    pub(super) fn check_step(&self) -> Held {
+    pub(super) fn check_step(&mut self) -> Held {
         let violations = self.state.check();
         if !violations.is_empty() {
             return Err(format!("the state does not hold: {}", violations.join("; ")));
         }
         jobs::check(&self.state)?;
+        self.deeds.look(&self.state)?;
+        self.check_room()?;
         let mut addresses = BTreeMap::new();
         for (task, container) in self.machine.running() {
             let Some(address) = self.state.task(task).and_then(|task| task.address) else {
@@ -70,9 +72,21 @@ impl World {
     fn check_bounded(&self, service: warren_model::ServiceId) -> Held {
         let tasks = self.state.tasks_of(service).count();
         let limit = self.state.cluster().map_or(0, |cluster| cluster.history_limit);
-        let most = (8 * (limit + 2)) as usize;
+        // Eight slots, and two hooks.
+        let most = (10 * (limit + 2)) as usize;
         if tasks > most {
             return Err(format!("a crash loop holds {tasks} tasks, at most {most} are kept"));
+        }
+        Ok(())
+    }
+
+    /// What tasks have reserved is there.
+    fn check_room(&self) -> Held {
+        let Some(node) = self.state.node(self.node_id) else { return Ok(()) };
+        let Some(reserved) = self.state.reserved_on(self.node_id) else { return Ok(()) };
+        let (taken, there) = (reserved.cpu_millis, node.description.cpus * 1000);
+        if taken > u64::from(there) {
+            return Err(format!("{taken} thousandths of a core are reserved of {there}"));
         }
         Ok(())
     }
@@ -154,7 +168,9 @@ impl World {
         if self.planning {
             return Ok(());
         }
-        let now = warren_model::Time(EPOCH_MS + self.now_ms);
+        let wall = self.wall();
+        let now = wall.max(self.state.time());
+        self.beats.wall = Some(wall);
         self.beats.seen.insert(self.node_id, Seen { at: now, rtt_ms: 0 });
         let crashing = self.state.services().any(|s| !s.spec.task.command.is_empty());
         for mut index in [self.index.clone(), warren_planner::Index::default()] {

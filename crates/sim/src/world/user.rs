@@ -2,17 +2,22 @@
 
 use std::net::Ipv4Addr;
 
+use warren_agent::core::Input;
 use warren_base::rng::Rng;
 use warren_model::health::{HealthAction, HealthSpec, Healthcheck, Probe};
-use warren_model::id::ServiceId;
+use warren_model::id::{ServiceId, TaskId};
+use warren_model::placement::Preempt;
 use warren_model::service::{
     FailureAction, Mode, PortSpec, Protocol, PublishMode, RestartPolicy, Service, ServiceSpec,
     TaskTemplate, UpdateOrder, UpdatePhase, UpdatePolicy,
 };
+use warren_model::task::{Desired, Task};
+use warren_planner::is_pending;
 use warren_state::change::{Expect, Key, Mutation, Request, Transaction};
 
 use super::{Happening, Held, World};
-use crate::jobs;
+use crate::machine::pick;
+use crate::{hooks, jobs};
 
 /// Services at a time: enough to overlap, few enough to be changed often.
 const SERVICES_MAX: usize = 6;
@@ -28,6 +33,10 @@ impl World {
         let next = self.soon(1500) + 1;
         self.queue.at(next, Happening::User);
         let ids: Vec<ServiceId> = self.state.services().map(|service| service.id).collect();
+        if self.rng.below(6) == 0 {
+            self.touch_a_task();
+            return Ok(());
+        }
         let choice = self.rng.below(10);
         let mutation = if ids.is_empty() || (choice < 3 && ids.len() < SERVICES_MAX) {
             let id = ServiceId::from_bytes(self.rng.id_bytes());
@@ -57,11 +66,42 @@ impl World {
         Ok(())
     }
 
+    /// Stops a task, or restarts it in place.
+    fn touch_a_task(&mut self) {
+        let wanted =
+            |task: &&Task| task.desired == Desired::Running && !task.status.state.is_terminal();
+        let ids: Vec<TaskId> = self.state.tasks().filter(wanted).map(|task| task.id).collect();
+        let Some(at) = pick(self.rng.as_ref(), ids.len()) else { return };
+        let id = ids[at];
+        if self.rng.below(2) == 0 {
+            let needs = self.machine.handle(Input::Restart(id), self.now());
+            self.serve(needs);
+            return;
+        }
+        let mutations = vec![Mutation::SetDesired { id, desired: Desired::Shutdown }];
+        self.propose(Transaction { mutations, ..Transaction::default() }, false);
+    }
+
+    /// Nobody makes room for what waits.
+    fn make_room(&mut self) {
+        let waits = |service: &&Service| {
+            let mut tasks = self.state.tasks_of(service.id);
+            service.spec.task.reserve.cpu_millis > 0 && tasks.any(is_pending)
+        };
+        let waiting = self.state.services().filter(|service| !service.removing).filter(waits);
+        let ids: Vec<ServiceId> = waiting.map(|service| service.id).collect();
+        for id in ids {
+            let mutations = vec![Mutation::RemoveService { id }];
+            self.propose(Transaction { mutations, ..Transaction::default() }, false);
+        }
+    }
+
     /// Lets updates go on that were paused for what trouble did to their new tasks.
     fn mend(&mut self) -> Held {
         if self.now_ms < self.options.trouble_ms + MENDS_MS {
             self.queue.at(self.now_ms + MEND_EVERY_MS, Happening::User);
         }
+        self.make_room();
         let is_paused = |service: &&Service| {
             service.update.as_ref().is_some_and(|update| update.phase == UpdatePhase::Paused)
         };
@@ -101,6 +141,13 @@ impl World {
             6 if !spec.task.command.is_empty() => spec.task.command.clear(),
             6 if self.rng.below(4) == 0 => spec.task.command = vec!["crash".to_owned()],
             6 => spec.task.env = vec![format!("W={}", self.rng.below(1000))],
+            7 if spec.mode.is_job() && spec.job.inputs.is_any() => {
+                let given = jobs::given(service, self.rng.as_ref())?;
+                return Some(Mutation::BeginRun { id, scheduled: None, given });
+            }
+            7 if !spec.mode.is_job() && self.rng.below(2) == 0 => {
+                hooks::make(&mut spec, self.rng.as_ref());
+            }
             7 => spec.task.force += 1,
             8 => spec.ports = self.ports(),
             _ => return Some(Mutation::RemoveService { id }),
@@ -158,8 +205,17 @@ impl World {
                 },
             )
         };
-        if self.rng.below(4) == 0 {
-            jobs::make(&mut spec, self.rng.as_ref());
+        match self.rng.below(8) {
+            0 | 1 => jobs::make(&mut spec, self.rng.as_ref()),
+            2 | 3 => hooks::make(&mut spec, self.rng.as_ref()),
+            // More than the node has, so that some end for others.
+            4 | 5 => {
+                spec.task.reserve.cpu_millis = 300 + self.rng.below(500);
+                spec.placement.priority = i16::try_from(self.rng.below(4)).unwrap_or(0);
+                spec.placement.preempt =
+                    if self.rng.below(2) == 0 { Preempt::Lower } else { Preempt::Never };
+            }
+            _ => {}
         }
         Ok(spec)
     }

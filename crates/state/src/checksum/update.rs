@@ -1,8 +1,8 @@
 //! How updates go, and what was before them.
 
 use warren_model::service::{
-    Change, ChangeKind, FailureAction, Revision, RollbackPolicy, UpdateKind, UpdateOrder,
-    UpdatePhase, UpdatePolicy, UpdateStatus,
+    Change, ChangeKind, FailureAction, HookStatus, Hooks, Revision, RollbackPolicy, UpdateKind,
+    UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus,
 };
 
 use super::{Digest, add_spec, add_spec_added};
@@ -75,7 +75,7 @@ pub(super) fn add_change(digest: &mut Digest, change: &Change) {
 }
 
 pub(super) fn add_status(digest: &mut Digest, status: &UpdateStatus) {
-    let UpdateStatus { kind, phase, started, message } = status;
+    let UpdateStatus { kind, phase, started, message, hook } = status;
     let kind = match kind {
         UpdateKind::Update => 1,
         UpdateKind::Rollback => 2,
@@ -89,6 +89,18 @@ pub(super) fn add_status(digest: &mut Digest, status: &UpdateStatus) {
     digest.word(kind << 8 | phase);
     digest.word(started.0);
     digest.text(message);
+    digest.added(147, *hook, |digest, HookStatus { hook, since }| {
+        digest.word(u64::from(hook.number()));
+        digest.word(since.0);
+    });
+}
+
+pub(super) fn add_hooks(digest: &mut Digest, hooks: &Hooks) {
+    let Hooks { before, after, timeout_ms, retries } = hooks;
+    digest.texts(before);
+    digest.texts(after);
+    digest.word(*timeout_ms);
+    digest.word(u64::from(*retries));
 }
 
 pub(super) fn add_revision(digest: &mut Digest, revision: &Revision) {

@@ -4,10 +4,12 @@
 //! and nothing at or before the cursor is begun any more, whoever leads and whatever its clock
 //! says. A schedule's text is not looked at here.
 
+use std::collections::BTreeMap;
+
 use warren_model::Time;
 use warren_model::event::Action;
 use warren_model::id::ServiceId;
-use warren_model::job::{Concurrency, JobPolicy, JobStatus, Run, RunState, has_done};
+use warren_model::job::{Concurrency, Given, JobPolicy, JobStatus, Run, RunState, has_done};
 use warren_model::service::{Mode, Service, ServiceSpec};
 
 use super::{Step, invalid};
@@ -28,7 +30,7 @@ impl Step<'_> {
             return None;
         }
         let mut job = JobStatus { cursor: self.state.time, ..JobStatus::default() };
-        if spec.job.schedule.is_none() {
+        if spec.job.begins_with_service() {
             job.last = 1;
             job.runs.push(self.run(1, 1, None));
         }
@@ -53,9 +55,9 @@ impl Step<'_> {
         }
         if spec.job.schedule.is_none() {
             job.suspended = false;
-            if renewed {
+            if renewed && spec.job.begins_with_service() {
                 let service = Service { spec: spec.clone(), template, ..before.clone() };
-                self.push_run(&service, &mut job, None)?;
+                self.push_run(&service, &mut job, None, &Given::default())?;
             }
         }
         trim(&mut job, spec.job.history);
@@ -66,6 +68,7 @@ impl Step<'_> {
         &mut self,
         id: ServiceId,
         scheduled: Option<Time>,
+        given: &Given,
     ) -> Result<(), Rejection> {
         let service = self.there(id)?;
         let (name, mut job) = self.job_of(service)?;
@@ -79,7 +82,7 @@ impl Step<'_> {
             job.cursor = time;
         }
         let service = service.clone();
-        self.push_run(&service, &mut job, scheduled)?;
+        self.push_run(&service, &mut job, scheduled, given)?;
         trim(&mut job, service.spec.job.history);
         let text = match scheduled {
             Some(time) => format!("run {} begins, for {time}", job.last),
@@ -106,7 +109,7 @@ impl Step<'_> {
             return invalid(format!("run {number} of job {name} goes on already"));
         }
         (run.state, run.since, run.message) = (end.state, now, cut(end.message));
-        (run.completed, run.total) = (end.completed, end.total);
+        (run.completed, run.total, run.payload) = (end.completed, end.total, None);
         let text = match run.message.as_str() {
             "" => format!("run {number} is {}", end.state.as_str()),
             why => format!("run {number} is {}: {why}", end.state.as_str()),
@@ -199,16 +202,14 @@ impl Step<'_> {
         service: &Service,
         job: &mut JobStatus,
         scheduled: Option<Time>,
+        given: &Given,
     ) -> Result<(), Rejection> {
         let name = &service.spec.name;
         let Some(number) = job.last.checked_add(1) else {
             return invalid(format!("job {name} ran too often"));
         };
         let active = job.active().next_back().map(|run| run.number);
-        // Without a schedule there is one at a time, the last.
-        let schedule = service.spec.job.schedule.as_ref();
-        let rule = schedule.map_or(Concurrency::Replace, |schedule| schedule.concurrency);
-        match (active, rule) {
+        match (active, service.spec.job.concurrency()) {
             (Some(other), Concurrency::Forbid) => {
                 return invalid(format!("run {other} of job {name} goes on"));
             }
@@ -220,7 +221,13 @@ impl Step<'_> {
             (Some(_), Concurrency::Allow) | (None, _) => {}
         }
         job.last = number;
-        job.runs.push(self.run(number, service.template, scheduled));
+        let payload_len = given.payload.as_ref().map_or(0, |payload| payload.len());
+        job.runs.push(Run {
+            params: service.spec.job.inputs.filled(&given.params),
+            payload: given.payload.clone(),
+            payload_len: u32::try_from(payload_len).unwrap_or(u32::MAX),
+            ..self.run(number, service.template, scheduled)
+        });
         Ok(())
     }
 
@@ -234,7 +241,7 @@ impl Step<'_> {
                 Mode::ReplicatedJob { completions, .. } => completions,
                 _ => run.completed,
             };
-            (run.state, run.since) = (RunState::Stopped, self.state.time);
+            (run.state, run.since, run.payload) = (RunState::Stopped, self.state.time, None);
             run.message = format!("run {by} took its place");
         }
     }
@@ -251,6 +258,9 @@ impl Step<'_> {
             completed: 0,
             total: 0,
             forgotten: Vec::new(),
+            params: BTreeMap::new(),
+            payload: None,
+            payload_len: 0,
         }
     }
 }

@@ -6,8 +6,8 @@ use warren_model::Time;
 use warren_model::event::Action;
 use warren_model::id::ServiceId;
 use warren_model::service::{
-    Change, ChangeKind, Revision, Service, ServiceSpec, TaskTemplate, UpdateKind, UpdatePhase,
-    UpdateStatus,
+    Change, ChangeKind, Hook, HookStatus, Revision, Service, ServiceSpec, TaskTemplate, UpdateKind,
+    UpdatePhase, UpdateStatus,
 };
 
 use super::{Step, invalid};
@@ -42,7 +42,8 @@ impl Step<'_> {
             template: 1,
             template_last: 1,
             change: self.change(ChangeKind::Create),
-            update: None,
+            // Nobody watches over what is new, unless something is to be done before or after.
+            update: spec.hooks.is_any().then(|| self.update_to(spec)),
             job: self.new_job(spec),
             removing: false,
             created: time,
@@ -66,12 +67,7 @@ impl Step<'_> {
         if before.spec == *spec {
             return Ok(());
         }
-        let status = UpdateStatus {
-            kind: UpdateKind::Update,
-            phase: UpdatePhase::Moving,
-            started: self.state.time,
-            message: String::new(),
-        };
+        let status = self.update_to(spec);
         let (renewed, template) = self.respecify(id, spec, ChangeKind::Update, status)?;
         let message = if renewed { format!("template {template}") } else { String::new() };
         self.emit_service(Action::Update, id, spec, message);
@@ -106,6 +102,8 @@ impl Step<'_> {
             phase: UpdatePhase::Moving,
             started: self.state.time,
             message: cut(why),
+            // What was there before worked without.
+            hook: None,
         };
         self.respecify(id, &revision.spec, change, status)?;
         let mut message = format!("back to revision {to}");
@@ -131,6 +129,7 @@ impl Step<'_> {
             phase: UpdatePhase::Moving,
             started: Time(0),
             message: String::new(),
+            hook: None,
         });
         let update = match (known.phase, phase) {
             (UpdatePhase::Done, _) => {
@@ -143,7 +142,8 @@ impl Step<'_> {
                 return invalid(format!("the update of service {name} is paused already"));
             }
             (UpdatePhase::Paused, UpdatePhase::Moving) => {
-                UpdateStatus { phase, started: now, message: String::new(), ..known }
+                let hook = known.hook.map(|due| HookStatus { since: now, ..due });
+                UpdateStatus { phase, started: now, message: String::new(), hook, ..known }
             }
             (UpdatePhase::Moving, UpdatePhase::Paused) => {
                 UpdateStatus { phase, message: cut(message), ..known }
@@ -151,14 +151,15 @@ impl Step<'_> {
             (UpdatePhase::Moving | UpdatePhase::Paused, UpdatePhase::Done) => {
                 let told = known.kind == UpdateKind::AutomaticRollback
                     && known.phase == UpdatePhase::Moving;
-                let message = if told { known.message.clone() } else { String::new() };
-                UpdateStatus { phase, message, ..known }
+                let message = if told { known.message.clone() } else { cut(message) };
+                UpdateStatus { phase, message, hook: None, ..known }
             }
         };
         let text = match phase {
             UpdatePhase::Moving => "update goes on".to_owned(),
             UpdatePhase::Paused => format!("update paused: {}", update.message),
-            UpdatePhase::Done => "update completed".to_owned(),
+            UpdatePhase::Done if message.is_empty() => "update completed".to_owned(),
+            UpdatePhase::Done => format!("update completed: {}", update.message),
         };
         let text = match update.kind {
             UpdateKind::Update => text,
@@ -166,6 +167,44 @@ impl Step<'_> {
                 text.replacen("update", "rollback", 1)
             }
         };
+        let service = Service { update: Some(update), revision: self.revision, ..before.clone() };
+        let spec = service.spec.clone();
+        self.state.set_service(self.journal, id, Some(service));
+        self.emit_service(Action::Update, id, &spec, text);
+        Ok(())
+    }
+
+    /// Of an update that begins now.
+    fn update_to(&self, spec: &ServiceSpec) -> UpdateStatus {
+        let since = self.state.time;
+        let before = !spec.hooks.before.is_empty();
+        UpdateStatus {
+            kind: UpdateKind::Update,
+            phase: UpdatePhase::Moving,
+            started: since,
+            message: String::new(),
+            hook: before.then_some(HookStatus { hook: Hook::Before, since }),
+        }
+    }
+
+    pub(super) fn set_hook(&mut self, id: ServiceId, hook: Option<Hook>) -> Result<(), Rejection> {
+        let before = self.there(id)?;
+        let (name, now) = (&before.spec.name, self.state.time);
+        let Some(known) = before.update.clone().filter(|known| known.phase != UpdatePhase::Done)
+        else {
+            return invalid(format!("no update of service {name} is under way"));
+        };
+        if known.hook.map(|due| due.hook) == hook {
+            return invalid(format!("the hook of service {name} is as it is to be already"));
+        }
+        let text = match (hook, known.hook) {
+            (Some(hook), _) => format!("{} command is due", hook.as_str()),
+            (None, Some(due)) => format!("{} command is over", due.hook.as_str()),
+            (None, None) => String::new(),
+        };
+        let hook = hook.map(|hook| HookStatus { hook, since: now });
+        // What comes next has its time from now on.
+        let update = UpdateStatus { hook, started: now, ..known };
         let service = Service { update: Some(update), revision: self.revision, ..before.clone() };
         let spec = service.spec.clone();
         self.state.set_service(self.journal, id, Some(service));

@@ -2,7 +2,7 @@
 
 use warren_model::Time;
 use warren_model::id::ServiceId;
-use warren_model::job::RunState;
+use warren_model::job::{Given, RunState};
 use warren_state::State;
 use warren_state::change::{Mutation, Outcome, Rejection, Transaction};
 
@@ -36,7 +36,7 @@ impl Story {
 
     fn begin(&mut self, scheduled: Option<u64>) -> String {
         let scheduled = scheduled.map(|ms| self.state.time().plus_ms(ms));
-        self.write(Mutation::BeginRun { id: self.id, scheduled })
+        self.write(Mutation::BeginRun { id: self.id, scheduled, given: Given::default() })
     }
 
     fn end(&mut self, run: u32, state: RunState) -> String {

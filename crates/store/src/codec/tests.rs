@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use warren_model::cluster::{Authority, JoinToken};
 use warren_model::id::ClusterId;
-use warren_model::job::RunState;
+use warren_model::job::{Given, RunState};
 use warren_model::moving::{Cause, MinAvailable, Moving, Origin, Rebalance};
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
@@ -16,8 +16,8 @@ use warren_model::placement::{Placement, Strategy};
 use warren_model::policy::{Policy, PolicyAction, PolicySpec};
 use warren_model::resources::Resources;
 use warren_model::service::{
-    Attachment, Change, ChangeKind, Endpoint, EndpointMode, OnDisconnect, Revision, ServiceSpec,
-    UpdatePhase,
+    Attachment, Change, ChangeKind, Endpoint, EndpointMode, Hook, OnDisconnect, Revision,
+    ServiceSpec, UpdatePhase,
 };
 use warren_model::task::{Desired, Task, TaskControl, TaskState, TaskStatus};
 use warren_model::{
@@ -100,6 +100,11 @@ fn spec() -> ServiceSpec {
     let spec = ServiceSpec::new("web".parse().unwrap(), template);
     let moving = Moving { min_available: Some(MinAvailable::Percent(80)), ..Moving::default() };
     ServiceSpec { on_disconnect, networks: vec![attachment], endpoint, placement, moving, ..spec }
+}
+
+fn given() -> Given {
+    let params = [("DAY".to_owned(), "monday".to_owned())].into();
+    Given { params, payload: Some([0, 255].into()) }
 }
 
 fn network() -> Network {
@@ -185,7 +190,9 @@ fn mutations() -> Vec<Mutation> {
         Mutation::CreateNetwork { id: network().id, spec: network().spec },
         Mutation::RemoveNetwork { id: network().id },
         Mutation::CreatePolicy { id: policy().id, spec: policy().spec },
-        Mutation::BeginRun { id: service, scheduled: Some(TIME) },
+        Mutation::BeginRun { id: service, scheduled: Some(TIME), given: given() },
+        Mutation::SetHook { id: service, hook: Some(Hook::After) },
+        Mutation::SetHook { id: service, hook: None },
         Mutation::EndRun {
             id: service,
             run: 2,

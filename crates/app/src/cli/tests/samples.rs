@@ -50,6 +50,7 @@ pub(crate) fn web() -> v1::Service {
         rollback: None,
         moving: None,
         job: None,
+        hooks: None,
     };
     v1::Service {
         id: vec![3; 10],
