@@ -31,7 +31,7 @@ use warren_wireguard::PrivateKey;
 
 use crate::asker::Asker;
 use crate::descriptors::Descriptors;
-use crate::wire::Status;
+use crate::wire::{LostPeer, Status};
 use process::Process;
 
 /// For a container's first question to be answered: many times what telling takes, and less than
@@ -119,6 +119,7 @@ pub struct Handle {
     /// The generation that the process has.
     told: watch::Receiver<u64>,
     questions: mpsc::Sender<oneshot::Sender<Status>>,
+    reach: watch::Receiver<Vec<LostPeer>>,
 }
 
 impl Handle {
@@ -187,6 +188,11 @@ impl Handle {
         tokio::time::timeout(STATUS_MAX, status).await.ok()?.ok()
     }
 
+    /// Other nodes that are not reached on the direct way, whenever that changes.
+    pub fn lost(&self) -> watch::Receiver<Vec<LostPeer>> {
+        self.reach.clone()
+    }
+
     fn change(&self, change: impl FnOnce(&mut Wanted)) -> u64 {
         let mut generation = 0;
         self.wanted.send_modify(|wanted| {
@@ -223,7 +229,8 @@ impl Keeper {
         let (tell, told) = watch::channel(0);
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let (stop, stopped) = oneshot::channel();
-        let handle = Handle { wanted: wanted.clone(), told, questions };
+        let (reach, reached) = watch::channel(Vec::new());
+        let handle = Handle { wanted: wanted.clone(), told, questions, reach: reached };
         let keeping = Keeping {
             options: Arc::new(options),
             held: Descriptors::default(),
@@ -231,6 +238,7 @@ impl Keeper {
             wanted,
             told: tell,
             asked,
+            reach,
             complaint: None,
         };
         Self { handle, stop, running: tokio::spawn(keeping.run(stopped)) }
@@ -260,6 +268,8 @@ struct Keeping {
     wanted: watch::Sender<Wanted>,
     told: watch::Sender<u64>,
     asked: mpsc::Receiver<oneshot::Sender<Status>>,
+    /// Who is not reached.
+    reach: watch::Sender<Vec<LostPeer>>,
     /// What was logged last of a tunnel that cannot be had: once is enough.
     complaint: Option<String>,
 }
@@ -284,7 +294,8 @@ impl Keeping {
         let mut process = self.found().await;
         if process.is_none() && !self.options.is_eager {
             // The sender is ours: there is no end to it.
-            let _ = self.wants.wait_for(|wanted| !wanted.askers.is_empty()).await;
+            let own = self.options.node;
+            let _ = self.wants.wait_for(|wanted| wanted.needs_process(own)).await;
         }
         loop {
             let begun_ms = self.options.clock.monotonic_ms();
@@ -330,6 +341,12 @@ impl Keeping {
 }
 
 impl Wanted {
+    /// Whether there is anything to do: containers that ask, or nodes to pass messages on for.
+    fn needs_process(&self, own: NodeId) -> bool {
+        let relays = self.table.iter().flat_map(|table| &table.relays);
+        !self.askers.is_empty() || relays.into_iter().any(|relay| relay.via == own)
+    }
+
     /// Adds what was told by an earlier daemon where this one has said nothing yet.
     fn complete(&mut self, recalled: Option<link::Recalled>) {
         if let Some(recalled) = recalled {
@@ -372,7 +389,8 @@ mod tests {
         let (wanted, _) = watch::channel(Wanted::default());
         let (tell, told) = watch::channel(0);
         let (questions, _) = mpsc::channel(1);
-        (Handle { wanted, told, questions }, tell)
+        let (_, reach) = watch::channel(Vec::new());
+        (Handle { wanted, told, questions, reach }, tell)
     }
 
     fn shown(handle: &Handle) -> String {

@@ -27,6 +27,7 @@ mod update;
 
 use std::net::Ipv4Addr;
 
+pub use cluster::{relay, wire_relay};
 pub use placement::{amounts, amounts_from};
 pub use table::table_change;
 use warren_model::OperatorName;

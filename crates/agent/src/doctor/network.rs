@@ -338,6 +338,7 @@ mod tests {
                 blocks: Vec::new(),
                 overlay_key: [n; 32],
                 overlay_key_other: [0; 32],
+                overlay_port: 0,
                 name: name.to_owned(),
             };
             table.peers.insert(NodeId::from_bytes([n; 10]), Arc::new(peer));

@@ -498,6 +498,7 @@ mod tests {
                 blocks: Vec::new(),
                 overlay_key: [0; 32],
                 overlay_key_other: [0; 32],
+                overlay_port: 0,
                 name: String::new(),
             };
             table.peers.insert(NodeId::from_bytes([n; 10]), Arc::new(peer));

@@ -106,6 +106,7 @@ fn pretend(host: &Host, own: PrivateKey, to: PublicKey, at: SocketAddr) -> Resul
         };
         let peer = PeerConfig {
             keys: vec![to],
+            via: None,
             preshared_key: None,
             endpoint: Some(at),
             allowed: vec![Prefix::new(network, 24)?],
