@@ -21,6 +21,7 @@
 pub mod assignments;
 mod cache;
 mod container;
+mod cuts;
 pub mod core;
 mod disk;
 mod doctor;
@@ -85,7 +86,7 @@ pub use crate::route::{LocalManager, MANAGERS_MAX, ManagerAddress};
 pub use crate::seams::{Archive, Images, Network};
 pub use crate::session::{Connect, ConnectError};
 pub use crate::table::Applied;
-pub use crate::tunnel::{KeyChange, OwnKey, Tunnel, TunnelPeer, TunnelState};
+pub use crate::tunnel::{KeyChange, LostPeer, OwnKey, Tunnel, TunnelPeer, TunnelState};
 pub use crate::underlay::Resolve;
 
 use crate::container::Listed;
@@ -199,6 +200,7 @@ impl Agent {
             channel: watch::Sender::new(None),
             parted: Parted::default(),
             said: watch::Sender::new(rotation::said(&keys)),
+            cuts: watch::Sender::new(None),
             wishes,
             inbox,
             stopping: CancellationToken::new(),
@@ -218,6 +220,7 @@ impl Agent {
         let (tables, handed) = watch::channel(Arc::default());
         let (clock, stopping) = (Arc::clone(&tools.clock), tools.stopping.clone());
         tasks.spawn("tunnel keys", rotation::run(Arc::clone(&tools), handed.clone(), wished));
+        tasks.spawn("cuts", cuts::run(Arc::clone(&tools), handed.clone()));
         tasks.spawn("net table", net_table::run(options.net_table, handed, clock, stopping));
         let (prober, probing) = (Arc::clone(&tools), Arc::clone(&tasks));
         tasks.spawn("prober", health::run(prober, probing, Arc::clone(&options.rng)));

@@ -119,7 +119,7 @@ pub struct Handle {
     /// The generation that the process has.
     told: watch::Receiver<u64>,
     questions: mpsc::Sender<oneshot::Sender<Status>>,
-    reach: watch::Receiver<Vec<LostPeer>>,
+    reach: watch::Receiver<Option<Vec<LostPeer>>>,
 }
 
 impl Handle {
@@ -188,8 +188,9 @@ impl Handle {
         tokio::time::timeout(STATUS_MAX, status).await.ok()?.ok()
     }
 
-    /// Other nodes that are not reached on the direct way, whenever that changes.
-    pub fn lost(&self) -> watch::Receiver<Vec<LostPeer>> {
+    /// Other nodes that are not reached on the direct way, whenever that changes; `None` until the
+    /// process said so first.
+    pub fn lost(&self) -> watch::Receiver<Option<Vec<LostPeer>>> {
         self.reach.clone()
     }
 
@@ -229,7 +230,7 @@ impl Keeper {
         let (tell, told) = watch::channel(0);
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let (stop, stopped) = oneshot::channel();
-        let (reach, reached) = watch::channel(Vec::new());
+        let (reach, reached) = watch::channel(None);
         let handle = Handle { wanted: wanted.clone(), told, questions, reach: reached };
         let keeping = Keeping {
             options: Arc::new(options),
@@ -269,7 +270,7 @@ struct Keeping {
     told: watch::Sender<u64>,
     asked: mpsc::Receiver<oneshot::Sender<Status>>,
     /// Who is not reached.
-    reach: watch::Sender<Vec<LostPeer>>,
+    reach: watch::Sender<Option<Vec<LostPeer>>>,
     /// What was logged last of a tunnel that cannot be had: once is enough.
     complaint: Option<String>,
 }
@@ -389,7 +390,7 @@ mod tests {
         let (wanted, _) = watch::channel(Wanted::default());
         let (tell, told) = watch::channel(0);
         let (questions, _) = mpsc::channel(1);
-        let (_, reach) = watch::channel(Vec::new());
+        let (_, reach) = watch::channel(None);
         (Handle { wanted, told, questions, reach }, tell)
     }
 

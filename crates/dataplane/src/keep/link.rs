@@ -104,7 +104,7 @@ impl Link {
 /// Follows who is not reached, by a connection of its own, until that fails.
 pub(super) async fn follow(
     stream: UnixStream,
-    tell: &watch::Sender<Vec<LostPeer>>,
+    tell: &watch::Sender<Option<Vec<LostPeer>>>,
 ) -> io::Result<Infallible> {
     let (mut link, held) = Link::open(stream).await?;
     drop(held);
@@ -122,8 +122,8 @@ pub(super) async fn follow(
         };
         seen = reach.version;
         tell.send_if_modified(|known| {
-            let differs = *known != reach.lost;
-            *known = reach.lost;
+            let differs = known.as_ref() != Some(&reach.lost);
+            *known = Some(reach.lost);
             differs
         });
     }

@@ -215,15 +215,14 @@ impl Keeping {
 }
 
 /// Has it told whom the process that listens there does not reach. Never returns.
-async fn follow(socket: PathBuf, tell: watch::Sender<Vec<LostPeer>>) {
+async fn follow(socket: PathBuf, tell: watch::Sender<Option<Vec<LostPeer>>>) {
     loop {
         let followed = match UnixStream::connect(&socket).await {
             Ok(stream) => link::follow(stream, &tell).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = followed {
-            tracing::debug!(%error, "nobody says who is not reached");
-        }
+        let Err(error) = followed;
+        tracing::debug!(%error, "nobody says who is not reached");
         // It listens a moment after it was told what it works with.
         tokio::time::sleep(FOLLOW_PAUSE).await;
     }

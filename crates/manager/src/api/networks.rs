@@ -118,7 +118,11 @@ pub(super) fn list(
     let networks = networks.into_iter().map(row).collect();
     let overlay = view.cluster().map(|cluster| v1::OverlayKind::from(cluster.overlay));
     let overlay = overlay.unwrap_or_default().into();
-    Ok(v1::ListNetworksResponse { networks, revision, stale_ms, overlay })
+    let relays = view.nodes().flat_map(|node| {
+        node.relays.iter().map(|relay| warren_proto::wire_relay(node.id, relay))
+    });
+    let relays = relays.collect();
+    Ok(v1::ListNetworksResponse { networks, revision, stale_ms, overlay, relays })
 }
 
 fn users(view: &State, network: &Network) -> Vec<v1::NetworkUser> {
