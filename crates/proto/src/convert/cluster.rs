@@ -317,6 +317,7 @@ pub fn wire_relay(node: NodeId, relay: &Relay) -> v1::Relay {
         peer: relay.peer.as_bytes().to_vec(),
         via: relay.via.as_bytes().to_vec(),
         slot: relay.slot.into(),
+        names: Vec::new(),
     }
 }
 

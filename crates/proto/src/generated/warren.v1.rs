@@ -128,6 +128,7 @@ pub struct NodeDescription {
     pub overlay_port: u32,
 }
 /// Two nodes that do not reach each other, and who passes on. node: the one of the smaller id.
+/// names: of the three, of an answer to people alone.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Relay {
     #[prost(bytes = "vec", tag = "1")]
@@ -138,6 +139,8 @@ pub struct Relay {
     pub via: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint32, tag = "4")]
     pub slot: u32,
+    #[prost(string, repeated, tag = "5")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Node {
