@@ -23,6 +23,7 @@ mod cache;
 mod container;
 pub mod core;
 mod crew;
+mod cuts;
 mod disk;
 mod doctor;
 mod effects;
@@ -87,7 +88,7 @@ pub use crate::route::{LocalManager, MANAGERS_MAX, ManagerAddress};
 pub use crate::seams::{Archive, Images, Network};
 pub use crate::session::{Connect, ConnectError};
 pub use crate::table::Applied;
-pub use crate::tunnel::{KeyChange, OwnKey, Tunnel, TunnelPeer, TunnelState};
+pub use crate::tunnel::{KeyChange, LostPeer, OwnKey, Tunnel, TunnelPeer, TunnelState};
 pub use crate::underlay::Resolve;
 
 use crate::container::{Listed, is_companion};
@@ -204,6 +205,7 @@ impl Agent {
             channel: watch::Sender::new(None),
             parted: Parted::default(),
             said: watch::Sender::new(rotation::said(&keys)),
+            cuts: watch::Sender::new(None),
             wishes,
             inbox,
             stopping: CancellationToken::new(),
@@ -223,6 +225,7 @@ impl Agent {
         let (tables, handed) = watch::channel(Arc::default());
         let (clock, stopping) = (Arc::clone(&tools.clock), tools.stopping.clone());
         tasks.spawn("tunnel keys", rotation::run(Arc::clone(&tools), handed.clone(), wished));
+        tasks.spawn("cuts", cuts::run(Arc::clone(&tools), handed.clone()));
         tasks.spawn("net table", net_table::run(options.net_table, handed, clock, stopping));
         let (prober, probing) = (Arc::clone(&tools), Arc::clone(&tasks));
         tasks.spawn("prober", health::run(prober, probing, Arc::clone(&options.rng)));

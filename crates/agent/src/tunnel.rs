@@ -3,6 +3,7 @@
 //! Not here: carrying them, when keys are replaced (`rotation`).
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 /// Carries packets.
 #[async_trait]
@@ -13,11 +14,24 @@ pub trait Tunnel: Send + Sync + 'static {
     /// This node's own keys, the one that is offered first; none: there is no tunnel.
     fn keys(&self) -> Vec<OwnKey>;
 
+    /// Other nodes that are not reached on the direct way, whenever that changes; `None` until it is
+    /// known.
+    fn lost(&self) -> watch::Receiver<Option<Vec<LostPeer>>>;
+
     /// Changes them; on disk, and carried by, when this returns.
     ///
     /// # Errors
     /// The disk refuses; all is as it was then.
     async fn change_keys(&self, change: KeyChange) -> std::io::Result<()>;
+}
+
+/// Another node that is not reached on the direct way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LostPeer {
+    /// Its public key.
+    pub key: [u8; 32],
+    /// Nor by the node that passes on, if there is one.
+    pub via_lost: bool,
 }
 
 /// A key of this node.
@@ -63,4 +77,8 @@ pub struct TunnelPeer {
     pub heard_ago_ms: Option<u64>,
     /// Handshakes that were begun here and never answered.
     pub failed: u64,
+    /// It is not reached on the direct way.
+    pub lost: bool,
+    /// Nor by the node that passes on.
+    pub via_lost: bool,
 }

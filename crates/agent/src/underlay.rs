@@ -120,6 +120,7 @@ mod tests {
                 blocks: vec![],
                 overlay_key: [0; 32],
                 overlay_key_other: [0; 32],
+                overlay_port: 0,
                 name: String::new(),
             };
             (NodeId::from_bytes([u8::try_from(number).unwrap(); 10]), Arc::new(peer))

@@ -489,7 +489,7 @@ fn send_report(core: &mut Core, permit: mpsc::OwnedPermit<v1::AgentMessage>, now
     });
     let statuses = statuses.collect();
     let through = core.outbox().take_through().unwrap_or(0);
-    let report = v1::agent_message::Report { statuses, through };
+    let report = v1::agent_message::Report { statuses, through, ..Default::default() };
     let kind = Some(v1::agent_message::Kind::Report(report));
     permit.send(v1::AgentMessage { kind });
 }

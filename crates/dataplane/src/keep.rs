@@ -31,7 +31,7 @@ use warren_wireguard::PrivateKey;
 
 use crate::asker::Asker;
 use crate::descriptors::Descriptors;
-use crate::wire::Status;
+use crate::wire::{LostPeer, Status};
 use process::Process;
 
 /// For a container's first question to be answered: many times what telling takes, and less than
@@ -120,6 +120,7 @@ pub struct Handle {
     /// The generation that the process has.
     told: watch::Receiver<u64>,
     questions: mpsc::Sender<oneshot::Sender<Status>>,
+    reach: watch::Receiver<Option<Vec<LostPeer>>>,
 }
 
 impl Handle {
@@ -188,6 +189,12 @@ impl Handle {
         tokio::time::timeout(STATUS_MAX, status).await.ok()?.ok()
     }
 
+    /// Other nodes that are not reached on the direct way, whenever that changes; `None` until the
+    /// process said so first.
+    pub fn lost(&self) -> watch::Receiver<Option<Vec<LostPeer>>> {
+        self.reach.clone()
+    }
+
     fn change(&self, change: impl FnOnce(&mut Wanted)) -> u64 {
         let mut generation = 0;
         self.wanted.send_modify(|wanted| {
@@ -224,7 +231,8 @@ impl Keeper {
         let (tell, told) = watch::channel(0);
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let (stop, stopped) = oneshot::channel();
-        let handle = Handle { wanted: wanted.clone(), told, questions };
+        let (reach, reached) = watch::channel(None);
+        let handle = Handle { wanted: wanted.clone(), told, questions, reach: reached };
         let keeping = Keeping {
             options: Arc::new(options),
             held: Descriptors::default(),
@@ -232,6 +240,7 @@ impl Keeper {
             wanted,
             told: tell,
             asked,
+            reach,
             complaint: None,
         };
         Self { handle, stop, running: tokio::spawn(keeping.run(stopped)) }
@@ -261,6 +270,8 @@ struct Keeping {
     wanted: watch::Sender<Wanted>,
     told: watch::Sender<u64>,
     asked: mpsc::Receiver<oneshot::Sender<Status>>,
+    /// Who is not reached.
+    reach: watch::Sender<Option<Vec<LostPeer>>>,
     /// What was logged last of a tunnel that cannot be had: once is enough.
     complaint: Option<String>,
 }
@@ -285,8 +296,8 @@ impl Keeping {
         let mut process = self.found().await;
         if process.is_none() && !self.options.is_eager {
             // The sender is ours: there is no end to it.
-            let carries = self.options.overlay.is_some();
-            let _ = self.wants.wait_for(|wanted| wanted.is_needed(carries)).await;
+            let (own, carries) = (self.options.node, self.options.overlay.is_some());
+            let _ = self.wants.wait_for(|wanted| wanted.is_needed(own, carries)).await;
         }
         loop {
             let begun_ms = self.options.clock.monotonic_ms();
@@ -332,12 +343,15 @@ impl Keeping {
 }
 
 impl Wanted {
-    /// Whether there is something to do.
-    fn is_needed(&self, carries: bool) -> bool {
-        let published = |table: &Arc<NodeTable>| {
-            table.services.values().any(|service| service.mesh_ports().next().is_some())
+    /// Whether there is anything to do: containers that ask, ports whose clients are carried to
+    /// other nodes, or nodes to pass messages on for.
+    fn is_needed(&self, own: NodeId, carries: bool) -> bool {
+        let carries = |table: &Arc<NodeTable>| {
+            let mut services = table.services.values();
+            let published = carries && services.any(|s| s.mesh_ports().next().is_some());
+            published || table.relays.iter().any(|relay| relay.via == own)
         };
-        !self.askers.is_empty() || (carries && self.table.as_ref().is_some_and(published))
+        !self.askers.is_empty() || self.table.as_ref().is_some_and(carries)
     }
 
     /// Adds what was told by an earlier daemon where this one has said nothing yet.
@@ -382,7 +396,8 @@ mod tests {
         let (wanted, _) = watch::channel(Wanted::default());
         let (tell, told) = watch::channel(0);
         let (questions, _) = mpsc::channel(1);
-        (Handle { wanted, told, questions }, tell)
+        let (_, reach) = watch::channel(None);
+        (Handle { wanted, told, questions, reach }, tell)
     }
 
     fn shown(handle: &Handle) -> String {

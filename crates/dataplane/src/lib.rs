@@ -37,6 +37,6 @@ mod wire;
 pub use asker::Asker;
 pub use keep::{End, Error, Handle, Keeper, Options, Overlay};
 pub use names::Names;
-pub use peers::{Skipped, has_peers, peers};
+pub use peers::{Skipped, has_peers, peers, relayed};
 pub use serve::{Failure, run};
-pub use wire::{DnsCounters, PeerStatus, Status};
+pub use wire::{DnsCounters, LostPeer, PeerStatus, RelayStatus, Status};

@@ -1,4 +1,5 @@
-//! Who is in the tunnel: other nodes by their keys, made of what managers told.
+//! Who is in the tunnel: other nodes by their keys, made of what managers told; and for whom this
+//! node passes messages on.
 //!
 //! Pure. The engine takes a table whole or not at all, so one node that makes no sense (a copied
 //! disk: two nodes of one key) must not cost the others theirs: it is left out, and told of.
@@ -11,8 +12,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use warren_model::id::NodeId;
 use warren_model::ipv6;
-use warren_model::node_table::{NodeTable, Peer};
-use warren_wireguard::{ALLOWED_MAX, PEERS_MAX, PeerConfig, Prefix, PublicKey};
+use warren_model::node::Relay;
+use warren_model::node_table::{NodeTable, Peer, TableRelay};
+use warren_wireguard::{
+    ALLOWED_MAX, PEERS_MAX, PeerConfig, Prefix, PublicKey, RELAYED_MAX, Relayed,
+};
 
 /// A node without a key has no tunnel.
 const NO_KEY: [u8; 32] = [0; 32];
@@ -38,8 +42,53 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// All other nodes that have keys. `port` is where all of them listen; `known` are addresses of
-/// those that are told by name.
+/// Where nodes listen.
+struct Places<'a> {
+    table: &'a NodeTable,
+    /// Of those that did not say.
+    port: u16,
+    /// Of those that are told by name.
+    known: &'a BTreeMap<String, IpAddr>,
+}
+
+impl Places<'_> {
+    fn of(&self, peer: &Peer) -> Option<SocketAddr> {
+        let at = peer.underlay.parse().ok().or_else(|| self.known.get(&peer.underlay).copied())?;
+        let port = if peer.overlay_port == 0 { self.port } else { peer.overlay_port };
+        Some(SocketAddr::new(at, port))
+    }
+
+    fn of_node(&self, node: NodeId) -> Option<SocketAddr> {
+        self.of(self.table.peers.get(&node)?)
+    }
+
+    /// Where a node passes on what is for another.
+    fn of_relay(&self, relay: &TableRelay) -> Option<SocketAddr> {
+        let mut at = self.of_node(relay.via)?;
+        at.set_port(Relay::port(at.port(), relay.slot)?);
+        Some(at)
+    }
+}
+
+/// For whom this node passes messages on.
+pub fn relayed(
+    table: &NodeTable,
+    own: NodeId,
+    port: u16,
+    known: &BTreeMap<String, IpAddr>,
+) -> Vec<Relayed> {
+    let places = Places { table, port, known };
+    let ours = table.relays.iter().filter(|relay| relay.via == own);
+    let each = ours.filter_map(|relay| {
+        let [one, two] = relay.ends;
+        let ends = [places.of_node(one)?, places.of_node(two)?];
+        Some(Relayed { port: places.of_relay(relay)?.port(), ends })
+    });
+    each.take(RELAYED_MAX).collect()
+}
+
+/// All other nodes that have keys. `port` is where those listen that did not say; `known` are
+/// addresses of those that are told by name.
 pub fn peers(
     table: &NodeTable,
     own: NodeId,
@@ -47,6 +96,9 @@ pub fn peers(
     port: u16,
     known: &BTreeMap<String, IpAddr>,
 ) -> (Vec<PeerConfig>, Vec<Skipped>) {
+    let places = Places { table, port, known };
+    let vias = table.relays.iter().filter_map(|relay| Some((relay.other(own)?, relay)));
+    let vias: BTreeMap<NodeId, &TableRelay> = vias.collect();
     let mut keys: BTreeSet<PublicKey> = own_keys.iter().copied().collect();
     let (mut prefixes, mut skipped) = (BTreeSet::new(), Vec::new());
     let mut peers = Vec::new();
@@ -79,11 +131,11 @@ pub fn peers(
         if allowed.len() < count {
             skipped.push(Skipped::Block(node));
         }
-        let address = peer.underlay.parse().ok().or_else(|| known.get(&peer.underlay).copied());
         peers.push(PeerConfig {
             keys: its_keys,
+            via: vias.get(&node).and_then(|relay| places.of_relay(relay)),
             preshared_key: None,
-            endpoint: address.map(|address| SocketAddr::new(address, port)),
+            endpoint: places.of(peer),
             allowed,
             keepalive: None,
         });
@@ -137,6 +189,7 @@ mod tests {
                 blocks: blocks.map(|n| format!("10.128.{n}.0/24").parse().unwrap()).collect(),
                 overlay_key: [key.parse().unwrap(); 32],
                 overlay_key_other: [other.parse().unwrap(); 32],
+                overlay_port: 0,
                 name: String::new(),
             };
             table.peers.insert(node(n.parse().unwrap()), Arc::new(peer));
@@ -181,6 +234,33 @@ mod tests {
         check("2=192.0.2.2/7+8:3", &["7+8 192.0.2.2:51820 10.128.3.0/24"], &[]);
         check("2=192.0.2.2/7+1:3", &["7 192.0.2.2:51820 10.128.3.0/24"], &[Skipped::Key(node(2))]);
         check("2=2001:db8::2/7:3", &["7 [2001:db8::2]:51820 10.128.3.0/24"], &[]);
+    }
+
+    #[test]
+    fn nodes_listen_where_they_say_and_others_pass_on() {
+        let mut table = table("1=192.0.2.1/1:1 2=192.0.2.2/7:2 3=192.0.2.3/8:3 4=b.test/9:4");
+        let mut says = (*table.peers[&node(3)]).clone();
+        says.overlay_port = 4000;
+        table.peers.insert(node(3), Arc::new(says));
+        let relay =
+            |one, two, via, slot| TableRelay { ends: [node(one), node(two)], via: node(via), slot };
+        table.relays = vec![relay(1, 2, 3, 0), relay(1, 4, 3, 1), relay(2, 3, 1, 5)];
+        let known = BTreeMap::from([("b.test".to_owned(), [192, 0, 2, 9].into())]);
+        let (all, _) = peers(&table, node(1), &[], 51820, &known);
+        let shown: Vec<_> = all.iter().map(|p| (p.endpoint.unwrap(), p.via)).collect();
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert_eq!(
+            shown,
+            [
+                (at("192.0.2.2:51820"), Some(at("192.0.2.3:4001"))),
+                (at("192.0.2.3:4000"), None),
+                (at("192.0.2.9:51820"), Some(at("192.0.2.3:4002"))),
+            ]
+        );
+        let here = relayed(&table, node(1), 51820, &known);
+        let ends = [at("192.0.2.2:51820"), at("192.0.2.3:4000")];
+        assert_eq!(here, [Relayed { port: 51826, ends }]);
+        assert!(relayed(&table, node(2), 51820, &known).is_empty());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::frame::Frames;
 use crate::mark::{self, Mark};
-use crate::wire::{Answer, Reply, Request};
+use crate::wire::{Answer, Ask, Reply, Request};
 use plane::{Plane, Then};
 
 /// Where a later daemon finds the process. Both names are no longer than the daemon's own socket.
@@ -198,6 +198,15 @@ impl Server {
             let (bytes, fds) = frames.receive().await?;
             let request = Request::decode(&bytes[..]).map_err(io::Error::other)?;
             drop(bytes);
+            if let Some(Ask::Watch(watch)) = &request.ask {
+                let mut reach = self.plane().watch_reach();
+                tokio::select! {
+                    // The sender is the plane's, which lives as long as this.
+                    _ = reach.wait_for(|version| *version != watch.seen) => {}
+                    // Gone; or it asks for something else, and is answered with what there is.
+                    () = frames.stirred() => {}
+                }
+            }
             let (answers, then) = self.plane().ask(request, fds);
             for answer in answers {
                 frames.send(&Reply::of(answer), &[]).await?;

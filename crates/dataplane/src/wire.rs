@@ -19,7 +19,7 @@ pub(crate) const VERSION: u32 = 1;
 /// What the daemon asks.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Request {
-    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 30")]
     pub(crate) ask: Option<Ask>,
 }
 
@@ -41,6 +41,36 @@ pub(crate) enum Ask {
     /// End, with all that is carried.
     #[prost(message, tag = "6")]
     End(Nothing),
+    /// Who is not reached; answered once that is something else than what was answered before.
+    #[prost(message, tag = "30")]
+    Watch(Watch),
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Watch {
+    /// Of the last answer; 0: there was none.
+    #[prost(uint64, tag = "1")]
+    pub(crate) seen: u64,
+}
+
+/// Who is not reached.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Reach {
+    #[prost(uint64, tag = "1")]
+    pub(crate) version: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) lost: Vec<LostPeer>,
+}
+
+/// A peer that is not reached on the direct way.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct LostPeer {
+    /// Its public key.
+    #[prost(bytes = "vec", tag = "1")]
+    pub key: Vec<u8>,
+    /// Nor by the node that passes on.
+    #[prost(bool, tag = "2")]
+    pub via_lost: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -138,7 +168,7 @@ pub(crate) struct WireAsker {
 /// What the process answers.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Reply {
-    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6, 30")]
     pub(crate) answer: Option<Answer>,
 }
 
@@ -157,6 +187,8 @@ pub(crate) enum Answer {
     Status(Status),
     #[prost(message, tag = "6")]
     HandedOver(HandedOver),
+    #[prost(message, tag = "30")]
+    Reach(Reach),
 }
 
 /// The first message of a connection, with all descriptors that the process holds.
@@ -213,6 +245,30 @@ pub struct Status {
     /// Why packets are not carried, if they should be.
     #[prost(string, optional, tag = "9")]
     pub trouble: Option<String>,
+    /// For whom it passes messages on.
+    #[prost(message, repeated, tag = "30")]
+    pub relayed: Vec<RelayStatus>,
+    /// Datagrams that it was to pass on and did not: of nobody whom a pair names, or none of
+    /// WireGuard's; and those that could not be sent.
+    #[prost(uint64, tag = "31")]
+    pub relay_refused: u64,
+    /// See `relay_refused`.
+    #[prost(uint64, tag = "32")]
+    pub relay_lost: u64,
+}
+
+/// Two nodes that do not reach each other.
+#[derive(Clone, PartialEq, Message)]
+pub struct RelayStatus {
+    /// Where each listens.
+    #[prost(string, repeated, tag = "1")]
+    pub ends: Vec<String>,
+    /// At which port they find each other.
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// Of both, WireGuard's messages.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
 }
 
 /// As [`warren_net::dns::Counters`].
@@ -267,4 +323,13 @@ pub struct PeerStatus {
     /// Packets of it and to it that were dropped.
     #[prost(uint64, tag = "10")]
     pub dropped_packets: u64,
+    /// It is not reached on the direct way.
+    #[prost(bool, tag = "30")]
+    pub lost: bool,
+    /// Where messages for it go instead; empty: nowhere else.
+    #[prost(string, tag = "31")]
+    pub via: String,
+    /// They do not reach it there either.
+    #[prost(bool, tag = "32")]
+    pub via_lost: bool,
 }

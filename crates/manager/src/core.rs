@@ -18,6 +18,7 @@ use crate::join::Door;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::reach::Reach;
+use crate::relays::book::CutBook;
 use crate::stream::Broker;
 use crate::{SetLogLevel, StopNode};
 
@@ -39,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) broker: Broker,
     pub(crate) door: Door,
     pub(crate) reach: Reach,
+    /// Whom nodes do not reach; the leader's.
+    pub(crate) cuts: CutBook,
     pub(crate) metrics: Metrics,
     /// To the one writer of reports.
     pub(crate) reports: mpsc::Sender<Report>,

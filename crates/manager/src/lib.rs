@@ -28,6 +28,7 @@ mod peers;
 mod quorum;
 mod reach;
 mod refusal;
+mod relays;
 mod stream;
 #[cfg(test)]
 mod testing;
@@ -121,6 +122,7 @@ impl Manager {
             broker: stream::Broker::default(),
             door: join::Door::default(),
             reach: reach::Reach::default(),
+            cuts: relays::book::CutBook::default(),
             metrics: Metrics::default(),
             reports,
             tasks: Tasks::new(),
@@ -131,6 +133,7 @@ impl Manager {
         tasks.spawn("leader", leader::while_leading(share(), leader::plan));
         tasks.spawn("members", leader::while_leading(share(), members::run::run));
         tasks.spawn("authority", leader::while_leading(share(), authority::run));
+        tasks.spawn("relays", leader::while_leading(share(), relays::run::run));
         tasks.spawn("backups", leader::while_leading(share(), backup::run));
         tasks.spawn("post", dispatch::post::run(share(), seen));
         tasks.spawn("reports", dispatch::status::run(share(), inbox));

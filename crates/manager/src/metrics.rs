@@ -28,6 +28,7 @@ pub struct Metrics {
     pub(crate) calls: Calls,
     pub(crate) member_steps: Reasons,
     pub(crate) backups: Reasons,
+    pub(crate) relays: Gauge,
 }
 
 impl Default for Metrics {
@@ -47,6 +48,7 @@ impl Default for Metrics {
             calls: Family::default(),
             member_steps: Family::default(),
             backups: Family::default(),
+            relays: Gauge::default(),
         }
     }
 }
@@ -70,6 +72,8 @@ impl Metrics {
         let help = "Changes of the group of managers, by step and result";
         registry.register("member_steps", help, m.member_steps);
         registry.register("backups", "Backups that were written, by result", m.backups);
+        let help = "Pairs of nodes that do not reach each other, and for whom a third passes on";
+        registry.register("relays", help, m.relays);
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Node {
     pub opened: Time,
     /// While it drains: when whatever is left there ends, with or without a place elsewhere.
     pub drain_deadline: Option<Time>,
+    /// Nodes of larger ids that it is cut off from, and who passes on. By peer.
+    pub relays: Vec<Relay>,
     /// Revision of the last change.
     pub revision: u64,
 }
@@ -76,6 +78,7 @@ impl Node {
             taints: Vec::new(),
             opened: Time(0),
             drain_deadline: None,
+            relays: Vec::new(),
             revision: 0,
         }
     }
@@ -134,6 +137,32 @@ pub struct Description {
     pub overlay_key: [u8; 32],
     /// A second one that it accepts too, while it replaces one by the other; zeros: none.
     pub overlay_key_other: [u8; 32],
+    /// Where that listens, and others send to (UDP); 0: not told, it is as with them.
+    pub overlay_port: u16,
+}
+
+/// Two nodes do not reach each other over the tunnel: a third passes on what they send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Relay {
+    /// The other one; kept by the node with the smaller id.
+    pub peer: NodeId,
+    /// Who passes on.
+    pub via: NodeId,
+    /// Which of the ports behind that one's own: no two relays of a node by the same other have the
+    /// same.
+    pub slot: u8,
+}
+
+impl Relay {
+    /// Ports of a node for this.
+    pub const SLOTS: u8 = 16;
+    /// Of one node. More than a few say that something else is wrong with it.
+    pub const MAX: usize = 64;
+
+    /// The port of a slot at a node whose tunnel listens at `overlay_port`; `None`: there is none.
+    pub fn port(overlay_port: u16, slot: u8) -> Option<u16> {
+        overlay_port.checked_add(1)?.checked_add(slot.into())
+    }
 }
 
 /// Whether the planner may use a node; set by people.

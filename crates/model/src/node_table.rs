@@ -37,6 +37,8 @@ pub struct NodeTable {
     pub services: OrdMap<ServiceId, Arc<TableService>>,
     /// Those that are about tasks of this node.
     pub policies: BTreeMap<PolicyId, Arc<TablePolicy>>,
+    /// Those that this node has a part in, as an end or in between; in order.
+    pub relays: Vec<TableRelay>,
 }
 
 impl PartialEq for NodeTable {
@@ -46,10 +48,32 @@ impl PartialEq for NodeTable {
             && self.peers == other.peers
             && self.networks == other.networks
             && self.policies == other.policies
+            && self.relays == other.relays
     }
 }
 
 impl Eq for NodeTable {}
+
+/// Two nodes that do not reach each other, and who passes on what they send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TableRelay {
+    /// The smaller id first.
+    pub ends: [NodeId; 2],
+    pub via: NodeId,
+    /// See [`crate::node::Relay::slot`].
+    pub slot: u8,
+}
+
+impl TableRelay {
+    /// The other end, if `node` is one.
+    pub fn other(&self, node: NodeId) -> Option<NodeId> {
+        match self.ends {
+            [one, two] if one == node => Some(two),
+            [one, two] if two == node => Some(one),
+            _ => None,
+        }
+    }
+}
 
 /// A policy, with the services that it means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +114,8 @@ pub struct Peer {
     pub overlay_key_other: [u8; 32],
     /// What people call it; empty: not told.
     pub name: String,
+    /// Where its end of the overlay listens; 0: at the same port as this node's.
+    pub overlay_port: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,6 +234,7 @@ impl NodeTable {
             removed_services,
             policies,
             removed_policies,
+            relays: (self.relays != before.relays).then(|| self.relays.clone()),
         };
         (!change.is_empty()).then_some(change)
     }
@@ -249,6 +276,9 @@ impl NodeTable {
             self.services.remove(id);
         }
         put(&mut self.policies, change.policies, &change.removed_policies);
+        if let Some(relays) = change.relays {
+            self.relays = relays;
+        }
     }
 }
 
@@ -266,6 +296,8 @@ pub struct TableChange {
     pub removed_services: Vec<ServiceId>,
     pub policies: Vec<(PolicyId, Arc<TablePolicy>)>,
     pub removed_policies: Vec<PolicyId>,
+    /// All of them, if they are others than before.
+    pub relays: Option<Vec<TableRelay>>,
 }
 
 impl TableChange {

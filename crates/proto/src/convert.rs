@@ -28,6 +28,7 @@ mod update;
 
 use std::net::Ipv4Addr;
 
+pub use cluster::{relay, wire_relay};
 pub use job::given;
 pub use placement::{amounts, amounts_from};
 pub use table::table_change;

@@ -8,7 +8,7 @@ mod secretive;
 
 pub use convert::{
     Error, amounts, amounts_from, cluster_id, given, hash, hook, network_id, node_id,
-    operator_name, policy_id, service_id, table_change, task_id,
+    operator_name, policy_id, relay, service_id, table_change, task_id, wire_relay,
 };
 
 #[allow(clippy::all, unused_qualifications, unreachable_pub, missing_docs)]

@@ -212,6 +212,7 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
         Mutation::RemoveService { id } => note("service.remove", service(*id), String::new()),
         Mutation::DescribeNode { .. }
         | Mutation::SetNodeStatus { .. }
+        | Mutation::SetRelays { .. }
         | Mutation::GrantBlock { .. }
         | Mutation::SetCertificate { .. }
         | Mutation::DropService { .. }

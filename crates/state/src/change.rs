@@ -7,7 +7,7 @@ use warren_model::cluster::Cluster;
 use warren_model::id::{NetworkId, NodeId, PolicyId, ServiceId, TaskId};
 use warren_model::job::{Given, RunState};
 use warren_model::network::{NetworkSpec, VipHolder};
-use warren_model::node::{Availability, Description, Forgotten, Node, NodeStatus};
+use warren_model::node::{Availability, Description, Forgotten, Node, NodeStatus, Relay};
 use warren_model::operator::{Operator, OperatorName};
 use warren_model::placement::Taint;
 use warren_model::policy::PolicySpec;
@@ -38,6 +38,11 @@ pub enum Mutation {
         availability: Availability,
         /// Of a drain: what is left after so long ends, with or without a place elsewhere.
         deadline_ms: Option<u64>,
+    },
+    /// All nodes of larger ids that a node is cut off from, and who passes on.
+    SetRelays {
+        id: NodeId,
+        relays: Vec<Relay>,
     },
     GrantBlock {
         id: NodeId,

@@ -23,7 +23,7 @@ use warren_model::job::JobPolicy;
 use warren_model::moving::{Moving, Rebalance};
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
-    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
+    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Relay, Tombstone,
 };
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::placement::{Placement, Strategy};
@@ -243,6 +243,7 @@ fn add_node(digest: &mut Digest, node: &Node) {
         taints,
         opened,
         drain_deadline,
+        relays,
         revision,
     } = node;
     let Description {
@@ -259,6 +260,7 @@ fn add_node(digest: &mut Digest, node: &Node) {
         features,
         overlay_key,
         overlay_key_other,
+        overlay_port,
     } = description;
     digest.bytes(id.as_bytes());
     for text in [hostname, address, version, architecture, kernel] {
@@ -311,6 +313,16 @@ fn add_node(digest: &mut Digest, node: &Node) {
     });
     digest.added(101, time(opened), Digest::word);
     digest.added(102, drain_deadline.map(|time| time.0), Digest::word);
+    let port = Some(u64::from(*overlay_port)).filter(|port| *port != 0);
+    digest.added(130, port, Digest::word);
+    digest.added(131, Some(relays).filter(|all| !all.is_empty()), |digest, relays| {
+        digest.word(relays.len() as u64);
+        for Relay { peer, via, slot } in relays {
+            digest.bytes(peer.as_bytes());
+            digest.bytes(via.as_bytes());
+            digest.word(u64::from(*slot));
+        }
+    });
 }
 
 fn add_tombstone(digest: &mut Digest, tombstone: &Tombstone) {

@@ -52,6 +52,7 @@ impl Step<'_> {
             Mutation::SetAvailability { id, availability, deadline_ms } => {
                 self.set_availability(*id, *availability, *deadline_ms)
             }
+            Mutation::SetRelays { id, relays } => self.set_relays(*id, relays),
             Mutation::GrantBlock { id, block } => self.grant_block(*id, *block),
             Mutation::SetRole { id, manager, worker } => self.set_role(*id, *manager, *worker),
             Mutation::SetLabels { id, labels } => self.set_labels(*id, labels),

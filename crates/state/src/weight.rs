@@ -95,6 +95,7 @@ fn texts(mutation: &Mutation) -> usize {
         | Mutation::PreemptTask { .. }
         | Mutation::SetNodeStatus { .. }
         | Mutation::SetAvailability { .. }
+        | Mutation::SetRelays { .. }
         | Mutation::GrantBlock { .. }
         | Mutation::SetRole { .. }
         | Mutation::SetForgotten { .. }

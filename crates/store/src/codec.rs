@@ -21,7 +21,7 @@ use warren_model::service::{Hook, TaskTemplate};
 use warren_model::task::TaskControl;
 use warren_proto::{
     Error as FieldError, amounts, amounts_from, hash, network_id, node_id, operator_name,
-    policy_id, service_id, task_id, v1,
+    policy_id, relay, service_id, task_id, v1, wire_relay,
 };
 use warren_state::change::{Expect, Key, Mutation, Request, Transaction};
 use warren_state::{Head, Object};
@@ -150,6 +150,10 @@ fn mutation(from: &Mutation) -> v1::Mutation {
                 deadline_ms: *deadline_ms,
             })
         }
+        Mutation::SetRelays { id, relays } => Kind::SetRelays(wire::SetRelays {
+            id: id.as_bytes().to_vec(),
+            relays: relays.iter().map(|relay| wire_relay(*id, relay)).collect(),
+        }),
         Mutation::GrantBlock { id, block } => Kind::GrantBlock(wire::GrantBlock {
             id: id.as_bytes().to_vec(),
             block: Some(block.into()),
@@ -336,6 +340,13 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
             availability: choice::<v1::Availability, _>("availability", m.availability)?,
             deadline_ms: m.deadline_ms,
         },
+        Kind::SetRelays(m) => {
+            let relays = m.relays.into_iter().map(|one| relay(one).map(|(_, relay)| relay));
+            Mutation::SetRelays {
+                id: node(&m.id)?,
+                relays: relays.collect::<Result<_, _>>().map_err(field("mutation"))?,
+            }
+        }
         Kind::GrantBlock(m) => {
             Mutation::GrantBlock { id: node(&m.id)?, block: part("block", m.block)? }
         }

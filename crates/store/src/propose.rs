@@ -185,6 +185,7 @@ fn object_name(mutation: &Mutation) -> &'static str {
         | Mutation::SetResources { .. }
         | Mutation::SetTaints { .. }
         | Mutation::RemoveNode { .. }
+        | Mutation::SetRelays { .. }
         | Mutation::GrantBlock { .. } => "bytes of a node",
         Mutation::PutOperator(_) | Mutation::RemoveOperator { .. } => "bytes of an operator",
         Mutation::CreateNetwork { .. } | Mutation::RemoveNetwork { .. } => "bytes of a network",

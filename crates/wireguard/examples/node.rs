@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         own: vec![key(private)?],
         peers: vec![PeerConfig {
             keys: vec![key(peer)?.public()],
+            via: None,
             preshared_key: None,
             endpoint: if endpoint == "-" { None } else { Some(endpoint.parse()?) },
             allowed: vec![Prefix::new(address.parse()?, len.parse()?)?],
@@ -51,6 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         seed: std::process::id(),
         not_before_ms: 0,
         peers: Vec::new(),
+        on_reach: None,
     };
     let engine = Engine::start(options, &table)?;
     println!("ready");

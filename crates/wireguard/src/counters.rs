@@ -172,6 +172,9 @@ impl Counters {
             heard_ago_ms: ago(&self.heard_ms),
             handshakes_failed: read(&self.handshakes_failed),
             drops: self.drops.read(),
+            lost: false,
+            via: None,
+            via_lost: false,
         }
     }
 }
@@ -194,9 +197,20 @@ pub struct PeerStats {
     /// Handshakes that were begun here and never answered. One that is begun anew counts.
     pub handshakes_failed: u64,
     pub drops: Vec<(Reason, u64)>,
+    /// It does not answer on the direct way.
+    pub lost: bool,
+    /// Where messages for it go instead.
+    pub via: Option<SocketAddr>,
+    /// It does not answer there either.
+    pub via_lost: bool,
 }
 
 impl PeerStats {
+    /// Whether it does not answer on the way by another node, if that is how it is reached.
+    pub fn is_unreachable(&self) -> bool {
+        self.lost && (self.via.is_none() || self.via_lost)
+    }
+
     pub fn dropped(&self, reason: Reason) -> u64 {
         self.drops[reason.place()].1
     }

@@ -21,6 +21,9 @@ use crate::worker::Worker;
 /// Handshakes and control messages are on the stack; large buffers are on the heap.
 const STACK_LEN: usize = 256 * 1024;
 
+/// Called when something else is known of how a peer is reached, by whichever thread found out.
+pub type Tell = Arc<dyn Fn() + Send + Sync>;
+
 /// What an engine works with.
 pub struct Options {
     /// Queues of one device, one a worker.
@@ -35,6 +38,8 @@ pub struct Options {
     pub not_before_ms: u64,
     /// Peers that were heard from, as the engine before told when it was handed over.
     pub peers: Vec<(PublicKey, SocketAddr)>,
+    /// Told to look at [`Engine::peers`] again.
+    pub on_reach: Option<Tell>,
 }
 
 /// What a successor needs; sessions are made anew.
@@ -64,7 +69,8 @@ impl Engine {
         if behind_ms > 0 {
             return Err(Error::ClockBehind { behind: Duration::from_millis(behind_ms) });
         }
-        let shared = Arc::new(Shared::new(options.clock, options.udp, options.seed)?);
+        let shared =
+            Arc::new(Shared::new(options.clock, options.udp, options.seed, options.on_reach)?);
         shared.apply(table)?;
         let tun = options.tun.into_iter().map(Arc::new).collect();
         let mut engine = Self { shared, tun, threads: Vec::new() };
@@ -89,7 +95,7 @@ impl Engine {
         let now = self.shared.now_ms();
         for (key, endpoint) in peers {
             if let Some(entry) = routing.by_key(*key) {
-                entry.peer.set_endpoint(Some(*endpoint));
+                entry.peer.set_direct(Some(*endpoint));
                 self.shared.nudge(&entry.peer, now);
             }
         }
@@ -105,7 +111,11 @@ impl Engine {
     pub fn peers(&self) -> Vec<PeerStats> {
         let (routing, now_ms) = (self.shared.routing.load(), self.shared.now_ms());
         let read = |entry: &crate::routing::Entry| {
-            entry.peer.counters.read(entry.config.keys.clone(), entry.peer.endpoint(), now_ms)
+            let peer = &entry.peer;
+            let stats = peer.counters.read(entry.config.keys.clone(), peer.endpoint(), now_ms);
+            let reach = peer.reach();
+            let (lost, via_lost) = (reach.is_lost(), reach.is_via_lost());
+            PeerStats { lost, via: peer.via(), via_lost, ..stats }
         };
         routing.entries.iter().map(read).collect()
     }
@@ -121,7 +131,7 @@ impl Engine {
         let routing = self.shared.routing.load();
         let peers = routing.entries.iter().filter_map(|entry| {
             entry.peer.active()?;
-            Some((*entry.config.keys.first()?, entry.peer.endpoint()?))
+            Some((*entry.config.keys.first()?, entry.peer.direct()?))
         });
         let what = |source| Error::io("duplicate a descriptor", source);
         let tun: Result<_, _> = self.tun.iter().map(|tun| tun.duplicate()).collect();

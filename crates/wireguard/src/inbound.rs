@@ -147,6 +147,7 @@ impl Opener {
         }
         peer.counters.received(good, good_bytes, turn.now);
         peer.counters.answered();
+        peer.heard();
         peer.heard_from(from);
         link.hear(turn.now);
         if has_packets && link.touch(turn.now) {
@@ -215,6 +216,13 @@ impl Opener {
         };
         peer.counters.received(1, datagram.len(), now);
         peer.counters.handshake(shared.clock.now_ms());
+        peer.heard();
+        if matches!(shaken, Shaken::Established(_)) {
+            let directly = peer.via() != Some(from);
+            if peer.reach().answered(directly, now) {
+                shared.reach_moved();
+            }
+        }
         peer.heard_from(from);
         shared.send_to(udp, &peer, from, &self.answer[..len], now);
         if link.touch(now) {

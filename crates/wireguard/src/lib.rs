@@ -17,10 +17,14 @@
 //! - nothing of a network is trusted before its tag is right, and no bytes make it panic;
 //! - packets of one stream keep their order.
 //!
+//! A peer that does not answer on the direct way is found out within seconds while there is something
+//! to send, and told of; messages for it can go by another host ([`PeerConfig::via`]), which passes
+//! them on as they are ([`Relays`]) and understands none of them.
+//!
 //! Keys are replaced without a break: an own key is offered first while the one before is still
 //! accepted, and a peer may be known by two; whoever has the newest session uses that.
 //!
-//! Not here: addresses and routes of the device, who is in the table and when keys change, relays.
+//! Not here: addresses and routes of the device, who is in the table, who is in between, and when keys change.
 
 mod allowed;
 mod checksum;
@@ -33,6 +37,8 @@ mod link;
 mod outbound;
 mod packet;
 mod peer;
+mod reach;
+mod relay;
 mod routing;
 mod segment;
 mod shared;
@@ -46,8 +52,9 @@ use std::io;
 use std::time::Duration;
 
 pub use counters::{PeerStats, Reason};
-pub use engine::{Engine, Handover, Options};
+pub use engine::{Engine, Handover, Options, Tell};
 pub use key::{KEY_LEN, PresharedKey, PrivateKey, PublicKey};
+pub use relay::{RELAYED_MAX, RelayStats, Relayed, Relays};
 pub use table::{ALLOWED_MAX, KEYS_MAX, PEERS_MAX, PeerConfig, Prefix, Table, TableError};
 pub use tun::{MTU_MAX, MTU_MIN, NAME_LEN_MAX, QUEUES_MAX, Tun, TunOptions};
 pub use udp::Udp;
@@ -68,6 +75,8 @@ pub enum Error {
     NotOurTun,
     #[error("{queues} queues of the device and {sockets} sockets, it must be as many, and some")]
     Workers { queues: usize, sockets: usize },
+    #[error("{found} pairs to pass messages on for, at most {RELAYED_MAX} are")]
+    Relayed { found: usize },
     /// Peers would refuse every handshake for so long. A new key is not held back.
     #[error("the clock is {behind:?} behind the last handshake of this key")]
     ClockBehind { behind: Duration },

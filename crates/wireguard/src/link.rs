@@ -337,6 +337,18 @@ impl Use<'_> {
         }
     }
 
+    /// Begins a handshake, also if one is going on: what was sent may be lost. Answers to the last
+    /// two are understood.
+    pub(crate) fn initiate_again(&mut self, out: &mut [u8]) -> Option<usize> {
+        match self.tunn.format_handshake_initiation(out, true) {
+            TunnResult::WriteToNetwork(message) => {
+                self.link.is_handshaking.store(true, Ordering::Relaxed);
+                Some(message.len())
+            }
+            _ => None,
+        }
+    }
+
     /// Decrypts a data message; `out` is at least as long.
     pub(crate) fn open(&mut self, datagram: &[u8], out: &mut [u8]) -> Opened {
         match self.tunn.decapsulate(None, datagram, out) {

@@ -78,6 +78,7 @@ impl Outbound {
             return;
         };
         let peer = &entry.peer;
+        peer.wants(now);
         let Some(to) = peer.endpoint() else {
             peer.counters.drops.add(Reason::NoEndpoint, count);
             return;

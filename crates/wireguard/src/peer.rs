@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::counters::Counters;
 use crate::link::{Link, Pair};
+use crate::reach::{Reach, Silence};
 
 /// How often an attempt at a handshake that is not asked for by the protocol may be repeated.
 const NUDGE_MS: u64 = 5000;
@@ -18,7 +19,12 @@ const MOVED_MS: u64 = 2000;
 #[derive(Default)]
 pub(crate) struct Peer {
     pub(crate) counters: Counters,
-    endpoint: RwLock<Option<SocketAddr>>,
+    place: RwLock<Place>,
+    reach: Mutex<Reach>,
+    /// When a packet was first wanted to be sent since it was last heard; 0: it was heard since.
+    awaiting_ms: AtomicU64,
+    /// When one was last.
+    wanted_ms: AtomicU64,
     /// The link with the newest session: what is sent goes through it.
     active: ArcSwapOption<Link>,
     /// At most one for each pair of keys; made when first needed.
@@ -29,24 +35,89 @@ pub(crate) struct Peer {
     nudged_ms: AtomicU64,
 }
 
+/// Where a peer is, and by whom it is reached if not there.
+#[derive(Debug, Default, Clone, Copy)]
+struct Place {
+    direct: Option<SocketAddr>,
+    via: Option<SocketAddr>,
+}
+
 impl Peer {
-    pub(crate) fn new(endpoint: Option<SocketAddr>) -> Self {
-        Self { endpoint: RwLock::new(endpoint), ..Self::default() }
+    pub(crate) fn new(direct: Option<SocketAddr>, via: Option<SocketAddr>) -> Self {
+        Self { place: RwLock::new(Place { direct, via }), ..Self::default() }
     }
 
+    fn place(&self) -> Place {
+        *self.place.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change_place(&self, change: impl FnOnce(&mut Place)) {
+        change(&mut self.place.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Where messages go.
     pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
-        *self.endpoint.read().unwrap_or_else(PoisonError::into_inner)
+        let Place { direct, via } = self.place();
+        via.or(direct)
     }
 
-    pub(crate) fn set_endpoint(&self, endpoint: Option<SocketAddr>) {
-        *self.endpoint.write().unwrap_or_else(PoisonError::into_inner) = endpoint;
+    /// Where it is itself.
+    pub(crate) fn direct(&self) -> Option<SocketAddr> {
+        self.place().direct
     }
 
-    /// It has proven to be where this came from.
+    /// Where those are left who pass its messages on.
+    pub(crate) fn via(&self) -> Option<SocketAddr> {
+        self.place().via
+    }
+
+    pub(crate) fn set_direct(&self, endpoint: Option<SocketAddr>) {
+        self.change_place(|place| place.direct = endpoint);
+    }
+
+    /// Says whether something else is known of how it is reached.
+    pub(crate) fn set_via(&self, via: Option<SocketAddr>, now_ms: u64) -> bool {
+        self.change_place(|place| place.via = via);
+        self.heard();
+        self.reach().turn(via.is_some(), now_ms)
+    }
+
+    /// It has proven to be where this came from. While others pass messages on, they alone know
+    /// where that is.
     pub(crate) fn heard_from(&self, from: SocketAddr) {
-        if self.endpoint() != Some(from) {
-            self.set_endpoint(Some(from));
+        let Place { direct, via } = self.place();
+        if via.is_none() && direct != Some(from) {
+            self.set_direct(Some(from));
         }
+    }
+
+    pub(crate) fn reach(&self) -> MutexGuard<'_, Reach> {
+        self.reach.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A packet is to be sent to it, and would usually be answered.
+    pub(crate) fn wants(&self, now_ms: u64) {
+        if self.awaiting_ms.load(Ordering::Relaxed) == 0 {
+            self.awaiting_ms.store(now_ms.max(1), Ordering::Relaxed);
+        }
+        self.wanted_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Something of it was right.
+    pub(crate) fn heard(&self) {
+        // Of a bulk transfer seldom true: the line of memory stays shared.
+        if self.awaiting_ms.load(Ordering::Relaxed) != 0 {
+            self.awaiting_ms.store(0, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn silence(&self, now_ms: u64) -> Option<Silence> {
+        let since_ms = Some(self.awaiting_ms.load(Ordering::Relaxed)).filter(|&ms| ms > 0)?;
+        let wanted_ms = self.wanted_ms.load(Ordering::Relaxed);
+        Some(Silence {
+            for_ms: now_ms.saturating_sub(since_ms),
+            insisted_ms: wanted_ms.saturating_sub(since_ms),
+        })
     }
 
     pub(crate) fn active(&self) -> Option<Arc<Link>> {

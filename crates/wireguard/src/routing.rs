@@ -52,7 +52,7 @@ impl Routing {
             // Two peers with the keys of one former: the first of them is it.
             let former = former.filter(|&&place| !std::mem::replace(&mut taken[place], true));
             let peer = former.map_or_else(
-                || Arc::new(Peer::new(config.endpoint)),
+                || Arc::new(Peer::new(config.endpoint, config.via)),
                 |&place| Arc::clone(&old.entries[place].peer),
             );
             entries.push(Entry { peer, config: config.clone() });
@@ -63,7 +63,10 @@ impl Routing {
         });
         let by_key =
             each().flat_map(|(place, entry)| entry.config.keys.iter().map(move |&k| (k, place)));
-        let by_endpoint = each().filter_map(|(place, entry)| Some((entry.config.endpoint?, place)));
+        let by_endpoint = each().flat_map(|(place, entry)| {
+            let known = [entry.config.endpoint, entry.config.via];
+            known.into_iter().flatten().map(move |at| (at, place))
+        });
         Ok(Self {
             own: own.collect(),
             allowed: Allowed::compile(allowed),

@@ -12,6 +12,7 @@ use warren_base::clock::Clock;
 
 use crate::Error;
 use crate::counters::{Drops, Reason};
+use crate::engine::Tell;
 use crate::link::{Kind, Link, Pair};
 use crate::peer::Peer;
 use crate::routing::{Entry, Routing};
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) drops: Drops,
     links: RwLock<Links>,
     stop: AtomicBool,
+    on_reach: Option<Tell>,
     /// Becomes readable when it is time to stop.
     pub(crate) stop_fd: OwnedFd,
 }
@@ -49,6 +51,7 @@ impl Shared {
         clock: Arc<dyn Clock>,
         udp: Vec<Udp>,
         first_index: u32,
+        on_reach: Option<Tell>,
     ) -> Result<Self, Error> {
         let stop_fd = eventfd(0, EventfdFlags::CLOEXEC)
             .map_err(|error| Error::io("make an eventfd", error.into()))?;
@@ -60,6 +63,7 @@ impl Shared {
             drops: Drops::default(),
             links: RwLock::new(Links { by_index: HashMap::new(), next: first_index }),
             stop: AtomicBool::new(false),
+            on_reach,
             stop_fd,
         })
     }
@@ -90,6 +94,8 @@ impl Shared {
         let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
         let old = self.routing.load_full();
         let new = Arc::new(Routing::compile(table, &old)?);
+        // Peers that are reached on another way from now on.
+        let (mut moved, mut turned) = (false, Vec::new());
         for entry in &old.entries {
             if new.of(&entry.peer).is_none() {
                 entry.peer.retain(|_| false);
@@ -100,8 +106,13 @@ impl Shared {
                 let same_preshared = former.config.preshared_key == entry.config.preshared_key;
                 entry.peer.retain(|pair| same_preshared && new.accepts(entry, pair));
                 if former.config.endpoint != entry.config.endpoint {
-                    entry.peer.set_endpoint(entry.config.endpoint);
+                    entry.peer.set_direct(entry.config.endpoint);
                 }
+            }
+            let via = old.of(&entry.peer).and_then(|former| former.config.via);
+            if via != entry.config.via {
+                moved |= entry.peer.set_via(entry.config.via, now);
+                turned.push(Arc::clone(&entry.peer));
             }
         }
         links
@@ -115,8 +126,18 @@ impl Shared {
                 self.nudge(&entry.peer, now);
             }
         }
-        self.mailbox.wake();
+        self.mailbox.turn(turned);
+        if moved {
+            self.reach_moved();
+        }
         Ok(())
+    }
+
+    /// Something else is known of how a peer is reached.
+    pub(crate) fn reach_moved(&self) {
+        if let Some(tell) = &self.on_reach {
+            tell();
+        }
     }
 
     /// Has a handshake with the offered keys begun, by the timers' thread.

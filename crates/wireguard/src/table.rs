@@ -88,6 +88,8 @@ pub struct PeerConfig {
     pub preshared_key: Option<PresharedKey>,
     /// Where it can be reached, until it is heard from elsewhere.
     pub endpoint: Option<SocketAddr>,
+    /// Messages go there instead, and are passed on: it is not reached itself (see `Relays`).
+    pub via: Option<SocketAddr>,
     /// Where its packets may come from, and whose packets go to it.
     pub allowed: Vec<Prefix>,
     /// Seconds after which silence is broken, so that address translation on the way keeps its entry.
@@ -180,6 +182,7 @@ mod tests {
                         keys: keys(words.next().unwrap()).iter().map(PrivateKey::public).collect(),
                         preshared_key: None,
                         endpoint: None,
+                        via: None,
                         allowed: words.map(prefix).collect(),
                         keepalive: None,
                     }

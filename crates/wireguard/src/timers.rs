@@ -1,14 +1,15 @@
 //! One thread that sleeps until the earliest deadline of all links.
 //!
-//! Links in use tick every [`TICK_MS`]; a link at rest has one deadline, when its keys are erased,
-//! and a peer with keepalive one each time it was silent for so long. An engine without traffic
-//! and keepalives sleeps for minutes.
+//! Links in use tick every [`TICK_MS`]; a link at rest has one deadline, when its keys are erased, a
+//! peer with keepalive one each time it was silent for so long, and a peer that is not reached one
+//! for the next attempt. An engine without traffic and keepalives sleeps for minutes.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::link::{CONTROL_LEN, Link, Sealed, TICK_MS};
 use crate::peer::Peer;
+use crate::reach::Ask;
 use crate::routing::{Entry, Routing};
 use crate::shared::Shared;
 
@@ -22,6 +23,8 @@ struct Mail {
     nudges: Vec<Arc<Peer>>,
     /// Links that came into use; each is in here once, see `Link::touch`.
     links: Vec<(Arc<Peer>, Arc<Link>)>,
+    /// Peers that are reached on another way from now on.
+    turned: Vec<Arc<Peer>>,
     is_woken: bool,
     is_stopping: bool,
 }
@@ -50,8 +53,9 @@ impl Mailbox {
         self.put(|mail| mail.links.push((Arc::clone(peer), Arc::clone(link))));
     }
 
-    pub(crate) fn wake(&self) {
-        self.put(|_| ());
+    /// A table was taken.
+    pub(crate) fn turn(&self, turned: Vec<Arc<Peer>>) {
+        self.put(|mail| mail.turned.extend(turned));
     }
 
     pub(crate) fn stop(&self) {
@@ -74,6 +78,8 @@ struct Timers {
     ticking: Vec<(Arc<Peer>, Arc<Link>)>,
     /// At rest, with keys.
     resting: Vec<(Arc<Peer>, Arc<Link>)>,
+    /// Not reached on the direct way.
+    lost: Vec<Arc<Peer>>,
     ticked_ms: u64,
     out: Vec<u8>,
 }
@@ -93,9 +99,17 @@ pub(crate) fn run(shared: &Shared) {
         for peer in &mail.nudges {
             timers.initiate(shared, &routing, peer, now);
         }
+        for peer in &mail.turned {
+            // Whatever waits goes on, and the other end of a new way learns of it.
+            if peer.active().is_some() || peer.sent_ms() > 0 {
+                timers.ask(shared, &routing, peer, Ask::Used, now);
+            }
+        }
         let mut wake_ms = now + SLEEP_MAX_MS;
         wake_ms = wake_ms.min(timers.keepalives(shared, &routing, now));
-        wake_ms = wake_ms.min(timers.tick(shared, now));
+        wake_ms = wake_ms.min(timers.tick(shared, &routing, now));
+        timers.lost.extend(mail.turned.iter().cloned());
+        wake_ms = wake_ms.min(timers.seek(shared, &routing, now));
         wake_ms = wake_ms.min(timers.erase(now));
         sleep_ms = wake_ms.saturating_sub(now).max(1);
     }
@@ -168,7 +182,7 @@ impl Timers {
     }
 
     /// Lets the links in use look at their timers; the next time some must.
-    fn tick(&mut self, shared: &Shared, now: u64) -> u64 {
+    fn tick(&mut self, shared: &Shared, routing: &Routing, now: u64) -> u64 {
         if self.ticking.is_empty() {
             return u64::MAX;
         }
@@ -185,6 +199,7 @@ impl Timers {
             if let (Some(len), Some(udp)) = (message, shared.udp.first()) {
                 shared.send(udp, &peer, &self.out[..len], now);
             }
+            self.look(shared, routing, &peer, now);
             if link.still_ticks(now) {
                 self.ticking.push((peer, link));
             } else {
@@ -193,6 +208,55 @@ impl Timers {
             }
         }
         if self.ticking.is_empty() { u64::MAX } else { now + TICK_MS }
+    }
+
+    /// Whether a peer answers, and what to ask it if not.
+    fn look(&mut self, shared: &Shared, routing: &Routing, peer: &Arc<Peer>, now: u64) {
+        let (ask, became_lost) = peer.reach().look(peer.silence(now), peer.via().is_some(), now);
+        self.ask(shared, routing, peer, ask, now);
+        if became_lost {
+            shared.reach_moved();
+            if !self.lost.iter().any(|known| Arc::ptr_eq(known, peer)) {
+                self.lost.push(Arc::clone(peer));
+            }
+        }
+    }
+
+    /// Begins a handshake on that way.
+    fn ask(&mut self, shared: &Shared, routing: &Routing, peer: &Arc<Peer>, ask: Ask, now: u64) {
+        let to = match ask {
+            Ask::Nothing => return,
+            Ask::Used => peer.endpoint(),
+            Ask::Direct => peer.direct(),
+        };
+        let pair = routing.of(peer).and_then(|entry| routing.offered(entry));
+        let link = pair.and_then(|pair| shared.link(peer, pair));
+        let (Some(link), Some(to), Some(udp)) = (link, to, shared.udp.first()) else { return };
+        let message = link.hold(now).initiate_again(&mut self.out);
+        if let Some(len) = message {
+            shared.send_to(udp, peer, to, &self.out[..len], now);
+        }
+        if link.touch_handshake() {
+            self.ticking.push((Arc::clone(peer), link));
+        }
+    }
+
+    /// Tries the direct way to those that it is lost to; the next time it may be due.
+    fn seek(&mut self, shared: &Shared, routing: &Routing, now: u64) -> u64 {
+        let mut next = u64::MAX;
+        let mut lost = std::mem::take(&mut self.lost);
+        lost.retain(|peer| {
+            if routing.of(peer).is_none() {
+                return false;
+            }
+            self.look(shared, routing, peer, now);
+            let Some(at) = peer.reach().probe_at_ms() else { return false };
+            next = next.min(at);
+            true
+        });
+        lost.append(&mut self.lost);
+        self.lost = lost;
+        next
     }
 
     /// Lets links that have rested for long forget their keys; the next time one must.

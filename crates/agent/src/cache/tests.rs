@@ -76,6 +76,7 @@ fn table() -> NodeTable {
         blocks: vec!["10.128.0.0/24".parse().unwrap()],
         overlay_key: [7; 32],
         overlay_key_other: [0; 32],
+        overlay_port: 0,
         name: String::new(),
     };
     NodeTable {

@@ -122,7 +122,7 @@ fn targets(map: &Map, own: NodeId, wanted: &[String]) -> (Vec<Target>, Vec<Findi
     }
     let chosen = others()
         .filter(|(id, peer)| wanted.is_empty() || wanted.iter().any(|text| fits(text, **id, peer)));
-    let mut targets: Vec<Target> = chosen.map(|(id, peer)| target(map, *id, peer)).collect();
+    let mut targets: Vec<Target> = chosen.map(|(id, peer)| target(map, own, *id, peer)).collect();
     if targets.len() > NODES_MAX {
         let detail = format!("{NODES_MAX} of {} other nodes are looked at", targets.len());
         let hint = "name others: warren doctor network NODE";
@@ -132,7 +132,13 @@ fn targets(map: &Map, own: NodeId, wanted: &[String]) -> (Vec<Target>, Vec<Findi
     (targets, strange)
 }
 
-fn target(map: &Map, id: NodeId, peer: &Peer) -> Target {
+/// Who passes on between this node and another.
+fn via(map: &Map, own: NodeId, other: NodeId) -> Option<String> {
+    let relay = map.table.relays.iter().find(|relay| relay.other(own) == Some(other))?;
+    Some(name_of(&map.table, relay.via))
+}
+
+fn target(map: &Map, own: NodeId, id: NodeId, peer: &Peer) -> Target {
     let underlay: Option<IpAddr> =
         peer.underlay.parse().ok().or_else(|| map.addresses.get(&peer.underlay).copied());
     let number = |number: u16| u32::from(number) == peer.number;
@@ -147,6 +153,7 @@ fn target(map: &Map, id: NodeId, peer: &Peer) -> Target {
         place: peer.underlay.clone(),
         underlay,
         carrier,
+        via: via(map, own, id),
     };
     Target { about, member }
 }
@@ -338,6 +345,7 @@ mod tests {
                 blocks: Vec::new(),
                 overlay_key: [n; 32],
                 overlay_key_other: [0; 32],
+                overlay_port: 0,
                 name: name.to_owned(),
             };
             table.peers.insert(NodeId::from_bytes([n; 10]), Arc::new(peer));

@@ -34,6 +34,8 @@ pub(super) struct About {
     pub(super) underlay: Option<IpAddr>,
     /// How packets go there; nothing: it has no place on the overlay yet.
     pub(super) carrier: Option<Carrier>,
+    /// Who passes on what the two send each other, if they do not reach each other.
+    pub(super) via: Option<String>,
 }
 
 /// What came back.
@@ -115,6 +117,7 @@ pub(super) fn judge(about: &About, seen: &Seen, tunnel: &Tunnel) -> Vec<Finding>
         return found;
     }
     found.extend(of_tunnel(about, seen, tunnel, reached));
+    found.extend(of_way(about, tunnel, reached));
     found.extend(seen.families.iter().map(|family| of_family(about, seen, family)));
     found.extend(of_pieces(about, seen, reached));
     found.extend(of_published(about, seen, reached));
@@ -127,13 +130,15 @@ fn of_underlay(about: &About, seen: &Seen, underlay: IpAddr, reached: bool) -> F
     if let Some(us) = seen.underlay_us {
         return say(Level::Ok, format!("{underlay} answers in {}", in_ms(us)), "");
     }
-    if reached {
+    // What is reached by another node has an underlay all the same, which is not reached.
+    let bad = if reached { Level::Minor } else { Level::Bad };
+    if reached && about.via.is_none() {
         // A firewall that drops pings and nothing else.
         return say(Level::Ok, format!("{underlay} answers no ping, and carries the overlay"), "");
     }
     if let Some(why) = &seen.unsent {
         let hint = "this node has no way there: look at its links and routes";
-        let found = say(Level::Bad, format!("{underlay} cannot be asked: {why}"), hint);
+        let found = say(bad, format!("{underlay} cannot be asked: {why}"), hint);
         return Finding { heard: seen.heard, ..found };
     }
     let (detail, hint) = if seen.heard {
@@ -148,7 +153,7 @@ fn of_underlay(about: &About, seen: &Seen, underlay: IpAddr, reached: bool) -> F
              there at the same time tells which way is cut",
         )
     };
-    Finding { heard: seen.heard, ..say(Level::Bad, detail, hint) }
+    Finding { heard: seen.heard, ..say(bad, detail, hint) }
 }
 
 fn of_tunnel(about: &About, seen: &Seen, tunnel: &Tunnel, reached: bool) -> Option<Finding> {
@@ -191,6 +196,24 @@ fn of_tunnel(about: &About, seen: &Seen, tunnel: &Tunnel, reached: bool) -> Opti
         )
     };
     say(Level::Bad, detail, &hint).map(|finding| Finding { heard, ..finding })
+}
+
+/// Whether it is reached itself.
+fn of_way(about: &About, tunnel: &Tunnel, reached: bool) -> Option<Finding> {
+    let lost = matches!(tunnel, Tunnel::Peer(peer) if peer.lost);
+    let level = if reached { Level::Minor } else { Level::Bad };
+    let (detail, hint) = match &about.via {
+        Some(via) => (
+            format!("it is not reached itself: what the two send each other goes by way of {via}"),
+            "it works, at a cost; let the tunnel's UDP port pass between the two, in both directions",
+        ),
+        None if lost && !reached => (
+            "it is not reached itself, and no other node passes on".to_owned(),
+            "a node that reaches both could, at the 16 UDP ports behind its tunnel's",
+        ),
+        None => return None,
+    };
+    Some(about.say("direct way", level, detail, hint))
 }
 
 fn of_family(about: &About, seen: &Seen, family: &Family) -> Finding {

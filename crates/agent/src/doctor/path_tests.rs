@@ -4,7 +4,7 @@ use super::*;
 
 /// What came back, in words: `u` its address answers, `h` it is heard, `4:1420` and `6:1420` full
 /// packets pass, `4:1420<1300` only of that size, `4:1420<` small ones alone, `4:-` nothing; `w`
-/// pieces, `x` and `x-` published ports, `c:MS` its clock; `t` a tunnel with a handshake, `th` one that only hears, `t-` one that
+/// pieces, `tl` a tunnel without a direct way, `via:m1` by whom it goes instead; `x` and `x-` published ports, `c:MS` its clock; `t` a tunnel with a handshake, `th` one that only hears, `t-` one that
 /// does not, `t?` none that knows it; `plain`, `vxlan` without one.
 fn parse(words: &str) -> (About, Seen, Tunnel) {
     let mut about = About {
@@ -12,12 +12,20 @@ fn parse(words: &str) -> (About, Seen, Tunnel) {
         name: "w2".into(),
         place: "10.0.0.2".into(),
         underlay: Some([10, 0, 0, 2].into()),
+        via: None,
         carrier: Some(Carrier::Device),
     };
     let (mut seen, mut tunnel) = (Seen::default(), Tunnel::None);
     let peer = |handshake_ago_ms, heard_ago_ms, failed| {
         let endpoint = "10.0.0.2:51820".to_owned();
-        Tunnel::Peer(TunnelPeer { key: [2; 32], endpoint, handshake_ago_ms, heard_ago_ms, failed })
+        Tunnel::Peer(TunnelPeer {
+            key: [2; 32],
+            endpoint,
+            handshake_ago_ms,
+            heard_ago_ms,
+            failed,
+            ..TunnelPeer::default()
+        })
     };
     for word in words.split_whitespace() {
         match word.split_once(':').unwrap_or((word, "")) {
@@ -35,6 +43,13 @@ fn parse(words: &str) -> (About, Seen, Tunnel) {
             ("t", _) => tunnel = peer(Some(12_345), Some(1), 0),
             ("th", _) => tunnel = peer(Some(1), Some(200), 3),
             ("t-", _) => tunnel = peer(None, None, 0),
+            ("tl", _) => {
+                tunnel = peer(Some(12_345), Some(1), 2);
+                if let Tunnel::Peer(peer) = &mut tunnel {
+                    peer.lost = true;
+                }
+            }
+            ("via", name) => about.via = Some(name.into()),
             ("t?", _) => tunnel = Tunnel::Stranger,
             ("ts", _) => tunnel = Tunnel::Silent,
             (family, sizes) => {
@@ -186,4 +201,27 @@ fn clocks() {
     check("plain u c:1999", &[ANSWERS, "clock: 1999 ms apart"]);
     check("plain u c:-2500", &[ANSWERS, "~clock: its clock is 2s500ms behind"]);
     check("plain u c:600000", &[ANSWERS, "-clock: its clock is 10m ahead"]);
+}
+
+#[test]
+fn who_is_not_reached_itself() {
+    let way = "direct way: it is not reached itself";
+    check(
+        "tl via:m1 4:1420",
+        &[
+            "~underlay: 10.0.0.2 does not answer, and nothing of it arrives",
+            "tunnel: handshake 12s ago, 2 failed before",
+            &format!("~{way}: what the two send each other goes by way of m1"),
+            "overlay IPv4: packets of 1420 bytes pass, 0.6 ms",
+        ],
+    );
+    check(
+        "u tl 4:-",
+        &[
+            ANSWERS,
+            "-tunnel: its messages arrive, ours are not answered: what is sent to 10.0.0.2:51820/udp is lost*",
+            &format!("-{way}, and no other node passes on"),
+            "-overlay IPv4: 10.128.2.0 does not answer",
+        ],
+    );
 }

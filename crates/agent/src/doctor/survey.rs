@@ -198,6 +198,7 @@ mod tests {
             name: "w2".into(),
             place: underlay.to_string(),
             underlay: Some(underlay),
+            via: None,
             carrier: Some(carrier),
         };
         let member = Member {

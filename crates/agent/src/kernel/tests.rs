@@ -76,6 +76,7 @@ impl Town {
                     blocks: vec![Pool { address: address(at, 0), prefix: 24 }],
                     overlay_key: [0; 32],
                     overlay_key_other: [0; 32],
+                    overlay_port: 0,
                     name: String::new(),
                 };
                 self.table.peers.insert(node(name), Arc::new(peer));

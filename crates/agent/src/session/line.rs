@@ -18,6 +18,7 @@ use warren_proto::v1::manager_message::Kind;
 use super::{BEAT_MS, End, Session, refusal};
 use crate::assignments::Assignment;
 use crate::core::Input;
+use crate::cuts::Cuts;
 use crate::disk::disk;
 use crate::metrics::{count, gauge};
 use crate::pulse::{Look, Pulse};
@@ -39,6 +40,8 @@ pub(super) struct Line {
     pulse: Pulse,
     /// What hello said of the tunnel's keys, and what there is to say since.
     said: (Said, watch::Receiver<Said>),
+    /// What was told of whom this node does not reach, and what there is to tell.
+    cuts: (Cuts, watch::Receiver<Cuts>),
     /// When hello was sent, until something came back.
     hello_ms: Option<u64>,
 }
@@ -78,7 +81,8 @@ impl Line {
         let pulse = Pulse::new(beat_ms, patience_ms, session.now_ms());
         let incoming = answered.into_inner();
         let hello_ms = Some(hello_ms);
-        Ok(Self { channel, incoming, beats, pulse, said: (keys, said), hello_ms })
+        let cuts = (None, session.tools.cuts.subscribe());
+        Ok(Self { channel, incoming, beats, pulse, said: (keys, said), cuts, hello_ms })
     }
 
     /// Runs until the session is over.
@@ -94,6 +98,17 @@ impl Line {
                     Err(status) => break refusal(status),
                 },
                 () = differs(&mut self.said) => break End::Described,
+                place = room(self.beats.clone(), &mut self.cuts) => {
+                    let told = self.cuts.1.borrow().clone();
+                    let cuts = told.as_deref().cloned().unwrap_or_default();
+                    let report = v1::agent_message::Report {
+                        cuts,
+                        cuts_told: true,
+                        ..v1::agent_message::Report::default()
+                    };
+                    place.send(v1::AgentMessage { kind: Some(Saying::Report(report)) });
+                    self.cuts.0 = told;
+                }
                 gap = session.gaps.recv() => break gap.map_or(End::Stopping, End::Gap),
                 () = changed(&mut membership) => {
                     self.pulse.set_beat_ms(beat_ms(session), session.now_ms());
@@ -172,6 +187,19 @@ async fn described(session: &Session) -> Description {
 fn beat_ms(session: &Session) -> u64 {
     let told = session.membership.borrow().as_ref().map_or(0, |view| view.beat_ms);
     if told == 0 { BEAT_MS } else { told }
+}
+
+/// Resolves when there is something else to tell of whom this node does not reach, and room for it.
+async fn room(
+    beats: mpsc::Sender<v1::AgentMessage>,
+    (told, now): &mut (Cuts, watch::Receiver<Cuts>),
+) -> mpsc::OwnedPermit<v1::AgentMessage> {
+    let differs = now.wait_for(|now| now.is_some() && now != told).await.is_ok();
+    match beats.reserve_owned().await {
+        Ok(place) if differs => place,
+        // Senders and receivers are the agent's own, and the session ends with either.
+        Ok(_) | Err(_) => std::future::pending().await,
+    }
 }
 
 /// Resolves when there is something else to say than was said.

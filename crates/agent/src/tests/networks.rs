@@ -34,6 +34,7 @@ fn table(on: &[u8], internal: bool) -> NodeTable {
             blocks: vec![block],
             overlay_key: [0; 32],
             overlay_key_other: [0; 32],
+            overlay_port: 0,
             name: String::new(),
         };
         table.peers.insert(NodeId::from_bytes([node; 10]), Arc::new(peer));

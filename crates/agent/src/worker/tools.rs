@@ -15,6 +15,7 @@ use warren_runtime::Runtime;
 
 use super::Message;
 use crate::crew::Crews;
+use crate::cuts::Cuts;
 use crate::effects;
 use crate::health::{Prober, Probes};
 use crate::metrics::Metrics;
@@ -67,6 +68,8 @@ pub(crate) struct Tools {
     pub(crate) parted: Parted,
     /// Keys of the tunnel that this node says of itself.
     pub(crate) said: watch::Sender<Said>,
+    /// Nodes that this one does not reach, as managers are told.
+    pub(crate) cuts: watch::Sender<Cuts>,
     /// Who wants another one.
     pub(crate) wishes: mpsc::Sender<Wish>,
     pub(crate) inbox: mpsc::Sender<Message>,

@@ -165,13 +165,21 @@ async fn create(context: &mut Context<'_>, args: CreateArgs) -> Result<(), Failu
     changed.ids.iter().try_for_each(|id| context.printer.line(service_id(id)))
 }
 
-/// Networks, and whether the overlay encrypts them.
+/// What is told of networks.
+struct Told {
+    networks: Vec<v1::Network>,
+    /// Whether the overlay encrypts them.
+    encrypted: bool,
+    /// Nodes that do not reach each other.
+    relays: Vec<v1::Relay>,
+}
+
 async fn list(
     context: &mut Context<'_>,
     networks: Vec<String>,
     users: bool,
     read: ReadFlags,
-) -> Result<(Vec<v1::Network>, bool), Failure> {
+) -> Result<Told, Failure> {
     let linearizable = read.linearizable;
     let request = v1::ListNetworksRequest { networks, min_revision: 0, linearizable, users };
     let answer = context
@@ -180,11 +188,11 @@ async fn list(
         .await?;
     context.stale(answer.stale_ms);
     let encrypted = encrypts(answer.overlay());
-    Ok((answer.networks, encrypted))
+    Ok(Told { networks: answer.networks, encrypted, relays: answer.relays })
 }
 
 async fn ls(context: &mut Context<'_>, args: &LsArgs) -> Result<(), Failure> {
-    let (networks, encrypted) = list(context, Vec::new(), true, args.read).await?;
+    let Told { networks, encrypted, .. } = list(context, Vec::new(), true, args.read).await?;
     let rows = networks.into_iter().map(|network| NetworkRow::new(network, encrypted));
     let mut rows: Vec<NetworkRow> = rows.collect::<Result<_, _>>()?;
     rows.sort_by(|a, b| a.name.cmp(&b.name));
@@ -193,8 +201,10 @@ async fn ls(context: &mut Context<'_>, args: &LsArgs) -> Result<(), Failure> {
 }
 
 async fn inspect(context: &mut Context<'_>, args: InspectArgs) -> Result<(), Failure> {
-    let (networks, encrypted) = list(context, args.networks, true, ReadFlags::default()).await?;
-    let objects = networks.into_iter().map(|network| whole(network, encrypted));
+    let told = list(context, args.networks, true, ReadFlags::default()).await?;
+    let Told { networks, encrypted, relays } = told;
+    let relays: Vec<Value> = relays.iter().filter_map(relay).collect();
+    let objects = networks.into_iter().map(|network| whole(network, encrypted, &relays));
     let objects: Vec<Value> = objects.collect::<Result<_, _>>()?;
     context.printer.inspected(objects, &args.format)
 }
@@ -212,7 +222,7 @@ fn understood(message: &v1::Network) -> Result<Network, Failure> {
 }
 
 /// A network as `inspect` shows it.
-fn whole(message: v1::Network, encrypted: bool) -> Result<Value, Failure> {
+fn whole(message: v1::Network, encrypted: bool, relays: &[Value]) -> Result<Value, Failure> {
     let Network { id, spec, created, revision } = understood(&message)?;
     let services: Vec<Value> = message.users.into_iter().map(user).collect();
     Ok(json!({
@@ -226,7 +236,14 @@ fn whole(message: v1::Network, encrypted: bool) -> Result<Value, Failure> {
         "created_at": created.to_string(),
         "revision": revision,
         "services": services,
+        "relays": relays,
     }))
+}
+
+/// Two nodes that do not reach each other, and who passes on.
+fn relay(relay: &v1::Relay) -> Option<Value> {
+    let [one, two, via] = relay.names.as_slice() else { return None };
+    Some(json!({ "nodes": [one, two], "via": via }))
 }
 
 fn user(user: v1::NetworkUser) -> Value {

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use warren_agent::LostPeer;
 use warren_base::clock::Clock;
 use warren_dataplane::{PeerStatus, has_peers, peers};
 use warren_model::{NodeId, NodeTable};
@@ -43,6 +44,7 @@ pub(super) struct KernelTunnel {
     held: Mutex<Held>,
     keys: watch::Sender<Vec<PrivateKey>>,
     known: watch::Sender<Known>,
+    lost: watch::Sender<Option<Vec<LostPeer>>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -58,7 +60,8 @@ impl KernelTunnel {
     pub(super) fn new(device: Device, keys: Vec<PrivateKey>, clock: Arc<dyn Clock>) -> Arc<Self> {
         let (keys, _) = watch::channel(keys);
         let (known, _) = watch::channel(Known::new());
-        Arc::new(Self { device, held: Mutex::default(), keys, known, clock })
+        let (lost, _) = watch::channel(None);
+        Arc::new(Self { device, held: Mutex::default(), keys, known, lost, clock })
     }
 
     /// The first is the one that is offered.
@@ -68,6 +71,11 @@ impl KernelTunnel {
 
     pub(super) fn set_known(&self, known: Known) {
         self.known.send_replace(known);
+    }
+
+    /// Other nodes that are not reached on the direct way.
+    pub(super) fn lost(&self) -> watch::Receiver<Option<Vec<LostPeer>>> {
+        self.lost.subscribe()
     }
 
     /// Follows what managers say, until it is dropped.
@@ -196,7 +204,7 @@ fn told(peer: &PeerConfig) -> impl Iterator<Item = WireguardPeer> {
     let mut allowed = Some(allowed.collect());
     peer.keys.iter().map(move |key| WireguardPeer {
         key: *key.as_bytes(),
-        endpoint: peer.endpoint,
+        endpoint: peer.via.or(peer.endpoint),
         allowed: allowed.take().unwrap_or_default(),
     })
 }

@@ -18,6 +18,7 @@ use warren_base::file::write_atomic;
 use warren_base::rng::Rng;
 use warren_manager::{SetLogLevel, StopNode};
 use warren_model::cluster::{Cluster, Subnet};
+use warren_model::node::Description;
 use warren_model::{ClusterId, NodeId};
 use warren_net::{Net, NetConfig};
 use warren_runtime::native::{self, Native};
@@ -220,7 +221,10 @@ impl Node {
         let plane = Arc::new(plane);
         let agent = Agent::start(warren_agent::Options {
             node_id: shared.node,
-            description: machine::describe(&shared.advertise, &shared.settings.data_dir),
+            description: Description {
+                overlay_port: shared.settings.overlay_port.unwrap_or_default(),
+                ..machine::describe(&shared.advertise, &shared.settings.data_dir)
+            },
             runtime: tools.runtime,
             images: tools.images,
             network: tools.net,

@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use warren_agent::{
-    Asker, KeyChange, Names, OwnKey, Tunnel as AskedTunnel, TunnelPeer, TunnelState,
+    Asker, KeyChange, LostPeer, Names, OwnKey, Tunnel as AskedTunnel, TunnelPeer, TunnelState,
 };
 use warren_base::clock::{Clock, RealClock};
 use warren_base::rng::Rng;
@@ -193,6 +193,8 @@ pub(super) struct DataPlane {
     keys: Option<Mutex<OwnKeys>>,
     /// Where the kernel encrypts.
     kernel: Option<Arc<KernelTunnel>>,
+    /// Whom this node does not reach.
+    lost: watch::Receiver<Option<Vec<LostPeer>>>,
 }
 
 impl DataPlane {
@@ -242,12 +244,23 @@ impl DataPlane {
             let stopped = stop.clone();
             tokio::spawn(async move { stopped.run_until_cancelled(following).await });
         }
+        let lost = match &kernel {
+            Some(kernel) => kernel.lost(),
+            None => {
+                let (tell, lost) = watch::channel(None);
+                let (stopped, told) = (stop.clone(), handle.lost());
+                tokio::spawn(
+                    async move { stopped.run_until_cancelled(translate(told, tell)).await },
+                );
+                lost
+            }
+        };
         let fed = (handle.clone(), kernel.clone());
         let feeding = feed(fed, tables, shared.dialer.clone(), shared.clock.clone());
         let stopped = stop.clone();
         tokio::spawn(async move { stopped.run_until_cancelled(feeding).await });
         let (keeper, keys) = (Some(keeper), tunnel.map(|tunnel| Mutex::new(tunnel.keys)));
-        Ok(Self { handle, keeper: Mutex::new(keeper), stop, tables: known, keys, kernel })
+        Ok(Self { handle, keeper: Mutex::new(keeper), stop, tables: known, keys, kernel, lost })
     }
 
     /// What it does; `None` while there is none that answers.
@@ -325,6 +338,10 @@ impl AskedTunnel for DataPlane {
         Some(TunnelState { carries, trouble, peers })
     }
 
+    fn lost(&self) -> watch::Receiver<Option<Vec<LostPeer>>> {
+        self.lost.clone()
+    }
+
     fn keys(&self) -> Vec<OwnKey> {
         let keys =
             self.keys.as_ref().map(|keys| keys.lock().unwrap_or_else(PoisonError::into_inner));
@@ -346,6 +363,24 @@ impl AskedTunnel for DataPlane {
     }
 }
 
+/// As the agent knows peers.
+async fn translate(
+    mut told: watch::Receiver<Option<Vec<warren_dataplane::LostPeer>>>,
+    tell: watch::Sender<Option<Vec<LostPeer>>>,
+) {
+    loop {
+        let lost = told.borrow_and_update().clone();
+        let peer = |peer: &warren_dataplane::LostPeer| {
+            let key = peer.key.as_slice().try_into().ok()?;
+            Some(LostPeer { key, via_lost: peer.via_lost })
+        };
+        tell.send_replace(lost.map(|lost| lost.iter().filter_map(peer).collect()));
+        if told.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// `None`: of another version, which names its peers otherwise.
 fn tunnel_peer(peer: &PeerStatus, now_ms: u64) -> Option<TunnelPeer> {
     let key = STANDARD.decode(&peer.key).ok()?;
@@ -355,6 +390,8 @@ fn tunnel_peer(peer: &PeerStatus, now_ms: u64) -> Option<TunnelPeer> {
         handshake_ago_ms: (peer.handshake_ms > 0).then(|| now_ms.saturating_sub(peer.handshake_ms)),
         heard_ago_ms: peer.heard_ago_ms,
         failed: peer.handshakes_failed,
+        lost: peer.lost,
+        via_lost: peer.via_lost,
     })
 }
 
@@ -498,6 +535,7 @@ mod tests {
                 blocks: Vec::new(),
                 overlay_key: [0; 32],
                 overlay_key_other: [0; 32],
+                overlay_port: 0,
                 name: String::new(),
             };
             table.peers.insert(NodeId::from_bytes([n; 10]), Arc::new(peer));

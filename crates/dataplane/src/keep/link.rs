@@ -1,6 +1,7 @@
 //! A connection to a data plane: one question, one answer.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -9,12 +10,15 @@ use std::time::Duration;
 
 use prost::Message;
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use warren_model::NodeTable;
 
 use crate::asker::Asker;
 use crate::descriptors::Descriptors;
 use crate::frame::Frames;
-use crate::wire::{Answer, Ask, Gathered, Nothing, Reply, Request, Status, Welcome};
+use crate::wire::{
+    Answer, Ask, Gathered, LostPeer, Nothing, Reply, Request, Status, Watch, Welcome,
+};
 
 /// A table of ten thousand services takes some tens of milliseconds; what does not answer
 /// within this does not work.
@@ -97,6 +101,34 @@ impl Link {
     }
 }
 
+/// Follows who is not reached, by a connection of its own, until that fails.
+pub(super) async fn follow(
+    stream: UnixStream,
+    tell: &watch::Sender<Option<Vec<LostPeer>>>,
+) -> io::Result<Infallible> {
+    let (mut link, held) = Link::open(stream).await?;
+    drop(held);
+    let mut seen = 0;
+    loop {
+        let request = Request::of(Ask::Watch(Watch { seen }));
+        in_time(link.frames.send(&request, &[])).await?;
+        // Nothing may change for days.
+        let (bytes, _) = link.frames.receive().await?;
+        let reach = match decode(&bytes)? {
+            Some(Answer::Reach(reach)) => reach,
+            // Of a version before; it is replaced soon.
+            Some(other) => return Err(unexpected(&other)),
+            None => return Err(io::Error::other("the data plane answers what is not known")),
+        };
+        seen = reach.version;
+        tell.send_if_modified(|known| {
+            let differs = known.as_ref() != Some(&reach.lost);
+            *known = Some(reach.lost);
+            differs
+        });
+    }
+}
+
 pub(super) fn unexpected(answer: &Answer) -> io::Error {
     let name = match answer {
         Answer::Welcome(_) => "a welcome",
@@ -105,6 +137,7 @@ pub(super) fn unexpected(answer: &Answer) -> io::Error {
         Answer::Recalled(_) => "what it knows",
         Answer::Status(_) => "its status",
         Answer::HandedOver(_) => "that it handed over",
+        Answer::Reach(_) => "whom it does not reach",
     };
     io::Error::other(format!("the data plane answers something else: {name}"))
 }

@@ -6,21 +6,29 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::net::UnixStream;
+use tokio::sync::watch;
 use warren_model::NodeTable;
 use warren_model::id::TaskId;
 use warren_wireguard::{PrivateKey, PublicKey};
 
-use super::link::unexpected;
+use super::link::{self, unexpected};
 use super::process::Process;
 use super::{Keeping, Wanted};
 use crate::asker::Asker;
 use crate::descriptors::{Descriptors, Error, Tunnel};
 use crate::peers::has_peers;
+use crate::serve::SOCKET;
 use crate::wire::{
-    Answer, Ask, Heard, Nothing, Settle, Update, WireAsker, WirePrefix, differing, parts,
+    Answer, Ask, Heard, LostPeer, Nothing, Settle, Update, WireAsker, WirePrefix, differing, parts,
 };
+
+/// Between attempts to hear who is not reached.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 
 /// What one process has been told on one connection.
 #[derive(Default)]
@@ -65,6 +73,8 @@ impl Keeping {
             self.settle(process, &Descriptors::default(), &[], &keys).await?;
             told.keys = public(&keys);
         }
+        let reach = follow(self.options.run_dir.join(SOCKET), self.reach.clone());
+        let mut reach = std::pin::pin!(reach);
         loop {
             let wanted = self.wants.borrow_and_update().clone();
             self.tell(process, &mut told, &wanted, &[]).await?;
@@ -72,6 +82,7 @@ impl Keeping {
             tokio::select! {
                 // The sender is ours: there is no end to it.
                 _ = self.wants.changed() => {}
+                () = &mut reach => {}
                 () = process.link.broken() => {
                     return Err(io::Error::from(io::ErrorKind::ConnectionReset));
                 }
@@ -200,6 +211,20 @@ impl Keeping {
             Answer::Done(Nothing {}) => Ok(()),
             other => Err(unexpected(&other)),
         }
+    }
+}
+
+/// Has it told whom the process that listens there does not reach. Never returns.
+async fn follow(socket: PathBuf, tell: watch::Sender<Option<Vec<LostPeer>>>) {
+    loop {
+        let followed = match UnixStream::connect(&socket).await {
+            Ok(stream) => link::follow(stream, &tell).await,
+            Err(error) => Err(error),
+        };
+        let Err(error) = followed;
+        tracing::debug!(%error, "nobody says who is not reached");
+        // It listens a moment after it was told what it works with.
+        tokio::time::sleep(FOLLOW_PAUSE).await;
     }
 }
 

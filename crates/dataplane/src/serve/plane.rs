@@ -6,27 +6,29 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use warren_base::clock::{Clock, RealClock};
 use warren_base::rng::{Rng, SystemRng};
 use warren_model::id::NodeId;
 use warren_net::dns::{Counters, Forwarder, HostResolver, Prefix, Server, Zone};
-use warren_wireguard::{Engine, Options, PrivateKey, PublicKey, Table};
+use warren_wireguard::{Engine, Options, PrivateKey, PublicKey, Relays, Table};
 
 use crate::asker::Asker;
 use crate::descriptors::Descriptors;
 use crate::names::Names;
-use crate::peers::peers;
+use crate::peers::{peers, relayed};
 use crate::wire::{
-    Answer, Ask, DnsCounters, Gathered, HandedOver, Heard, Malformed, Nothing, PeerStatus, Request,
-    Settle, Status, Update, VERSION, Welcome, WireAsker, parts,
+    Answer, Ask, DnsCounters, Gathered, HandedOver, Heard, LostPeer, Malformed, Nothing,
+    PeerStatus, Reach, RelayStatus, Request, Settle, Status, Update, VERSION, Welcome, WireAsker,
+    parts,
 };
 
 /// Of the thread that answers questions: futures are on the heap, messages in buffers.
@@ -58,6 +60,9 @@ pub(super) struct Plane {
     zone: Arc<ArcSwap<Zone>>,
     answering: Option<Answering>,
     engine: Option<Engine>,
+    /// Counts what may have changed of who is reached.
+    reach: watch::Sender<u64>,
+    relays: Option<Relays>,
     trouble: Option<String>,
 }
 
@@ -86,6 +91,8 @@ impl Plane {
             zone: Arc::default(),
             answering: None,
             engine: None,
+            reach: watch::Sender::new(1),
+            relays: None,
             trouble: None,
         }
     }
@@ -122,6 +129,7 @@ impl Plane {
                 (vec![Answer::HandedOver(self.hand_over())], Then::HandedOver)
             }
             Some(Ask::End(Nothing {})) => (vec![Answer::Done(Nothing {})], Then::End),
+            Some(Ask::Watch(_)) => (vec![Answer::Reach(self.reach())], Then::Go),
             // Of a newer daemon.
             None => done(Err("a question that this version does not know".to_owned()), Then::Go),
         }
@@ -144,6 +152,7 @@ impl Plane {
         self.names.set_pools(pools);
         self.publish();
         self.carry();
+        self.pass_on();
         self.begin().map_err(|error| format!("answer questions: {error}"))
     }
 
@@ -197,11 +206,13 @@ impl Plane {
                     || change.cluster.is_some()
                     || !change.peers.is_empty()
                     || !change.removed_peers.is_empty()
+                    || change.relays.is_some()
                     || known != self.known;
                 self.known = known;
                 self.names.change(change);
                 if is_ours {
                     self.carry();
+                    self.pass_on();
                 }
             }
         }
@@ -236,6 +247,51 @@ impl Plane {
         self.trouble = outcome.err();
     }
 
+    /// Passes on what nodes send each other that are cut off from each other, if this one is in
+    /// between.
+    fn pass_on(&mut self) {
+        let table = self.names.table();
+        let Some(own) = self.node else { return };
+        let wanted = relayed(table, own, self.port, &self.known);
+        if wanted.is_empty() {
+            self.relays = None;
+            return;
+        }
+        let peer = table.peers.get(&own);
+        let at = peer.and_then(|peer| {
+            peer.underlay.parse().ok().or_else(|| self.known.get(&peer.underlay).copied())
+        });
+        let relays = match self.relays.take() {
+            Some(relays) => Ok(relays),
+            None => Relays::start(at.unwrap_or(Ipv4Addr::UNSPECIFIED.into())),
+        };
+        let applied = relays.and_then(|relays| {
+            let applied = relays.apply(&wanted);
+            self.relays = Some(relays);
+            applied
+        });
+        if let Err(error) = applied {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(error, "messages of other nodes are not passed on as they should be");
+        }
+    }
+
+    /// Wakes when who is reached may have changed.
+    pub(super) fn watch_reach(&self) -> watch::Receiver<u64> {
+        self.reach.subscribe()
+    }
+
+    fn reach(&self) -> Reach {
+        // Read before what it counts: a change meanwhile is told again.
+        let version = *self.reach.borrow();
+        let peers = self.engine.as_ref().map(Engine::peers).unwrap_or_default();
+        let lost = peers.iter().filter(|peer| peer.lost).filter_map(|peer| {
+            let key = peer.keys.first()?.as_bytes().to_vec();
+            Some(LostPeer { key, via_lost: peer.via_lost })
+        });
+        Reach { version, lost: lost.collect() }
+    }
+
     fn ignite(&mut self, table: &Table) -> Result<(), String> {
         let (tun, udp) = self.held.tunnel().map_err(|error| error.to_string())?;
         let mut seed = [0; 4];
@@ -248,6 +304,10 @@ impl Plane {
             // Whoever keeps the key makes another if the clock went back behind it.
             not_before_ms: 0,
             peers: std::mem::take(&mut self.heard),
+            on_reach: Some(Arc::new({
+                let reach = self.reach.clone();
+                move || reach.send_modify(|version| *version += 1)
+            })),
         };
         self.engine = Some(Engine::start(options, table).map_err(|error| error.to_string())?);
         Ok(())
@@ -294,7 +354,17 @@ impl Plane {
             heard_ago_ms: peer.heard_ago_ms,
             handshakes_failed: peer.handshakes_failed,
             dropped_packets: peer.drops.iter().map(|(_, count)| count).sum(),
+            lost: peer.lost,
+            via: peer.via.map_or_else(String::new, |at| at.to_string()),
+            via_lost: peer.via_lost,
         });
+        let relayed = self.relays.iter().flat_map(Relays::stats).map(|relay| RelayStatus {
+            ends: relay.of.ends.iter().map(ToString::to_string).collect(),
+            port: relay.of.port.into(),
+            bytes: relay.bytes,
+        });
+        let [relay_refused, relay_lost] =
+            self.relays.as_ref().map(Relays::drops).unwrap_or_default();
         Status {
             pid: std::process::id(),
             uptime_ms: self.clock.monotonic_ms().saturating_sub(self.since_ms),
@@ -305,6 +375,9 @@ impl Plane {
             peers: peers.collect(),
             drops,
             trouble: self.trouble.clone(),
+            relayed: relayed.collect(),
+            relay_refused,
+            relay_lost,
         }
     }
 
@@ -313,6 +386,8 @@ impl Plane {
         if let Some(answering) = &self.answering {
             answering.stop.cancel();
         }
+        // The successor opens the ports itself.
+        self.relays = None;
         let handed = self.engine.take().map(Engine::hand_over);
         let peers = match handed {
             Some(Ok(handover)) => handover.peers,

@@ -256,6 +256,7 @@ pub(crate) fn table(services: u16) -> Arc<NodeTable> {
             blocks: vec![format!("10.128.{n}.0/24").parse().unwrap()],
             overlay_key: *private(n).public().as_bytes(),
             overlay_key_other: [0; 32],
+            overlay_port: 0,
             name: String::new(),
         };
         table.peers.insert(node(n), Arc::new(peer));

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use warren_model::network::{Network, NetworkSpec, VipHolder};
 use warren_model::service::{Attachment, Service};
-use warren_model::{NetworkId, ServiceSpec, ipv6};
+use warren_model::{NetworkId, NodeId, ServiceSpec, ipv6};
 use warren_proto::v1;
 use warren_state::State;
 use warren_state::change::{Mutation, Transaction};
@@ -118,7 +118,17 @@ pub(super) fn list(
     let networks = networks.into_iter().map(row).collect();
     let overlay = view.cluster().map(|cluster| v1::OverlayKind::from(cluster.overlay));
     let overlay = overlay.unwrap_or_default().into();
-    Ok(v1::ListNetworksResponse { networks, revision, stale_ms, overlay })
+    let relays = view.nodes().flat_map(|node| {
+        node.relays.iter().map(|relay| {
+            let name = |id: NodeId| {
+                view.node(id).map_or_else(|| id.to_string(), |n| n.description.hostname.clone())
+            };
+            let names = [node.id, relay.peer, relay.via].map(name).to_vec();
+            v1::Relay { names, ..warren_proto::wire_relay(node.id, relay) }
+        })
+    });
+    let relays = relays.collect();
+    Ok(v1::ListNetworksResponse { networks, revision, stale_ms, overlay, relays })
 }
 
 fn users(view: &State, network: &Network) -> Vec<v1::NetworkUser> {

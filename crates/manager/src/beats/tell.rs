@@ -13,12 +13,13 @@ use prost::Message;
 use tokio::sync::watch;
 use warren_model::NodeId;
 use warren_proto::v1;
-use warren_proto::v1::peer_beats::Heard;
+use warren_proto::v1::peer_beats::{Cuts, Heard};
 use warren_store::Beats;
 
 use crate::beats::stall::is_doubtful;
 use crate::core::Core;
 use crate::dispatch::sessions::End;
+use crate::relays::book;
 
 /// Small against any suspicion, large against the work of one message.
 const TELL_MS: u64 = 250;
@@ -28,6 +29,9 @@ pub(crate) const ALONE_MS: u64 = 1000;
 const ANSWER_MS: u64 = 500;
 /// Between tries to tell it of a node that waits.
 const AGAIN_MS: u64 = 50;
+/// What a node says is told again for so long: another manager may still tell what it said before it
+/// moved its session here.
+const CUTS_AGAIN_MS: u64 = 3000;
 /// Of one message: no cluster is larger.
 const HEARD_MAX: usize = 20_000;
 
@@ -89,7 +93,7 @@ pub(crate) async fn at_once(core: &Core, node: NodeId) {
             return core.beats.heard(node, core.clock.monotonic_ms(), 0);
         }
         let heard = vec![Heard { node: node.as_bytes().to_vec(), ago_ms: 0, rtt_ms: 0 }];
-        if send(core, heard, ANSWER_MS).await {
+        if send(core, heard, Vec::new(), ANSWER_MS).await {
             return;
         }
         core.clock.sleep(AGAIN_MS).await;
@@ -104,11 +108,15 @@ async fn tell(core: &Core, told_ms: u64, wait_ms: u64) -> bool {
         ago_ms: u32::try_from(now_ms.saturating_sub(at_ms)).unwrap_or(u32::MAX),
         rtt_ms,
     });
-    send(core, heard.collect(), wait_ms).await
+    let told = core.sessions.cuts_after(told_ms, now_ms.saturating_sub(CUTS_AGAIN_MS));
+    let cuts = told
+        .into_iter()
+        .map(|(node, cuts)| Cuts { node: node.as_bytes().to_vec(), cuts: book::wire(&cuts) });
+    send(core, heard.collect(), cuts.collect(), wait_ms).await
 }
 
-async fn send(core: &Core, heard: Vec<Heard>, wait_ms: u64) -> bool {
-    let beats = v1::PeerBeats { heard, closed: Vec::new() };
+async fn send(core: &Core, heard: Vec<Heard>, cuts: Vec<Cuts>, wait_ms: u64) -> bool {
+    let beats = v1::PeerBeats { heard, closed: Vec::new(), cuts };
     let told = core.store.tell_leader(Bytes::from(beats.encode_to_vec()));
     tokio::select! {
         told = told => match told {
@@ -154,6 +162,14 @@ fn hear(core: &Core, payload: &[u8]) -> Result<(), String> {
         if view.node(node).is_some() {
             let at_ms = now_ms.saturating_sub(u64::from(heard.ago_ms));
             core.beats.heard(node, at_ms, heard.rtt_ms);
+        }
+    }
+    for told in beats.cuts.into_iter().take(HEARD_MAX) {
+        let node = warren_proto::node_id("cuts.node", &told.node);
+        if let Ok(node) = node
+            && view.node(node).is_some()
+        {
+            core.cuts.tell(node, book::cuts(told.cuts));
         }
     }
     Ok(())

@@ -34,6 +34,7 @@ use crate::dispatch::status;
 use crate::metrics::{Open, count};
 use crate::quorum;
 use crate::refusal::Refusal;
+use crate::relays::book::cuts;
 
 /// Messages on their way to an agent: a few stream requests beside an assignment. More would only
 /// be stale by the time they are read.
@@ -195,9 +196,16 @@ async fn read(
                     tracing::debug!(node_id = %node, "a beat may have waited: it does not count");
                 }
             }
-            Ok(Some(v1::AgentMessage { kind: Some(Kind::Report(report)) })) => {
+            Ok(Some(v1::AgentMessage { kind: Some(Kind::Report(mut report)) })) => {
                 if report.through > 0 {
                     core.sessions.is_through(line, report.through);
+                }
+                if report.cuts_told {
+                    let told = cuts(std::mem::take(&mut report.cuts));
+                    line.tell_cuts(told.clone(), core.clock.monotonic_ms());
+                    if *core.store.leader().borrow() {
+                        core.cuts.tell(node, told);
+                    }
                 }
                 if report.statuses.is_empty() {
                     continue;

@@ -18,6 +18,7 @@ use warren_proto::v1;
 
 use crate::api::authorize::removed;
 use crate::refusal::Refusal;
+use crate::relays::Cut;
 
 /// Messages on their way to an agent.
 pub(crate) type Outbox = mpsc::Sender<Result<v1::ManagerMessage, Status>>;
@@ -90,6 +91,13 @@ pub(crate) enum Past {
     },
 }
 
+/// Whom the node of a session does not reach, and when it said so; 0: never.
+#[derive(Debug, Default, Clone)]
+struct Told {
+    at_ms: u64,
+    cuts: Vec<Cut>,
+}
+
 /// Why a manager ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -128,6 +136,7 @@ pub(crate) struct Line {
     /// Something that concerns this node has changed.
     pub(crate) wake: Arc<Notify>,
     marks: Arc<Mutex<Marks>>,
+    cuts: Arc<Mutex<Told>>,
     /// Cancelled when the session is to end, and when it has ended by itself.
     pub(crate) end: CancellationToken,
     why: Arc<OnceLock<End>>,
@@ -147,6 +156,12 @@ impl Line {
         }
         marks.looked = marks.looked.max(revision);
         marks.sent = sent.unwrap_or(marks.sent);
+    }
+
+    /// The node says whom it does not reach.
+    pub(crate) fn tell_cuts(&self, cuts: Vec<Cut>, now_ms: u64) {
+        let mut told = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        *told = Told { at_ms: now_ms.max(1), cuts };
     }
 
     /// Ends the session; the first reason counts.
@@ -208,6 +223,7 @@ impl Sessions {
             pulse: Arc::default(),
             wake: Arc::default(),
             marks: Arc::new(Mutex::new(Marks { woken: u64::MAX, ..Marks::default() })),
+            cuts: Arc::default(),
             end: CancellationToken::new(),
             why: Arc::default(),
         };
@@ -249,6 +265,19 @@ impl Sessions {
         let pulses = inner.lines.iter().map(|(node, line)| (*node, &line.pulse));
         let heard = pulses.filter(|(_, pulse)| pulse.at_ms() > after_ms);
         heard.map(|(node, pulse)| (node, pulse.at_ms(), pulse.rtt_ms())).collect()
+    }
+
+    /// Whom nodes do not reach: of those that said so after `after_ms`, or since `lately_from_ms`, and
+    /// of all others that do not reach somebody.
+    pub(crate) fn cuts_after(&self, after_ms: u64, lately_from_ms: u64) -> Vec<(NodeId, Vec<Cut>)> {
+        let inner = self.lock();
+        let told = inner.lines.iter().filter_map(|(node, line)| {
+            let told = line.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new = told.at_ms > after_ms || told.at_ms >= lately_from_ms;
+            let tells = told.at_ms > 0 && (is_new || !told.cuts.is_empty());
+            tells.then(|| (*node, told.cuts.clone()))
+        });
+        told.collect()
     }
 
     /// Wakes those whom what happened up to `revision` concerns.

@@ -16,9 +16,10 @@ use std::sync::Arc;
 
 use warren_model::cluster::Cluster;
 use warren_model::network::{Network, VipHolder};
-use warren_model::node::{Node, NodeStatus};
+use warren_model::node::{Node, NodeStatus, Relay};
 use warren_model::node_table::{
-    NodeTable, Peer, TableAttachment, TableChange, TableNetwork, TableService, TableTask,
+    NodeTable, Peer, TableAttachment, TableChange, TableNetwork, TableRelay, TableService,
+    TableTask,
 };
 use warren_model::service::expand;
 use warren_model::service::{Attachment, PublishMode, Service};
@@ -53,7 +54,28 @@ pub fn complete(view: &State, node: NodeId) -> NodeTable {
         networks: networks.collect(),
         services: services.collect(),
         policies: policies::of(view, node, &scope),
+        relays: relays(view, node),
     }
+}
+
+/// Those that a node has a part in, in order.
+fn relays(view: &State, node: NodeId) -> Vec<TableRelay> {
+    let mut found: Vec<TableRelay> = view
+        .nodes()
+        .flat_map(|owner| owner.relays.iter().map(|relay| table_relay(owner.id, *relay)))
+        .filter(|relay| relay.via == node || relay.ends.contains(&node))
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+fn table_relay(owner: NodeId, relay: Relay) -> TableRelay {
+    TableRelay { ends: [owner, relay.peer], via: relay.via, slot: relay.slot }
+}
+
+/// Relays of a node, as it keeps them.
+fn kept(view: &State, id: NodeId) -> &[Relay] {
+    view.node(id).map_or(&[], |node| &node.relays)
 }
 
 /// What changed of it. Costs what differs between the states, and the tasks of the node.
@@ -70,8 +92,10 @@ pub(crate) fn changes(old: &State, new: &State, node: NodeId) -> Option<TableCha
         }
         ids.extend(users(old, *network).chain(users(new, *network)));
     }
+    let mut relayed = false;
     for id in new.nodes_since(old) {
         peer_changes(old, new, id, &mut change);
+        relayed |= kept(old, id) != kept(new, id);
         if status(old, id) != status(new, id) {
             ids.extend(new.tasks_on(id).map(|task| task.service));
         }
@@ -92,6 +116,10 @@ pub(crate) fn changes(old: &State, new: &State, node: NodeId) -> Option<TableCha
             (Some(_), None) => change.removed_services.push(id),
             (_, Some(_)) | (None, None) => {}
         }
+    }
+    if relayed {
+        let now = relays(new, node);
+        change.relays = Some(now).filter(|now| *now != relays(old, node));
     }
     let cluster = |view: &State| view.cluster().map(|cluster| cluster.id);
     change.cluster = cluster(new).filter(|_| cluster(old) != cluster(new));
@@ -131,6 +159,13 @@ pub(crate) fn concerned(
         }
     }
     let mut found = BTreeSet::new();
+    for id in nodes {
+        let (was, is) = (kept(old, *id), kept(new, *id));
+        let differing = was.iter().filter(|relay| !is.contains(relay));
+        for relay in differing.chain(is.iter().filter(|relay| !was.contains(relay))) {
+            found.extend([*id, relay.peer, relay.via]);
+        }
+    }
     let mut networks = BTreeSet::new();
     for id in services {
         let of = |view: &State| view.service(id).and_then(|s| told(view, s, Scope::All));
@@ -282,6 +317,7 @@ fn peer(view: &State, node: &Node) -> Peer {
         overlay_key: node.description.overlay_key,
         overlay_key_other: node.description.overlay_key_other,
         name: node.description.hostname.clone(),
+        overlay_port: node.description.overlay_port,
     }
 }
 

@@ -160,7 +160,7 @@ impl Agent {
                 ..Default::default()
             }),
         };
-        let report = Report { statuses: tasks.iter().map(status).collect(), through: 0 };
+        let report = Report { statuses: tasks.iter().map(status).collect(), ..Report::default() };
         self.to.send(v1::AgentMessage { kind: Some(Kind::Report(report)) }).await.unwrap();
     }
 

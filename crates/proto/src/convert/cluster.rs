@@ -1,8 +1,9 @@
 //! The cluster and its nodes, those that left included.
 
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
+use warren_model::id::NodeId;
 use warren_model::node::{
-    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
+    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Relay, Tombstone,
 };
 use warren_model::placement::Strategy;
 use warren_model::{OverlayKind, Secret, Time};
@@ -211,6 +212,7 @@ impl From<&Description> for v1::NodeDescription {
             features: d.features,
             overlay_key: bytes_unless_zeros(&d.overlay_key),
             overlay_key_other: bytes_unless_zeros(&d.overlay_key_other),
+            overlay_port: d.overlay_port.into(),
         }
     }
 }
@@ -233,6 +235,7 @@ impl TryFrom<v1::NodeDescription> for Description {
             features: wire.features,
             overlay_key: hash_or_zeros("overlay_key", &wire.overlay_key)?,
             overlay_key_other: hash_or_zeros("overlay_key_other", &wire.overlay_key_other)?,
+            overlay_port: port("overlay_port", wire.overlay_port)?,
         })
     }
 }
@@ -264,6 +267,7 @@ impl From<&Node> for v1::Node {
             reserved: None,
             opened: node.opened.0,
             drain_deadline: node.drain_deadline.map(|time| time.0),
+            relays: node.relays.iter().map(|relay| wire_relay(node.id, relay)).collect(),
         }
     }
 }
@@ -292,9 +296,43 @@ impl TryFrom<v1::Node> for Node {
             taints: read("taints", wire.taints)?,
             opened: Time(wire.opened),
             drain_deadline: wire.drain_deadline.map(Time),
+            relays: wire
+                .relays
+                .into_iter()
+                .map(|one| relay(one).map(|(_, relay)| relay))
+                .collect::<Result<_, _>>()?,
             revision: wire.revision,
         })
     }
+}
+
+fn port(field: &'static str, wire: u32) -> Result<u16, Error> {
+    u16::try_from(wire).map_err(|_| Error::new(field, format!("{wire} is no port")))
+}
+
+/// One of `node`.
+pub fn wire_relay(node: NodeId, relay: &Relay) -> v1::Relay {
+    v1::Relay {
+        node: node.as_bytes().to_vec(),
+        peer: relay.peer.as_bytes().to_vec(),
+        via: relay.via.as_bytes().to_vec(),
+        slot: relay.slot.into(),
+        names: Vec::new(),
+    }
+}
+
+/// Whose it is, and the rest.
+///
+/// # Errors
+/// An id is none, or the slot.
+pub fn relay(wire: v1::Relay) -> Result<(NodeId, Relay), Error> {
+    let slot = u8::try_from(wire.slot).ok().filter(|slot| *slot < Relay::SLOTS);
+    let slot = slot.ok_or_else(|| {
+        let (found, max) = (wire.slot, Relay::SLOTS);
+        Error::new("relay.slot", format!("{found}, it must be below {max}"))
+    })?;
+    let (peer, via) = (node_id("relay.peer", &wire.peer)?, node_id("relay.via", &wire.via)?);
+    Ok((node_id("relay.node", &wire.node)?, Relay { peer, via, slot }))
 }
 
 impl From<Forgotten> for v1::Forgotten {

@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use warren_model::Alias;
 use warren_model::id::{NetworkId, NodeId, PolicyId, ServiceId};
+use warren_model::node::Relay;
 use warren_model::node_table::{
-    Peer, TableAttachment, TableChange, TableNetwork, TableService, TableTask,
+    Peer, TableAttachment, TableChange, TableNetwork, TableRelay, TableService, TableTask,
 };
 use warren_model::service::Endpoint;
 
+use super::cluster::{relay, wire_relay};
 use super::policy::{table_policy, wire_policy};
 use super::{
     Error, address, cluster_id, each, hash_or_zeros, network_id, node_id, part_if_any,
@@ -38,6 +40,8 @@ impl From<&TableChange> for v1::NetUpdate {
             removed_services: bytes(&change.removed_services, ServiceId::as_bytes),
             policies: change.policies.iter().map(wire_policy).collect(),
             removed_policies: bytes(&change.removed_policies, PolicyId::as_bytes),
+            relays: change.relays.iter().flatten().map(wire_table_relay).collect(),
+            relays_told: change.relays.is_some(),
         }
     }
 }
@@ -64,6 +68,8 @@ pub fn table_change(wire: v1::NetUpdate) -> (TableChange, Vec<Error>) {
     let policies = policies.filter_map(|policy| policy.map_err(&mut fine).ok()).collect();
     let removed = wire.removed_policies.iter().map(|id| policy_id("removed_policies", id));
     let removed_policies = removed.filter_map(|id| id.map_err(&mut fine).ok()).collect();
+    let relays = wire.relays.into_iter().map(table_relay);
+    let relays: Vec<_> = relays.filter_map(|relay| relay.map_err(&mut fine).ok()).collect();
     let change = TableChange {
         complete: wire.complete,
         cluster,
@@ -75,12 +81,24 @@ pub fn table_change(wire: v1::NetUpdate) -> (TableChange, Vec<Error>) {
         removed_services,
         policies,
         removed_policies,
+        relays: wire.relays_told.then_some(relays),
     };
     (change, wrong)
 }
 
+fn wire_table_relay(of: &TableRelay) -> v1::Relay {
+    let [node, peer] = of.ends;
+    wire_relay(node, &Relay { peer, via: of.via, slot: of.slot })
+}
+
+fn table_relay(wire: v1::Relay) -> Result<TableRelay, Error> {
+    let (node, Relay { peer, via, slot }) = relay(wire)?;
+    Ok(TableRelay { ends: [node, peer], via, slot })
+}
+
 fn wire_peer((id, peer): &(NodeId, Arc<Peer>)) -> v1::NetPeer {
-    let Peer { number, underlay, blocks, overlay_key, overlay_key_other, name } = &**peer;
+    let Peer { number, underlay, blocks, overlay_key, overlay_key_other, name, overlay_port } =
+        &**peer;
     let unless_zeros = |key: &[u8; 32]| match *key == [0; 32] {
         true => Vec::new(),
         false => key.to_vec(),
@@ -93,6 +111,7 @@ fn wire_peer((id, peer): &(NodeId, Arc<Peer>)) -> v1::NetPeer {
         overlay_key: unless_zeros(overlay_key),
         overlay_key_other: unless_zeros(overlay_key_other),
         name: name.clone(),
+        overlay_port: (*overlay_port).into(),
     }
 }
 
@@ -105,6 +124,8 @@ fn peer(wire: v1::NetPeer) -> Result<(NodeId, Arc<Peer>), Error> {
         overlay_key: hash_or_zeros("peer.overlay_key", &wire.overlay_key)?,
         overlay_key_other: hash_or_zeros("peer.overlay_key_other", &wire.overlay_key_other)?,
         name: wire.name,
+        overlay_port: u16::try_from(wire.overlay_port)
+            .map_err(|_| Error::new("peer.overlay_port", "is no port".to_owned()))?,
     };
     Ok((id, Arc::new(peer)))
 }

@@ -123,6 +123,24 @@ pub struct NodeDescription {
     /// A second one that it accepts, while it replaces one by the other; empty: none.
     #[prost(bytes = "vec", tag = "13")]
     pub overlay_key_other: ::prost::alloc::vec::Vec<u8>,
+    /// Where it listens (UDP); 0: not told.
+    #[prost(uint32, tag = "44")]
+    pub overlay_port: u32,
+}
+/// Two nodes that do not reach each other, and who passes on. node: the one of the smaller id.
+/// names: of the three, of an answer to people alone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Relay {
+    #[prost(bytes = "vec", tag = "1")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub peer: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub via: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "4")]
+    pub slot: u32,
+    #[prost(string, repeated, tag = "5")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Node {
@@ -188,6 +206,8 @@ pub struct Node {
     /// Of a drain: when what is left there ends.
     #[prost(uint64, optional, tag = "55")]
     pub drain_deadline: ::core::option::Option<u64>,
+    #[prost(message, repeated, tag = "86")]
+    pub relays: ::prost::alloc::vec::Vec<Relay>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Amount {
@@ -1176,7 +1196,7 @@ pub struct Event {
 pub struct Mutation {
     #[prost(
         oneof = "mutation::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 40, 41, 50, 51, 80, 81, 82, 83, 84, 85, 102, 103, 124"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 40, 41, 50, 51, 80, 81, 82, 83, 84, 85, 102, 103, 124, 134"
     )]
     pub kind: ::core::option::Option<mutation::Kind>,
 }
@@ -1326,6 +1346,14 @@ pub mod mutation {
         pub generic: ::prost::alloc::vec::Vec<super::Amount>,
         #[prost(message, optional, tag = "3")]
         pub system_reserved: ::core::option::Option<super::Resources>,
+    }
+    /// All relays of a node.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct SetRelays {
+        #[prost(bytes = "vec", tag = "1")]
+        pub id: ::prost::alloc::vec::Vec<u8>,
+        #[prost(message, repeated, tag = "2")]
+        pub relays: ::prost::alloc::vec::Vec<super::Relay>,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct SetTaints {
@@ -1517,6 +1545,8 @@ pub mod mutation {
         PreemptTask(PreemptTask),
         #[prost(message, tag = "124")]
         SetHook(SetHook),
+        #[prost(message, tag = "134")]
+        SetRelays(SetRelays),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2280,6 +2310,8 @@ pub struct ListNetworksResponse {
     pub stale_ms: u64,
     #[prost(enumeration = "OverlayKind", tag = "4")]
     pub overlay: i32,
+    #[prost(message, repeated, tag = "34")]
+    pub relays: ::prost::alloc::vec::Vec<Relay>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreatePolicyRequest {
@@ -3098,6 +3130,11 @@ pub mod agent_message {
         /// Of the last set that the node's kernel acts upon; 0: as told before.
         #[prost(uint64, tag = "2")]
         pub through: u64,
+        /// All nodes that this one does not reach over the tunnel, if told.
+        #[prost(message, repeated, tag = "33")]
+        pub cuts: ::prost::alloc::vec::Vec<super::Cut>,
+        #[prost(bool, tag = "34")]
+        pub cuts_told: bool,
     }
     #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Status {
@@ -3115,6 +3152,14 @@ pub mod agent_message {
         #[prost(message, tag = "3")]
         Beat(Beat),
     }
+}
+/// via_lost: who should pass on, and does not either; empty: nobody.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cut {
+    #[prost(bytes = "vec", tag = "1")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub via_lost: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ManagerMessage {
@@ -3192,6 +3237,11 @@ pub struct NetUpdate {
     pub policies: ::prost::alloc::vec::Vec<NetPolicy>,
     #[prost(bytes = "vec", repeated, tag = "51")]
     pub removed_policies: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// All of them, if told.
+    #[prost(message, repeated, tag = "82")]
+    pub relays: ::prost::alloc::vec::Vec<Relay>,
+    #[prost(bool, tag = "83")]
+    pub relays_told: bool,
 }
 /// A policy with the services that it means, of those that the node knows of.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -3237,6 +3287,8 @@ pub struct NetPeer {
     pub name: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "7")]
     pub overlay_key_other: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "38")]
+    pub overlay_port: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NetNetwork {
@@ -3385,6 +3437,8 @@ pub struct PeerBeats {
     /// Sessions that ended since the last of these.
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub closed: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(message, repeated, tag = "33")]
+    pub cuts: ::prost::alloc::vec::Vec<peer_beats::Cuts>,
 }
 /// Nested message and enum types in `PeerBeats`.
 pub mod peer_beats {
@@ -3396,6 +3450,14 @@ pub mod peer_beats {
         pub ago_ms: u32,
         #[prost(uint32, tag = "3")]
         pub rtt_ms: u32,
+    }
+    /// Whom nodes do not reach. Left out: as told before, or nobody.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Cuts {
+        #[prost(bytes = "vec", tag = "1")]
+        pub node: ::prost::alloc::vec::Vec<u8>,
+        #[prost(message, repeated, tag = "2")]
+        pub cuts: ::prost::alloc::vec::Vec<super::Cut>,
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -6,7 +6,9 @@ use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::event::{Action, Kind};
 use warren_model::id::{NodeId, TaskId};
-use warren_model::node::{Availability, Description, Forgotten, Node, NodeStatus, Tombstone};
+use warren_model::node::{
+    Availability, Description, Forgotten, Node, NodeStatus, Relay, Tombstone,
+};
 use warren_model::placement::{Taint, check_taints};
 use warren_model::resources::Resources;
 
@@ -176,6 +178,38 @@ impl Step<'_> {
         self.change_node(id, |node| {
             node.taints = taints.to_vec();
             "taints".to_owned()
+        })
+    }
+
+    pub(super) fn set_relays(&mut self, id: NodeId, relays: &[Relay]) -> Result<(), Rejection> {
+        let known = self.node(id)?.relays.clone();
+        if relays.len() > Relay::MAX {
+            return invalid(format!("{} relays, at most {} are allowed", relays.len(), Relay::MAX));
+        }
+        for (at, relay) in relays.iter().enumerate() {
+            let Relay { peer, via, slot } = *relay;
+            self.node(peer)?;
+            self.node(via)?;
+            let ordered = id < peer && at.checked_sub(1).is_none_or(|at| relays[at].peer < peer);
+            if !ordered || via == id || via == peer || slot >= Relay::SLOTS {
+                return invalid(format!("a relay of node {id} with {peer} by {via}, slot {slot}"));
+            }
+        }
+        let name = |id: NodeId| {
+            let node = self.state.node(id);
+            node.map_or_else(|| id.to_string(), |node| node.description.hostname.clone())
+        };
+        let of = |all: &[Relay], peer| all.iter().find(|relay| relay.peer == peer).copied();
+        let begun = relays.iter().filter(|relay| of(&known, relay.peer) != Some(**relay));
+        let begun = begun.map(|relay| {
+            format!("does not reach {}: by way of {}", name(relay.peer), name(relay.via))
+        });
+        let ended = known.iter().filter(|relay| of(relays, relay.peer).is_none());
+        let ended = ended.map(|relay| format!("reaches {} itself again", name(relay.peer)));
+        let message = begun.chain(ended).collect::<Vec<_>>().join("; ");
+        self.change_node(id, |node| {
+            node.relays = relays.to_vec();
+            message
         })
     }
 

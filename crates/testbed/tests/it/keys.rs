@@ -101,11 +101,13 @@ fn pretend(host: &Host, own: PrivateKey, to: PublicKey, at: SocketAddr) -> Resul
             udp: Udp::bind(SocketAddr::new([0, 0, 0, 0].into(), TUNNEL), 1)?,
             clock: Arc::new(RealClock::new()),
             seed: 7,
+            on_reach: None,
             not_before_ms: 0,
             peers: Vec::new(),
         };
         let peer = PeerConfig {
             keys: vec![to],
+            via: None,
             preshared_key: None,
             endpoint: Some(at),
             allowed: vec![Prefix::new(network, 24)?],

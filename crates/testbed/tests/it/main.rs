@@ -24,6 +24,7 @@ mod network;
 mod pods;
 mod policies;
 mod register;
+mod relay;
 mod scenarios;
 mod secrets;
 mod soak;

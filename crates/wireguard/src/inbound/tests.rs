@@ -30,7 +30,7 @@ fn side(n: u8) -> Side {
     let udp = Udp::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
     let clock = Arc::new(ManualClock::at(1_000_000));
     let timed: Arc<dyn warren_base::clock::Clock> = Arc::clone(&clock) as _;
-    let shared = Shared::new(timed, udp, u32::from(n) << 8).unwrap();
+    let shared = Shared::new(timed, udp, u32::from(n) << 8, None).unwrap();
     let opener = Inbound::new().opener;
     let received = Received::new();
     Side { clock, shared, opener, received, seen: Vec::new(), packets: Vec::new() }
@@ -48,6 +48,7 @@ impl Side {
     fn apply(&self, own: &[u8], peers: &[(&[u8], SocketAddr)]) {
         let peers = peers.iter().map(|(keys, endpoint)| PeerConfig {
             keys: keys.iter().map(|n| key(*n).public()).collect(),
+            via: None,
             preshared_key: None,
             endpoint: Some(*endpoint),
             allowed: vec![

@@ -97,6 +97,7 @@ impl Host {
     pub(crate) fn peer(&self) -> PeerConfig {
         PeerConfig {
             keys: self.keys.iter().map(PrivateKey::public).collect(),
+            via: None,
             preshared_key: None,
             endpoint: Some(self.endpoint(false)),
             allowed: vec![prefix(self.inner(false), 24), prefix(self.inner(true), 64)],
@@ -143,7 +144,7 @@ impl Host {
         // Tests restart engines: no session of one is taken for another's.
         static SEED: AtomicU32 = AtomicU32::new(0);
         let seed = SEED.fetch_add(0x1_0001, Ordering::Relaxed);
-        Options { tun, udp, clock, seed, not_before_ms: 0, peers }
+        Options { tun, udp, clock, seed, not_before_ms: 0, peers, on_reach: None }
     }
 
     pub(crate) fn apply(&self, peers: &[PeerConfig]) {

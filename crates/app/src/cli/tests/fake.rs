@@ -460,7 +460,13 @@ impl Control for Answering {
             networks[0].users.clear();
         }
         let overlay = v1::OverlayKind::Wireguard.into();
-        Ok(Response::new(v1::ListNetworksResponse { networks, revision: 7, stale_ms, overlay }))
+        Ok(Response::new(v1::ListNetworksResponse {
+            networks,
+            revision: 7,
+            stale_ms,
+            overlay,
+            ..v1::ListNetworksResponse::default()
+        }))
     }
 
     async fn create_policy(

@@ -83,6 +83,22 @@ fn each_node(registry: &mut Registry, status: &Status, nodes: &BTreeMap<String, 
     }
     let help = "When the last handshake with it was, in seconds since the epoch";
     registry.register_with_unit("last_handshake", help, Unit::Seconds, family);
+    type Is = fn(&PeerStatus) -> bool;
+    let states: [(&str, &str, Is); 2] = [
+        ("relayed", "It is not reached directly, another node passes on", |peer| {
+            !peer.via.is_empty()
+        }),
+        ("unreachable", "It is reached neither directly nor by another node", |peer| {
+            peer.lost && (peer.via.is_empty() || peer.via_lost)
+        }),
+    ];
+    for (name, help, is) in states {
+        let family: Family<NodeLabels, Gauge> = Family::default();
+        for (node, peer) in &known {
+            family.get_or_create(&labels(node)).set(is(peer).into());
+        }
+        registry.register(name, help, family);
+    }
 }
 
 fn outcomes(dns: &DnsCounters) -> impl Iterator<Item = (String, u64)> {
