@@ -371,7 +371,7 @@ async fn start(
         at: Time(tools.clock.now_ms()),
     };
     let parts = Parts { image, sandbox, keep: Vec::new() };
-    let spec = container::companion(
+    let mut made = container::companion(
         spec,
         companion,
         &effects::facts(tools, order),
@@ -381,7 +381,8 @@ async fn start(
         &tools.companion_log_dir(spec.id, name.as_str()),
     )
     .map_err(|error| effects::permanent(error.to_string()))?;
-    effects::start_container(tools, spec).await
+    effects::share(tools, spec.id, &companion.task, &mut made).await?;
+    effects::start_container(tools, made).await
 }
 
 /// What a companion's container is made of: its own template, with what is the task's.
