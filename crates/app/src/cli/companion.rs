@@ -113,9 +113,14 @@ fn given(text: &str) -> Result<Given, String> {
 
 /// At commas outside of quotes.
 fn split(text: &str) -> Result<Vec<&str>, String> {
-    let (mut parts, mut from, mut quote) = (Vec::new(), 0, None);
+    let (mut parts, mut from, mut quote, mut escaped) = (Vec::new(), 0, None, false);
     for (at, c) in text.char_indices() {
+        if std::mem::take(&mut escaped) {
+            continue;
+        }
         match (quote, c) {
+            // As a shell has it: not within single quotes.
+            (None | Some('"'), '\\') => escaped = true,
             (None, '"' | '\'') => quote = Some(c),
             (Some(open), c) if open == c => quote = None,
             (None, ',') => {
@@ -257,10 +262,11 @@ pub(crate) fn mounts_json(task: &TaskTemplate) -> Vec<Value> {
 
 /// A command: the whole may be in quotes, as may its words.
 fn line(value: &str) -> Result<Vec<String>, String> {
-    let inner = bare(value);
-    // Of `'a b' 'c d'` the first and the last quote are not a pair.
-    let whole = !inner.contains(value.chars().next().unwrap_or_default());
-    words(if whole { inner } else { value }).map(|words| words.0)
+    let once = words(value)?.0;
+    match once.as_slice() {
+        [whole] if value.starts_with(['"', '\'']) => words(whole).map(|words| words.0),
+        _ => Ok(once),
+    }
 }
 
 /// As the service's own flags are read.
@@ -400,6 +406,8 @@ mod tests {
         );
         assert_eq!((task.read_only, task.stop_grace_ms), (true, Some(3000)));
         assert_eq!((task.cap_add.len(), task.cap_drop.len()), (1, 1));
+        let escaped = made(r#"name=a,image=b,cmd="sh -c \"exit, 4\"""#).unwrap();
+        assert_eq!(escaped.task.command, ["sh", "-c", "exit, 4"]);
         assert_eq!(made("name=a,image=b,cmd=sh -c 'exit 3'").unwrap().task.command[2], "exit 3");
         let health = made("name=a,image=b,health-tcp=8080,health-interval=1s").unwrap().task.health;
         let warren_model::health::Healthcheck::Explicit(check) = health else { panic!("none") };
