@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::future::Future;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -283,7 +284,7 @@ pub(crate) async fn try_start(
     };
     let resolver = resolver(tools, order).await;
     let logs = tools.log_dir(order.spec.id);
-    let spec = container::container(
+    let mut spec = container::container(
         &order.spec,
         &facts(tools, order),
         &order.claims,
@@ -293,6 +294,7 @@ pub(crate) async fn try_start(
         &logs,
     )
     .map_err(|error| permanent(error.to_string()))?;
+    share(tools, order.spec.id, &order.spec.template, &mut spec).await?;
     start_container(tools, spec).await
 }
 
@@ -304,6 +306,31 @@ pub(crate) async fn resolver(tools: &Tools, order: &Order) -> String {
         Some(_) => names::resolv_conf(&host, stack),
         None => container::resolv_conf(&host),
     }
+}
+
+/// Makes the folders of a task that a container of it has in common with others, and mounts them.
+pub(crate) async fn share(
+    tools: &Tools,
+    task: TaskId,
+    template: &TaskTemplate,
+    spec: &mut warren_runtime::ContainerSpec,
+) -> Result<(), Failure> {
+    for folder in &template.shared {
+        let source = tools.shared_dir().join(task.to_string()).join(folder.name.as_str());
+        let failed = |error: io::Error| {
+            transient(format!("make the folder {} of the task: {error}", folder.name))
+        };
+        tokio::fs::create_dir_all(&source).await.map_err(failed)?;
+        // As of /tmp: whoever the programs of the task run as.
+        let open = std::fs::Permissions::from_mode(0o1777);
+        tokio::fs::set_permissions(&source, open).await.map_err(failed)?;
+        spec.mounts.push(warren_runtime::Mount {
+            kind: warren_runtime::MountKind::Bind { source },
+            target: folder.target.clone(),
+            read_only: folder.read_only,
+        });
+    }
+    Ok(())
 }
 
 pub(crate) async fn start_container(
@@ -512,8 +539,10 @@ pub(crate) async fn clean(
                 return false;
             }
         }
+        let shared = tools.shared_dir().join(task.to_string());
         let logs = tools.log_dir(task);
-        insist(tools, "remove logs", || remove_folder(logs.clone())).await
+        insist(tools, "remove shared folders", || remove_folder(shared.clone())).await
+            && insist(tools, "remove logs", || remove_folder(logs.clone())).await
     };
     dismiss(tools, task).await;
     let (removed, detached) = tokio::join!(containers, detach(tools, task));
@@ -531,7 +560,8 @@ async fn remove_folder(path: std::path::PathBuf) -> io::Result<()> {
     }
 }
 
-/// Removes containers in nobody's name and logs of tasks that are not ours any more.
+/// Removes containers in nobody's name, and logs and shared folders of tasks that are not ours any
+/// more.
 pub(crate) async fn sweep(tools: &Tools, keep: &BTreeSet<TaskId>, strangers: Vec<String>) {
     for id in strangers {
         tracing::info!(container = id, "removing a container that is nobody's");
@@ -539,15 +569,21 @@ pub(crate) async fn sweep(tools: &Tools, keep: &BTreeSet<TaskId>, strangers: Vec
             return;
         }
     }
-    // No folder yet, no logs to sweep.
-    let Ok(mut folders) = tokio::fs::read_dir(tools.logs_dir()).await else { return };
+    for folder in [tools.shared_dir(), tools.logs_dir()] {
+        sweep_folder(&folder, keep).await;
+    }
+}
+
+async fn sweep_folder(folder: &std::path::Path, keep: &BTreeSet<TaskId>) {
+    // No folder yet, nothing to sweep.
+    let Ok(mut folders) = tokio::fs::read_dir(folder).await else { return };
     while let Ok(Some(folder)) = folders.next_entry().await {
         let name = folder.file_name();
         let task = name.to_str().and_then(|name| name.parse::<TaskId>().ok());
         if task.is_some_and(|task| !keep.contains(&task))
             && let Err(error) = remove_folder(folder.path()).await
         {
-            tracing::warn!(task_id = name.to_str(), %error, "remove logs");
+            tracing::warn!(task_id = name.to_str(), %error, "remove what is left of a task");
         }
     }
 }

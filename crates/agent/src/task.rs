@@ -462,6 +462,8 @@ impl Machine {
             return effects;
         }
         self.claim_at_ms = None;
+        // Who asked for another start while this one was under way has it.
+        self.anew = false;
         let mut effects = vec![Effect::Wait];
         effects.extend(self.begin_watching(at, now));
         if std::mem::take(&mut self.ports_stale) {

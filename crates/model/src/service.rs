@@ -5,6 +5,7 @@ mod endpoint;
 pub mod expand;
 mod hooks;
 mod rules;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod tuning;
@@ -26,6 +27,7 @@ use crate::resources::Resources;
 pub use crate::service::companion::{Companion, CompanionKind, CompanionName, CompanionNameError};
 pub use crate::service::endpoint::{Affinity, Attachment, Endpoint, EndpointMode};
 pub use crate::service::hooks::{Hook, HookStatus, Hooks};
+pub use crate::service::shared::SharedFolder;
 pub use crate::service::tuning::{IoKind, IoLimit, Tuning};
 pub use crate::service::update::{
     Change, ChangeKind, FailureAction, Revision, RollbackPolicy, UpdateKind, UpdateOrder,
@@ -185,6 +187,8 @@ pub struct TaskTemplate {
     pub force: u32,
     /// Its init containers and sidecars, of each kind in the order in which they are started.
     pub companions: Vec<Companion>,
+    /// Folders that it has in common with its companions.
+    pub shared: Vec<SharedFolder>,
 }
 
 impl TaskTemplate {
@@ -199,6 +203,7 @@ impl TaskTemplate {
             + self.image.len()
             + self.health.text_len()
             + self.tuning.text_len()
+            + self.shared.iter().map(SharedFolder::text_len).sum::<usize>()
             + self.companions_text_len()
     }
 }

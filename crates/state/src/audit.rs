@@ -397,6 +397,7 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         health,
         force,
         companions,
+        shared,
     } = after;
     let word = |differs: bool, word: &str| (differs, word.to_owned());
     joined([
@@ -421,6 +422,7 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         word(*health != before.health, "health"),
         word(*force != before.force, "restart"),
         word(*companions != before.companions, "companions"),
+        word(*shared != before.shared, "mounts"),
     ])
 }
 

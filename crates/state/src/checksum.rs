@@ -536,6 +536,7 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
         health,
         force,
         companions,
+        shared,
     } = template;
     digest.text(image);
     digest.option(entrypoint.as_deref(), Digest::texts);
@@ -570,6 +571,8 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
     digest.added(121, Some(tuning).filter(|tuning| !tuning.is_empty()), add_tuning);
     let companions = Some(companions).filter(|all| !all.is_empty());
     digest.added(140, companions, |digest, all| companion::add_all(digest, all));
+    let shared = Some(shared).filter(|all| !all.is_empty());
+    digest.added(142, shared, |digest, all| companion::add_shared(digest, all));
 }
 
 fn add_task(digest: &mut Digest, task: &Task) {

@@ -11,7 +11,8 @@ use warren_model::node::Description;
 use warren_model::placement::{Placement, Taint};
 use warren_model::policy::{PolicyPeer, PolicySpec};
 use warren_model::resources::Resources;
-use warren_model::service::{Attachment, Companion, ServiceSpec, TaskTemplate};
+use warren_model::service::{Attachment, Companion, ServiceSpec, SharedFolder, TaskTemplate};
+use warren_model::task::TaskStatus;
 
 use crate::change::{Mutation, Rejection, Transaction};
 
@@ -85,11 +86,9 @@ fn texts(mutation: &Mutation) -> usize {
         Mutation::BeginRun { given, .. } => given.text_len(),
         Mutation::CreateNetwork { id: _, spec } => of_network(spec),
         Mutation::CreatePolicy { id: _, spec } => of_policy(spec),
-        Mutation::CreateTask(task) => task.status.error.as_ref().map_or(0, |error| error.len()),
+        Mutation::CreateTask(task) => of_status(&task.status),
         Mutation::ExplainTask { id: _, error } => error.len(),
-        Mutation::ReportTask { id: _, node: _, status } => {
-            status.error.as_ref().map_or(0, |error| error.len())
-        }
+        Mutation::ReportTask { id: _, node: _, status } => of_status(status),
         Mutation::Restored { .. }
         | Mutation::ControlTask { .. }
         | Mutation::PreemptTask { .. }
@@ -157,7 +156,15 @@ fn of_template(task: &TaskTemplate) -> usize {
     texts.map(|text| text.len() + 2).sum::<usize>()
         + of_labels(&task.container_labels)
         + of_resources(&task.reserve)
+        + task.shared.iter().map(SharedFolder::text_len).sum::<usize>()
+        + task.shared.len() * 8
         + task.companions.iter().map(of_companion).sum::<usize>()
+}
+
+fn of_status(status: &TaskStatus) -> usize {
+    let companions = status.companions().iter();
+    let companions = companions.map(|companion| companion.name.as_str().len() + 48);
+    status.error.as_ref().map_or(0, |error| error.len()) + companions.sum::<usize>()
 }
 
 /// Numbers of limits and checks among them: few, but not nothing.

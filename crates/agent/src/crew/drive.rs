@@ -18,7 +18,7 @@ use super::{Answer, Crew, FoundCompanion, Happened, Step};
 use crate::container::{self, Attempt, Parts};
 use crate::core::{Order, TaskSpec, companion_id};
 use crate::effects::{self, chain};
-use crate::task::{Event, Failure};
+use crate::task::{Event, Failure, Now};
 use crate::worker::Tools;
 
 /// Events that wait for their crew: each container has at most two under way.
@@ -126,6 +126,9 @@ impl Crews {
     }
 }
 
+/// How a crew begins: with a start, or with what runs.
+type Make = fn(&TaskTemplate, &[FoundCompanion], Now) -> (Crew, Vec<Step>);
+
 /// Starts the containers of an attempt.
 pub(crate) fn begin(tools: &Arc<Tools>, tasks: &Arc<Tasks>, order: Order, parts: Option<Parts>) {
     run(tools, tasks, order, parts, Crew::begin);
@@ -136,13 +139,7 @@ pub(crate) fn adopt(tools: &Arc<Tools>, tasks: &Arc<Tasks>, order: Order) {
     run(tools, tasks, order, None, Crew::adopt);
 }
 
-fn run(
-    tools: &Arc<Tools>,
-    tasks: &Arc<Tasks>,
-    order: Order,
-    parts: Option<Parts>,
-    make: fn(&TaskTemplate, &[FoundCompanion], crate::task::Now) -> (Crew, Vec<Step>),
-) {
+fn run(tools: &Arc<Tools>, tasks: &Arc<Tasks>, order: Order, parts: Option<Parts>, make: Make) {
     let (inbox, happened) = mpsc::channel(INBOX_MAX);
     let mut steps = Vec::new();
     let crew = tools.crews.enter(&order, inbox.clone(), |found| {
@@ -371,7 +368,7 @@ async fn start(
         at: Time(tools.clock.now_ms()),
     };
     let parts = Parts { image, sandbox, keep: Vec::new() };
-    let spec = container::companion(
+    let mut made = container::companion(
         spec,
         companion,
         &effects::facts(tools, order),
@@ -381,7 +378,8 @@ async fn start(
         &tools.companion_log_dir(spec.id, name.as_str()),
     )
     .map_err(|error| effects::permanent(error.to_string()))?;
-    effects::start_container(tools, spec).await
+    effects::share(tools, spec.id, &companion.task, &mut made).await?;
+    effects::start_container(tools, made).await
 }
 
 /// What a companion's container is made of: its own template, with what is the task's.

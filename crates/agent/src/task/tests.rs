@@ -6,13 +6,14 @@ use warren_model::service::{RestartCondition, RestartPolicy};
 use super::*;
 
 mod anew;
+mod crew;
 mod cut_off;
 mod health;
 
 /// A machine driven by words; each word prints what it caused and, where it moved, the state.
 ///
 /// Events: `prepared` `prepare-failed` `port-taken` `no-image` `started` `start-failed`
-/// `bad-command` `published` `refused` `exit:CODE` `oom` `lost` `cleared:N` `released` `cleaned`
+/// `bad-command` `init-failed:CODE` `ending` `published` `refused` `exit:CODE` `oom` `lost` `cleared:N` `released` `cleaned`
 /// `well` `ill[:starting]` `gate:open|once` `ports` `freed` `claimed` `claim-failed` `cut` `heard` `anew` `stop` `remove` `forget` `trouble`; `+MS` lets time pass
 /// and wakes the machine if it asked for it.
 struct Script {
@@ -106,6 +107,10 @@ impl Script {
             ("started", _) => Event::Started { pid: 42, at: self.now.wall },
             ("start-failed", _) => Event::StartFailed(failure(FailureKind::Transient)),
             ("bad-command", _) => Event::StartFailed(failure(FailureKind::Permanent)),
+            ("init-failed", code) => {
+                Event::InitFailed { ended: ended(code.parse().unwrap()), why: word.to_owned() }
+            }
+            ("ending", _) => Event::Ending,
             ("published", _) => Event::Published,
             ("refused", _) => Event::PublishFailed(word.to_owned()),
             ("exit", code) => Event::Exited(ended(code.parse().unwrap())),

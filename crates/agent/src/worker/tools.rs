@@ -100,6 +100,11 @@ impl Tools {
         self.log_dir(task).join(name)
     }
 
+    /// Holds a folder for each task whose containers have some in common.
+    pub(crate) fn shared_dir(&self) -> PathBuf {
+        self.data_dir.join("shared")
+    }
+
     pub(crate) fn now(&self) -> Now {
         Now { wall: Time(self.clock.now_ms()), mono_ms: self.clock.monotonic_ms() }
     }

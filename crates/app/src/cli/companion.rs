@@ -6,7 +6,7 @@
 
 use clap::{Args, Command, FromArgMatches};
 use serde_json::{Value, json};
-use warren_model::service::{Companion, CompanionKind, CompanionName};
+use warren_model::service::{Companion, CompanionKind, CompanionName, SharedFolder};
 use warren_model::task::TaskStatus;
 use warren_model::{ServiceSpec, TaskTemplate, Time};
 use warren_proto::v1;
@@ -16,7 +16,7 @@ use super::failure::{Failure, nearest};
 use super::health::HealthFlags;
 use super::spec::{bytes, cores, count, duration, words};
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "name",
     "image",
     "cmd",
@@ -34,6 +34,7 @@ const KEYS: [&str; 17] = [
     "reserve-memory",
     "stop-signal",
     "stop-grace-period",
+    "mount",
 ];
 /// Of sidecars: the service's own flags without the dashes.
 const HEALTH: &str = "health-";
@@ -56,6 +57,10 @@ pub(crate) struct CompanionFlags {
     /// health-http=, health-tcp=,…
     #[arg(long, value_name = "CONTAINER", value_parser = given)]
     sidecar: Vec<Given>,
+    /// Mount a folder that the containers of a task have in common:
+    /// type=task,name=NAME,target=/PATH[,readonly]
+    #[arg(long, value_name = "MOUNT", value_parser = mount)]
+    pub(crate) mount: Vec<SharedFolder>,
 }
 
 /// Flags of `update`.
@@ -73,6 +78,12 @@ pub(crate) struct CompanionEdits {
     /// Remove a sidecar
     #[arg(long, value_name = "NAME")]
     sidecar_rm: Vec<String>,
+    /// Mount a folder of the task, or another one at its target
+    #[arg(long, value_name = "MOUNT", value_parser = mount)]
+    mount_add: Vec<SharedFolder>,
+    /// Mount nothing any more at a target
+    #[arg(long, value_name = "TARGET")]
+    mount_rm: Vec<String>,
 }
 
 fn given(text: &str) -> Result<Given, String> {
@@ -85,7 +96,7 @@ fn given(text: &str) -> Result<Given, String> {
                 meant.unwrap_or_else(|| format!("keys are {} and health-…", KEYS.join(", ")));
             return Err(format!("there is no key {key:?}; {known}"));
         }
-        let again = ["env", "cap-add", "cap-drop", "health-header"].contains(&key);
+        let again = ["env", "cap-add", "cap-drop", "mount", "health-header"].contains(&key);
         if !again && pairs.iter().any(|(known, _)| known == key) {
             return Err(format!("{key} is given twice"));
         }
@@ -102,9 +113,14 @@ fn given(text: &str) -> Result<Given, String> {
 
 /// At commas outside of quotes.
 fn split(text: &str) -> Result<Vec<&str>, String> {
-    let (mut parts, mut from, mut quote) = (Vec::new(), 0, None);
+    let (mut parts, mut from, mut quote, mut escaped) = (Vec::new(), 0, None, false);
     for (at, c) in text.char_indices() {
+        if std::mem::take(&mut escaped) {
+            continue;
+        }
         match (quote, c) {
+            // As a shell has it: not within single quotes.
+            (None | Some('"'), '\\') => escaped = true,
             (None, '"' | '\'') => quote = Some(c),
             (Some(open), c) if open == c => quote = None,
             (None, ',') => {
@@ -183,6 +199,7 @@ fn set(task: &mut TaskTemplate, key: &str, value: &str) -> Result<(), String> {
         "reserve-cpu" => task.reserve.cpu_millis = cores(plain)?.into(),
         "reserve-memory" => task.reserve.memory_bytes = bytes(plain)?,
         "stop-signal" => task.stop_signal = Some(plain.to_owned()),
+        "mount" => task.shared.push(short(plain)?),
         "stop-grace-period" => task.stop_grace_ms = Some(duration(plain)?),
         // The name, which was read already.
         _ => {}
@@ -190,12 +207,66 @@ fn set(task: &mut TaskTemplate, key: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// `NAME:TARGET[:ro]`.
+fn short(text: &str) -> Result<SharedFolder, String> {
+    let (name, rest) = text
+        .split_once(':')
+        .ok_or_else(|| format!("{text:?} is not of the form NAME:/TARGET[:ro]"))?;
+    let (target, read_only) = match rest.strip_suffix(":ro") {
+        Some(target) => (target, true),
+        None => (rest, false),
+    };
+    folder(name, target, read_only)
+}
+
+fn folder(name: &str, target: &str, read_only: bool) -> Result<SharedFolder, String> {
+    let name = name.parse().map_err(|problem| format!("name: {name:?} {problem}"))?;
+    Ok(SharedFolder { name, target: target.to_owned(), read_only })
+}
+
+/// `type=task,name=NAME,target=/TARGET[,readonly]`, as Docker's long form.
+pub(crate) fn mount(text: &str) -> Result<SharedFolder, String> {
+    const MOUNT_KEYS: [&str; 4] = ["type", "name", "target", "readonly"];
+    let (mut kind, mut name, mut target, mut read_only) = ("", "", "", false);
+    for pair in text.split(',') {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match key {
+            "type" => kind = value,
+            "name" | "source" | "src" => name = value,
+            "target" | "destination" | "dst" => target = value,
+            "readonly" | "ro" => match value {
+                "" | "true" | "1" => read_only = true,
+                "false" | "0" => read_only = false,
+                _ => return Err(format!("readonly: {value:?} is neither true nor false")),
+            },
+            _ => {
+                let meant = nearest(key, MOUNT_KEYS).map(|k| format!("did you mean {k}?"));
+                let known = meant.unwrap_or_else(|| format!("keys are {}", MOUNT_KEYS.join(", ")));
+                return Err(format!("there is no key {key:?}; {known}"));
+            }
+        }
+    }
+    if kind != "task" {
+        return Err(format!("type: {kind:?} is not a kind of mount; there is task"));
+    }
+    folder(name, target, read_only)
+}
+
+pub(crate) fn mounts_json(task: &TaskTemplate) -> Vec<Value> {
+    let row = |folder: &SharedFolder| {
+        let SharedFolder { name, target, read_only } = folder;
+        json!({"type": "task", "name": name.as_str(), "target": target, "read_only": read_only})
+    };
+    task.shared.iter().map(row).collect()
+}
+
 /// A command: the whole may be in quotes, as may its words.
 fn line(value: &str) -> Result<Vec<String>, String> {
-    let inner = bare(value);
-    // Of `'a b' 'c d'` the first and the last quote are not a pair.
-    let whole = !inner.contains(value.chars().next().unwrap_or_default());
-    words(if whole { inner } else { value }).map(|words| words.0)
+    let once = words(value)?.0;
+    match once.as_slice() {
+        [whole] if value.starts_with(['"', '\'']) => words(whole).map(|words| words.0),
+        _ => Ok(once),
+    }
 }
 
 /// As the service's own flags are read.
@@ -239,6 +310,17 @@ impl CompanionEdits {
         lookup: env::Lookup<'_>,
         remarks: &mut Vec<String>,
     ) -> Result<(), Failure> {
+        for target in &self.mount_rm {
+            let before = task.shared.len();
+            task.shared.retain(|known| known.target != *target);
+            if task.shared.len() == before {
+                remarks.push(format!("--mount-rm: the service has nothing mounted at {target}"));
+            }
+        }
+        for folder in &self.mount_add {
+            task.shared.retain(|known| known.target != folder.target);
+            task.shared.push(folder.clone());
+        }
         let removals = [
             ("--init-container-rm", CompanionKind::Init, &self.init_container_rm),
             ("--sidecar-rm", CompanionKind::Sidecar, &self.sidecar_rm),
@@ -324,10 +406,25 @@ mod tests {
         );
         assert_eq!((task.read_only, task.stop_grace_ms), (true, Some(3000)));
         assert_eq!((task.cap_add.len(), task.cap_drop.len()), (1, 1));
+        let escaped = made(r#"name=a,image=b,cmd="sh -c \"exit, 4\"""#).unwrap();
+        assert_eq!(escaped.task.command, ["sh", "-c", "exit, 4"]);
         assert_eq!(made("name=a,image=b,cmd=sh -c 'exit 3'").unwrap().task.command[2], "exit 3");
         let health = made("name=a,image=b,health-tcp=8080,health-interval=1s").unwrap().task.health;
         let warren_model::health::Healthcheck::Explicit(check) = health else { panic!("none") };
         assert_eq!((check.probe.to_string().as_str(), check.interval_ms), ("tcp 8080", 1000));
+    }
+
+    #[test]
+    fn folders_of_a_task() {
+        let show = |text| mount(text).map(|folder| folder.to_string());
+        let good = show("type=task,name=scratch,target=/x,readonly");
+        assert_eq!(good.unwrap(), "scratch:/x:ro");
+        let short = made("name=a,image=b,mount=s:/x,mount=t:/y:ro").unwrap().task.shared;
+        assert_eq!((short[0].to_string().as_str(), short[1].read_only), ("s:/x", true));
+        let error = show("type=bind,source=/a,target=/x").unwrap_err();
+        assert_eq!(error, "type: \"bind\" is not a kind of mount; there is task");
+        let error = show("type=task,nme=a").unwrap_err();
+        assert_eq!(error, "there is no key \"nme\"; did you mean name?");
     }
 
     #[track_caller]
@@ -347,6 +444,7 @@ mod tests {
         refused("name=a,image=b,image=c", "image is given twice");
         refused("name=a,image=b,cmd='x", "\"name=a,image=b,cmd='x\" has a quote");
         refused("name=a,image=b,limit-cpu=x", "--sidecar a: limit-cpu: ");
+        refused("name=a,image=b,mount=/x", "--sidecar a: mount: \"/x\" is not of the form");
         refused("name=a,image=b,health-tcp=0", "--sidecar a: invalid value '0' for 'health-tcp");
         refused("name=a,image=b,health-foo=0", "--sidecar a: unexpected argument 'health-foo'");
         refused("name=a,image=b,health-interval=1s", "--sidecar a: --health-interval is of no use");

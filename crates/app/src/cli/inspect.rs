@@ -12,6 +12,7 @@ use warren_model::service::{
 };
 use warren_proto::v1;
 
+use super::companion::mounts_json;
 use super::failure::Failure;
 use super::health::{check_json, health_json};
 use super::hooks::hooks_json;
@@ -162,6 +163,7 @@ fn template_json(task: &TaskTemplate) -> Value {
         "stop_signal": task.stop_signal,
         "stop_grace_period": format_duration_ms(grace),
         "read_only": task.read_only,
+        "mounts": mounts_json(task),
         "cap_add": task.cap_add,
         "cap_drop": task.cap_drop,
         "limit": {

@@ -319,6 +319,7 @@ impl CreateFlags {
             restart,
             log: LogOptions::default(),
             companions: self.companions.companions(lookup)?,
+            shared: self.companions.mount,
             ..TaskTemplate::default()
         };
         let mut spec = ServiceSpec {

@@ -36,7 +36,9 @@ fn host_a_task_of_several_containers() {
             "--init-container",
             "name=first,image=bb:1,cmd=\"sh -c 'echo one; hostname'\"",
             "--init-container",
-            "name=second,image=bb:1,cmd=\"echo two\"",
+            "name=second,image=bb:1,cmd=\"sh -c 'echo two; echo three > /out/file'\",mount=work:/out",
+            "--mount",
+            "type=task,name=work,target=/in,readonly",
             "--sidecar",
             proxy,
         ],
@@ -52,6 +54,8 @@ fn host_a_task_of_several_containers() {
     assert_eq!(logs, format!("web.1 first | one\nweb.1 first | {host}"));
     assert!(node.ok(&["service", "logs", "web"]).contains("web.1 second | two\n"));
     assert_eq!(node.ok(&["exec", "--container", "proxy", "web.1", "sh", "-c", "echo $A"]), "1\n");
+    assert_eq!(node.ok(&["exec", "web.1", "cat", "/in/file"]), "three\n");
+    assert_ne!(node.warren(&["exec", "web.1", "touch", "/in/file"]).exit, 0);
     let said = node.warren(&["exec", "--container", "nobody", "web.1", "true"]);
     assert_eq!(said.exit, 3, "{said:?}");
     assert!(said.err.contains("it has main, first, second, proxy"), "{said:?}");
@@ -86,6 +90,10 @@ fn host_a_task_of_several_containers() {
     assert_ne!(task["id"], before["id"]);
     assert_eq!(task["containers"].as_array().unwrap().len(), 1);
     node.ok(&["service", "rm", "web"]);
+    until("its folders are gone", || {
+        let left = std::fs::read_dir(node.data_dir().join("shared")).unwrap();
+        (left.count() == 0).then_some(())
+    });
 }
 
 #[test]

@@ -44,6 +44,7 @@ impl TaskTemplate {
         }
         self.health.validate()?;
         self.check_numbers()?;
+        self.check_shared()?;
         self.check_companions()
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use warren_model::Time;
-use warren_model::service::{Companion, CompanionKind, CompanionName, TaskTemplate};
+use warren_model::service::{Companion, CompanionKind, CompanionName, SharedFolder, TaskTemplate};
 use warren_model::task::{CompanionState, CompanionStatus};
 
 use super::{Error, choice, each, enums, part};
@@ -28,6 +28,21 @@ impl TryFrom<v1::Companion> for Companion {
 
     fn try_from(wire: v1::Companion) -> Result<Self, Error> {
         Ok(Self { name: name(&wire.name)?, kind: kind(wire.sidecar), task: task(wire.task)? })
+    }
+}
+
+impl From<&SharedFolder> for v1::SharedFolder {
+    fn from(folder: &SharedFolder) -> Self {
+        let SharedFolder { name, target, read_only } = folder;
+        Self { name: name.to_string(), target: target.clone(), read_only: *read_only }
+    }
+}
+
+impl TryFrom<v1::SharedFolder> for SharedFolder {
+    type Error = Error;
+
+    fn try_from(wire: v1::SharedFolder) -> Result<Self, Error> {
+        Ok(Self { name: name(&wire.name)?, target: wire.target, read_only: wire.read_only })
     }
 }
 
@@ -107,7 +122,12 @@ mod tests {
             companion("migrate", CompanionKind::Init),
             companion("proxy", CompanionKind::Sidecar),
         ];
-        TaskTemplate { companions, ..part("nginx") }
+        let shared = vec![SharedFolder {
+            name: "scratch".parse().unwrap(),
+            target: "/work".into(),
+            read_only: true,
+        }];
+        TaskTemplate { companions, shared, ..part("nginx") }
     }
 
     #[test]

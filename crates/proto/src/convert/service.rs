@@ -230,6 +230,7 @@ impl From<&TaskTemplate> for v1::TaskTemplate {
             health: super::health::declared(&t.health),
             tuning: (!t.tuning.is_empty()).then(|| (&t.tuning).into()),
             companions: t.companions.iter().map(Into::into).collect(),
+            shared: t.shared.iter().map(Into::into).collect(),
         }
     }
 }
@@ -260,6 +261,7 @@ impl TryFrom<v1::TaskTemplate> for TaskTemplate {
             reserve: part_or_default("reserve", wire.reserve)?,
             health: part_or_default("health", wire.health)?,
             companions: each("companions", wire.companions)?,
+            shared: each("shared", wire.shared)?,
         })
     }
 }

@@ -190,6 +190,7 @@ fn template() -> impl Strategy<Value = TaskTemplate> {
             health: rest.4,
             force: rest.3,
             companions: Vec::new(),
+            shared: Vec::new(),
         }
     })
 }

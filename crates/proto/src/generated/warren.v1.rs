@@ -732,6 +732,18 @@ pub struct TaskTemplate {
     /// Of each kind in the order in which they are started.
     #[prost(message, repeated, tag = "81")]
     pub companions: ::prost::alloc::vec::Vec<Companion>,
+    /// Folders that it has in common with its companions.
+    #[prost(message, repeated, tag = "82")]
+    pub shared: ::prost::alloc::vec::Vec<SharedFolder>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SharedFolder {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub target: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub read_only: bool,
 }
 /// One more container of a task: an init container, or a sidecar.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -1,6 +1,6 @@
 //! Init containers and sidecars.
 
-use warren_model::service::{Companion, CompanionKind};
+use warren_model::service::{Companion, CompanionKind, SharedFolder};
 use warren_model::task::{CompanionState, CompanionStatus};
 
 use super::{Digest, add_exit, add_template};
@@ -11,6 +11,15 @@ pub(super) fn add_all(digest: &mut Digest, all: &[Companion]) {
         digest.text(name.as_str());
         digest.word(kind_word(*kind));
         add_template(digest, task);
+    }
+}
+
+pub(super) fn add_shared(digest: &mut Digest, all: &[SharedFolder]) {
+    digest.word(all.len() as u64);
+    for SharedFolder { name, target, read_only } in all {
+        digest.text(name.as_str());
+        digest.text(target);
+        digest.word(u64::from(*read_only));
     }
 }
 
