@@ -21,8 +21,8 @@
 pub mod assignments;
 mod cache;
 mod container;
-mod cuts;
 pub mod core;
+mod cuts;
 mod disk;
 mod doctor;
 mod effects;

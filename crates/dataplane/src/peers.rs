@@ -242,11 +242,8 @@ mod tests {
         let mut says = (*table.peers[&node(3)]).clone();
         says.overlay_port = 4000;
         table.peers.insert(node(3), Arc::new(says));
-        let relay = |one, two, via, slot| TableRelay {
-            ends: [node(one), node(two)],
-            via: node(via),
-            slot,
-        };
+        let relay =
+            |one, two, via, slot| TableRelay { ends: [node(one), node(two)], via: node(via), slot };
         table.relays = vec![relay(1, 2, 3, 0), relay(1, 4, 3, 1), relay(2, 3, 1, 5)];
         let known = BTreeMap::from([("b.test".to_owned(), [192, 0, 2, 9].into())]);
         let (all, _) = peers(&table, node(1), &[], 51820, &known);

@@ -22,7 +22,7 @@ use warren_model::job::JobPolicy;
 use warren_model::moving::{Moving, Rebalance};
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
-    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone, Relay,
+    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Relay, Tombstone,
 };
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::placement::{Placement, Strategy};

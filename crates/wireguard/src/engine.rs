@@ -69,7 +69,8 @@ impl Engine {
         if behind_ms > 0 {
             return Err(Error::ClockBehind { behind: Duration::from_millis(behind_ms) });
         }
-        let shared = Arc::new(Shared::new(options.clock, options.udp, options.seed, options.on_reach)?);
+        let shared =
+            Arc::new(Shared::new(options.clock, options.udp, options.seed, options.on_reach)?);
         shared.apply(table)?;
         let tun = options.tun.into_iter().map(Arc::new).collect();
         let mut engine = Self { shared, tun, threads: Vec::new() };

@@ -54,7 +54,7 @@ use std::time::Duration;
 pub use counters::{PeerStats, Reason};
 pub use engine::{Engine, Handover, Options, Tell};
 pub use key::{KEY_LEN, PresharedKey, PrivateKey, PublicKey};
-pub use relay::{RELAYED_MAX, Relayed, RelayStats, Relays};
+pub use relay::{RELAYED_MAX, RelayStats, Relayed, Relays};
 pub use table::{ALLOWED_MAX, KEYS_MAX, PEERS_MAX, PeerConfig, Prefix, Table, TableError};
 pub use tun::{MTU_MAX, MTU_MIN, NAME_LEN_MAX, QUEUES_MAX, Tun, TunOptions};
 pub use udp::Udp;

@@ -208,8 +208,7 @@ mod tests {
                 }
                 _ => {}
             }
-            let silence =
-                awaiting.map(|at| Silence { for_ms: now - at, insisted_ms: wanted - at });
+            let silence = awaiting.map(|at| Silence { for_ms: now - at, insisted_ms: wanted - at });
             let (ask, lost) = reach.look(silence, is_relayed, now);
             if lost {
                 out.push('L');

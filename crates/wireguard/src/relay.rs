@@ -232,16 +232,12 @@ impl Drop for Relays {
 /// At the host's own address, so that answers come from where they are expected.
 fn open(at: SocketAddr) -> Result<Udp, Error> {
     let bind = |ip: IpAddr| Udp::bind(SocketAddr::new(ip, at.port()), 1);
-    let not_there = |error: &Error, code: i32| {
-        matches!(error, Error::Io { source, .. } if source.raw_os_error() == Some(code))
-    };
+    let not_there = |error: &Error, code: i32| matches!(error, Error::Io { source, .. } if source.raw_os_error() == Some(code));
     let bound = match bind(at.ip()) {
-        Err(error) if not_there(&error, libc::EADDRNOTAVAIL) => {
-            match bind([0_u16; 8].into()) {
-                Err(error) if not_there(&error, libc::EAFNOSUPPORT) => bind([0_u8; 4].into()),
-                bound => bound,
-            }
-        }
+        Err(error) if not_there(&error, libc::EADDRNOTAVAIL) => match bind([0_u16; 8].into()) {
+            Err(error) if not_there(&error, libc::EAFNOSUPPORT) => bind([0_u8; 4].into()),
+            bound => bound,
+        },
         bound => bound,
     };
     // One was asked for.
@@ -383,7 +379,9 @@ mod tests {
         assert_eq!(world.relays.stats(), [RelayStats { of: world.of(), bytes: 3600 }]);
         let stranger = UdpSocket::bind("127.1.0.4:0").unwrap();
         stranger.send_to(&message(100), world.port).unwrap();
-        world.ends[0].send_to(b"no message of WireGuard's, though long enough", world.port).unwrap();
+        world.ends[0]
+            .send_to(b"no message of WireGuard's, though long enough", world.port)
+            .unwrap();
         // Behind them on the same socket: once this one is through, they were looked at.
         assert_eq!(world.passes(1, &message(64)), Some(message(64)));
         assert_eq!(world.relays.drops(), [2, 0]);

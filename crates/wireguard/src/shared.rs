@@ -10,9 +10,9 @@ use arc_swap::ArcSwap;
 use rustix::event::{EventfdFlags, eventfd};
 use warren_base::clock::Clock;
 
-use crate::engine::Tell;
 use crate::Error;
 use crate::counters::{Drops, Reason};
+use crate::engine::Tell;
 use crate::link::{Kind, Link, Pair};
 use crate::peer::Peer;
 use crate::routing::{Entry, Routing};

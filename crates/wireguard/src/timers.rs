@@ -212,8 +212,7 @@ impl Timers {
 
     /// Whether a peer answers, and what to ask it if not.
     fn look(&mut self, shared: &Shared, routing: &Routing, peer: &Arc<Peer>, now: u64) {
-        let (ask, became_lost) =
-            peer.reach().look(peer.silence(now), peer.via().is_some(), now);
+        let (ask, became_lost) = peer.reach().look(peer.silence(now), peer.via().is_some(), now);
         self.ask(shared, routing, peer, ask, now);
         if became_lost {
             shared.reach_moved();
@@ -224,14 +223,7 @@ impl Timers {
     }
 
     /// Begins a handshake on that way.
-    fn ask(
-        &mut self,
-        shared: &Shared,
-        routing: &Routing,
-        peer: &Arc<Peer>,
-        ask: Ask,
-        now: u64,
-    ) {
+    fn ask(&mut self, shared: &Shared, routing: &Routing, peer: &Arc<Peer>, ask: Ask, now: u64) {
         let to = match ask {
             Ask::Nothing => return,
             Ask::Used => peer.endpoint(),

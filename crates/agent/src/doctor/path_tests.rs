@@ -13,7 +13,7 @@ fn parse(words: &str) -> (About, Seen, Tunnel) {
         place: "10.0.0.2".into(),
         underlay: Some([10, 0, 0, 2].into()),
         via: None,
-            carrier: Some(Carrier::Device),
+        carrier: Some(Carrier::Device),
     };
     let (mut seen, mut tunnel) = (Seen::default(), Tunnel::None);
     let peer = |handshake_ago_ms, heard_ago_ms, failed| {

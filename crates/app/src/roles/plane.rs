@@ -249,7 +249,9 @@ impl DataPlane {
             None => {
                 let (tell, lost) = watch::channel(None);
                 let (stopped, told) = (stop.clone(), handle.lost());
-                tokio::spawn(async move { stopped.run_until_cancelled(translate(told, tell)).await });
+                tokio::spawn(
+                    async move { stopped.run_until_cancelled(translate(told, tell)).await },
+                );
                 lost
             }
         };

@@ -26,8 +26,9 @@ use crate::descriptors::Descriptors;
 use crate::names::Names;
 use crate::peers::{peers, relayed};
 use crate::wire::{
-    Answer, Ask, DnsCounters, Gathered, HandedOver, Heard, LostPeer, Malformed, Nothing, PeerStatus,
-    Reach, RelayStatus, Request, Settle, Status, Update, VERSION, Welcome, WireAsker, parts,
+    Answer, Ask, DnsCounters, Gathered, HandedOver, Heard, LostPeer, Malformed, Nothing,
+    PeerStatus, Reach, RelayStatus, Request, Settle, Status, Update, VERSION, Welcome, WireAsker,
+    parts,
 };
 
 /// Of the thread that answers questions: futures are on the heap, messages in buffers.
@@ -262,7 +263,7 @@ impl Plane {
         });
         let relays = match self.relays.take() {
             Some(relays) => Ok(relays),
-            None => Relays::start(at.unwrap_or(Ipv4Addr::UNSPECIFIED.into())),
+            None => Relays::start(at.unwrap_or_else(|| Ipv4Addr::UNSPECIFIED.into())),
         };
         let applied = relays.and_then(|relays| {
             let applied = relays.apply(&wanted);

@@ -195,7 +195,7 @@ impl Gathered {
         all.removed_networks.extend(part.removed_networks);
         all.services.extend(part.services);
         all.removed_services.extend(part.removed_services);
-        all.relays = part.relays.or(all.relays.take());
+        all.relays = part.relays.or_else(|| all.relays.take());
         (!more).then(|| std::mem::take(all))
     }
 }

@@ -158,8 +158,10 @@ fn without_a_tunnel_there_is_nothing_to_pass_on() {
     let mut world = World::new("abc");
     world.says("a-b").check("a-b:c0");
     let cluster = world.state.cluster().unwrap();
-    let cluster =
-        warren_model::Cluster { overlay: OverlayKind::Vxlan, ..warren_model::Cluster::clone(cluster) };
+    let cluster = warren_model::Cluster {
+        overlay: OverlayKind::Vxlan,
+        ..warren_model::Cluster::clone(cluster)
+    };
     apply(&mut world.state, vec![Mutation::SetCluster(cluster)]);
     world.check("");
 }

@@ -6,7 +6,9 @@ use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
 use warren_model::event::{Action, Kind};
 use warren_model::id::{NodeId, TaskId};
-use warren_model::node::{Availability, Description, Forgotten, Node, NodeStatus, Relay, Tombstone};
+use warren_model::node::{
+    Availability, Description, Forgotten, Node, NodeStatus, Relay, Tombstone,
+};
 use warren_model::placement::{Taint, check_taints};
 use warren_model::resources::Resources;
 

@@ -31,7 +31,8 @@ impl World {
     /// A server on w2 and a client on w1.
     fn form(workers: usize) -> Result<Self> {
         let overlay = Some("wireguard".to_owned());
-        let cluster = Cluster::form(1, workers, &Options { hybrid: true, overlay, ..Options::default() })?;
+        let cluster =
+            Cluster::form(1, workers, &Options { hybrid: true, overlay, ..Options::default() })?;
         let pod = |name: &str, node: &str| -> Result<Pod> {
             let at = format!("node.hostname=={node}");
             cluster.create(name, &["--no-healthcheck", "--constraint", &at], &IDLE)?;
@@ -71,8 +72,12 @@ impl World {
         let listed = self.cluster.asked()?.json(&["network", "inspect", "default"])?;
         let relays = listed[0]["relays"].as_array().context("relays")?.clone();
         let named = |relay: &serde_json::Value| {
-            let mut nodes: Vec<_> =
-                relay["nodes"].as_array().into_iter().flatten().filter_map(|n| n.as_str()).collect();
+            let mut nodes: Vec<_> = relay["nodes"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|n| n.as_str())
+                .collect();
             nodes.sort_unstable();
             nodes == ["w1", "w2"]
         };

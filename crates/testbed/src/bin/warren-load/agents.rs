@@ -258,11 +258,7 @@ fn obeyed(assignment: &v1::Assignment) -> Report {
             v1::TaskStatus { state: state.into(), since: now, attempt, pid: 1, started, ..known };
         Some(Status { task: task.id.clone(), status: Some(status) })
     });
-    Report {
-        statuses: statuses.collect(),
-        through: assignment.revision,
-        ..Report::default()
-    }
+    Report { statuses: statuses.collect(), through: assignment.revision, ..Report::default() }
 }
 
 /// A session while it is open.
