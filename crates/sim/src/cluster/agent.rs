@@ -357,7 +357,7 @@ impl Agent {
             task: others[at].id.as_bytes().to_vec(),
             status: Some(v1::TaskStatus::from(&status)),
         };
-        let kind = Some(Said::Report(Report { statuses: vec![status], through: 0 }));
+        let kind = Some(Said::Report(Report { statuses: vec![status], ..Report::default() }));
         session.said.send(v1::AgentMessage { kind });
     }
 
@@ -380,7 +380,8 @@ impl Agent {
             task: task.as_bytes().to_vec(),
             status: Some(v1::TaskStatus::from(&status)),
         });
-        let kind = Some(Said::Report(Report { statuses: statuses.collect(), through }));
+        let statuses = statuses.collect();
+        let kind = Some(Said::Report(Report { statuses, through, ..Report::default() }));
         session.said.send(v1::AgentMessage { kind });
     }
 }
