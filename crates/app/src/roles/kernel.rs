@@ -60,7 +60,9 @@ impl KernelTunnel {
     pub(super) fn new(device: Device, keys: Vec<PrivateKey>, clock: Arc<dyn Clock>) -> Arc<Self> {
         let (keys, _) = watch::channel(keys);
         let (known, _) = watch::channel(Known::new());
-        let (lost, _) = watch::channel(None);
+        // The kernel tells nobody when a peer is silent: the other end finds out, if it is not a
+        // kernel as well.
+        let (lost, _) = watch::channel(Some(Vec::new()));
         Arc::new(Self { device, held: Mutex::default(), keys, known, lost, clock })
     }
 
@@ -73,7 +75,7 @@ impl KernelTunnel {
         self.known.send_replace(known);
     }
 
-    /// Other nodes that are not reached on the direct way.
+    /// Other nodes that are not reached on the direct way, as far as the kernel tells: none.
     pub(super) fn lost(&self) -> watch::Receiver<Option<Vec<LostPeer>>> {
         self.lost.subscribe()
     }

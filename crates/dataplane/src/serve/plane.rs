@@ -263,7 +263,7 @@ impl Plane {
         });
         let relays = match self.relays.take() {
             Some(relays) => Ok(relays),
-            None => Relays::start(at.unwrap_or(Ipv4Addr::UNSPECIFIED.into())),
+            None => Relays::start(at.unwrap_or_else(|| Ipv4Addr::UNSPECIFIED.into())),
         };
         let applied = relays.and_then(|relays| {
             let applied = relays.apply(&wanted);

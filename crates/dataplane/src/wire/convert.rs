@@ -195,6 +195,7 @@ impl Gathered {
         all.removed_networks.extend(part.removed_networks);
         all.services.extend(part.services);
         all.removed_services.extend(part.removed_services);
+        all.relays = part.relays.or_else(|| all.relays.take());
         (!more).then(|| std::mem::take(all))
     }
 }
@@ -214,8 +215,8 @@ pub(crate) fn differing<K: Ord + Copy>(
 
 #[cfg(test)]
 mod tests {
-    use warren_model::id::{NetworkId, ServiceId, TaskId};
-    use warren_model::node_table::TableService;
+    use warren_model::id::{NetworkId, NodeId, ServiceId, TaskId};
+    use warren_model::node_table::{TableRelay, TableService};
     use warren_model::service::Endpoint;
 
     use super::*;
@@ -287,6 +288,11 @@ mod tests {
             let change = TableChange {
                 complete: true,
                 services: (0..count).map(service).collect(),
+                relays: Some(vec![TableRelay {
+                    ends: [NodeId::from_bytes([1; 10]), NodeId::from_bytes([2; 10])],
+                    via: NodeId::from_bytes([3; 10]),
+                    slot: 4,
+                }]),
                 ..TableChange::default()
             };
             let parts = parts(&change);

@@ -289,6 +289,63 @@ fn addresses_and_nodes_that_change() {
 }
 
 #[test]
+fn relays_are_told_to_those_who_have_a_part_in_them() {
+    let old = {
+        let mut state = networked(&[]);
+        apply(&mut state, vec![Mutation::CreateNode(crate::testing::node('d'))]);
+        state
+    };
+    let id = node_id('a');
+    let set = |state: &State, relays: &[(char, char, u8)]| {
+        let relays = relays.iter().map(|(peer, via, slot)| Relay {
+            peer: node_id(*peer),
+            via: node_id(*via),
+            slot: *slot,
+        });
+        let mut next = state.clone();
+        let events = apply(&mut next, vec![Mutation::SetRelays { id, relays: relays.collect() }]);
+        (next, events.into_iter().map(|event| event.message).collect::<Vec<_>>())
+    };
+    let (new, events) = set(&old, &[('b', 'c', 1)]);
+    assert_eq!(events, ["does not reach host-b: by way of host-c"]);
+    let relay = TableRelay { ends: [id, node_id('b')], via: node_id('c'), slot: 1 };
+    for (letter, told) in [('a', true), ('b', true), ('c', true), ('d', false)] {
+        let node = node_id(letter);
+        let change = changes(&old, &new, node);
+        assert_eq!(change.and_then(|change| change.relays), told.then(|| vec![relay]), "{letter}");
+        assert_eq!(complete(&new, node).relays == [relay], told, "{letter}");
+    }
+    let told = |old: &State, new: &State| match concerned(old, new, BTreeSet::new(), &[id].into()) {
+        Concerned::Nodes(nodes) => nodes.iter().map(|id| char::from(id.as_bytes()[0])).collect(),
+        Concerned::Everyone => "all".to_owned(),
+    };
+    assert_eq!(told(&old, &new), "abc");
+    let (other, events) = set(&new, &[('b', 'd', 0)]);
+    assert_eq!(events, ["does not reach host-b: by way of host-d"]);
+    assert_eq!(told(&new, &other), "abcd");
+    assert_eq!(changes(&new, &other, node_id('c')).unwrap().relays, Some(vec![]));
+    let (none, events) = set(&other, &[]);
+    assert_eq!(
+        (told(&other, &none).as_str(), events),
+        ("abd", vec!["reaches host-b itself again".to_owned()])
+    );
+    // What makes no sense is refused.
+    let refused = |relays: Vec<Relay>| {
+        let mutations = vec![Mutation::SetRelays { id: node_id('b'), relays }];
+        let transaction = warren_state::change::Transaction { mutations, ..Default::default() };
+        let outcome = old.clone().apply(old.time(), &[transaction], &mut Vec::new());
+        assert!(matches!(outcome[..], [warren_state::change::Outcome::Rejected(_)]), "{outcome:?}");
+    };
+    let relay = |peer, via, slot| Relay { peer: node_id(peer), via: node_id(via), slot };
+    refused(vec![relay('a', 'c', 0)]);
+    refused(vec![relay('c', 'c', 0)]);
+    refused(vec![relay('c', 'b', 0)]);
+    refused(vec![relay('c', 'z', 0)]);
+    refused(vec![relay('c', 'a', Relay::SLOTS)]);
+    refused(vec![relay('d', 'a', 0), relay('c', 'a', 0)]);
+}
+
+#[test]
 fn underlay_addresses_are_without_ports() {
     let hosts = ["10.0.0.1:2377", "[fd00::1]:2377", "db.example.org:1", ""].map(host);
     assert_eq!(hosts, ["10.0.0.1", "fd00::1", "db.example.org", ""]);

@@ -266,6 +266,7 @@ mod tests {
             overlay_key: [7; 32],
             overlay_key_other: [8; 32],
             name: "w7".to_owned(),
+            overlay_port: 4000,
         };
         let table_network = TableNetwork {
             name: "back".parse().unwrap(),
@@ -327,6 +328,11 @@ mod tests {
             removed_services: vec![ServiceId::from_bytes([8; 10])],
             policies: vec![(PolicyId::from_bytes([11; 10]), Arc::new(policy))],
             removed_policies: vec![PolicyId::from_bytes([12; 10])],
+            relays: Some(vec![TableRelay {
+                ends: [node, NodeId::from_bytes([2; 10])],
+                via: NodeId::from_bytes([3; 10]),
+                slot: 15,
+            }]),
         }
     }
 

@@ -14,7 +14,7 @@ use warren_model::job::{
 use warren_model::moving::{Cause, MinAvailable, Moving, Origin, Rebalance};
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
-    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
+    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Relay, Tombstone,
 };
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::overlap::HostRoute;
@@ -681,6 +681,7 @@ proptest! {
                 features,
                 overlay_key: membership.3,
                 overlay_key_other: membership.1,
+                overlay_port: u16::from(id[1]),
             },
             manager: numbers.3,
             worker: numbers.4,
@@ -693,6 +694,11 @@ proptest! {
             key_hash: membership.1,
             certificate_not_after: Time(membership.2),
             issuer_hash: membership.3,
+            relays: vec![Relay {
+                peer: NodeId::from_bytes(id),
+                via: NodeId::from_bytes(id),
+                slot: id[0] % Relay::SLOTS,
+            }],
             joined: Time(membership.4),
             forgotten: membership.0.map(|epoch| Forgotten {
                 epoch,

@@ -380,11 +380,8 @@ impl Agent {
             task: task.as_bytes().to_vec(),
             status: Some(v1::TaskStatus::from(&status)),
         });
-        let kind = Some(Said::Report(Report {
-            statuses: statuses.collect(),
-            through,
-            ..Report::default()
-        }));
+        let statuses = statuses.collect();
+        let kind = Some(Said::Report(Report { statuses, through, ..Report::default() }));
         session.said.send(v1::AgentMessage { kind });
     }
 }

@@ -8,7 +8,9 @@ use warren_model::cluster::{Cluster, Subnet};
 use warren_model::health::{Health, HealthState};
 use warren_model::id::ClusterId;
 use warren_model::network::{NetworkSpec, Vip, VipHolder};
-use warren_model::node::{Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus};
+use warren_model::node::{
+    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Relay,
+};
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::resources::Resources;
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
@@ -107,6 +109,9 @@ fn any_node() -> impl Strategy<Value = Mutation> {
         1 => (id.clone(), 0..3usize).prop_map(|(id, count)| {
             let taint = "gpu:no-schedule".parse().unwrap();
             Mutation::SetTaints { id, taints: vec![taint; count] }
+        }),
+        1 => (id.clone(), id.clone(), id.clone(), 0..17u8).prop_map(|(id, peer, via, slot)| {
+            Mutation::SetRelays { id, relays: vec![Relay { peer, via, slot }] }
         }),
         2 => (id, 0..60u64, any::<bool>()).prop_map(|(id, until, force)| {
             Mutation::RemoveNode { id, keep_until: Time(until), force }

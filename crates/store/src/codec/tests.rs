@@ -9,7 +9,7 @@ use warren_model::job::{Given, RunState};
 use warren_model::moving::{Cause, MinAvailable, Moving, Origin, Rebalance};
 use warren_model::network::{Network, NetworkSpec, Vip, VipHolder};
 use warren_model::node::{
-    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
+    Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Relay, Tombstone,
 };
 use warren_model::operator::{Operator, OperatorRole};
 use warren_model::placement::{Placement, Strategy};
@@ -61,6 +61,11 @@ fn member() -> Node {
         taints: vec!["gpu=yes:no-execute".parse().unwrap()],
         opened: TIME,
         drain_deadline: Some(TIME),
+        relays: vec![Relay {
+            peer: NodeId::from_bytes([8; 10]),
+            via: NodeId::from_bytes([9; 10]),
+            slot: 3,
+        }],
         ..Node::new(node(3), Description { hostname: "c".into(), ..Description::default() })
     }
 }
@@ -183,6 +188,7 @@ fn mutations() -> Vec<Mutation> {
             system_reserved: member().system_reserved,
         },
         Mutation::SetTaints { id: node, taints: member().taints },
+        Mutation::SetRelays { id: node, relays: member().relays },
         Mutation::RemoveNode { id: node, keep_until: TIME, force: true },
         Mutation::PutOperator(operator()),
         Mutation::RemoveOperator { name: operator().name },
