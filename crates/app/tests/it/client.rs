@@ -57,7 +57,8 @@ fn host_interrupted_waiting_leaves_the_drain_going() {
     let node = Node::with_image();
     node.ok(&["service", "create", "web", "--image", "bb:1", "sleep", "3600"]);
     // There is nowhere to go, so it never ends.
-    let args = ["node", "update", "self", "--availability", "drain", "--wait"];
+    let id = node.id();
+    let args = ["node", "update", &id, "--availability", "drain", "--wait"];
     let mut child = node.command(&args).stderr(Stdio::piped()).spawn().unwrap();
     let mut err = BufReader::new(child.stderr.take().unwrap());
     let mut said = String::new();

@@ -9,7 +9,7 @@ fn update(node: &Node, flags: &[&str]) -> Said {
 }
 
 fn hooks(node: &Node, name: &str) -> Vec<Value> {
-    let mut all = node.json(&["service", "ps", "-a", "web"]);
+    let mut all = node.json(&["service", "ps", "web"]);
     all.retain(|task| task["hook"] == name);
     all
 }
@@ -24,7 +24,7 @@ fn replicas(node: &Node) -> Vec<(Value, Value)> {
 fn host_hooks_run_before_and_after_a_deploy() {
     let node = Node::with_image();
     let create =
-        "service create web --image bb:1 --replicas 2 --stop-signal KILL -p 8080:80 -e A=1";
+        "service create web --image bb:1 --replicas 2 --stop-signal KILL -e A=1";
     let mut args: Vec<&str> = create.split(' ').collect();
     args.extend([
         "--pre-deploy-cmd",

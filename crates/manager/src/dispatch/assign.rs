@@ -208,7 +208,11 @@ fn assigned_task(view: &State, task: &Task) -> v1::AssignedTask {
         address: task.address.map(Into::into),
         status: Some((&task.status).into()),
         params: params.into_iter().collect(),
-        payload: run.and_then(|run| run.payload.as_deref()).map(Into::into),
+        // What has ended needs it no more.
+        payload: run
+            .filter(|_| !task.status.state.is_terminal())
+            .and_then(|run| run.payload.as_deref())
+            .map(Into::into),
     }
 }
 

@@ -30,7 +30,7 @@ fn nothing_new_is_made_before_the_hook_has_done_its_work() {
         plan => hook web over
         plan => +web.1/2@a
         start
-        plan => +web.2/2@b -web.1
+        plan => -web.1 +web.2/2@b
         start
         plan => done web
         plan => -web.2",
@@ -107,8 +107,6 @@ fn a_hook_that_fails_stops_the_update() {
         plan => pause web: web.pre-deploy is failed on a: exit code 3
         update web no-before
         plan => hook web over
-        plan =>
-        go web
         plan => +web.1@a",
     );
 }
@@ -203,7 +201,7 @@ fn another_update_ends_the_hook_of_the_one_before() {
         obey
         plan =>
         remove web
-        plan => x web.pre-deploy/2 x web.1",
+        plan => x web.1 x web.pre-deploy/2",
     );
 }
 

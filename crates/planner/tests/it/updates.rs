@@ -559,7 +559,7 @@ fn nobody_waits_for_ever_for_what_goes_on_whatever_fails() {
             plan => +web.1/2@a
             start
             crash web.1
-            progress web => 1 preparing
+            progress web => 1 preparing, 1 to be stopped
             wait {patience}
             crash web.1
             progress web => failed: no progress within {said}: web.1 is preparing

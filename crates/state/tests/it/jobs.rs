@@ -2,7 +2,7 @@
 
 use warren_model::Time;
 use warren_model::id::ServiceId;
-use warren_model::job::{Given, RunState};
+use warren_model::job::{Given, PayloadRule, Run, RunState};
 use warren_state::State;
 use warren_state::change::{Mutation, Outcome, Rejection, Transaction};
 
@@ -118,4 +118,36 @@ fn a_job_stays_one() {
         story.write(Mutation::UpdateService { id, spec }),
         "service j is replicated-job and cannot become global: remove it and create another"
     );
+}
+
+#[test]
+fn what_a_run_is_given_is_kept_and_its_payload_until_it_ends() {
+    let mut story = Story::of("job=1");
+    let mut spec = story.state.service(story.id).unwrap().spec.clone();
+    let declared = [("day".to_owned(), None), ("zone".to_owned(), Some("a".to_owned()))];
+    spec.job.inputs.params = declared.into();
+    spec.job.inputs.payload = PayloadRule::Optional;
+    spec.task.image = "b".into();
+    assert_eq!(story.end(1, RunState::Complete), "ok");
+    assert_eq!(story.write(Mutation::UpdateService { id: story.id, spec }), "ok");
+    // A change begins none any more.
+    assert_eq!(story.runs(), "1 complete");
+    let params = [("day".to_owned(), "1".to_owned())].into();
+    let given = Given { params, payload: Some([1, 2, 3].into()) };
+    let begin = Mutation::BeginRun { id: story.id, scheduled: None, given };
+    assert_eq!((story.write(begin.clone()), story.write(begin)), ("ok".into(), "ok".into()));
+    let told = |story: &Story| {
+        let job = story.state.service(story.id).unwrap().job.as_ref().unwrap();
+        let run = |run: &Run| format!("{:?} {:?} {}", run.params, run.payload, run.payload_len);
+        job.runs[1..].iter().map(run).collect::<Vec<_>>()
+    };
+    let params = "{\"day\": \"1\", \"zone\": \"a\"}";
+    assert_eq!(told(&story), vec![format!("{params} Some([1, 2, 3]) 3"); 2]);
+    let sum = story.state.checksum();
+    let back = State::import(story.state.head(), story.state.export()).unwrap();
+    assert_eq!(back.checksum(), sum);
+    assert_eq!(story.end(2, RunState::Failed), "ok");
+    let after = [format!("{params} None 3"), format!("{params} Some([1, 2, 3]) 3")];
+    assert_eq!(told(&story), after);
+    assert_ne!(story.state.checksum(), sum);
 }

@@ -471,6 +471,14 @@ async fn help() {
                   Of a rollback: part of the replicas that may fail, from 0 to 1 [default: as updates]
               --rollback-failure-action <ACTION>
                   What becomes of a rollback when more fail [default: pause] [possible values: pause, continue]
+              --pre-deploy-cmd <COMMAND>
+                  Run once in a container of the new image before any replica gets it, and stop the update if that fails: a line for /bin/sh, or a JSON array of words; '' takes it away
+              --post-deploy-cmd <COMMAND>
+                  Run once when all replicas are new and good: as before
+              --hook-timeout <DURATION>
+                  For all tries of one of them [default: 10m]
+              --hook-retries <N>
+                  Tries after the first, on the same node [default: 0]
               --on-disconnect <POLICY>
                   When the node is out of reach: keep; stop-after=D: the node stops it; replace-after=D: it is started elsewhere [default: replace-after=3s]
               --health-cmd <COMMAND>
@@ -563,6 +571,10 @@ async fn help() {
               --schedule-concurrency <RULE>   When a run is due while another goes on: allow, forbid or replace [default: forbid]
               --schedule-missed <RULE>        What becomes of times at which no manager was there: skip or run-once [default: skip]
               --schedule-deadline <DURATION>  A run that is due for longer is missed [default: 1m; with run-once: however late]
+              --param <NAME[=VALUE]>          Declare a parameter of runs, in their containers as WARREN_PARAM_NAME; without a value each run must be given one
+              --param-rm <NAME>               Take a parameter away
+              --payload <RULE>                Whether a run may have a payload: optional, required or forbidden [default: forbidden]
+              --job-concurrency <RULE>        Without a schedule, when a run begins while another goes on: allow, forbid or replace [default: allow if runs take parameters or a payload, else replace]
 
         Where:
               --config <FILE>   Configuration file [env: WARREN_CONFIG] [default: /etc/warren/warren.toml]

@@ -377,6 +377,7 @@ async fn inspect() {
                     "probe": "tcp 80",
                     "until": "the first success"
                   },
+                  "hooks": null,
                   "hostname": null,
                   "image": "nginx:1.27",
                   "job": null,
