@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use warren_model::device::Devices;
 use warren_model::health;
 use warren_model::node_table::TableChange;
 use warren_model::service::{OnDisconnect, PortSpec, TaskTemplate};
@@ -35,6 +36,7 @@ pub struct AssignedTask {
     pub template: u32,
     pub desired: Desired,
     pub address: Option<Ipv4Addr>,
+    pub devices: Devices,
     /// What managers know of it.
     pub known: TaskStatus,
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use warren_model::health;
-use warren_model::service::PortSpec;
+use warren_model::service::{Limits, PortSpec, TaskTemplate};
 use warren_model::task::TaskStatus;
 use warren_model::{ServiceId, TaskId};
 
@@ -272,12 +272,18 @@ impl Core {
                 last_exit: held.machine.status().exit,
                 asker: held.asker.clone(),
                 generation: self.publisher.needed(held.spec.service),
+                limits: self.limits(&held.spec.template),
                 parted: self.parted(held.spec.service),
                 port: health::first_tcp(self.ports(held.spec.service)),
                 effect,
             };
             self.commands.push(Command::Do(Box::new(order)));
         }
+    }
+
+    fn limits(&self, template: &TaskTemplate) -> Limits {
+        let settings = self.set.settings.as_ref();
+        settings.map_or(template.limits, |settings| settings.defaults.limits_of(template))
     }
 
     fn tell(&mut self, id: TaskId, now: Now) {

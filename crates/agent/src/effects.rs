@@ -145,14 +145,16 @@ pub(crate) async fn prepare(tools: &Tools, order: Order, cancel: &CancellationTo
         return;
     }
     let keys = claimed.held.keys().copied().collect();
+    let edits = tools.devices.edits(order.spec.devices.iter());
+    let edits = edits.map_err(|message| Failure { message, kind: FailureKind::Permanent });
     let gathered = image.and_then(|image| match claimed.problem {
-        None => admitted.and(Ok((image, sandbox?))),
+        None => admitted.and(Ok((image, sandbox?, edits?))),
         Some(problem) => Err(port_failure(&problem)),
     });
     match gathered {
-        Ok((image, sandbox)) => {
+        Ok((image, sandbox, edits)) => {
             let keep = claimed.held.into_iter().map(|(key, fd)| (key.label(), fd)).collect();
-            let parts = Box::new(Parts { image, sandbox, keep });
+            let parts = Box::new(Parts { image, sandbox, keep, edits });
             let (task, attempt) = (order.spec.id, order.attempt);
             let message = Message::Prepared { task, attempt, claimed: keys, parts, permit };
             tools.tell(message).await;
@@ -260,16 +262,8 @@ async fn try_start(
         None => container::resolv_conf(&host),
     };
     let logs = tools.log_dir(order.spec.id);
-    let spec = container::container(
-        &order.spec,
-        &facts(tools, order),
-        &order.claims,
-        attempt,
-        parts,
-        &resolver,
-        &logs,
-    )
-    .map_err(|error| Failure { message: error.to_string(), kind: FailureKind::Permanent })?;
+    let spec = container::container(order, &facts(tools, order), attempt, parts, &resolver, &logs)
+        .map_err(|error| Failure { message: error.to_string(), kind: FailureKind::Permanent })?;
     let id = spec.id.clone();
     let error = match tools.runtime.start(spec).await {
         Ok(started) => return Ok(started),

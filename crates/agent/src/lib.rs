@@ -20,6 +20,7 @@
 
 pub mod assignments;
 mod cache;
+mod cdi;
 mod container;
 pub mod core;
 mod disk;
@@ -126,6 +127,8 @@ pub struct Options {
     pub ipv6: bool,
     /// Takes what this node must know of the network.
     pub net_table: Arc<dyn NetTable>,
+    /// Where files are that say which devices this machine has; later ones count more.
+    pub device_folders: Vec<PathBuf>,
     /// Holds `logs/<task id>` and `agent/assignments`.
     pub data_dir: PathBuf,
     /// Seals what is kept on disk.
@@ -170,6 +173,9 @@ impl Agent {
         let (met, manager) = watch::channel(None);
         let (wishes, wished) = mpsc::channel(rotation::WISHES_MAX);
         let keys = options.tunnel.as_ref().map(|tunnel| tunnel.keys()).unwrap_or_default();
+        let folders = options.device_folders;
+        let devices = tokio::task::spawn_blocking(|| cdi::Devices::new(folders)).await;
+        let devices = Arc::new(devices.unwrap_or_else(|_| cdi::Devices::new(Vec::new())));
         let tools = Arc::new(Tools {
             node: options.node_id,
             hostname: options.description.hostname.clone(),
@@ -188,6 +194,7 @@ impl Agent {
             roll: effects::Roll::default(),
             applied: watch::Sender::default(),
             ports,
+            devices: Arc::clone(&devices),
             clock: options.clock,
             data_dir: options.data_dir,
             starts: Arc::new(Semaphore::new(worker::STARTS_MAX)),
@@ -237,6 +244,7 @@ impl Agent {
             state: worker::State::default(),
         };
         tasks.spawn("worker", worker.run(messages));
+        tasks.spawn("devices", devices.follow());
         let session = Session {
             tools: Arc::clone(&tools),
             tasks: Arc::clone(&tasks),

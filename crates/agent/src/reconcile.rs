@@ -91,8 +91,16 @@ mod tests {
                 _ => Desired::Remove,
             };
             let known = TaskStatus::new(TaskState::Assigned, Time(0));
-            let task =
-                AssignedTask { id, service, slot: 1, template: 1, desired, address: None, known };
+            let task = AssignedTask {
+                id,
+                service,
+                slot: 1,
+                template: 1,
+                desired,
+                address: None,
+                devices: Default::default(),
+                known,
+            };
             set.tasks.insert(id, task);
         }
         let held = held

@@ -38,7 +38,7 @@ const PID_NAME: &str = "warren.pid";
 const FILE_MAX: u64 = 1 << 20;
 
 /// Keys that the file may have.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "data_dir",
     "run_dir",
     "listen",
@@ -49,6 +49,7 @@ const KEYS: [&str; 12] = [
     "profile",
     list::REGISTRIES,
     list::MANAGERS,
+    list::DEVICES,
     "log_level",
     "log_format",
 ];
@@ -98,6 +99,10 @@ pub(crate) struct NodeFlags {
     /// [env: WARREN_INSECURE_REGISTRY]
     #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
     insecure_registry: Vec<String>,
+    /// Folder of files that say which devices this machine has (CDI); repeat for more, commas in
+    /// the environment [env: WARREN_CDI_SPEC_DIR] [default: /etc/cdi and /var/run/cdi]
+    #[arg(long, value_name = "DIR", value_delimiter = ',')]
+    cdi_spec_dir: Vec<String>,
     /// error, warn, info, debug, trace, or by module [env: WARREN_LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -145,6 +150,8 @@ pub(crate) struct NodeSettings {
     pub(crate) profile: Profile,
     /// `host` or `host:port`.
     pub(crate) insecure_registries: Vec<String>,
+    /// Of files that say which devices there are.
+    pub(crate) cdi_spec_dirs: Vec<PathBuf>,
     /// Where to look for managers before anywhere else, for a node that is one.
     pub(crate) managers: Vec<Address>,
     /// Flags of this run that the node's later ones are to know.
@@ -263,6 +270,7 @@ impl Place {
             wireguard,
             profile,
             insecure_registries: list::registries(env, file, &flags.insecure_registry)?,
+            cdi_spec_dirs: list::devices(env, file, &flags.cdi_spec_dir)?,
             managers: Vec::new(),
             told: Told::by(flags),
             log_level: filter(level)?,

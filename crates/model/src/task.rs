@@ -5,6 +5,7 @@
 
 use std::net::Ipv4Addr;
 
+use crate::device::Devices;
 use crate::health::{Health, HealthState};
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::moving::Origin;
@@ -24,6 +25,8 @@ pub struct Task {
     pub node: Option<NodeId>,
     /// Chosen with the node, from one of its blocks; kept over restarts in place.
     pub address: Option<Ipv4Addr>,
+    /// Of its node, chosen with it; nobody else has them until it has ended.
+    pub devices: Devices,
     pub desired: Desired,
     pub status: TaskStatus,
     pub created: Time,

@@ -10,6 +10,7 @@
 //! pieces, since this crate knows nothing of the state machine.
 
 mod cluster;
+mod defaults;
 mod event;
 mod health;
 mod job;

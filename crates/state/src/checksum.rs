@@ -34,7 +34,9 @@ use warren_model::service::{
 use warren_model::task::{Desired, Task, TaskExit, TaskStatus};
 use warren_model::{AuditRecord, OverlayKind, Time};
 
-use self::placement::{add_amounts, add_placement, add_resources, add_taints, strategy_word};
+use self::placement::{
+    DEFAULTS, add_amounts, add_defaults, add_placement, add_resources, add_taints, strategy_word,
+};
 use crate::State;
 
 /// Folded multiplication (as wyhash): two instructions a word, every bit reaches every other.
@@ -176,6 +178,7 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
         backup,
         strategy,
         rebalance,
+        defaults,
     } = cluster;
     digest.bytes(id.as_bytes());
     digest.word(u64::from(*history_limit));
@@ -209,6 +212,7 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
     let rebalance = Some(*rebalance).filter(|rebalance| *rebalance != Rebalance::default());
     digest
         .added(100, rebalance, |digest, rebalance| digest.word(moving::rebalance_word(rebalance)));
+    digest.added(DEFAULTS, Some(defaults).filter(|all| !all.is_empty()), add_defaults);
 }
 
 fn add_token(digest: &mut Digest, token: &JoinToken) {
@@ -238,6 +242,7 @@ fn add_node(digest: &mut Digest, node: &Node) {
         taints,
         opened,
         drain_deadline,
+        defaults,
         revision,
     } = node;
     let Description {
@@ -254,6 +259,7 @@ fn add_node(digest: &mut Digest, node: &Node) {
         features,
         overlay_key,
         overlay_key_other,
+        devices,
     } = description;
     digest.bytes(id.as_bytes());
     for text in [hostname, address, version, architecture, kernel] {
@@ -299,6 +305,14 @@ fn add_node(digest: &mut Digest, node: &Node) {
     });
     digest.added(25, hash(overlay_key), |digest, key| digest.bytes(&key));
     digest.added(60, hash(overlay_key_other), |digest, key| digest.bytes(&key));
+    digest.added(132, Some(devices).filter(|all| !all.is_empty()), |digest, all| {
+        digest.word(all.len() as u64);
+        for (kind, names) in all {
+            digest.text(kind);
+            digest.word(names.len() as u64);
+            names.iter().for_each(|name| digest.text(name));
+        }
+    });
     digest.added(41, Some(generic).filter(|all| !all.is_empty()), add_amounts);
     digest.added(42, Some(system_reserved).filter(|all| !all.is_empty()), add_resources);
     digest.added(43, Some(taints).filter(|all| !all.is_empty()), |digest, taints| {
@@ -306,6 +320,7 @@ fn add_node(digest: &mut Digest, node: &Node) {
     });
     digest.added(101, time(opened), Digest::word);
     digest.added(102, drain_deadline.map(|time| time.0), Digest::word);
+    digest.added(DEFAULTS, Some(defaults).filter(|all| !all.is_empty()), add_defaults);
 }
 
 fn add_tombstone(digest: &mut Digest, tombstone: &Tombstone) {
@@ -559,6 +574,7 @@ fn add_task(digest: &mut Digest, task: &Task) {
         run,
         node,
         address,
+        devices,
         desired,
         status,
         created,
@@ -590,6 +606,9 @@ fn add_task(digest: &mut Digest, task: &Task) {
     digest.word(created.0);
     digest.word(*revision);
     digest.added(104, *origin, moving::add_origin);
+    digest.added(133, Some(devices).filter(|all| !all.is_empty()), |digest, all| {
+        all.iter().for_each(|device| digest.text(device));
+    });
 }
 
 fn add_tuning(digest: &mut Digest, tuning: &Tuning) {

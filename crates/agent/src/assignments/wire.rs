@@ -66,6 +66,7 @@ fn parse_task(task: v1::AssignedTask) -> Result<AssignedTask, Error> {
         template: task.template,
         desired,
         address: task.address.map(Ipv4Addr::from),
+        devices: task.devices.into_iter().collect(),
         known,
     })
 }
@@ -114,6 +115,7 @@ impl From<&AssignedTask> for v1::AssignedTask {
             desired: v1::Desired::from(task.desired).into(),
             address: task.address.map(Into::into),
             status: Some((&task.known).into()),
+            devices: task.devices.iter().map(str::to_owned).collect(),
         }
     }
 }

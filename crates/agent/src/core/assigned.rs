@@ -147,6 +147,7 @@ impl Core {
             template,
             address: task.address,
             address6: self.address6(task.address),
+            devices: task.devices.clone(),
         };
         let told = Some(task.known);
         let asker = spec.addresses().map(|addresses| self.asker(task.id, task.service, addresses));

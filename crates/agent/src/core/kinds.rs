@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use warren_model::service::TaskTemplate;
+use warren_model::device::Devices;
+use warren_model::service::{Limits, TaskTemplate};
 use warren_model::task::{TaskExit, TaskStatus};
 use warren_model::{NodeTable, ServiceId, TaskId};
 use warren_net::{Addresses, Table};
@@ -28,6 +29,8 @@ pub struct TaskSpec {
     pub address: Option<Ipv4Addr>,
     /// Beside it.
     pub address6: Option<Ipv6Addr>,
+    /// Of this node, `vendor.com/class=name`.
+    pub devices: Devices,
 }
 
 impl TaskSpec {
@@ -143,6 +146,8 @@ pub struct Order {
     pub asker: Option<Asker>,
     /// Of the table around its container: not to be started before.
     pub generation: u64,
+    /// Of its container, defaults included.
+    pub limits: Limits,
     /// Other nodes may send connections until they act upon the set of this revision.
     pub parted: Option<u64>,
     /// The first TCP port that its service publishes, within the container.

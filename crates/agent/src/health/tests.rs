@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use warren_model::ServiceId;
 use warren_model::TaskTemplate;
 use warren_model::health::{HealthSpec, Healthcheck};
+use warren_model::service::Limits;
 use warren_proto::grpc_health::health_check_response::ServingStatus;
 use warren_proto::grpc_health::health_server::{Health, HealthServer};
 use warren_proto::grpc_health::{HealthCheckRequest, HealthCheckResponse};
@@ -26,6 +27,7 @@ fn order(n: u8, health: Healthcheck, port: Option<u16>) -> Order {
             template: Arc::new(template),
             address: Some(Ipv4Addr::LOCALHOST),
             address6: None,
+            devices: Default::default(),
         }),
         service_name: "web".to_owned(),
         labels: BTreeMap::new(),
@@ -35,6 +37,7 @@ fn order(n: u8, health: Healthcheck, port: Option<u16>) -> Order {
         last_exit: None,
         asker: None,
         generation: 0,
+        limits: Limits::default(),
         parted: None,
         port,
         effect: Effect::Wait,

@@ -17,6 +17,7 @@ use warren_proto::v1::manager_message::Kind;
 
 use super::{BEAT_MS, End, Session, refusal};
 use crate::assignments::Assignment;
+use crate::cdi::Names;
 use crate::core::Input;
 use crate::disk::disk;
 use crate::metrics::{count, gauge};
@@ -39,6 +40,8 @@ pub(super) struct Line {
     pulse: Pulse,
     /// What hello said of the tunnel's keys, and what there is to say since.
     said: (Said, watch::Receiver<Said>),
+    /// Likewise of devices.
+    devices: (Arc<Names>, watch::Receiver<Arc<Names>>),
     /// When hello was sent, until something came back.
     hello_ms: Option<u64>,
 }
@@ -52,7 +55,9 @@ impl Line {
         patience_ms: u64,
     ) -> Result<Self, End> {
         let said = session.tools.said.subscribe();
-        let description = described(session).await;
+        let mut devices = session.tools.devices.names();
+        let named = Arc::clone(&devices.borrow_and_update());
+        let description = described(session, &named).await;
         let keys = [description.overlay_key, description.overlay_key_other];
         let hello = v1::agent_message::Hello {
             node_id: session.tools.node.as_bytes().to_vec(),
@@ -78,7 +83,8 @@ impl Line {
         let pulse = Pulse::new(beat_ms, patience_ms, session.now_ms());
         let incoming = answered.into_inner();
         let hello_ms = Some(hello_ms);
-        Ok(Self { channel, incoming, beats, pulse, said: (keys, said), hello_ms })
+        let (said, devices) = ((keys, said), (named, devices));
+        Ok(Self { channel, incoming, beats, pulse, said, devices, hello_ms })
     }
 
     /// Runs until the session is over.
@@ -94,6 +100,7 @@ impl Line {
                     Err(status) => break refusal(status),
                 },
                 () = differs(&mut self.said) => break End::Described,
+                () = differs(&mut self.devices) => break End::Described,
                 gap = session.gaps.recv() => break gap.map_or(End::Stopping, End::Gap),
                 () = changed(&mut membership) => {
                     self.pulse.set_beat_ms(beat_ms(session), session.now_ms());
@@ -155,10 +162,11 @@ impl Line {
 }
 
 /// As it is now: disks fill.
-async fn described(session: &Session) -> Description {
+async fn described(session: &Session, devices: &Names) -> Description {
     let folder = session.tools.data_dir.clone();
     let looked = tokio::task::spawn_blocking(move || disk(&folder)).await.ok().flatten();
     let mut description = session.description.clone();
+    description.devices.clone_from(devices);
     if session.tools.tunnel.is_some() {
         [description.overlay_key, description.overlay_key_other] = *session.tools.said.borrow();
     }
@@ -175,7 +183,7 @@ fn beat_ms(session: &Session) -> u64 {
 }
 
 /// Resolves when there is something else to say than was said.
-async fn differs((said, now): &mut (Said, watch::Receiver<Said>)) {
+async fn differs<T: PartialEq>((said, now): &mut (T, watch::Receiver<T>)) {
     // The sender is the agent's own and lives as long as this.
     if now.wait_for(|now| now != said).await.is_err() {
         std::future::pending::<()>().await;

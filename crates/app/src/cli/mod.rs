@@ -10,6 +10,7 @@ mod cluster;
 mod completion;
 mod context;
 mod dataplane;
+mod defaults;
 mod doctor;
 mod edit;
 mod env;

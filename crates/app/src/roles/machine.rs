@@ -37,6 +37,8 @@ pub(crate) fn describe(advertise: &Address, data_dir: &Path) -> Description {
         // Whoever has the key says so.
         overlay_key: [0; 32],
         overlay_key_other: [0; 32],
+        // The agent says so.
+        devices: BTreeMap::new(),
     }
 }
 

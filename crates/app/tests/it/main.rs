@@ -17,6 +17,7 @@ mod disaster;
 mod input;
 mod jobs;
 mod node;
+mod placement;
 mod registry;
 mod service;
 mod tasks;

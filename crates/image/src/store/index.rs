@@ -39,6 +39,9 @@ pub(super) struct Record {
     pub(super) digests: BTreeSet<String>,
     /// The lowest first.
     pub(super) layers: Vec<Layer>,
+    /// See [`Image::platforms`]; versions before did not note it.
+    #[serde(default)]
+    pub(super) platforms: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -281,6 +284,7 @@ fn assemble(dir: &Path, id: &str, record: &Record, config: &Config) -> Result<Im
         digest: record.digest.clone(),
         layers,
         config: config.config.clone(),
+        platforms: record.platforms.clone(),
         size_bytes: record.layers.iter().map(|layer| layer.size).sum(),
     })
 }

@@ -1,5 +1,7 @@
 //! The cluster and its nodes, those that left included.
 
+use std::collections::BTreeSet;
+
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
 use warren_model::node::{
     Availability, Description, Forgotten, ForgottenChoice, Node, NodeStatus, Tombstone,
@@ -7,6 +9,7 @@ use warren_model::node::{
 use warren_model::placement::Strategy;
 use warren_model::{OverlayKind, Secret, Time};
 
+use super::defaults::defaults_if_any;
 use super::moving::{rebalance_if_any, rebalance_unless_default};
 use super::placement::{amounts, amounts_from, read, resources_if_any, strategy_if_any, written};
 use super::{
@@ -114,6 +117,7 @@ impl From<&Cluster> for v1::Cluster {
             overlay: overlay(cluster),
             strategy: strategy(cluster).into(),
             rebalance: rebalance_unless_default(cluster.rebalance).into(),
+            defaults: defaults_if_any(&cluster.defaults),
         }
     }
 }
@@ -157,6 +161,7 @@ impl v1::Cluster {
             overlay: overlay(cluster),
             strategy: v1::Strategy::Unspecified.into(),
             rebalance: v1::Rebalance::Unspecified.into(),
+            defaults: defaults_if_any(&cluster.defaults),
         }
     }
 }
@@ -190,6 +195,7 @@ impl TryFrom<v1::Cluster> for Cluster {
             },
             strategy: strategy_if_any(wire.strategy)?.unwrap_or_default(),
             rebalance: rebalance_if_any(wire.rebalance)?.unwrap_or_default(),
+            defaults: wire.defaults.map(Into::into).unwrap_or_default(),
         })
     }
 }
@@ -211,8 +217,17 @@ impl From<&Description> for v1::NodeDescription {
             features: d.features,
             overlay_key: bytes_unless_zeros(&d.overlay_key),
             overlay_key_other: bytes_unless_zeros(&d.overlay_key_other),
+            devices: d.devices.into_iter().map(kind).collect(),
         }
     }
+}
+
+fn kind((kind, names): (String, BTreeSet<String>)) -> v1::DeviceKind {
+    v1::DeviceKind { kind, names: names.into_iter().collect() }
+}
+
+fn names(wire: v1::DeviceKind) -> (String, BTreeSet<String>) {
+    (wire.kind, wire.names.into_iter().collect())
 }
 
 impl TryFrom<v1::NodeDescription> for Description {
@@ -233,6 +248,7 @@ impl TryFrom<v1::NodeDescription> for Description {
             features: wire.features,
             overlay_key: hash_or_zeros("overlay_key", &wire.overlay_key)?,
             overlay_key_other: hash_or_zeros("overlay_key_other", &wire.overlay_key_other)?,
+            devices: wire.devices.into_iter().map(names).collect(),
         })
     }
 }
@@ -264,6 +280,7 @@ impl From<&Node> for v1::Node {
             reserved: None,
             opened: node.opened.0,
             drain_deadline: node.drain_deadline.map(|time| time.0),
+            defaults: defaults_if_any(&node.defaults),
         }
     }
 }
@@ -292,6 +309,7 @@ impl TryFrom<v1::Node> for Node {
             taints: read("taints", wire.taints)?,
             opened: Time(wire.opened),
             drain_deadline: wire.drain_deadline.map(Time),
+            defaults: wire.defaults.map(Into::into).unwrap_or_default(),
             revision: wire.revision,
         })
     }
