@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use warren_model::device::Devices;
 use warren_model::health;
 use warren_model::job::Given;
 use warren_model::node_table::TableChange;
@@ -36,6 +37,7 @@ pub struct AssignedTask {
     pub template: u32,
     pub desired: Desired,
     pub address: Option<Ipv4Addr>,
+    pub devices: Devices,
     /// What managers know of it.
     pub known: TaskStatus,
     /// What the run was given that it is of.

@@ -19,11 +19,12 @@ use warren_model::task::TaskExit;
 use warren_model::{ServiceId, TaskId, Time};
 use warren_net::{Addresses, Sandbox};
 use warren_runtime::{
-    ContainerInfo, ContainerSpec, ContainerState, Exit, InjectedFile, IoKind, IoLimit, Limits,
-    LogPolicy, Seccomp,
+    ContainerInfo, ContainerSpec, ContainerState, Device, Exit, InjectedFile, IoKind, IoLimit,
+    Limits, LogPolicy, Mount, MountKind, Seccomp,
 };
 
-use crate::core::{TaskSpec, companion_id};
+use crate::cdi::{BindMount, DeviceNode, Edits};
+use crate::core::{Order, TaskSpec, companion_id};
 use crate::crew::{self, FoundCompanion};
 use crate::published::Claim;
 use crate::task::{Ended, Found, FoundState};
@@ -67,6 +68,8 @@ pub(crate) struct Parts {
     pub(crate) image: Image,
     pub(crate) sandbox: Sandbox,
     pub(crate) keep: Vec<(String, Arc<OwnedFd>)>,
+    /// What its devices need.
+    pub(crate) edits: Edits,
 }
 
 /// Of one attempt.
@@ -84,14 +87,14 @@ pub(crate) struct Attempt {
 /// # Errors
 /// [`Error`] when there is nothing to run.
 pub(crate) fn container(
-    task: &TaskSpec,
+    order: &Order,
     facts: &Facts<'_>,
-    claims: &[Claim],
     attempt: Attempt,
     parts: Parts,
     resolver: &str,
     logs: &Path,
 ) -> Result<ContainerSpec, Error> {
+    let (task, claims) = (&*order.spec, &order.claims);
     let template = &filled(&task.template, facts)?;
     let config = &parts.image.config;
     let args = arguments(template, config);
@@ -102,14 +105,18 @@ pub(crate) fn container(
     Ok(ContainerSpec {
         id: task.container_id(attempt.number),
         args,
-        env: given_environment(task, environment(template, config, &hostname)),
+        env: with_edits(
+            given_environment(task, environment(template, config, &hostname)),
+            parts.edits.env,
+        ),
         cwd: template.workdir.clone().unwrap_or_else(|| config.workdir.clone()),
         user: template.user.clone().unwrap_or_else(|| config.user.clone()),
         files: files(task, &hostname, &parts.sandbox, resolver),
         hostname,
         read_only: template.read_only,
-        limits: limits(template),
-        mounts: vec![],
+        limits: limits_of(order.defaults.limits_of(template), template),
+        mounts: parts.edits.mounts.into_iter().map(mount).collect(),
+        devices: parts.edits.nodes.into_iter().map(device).collect(),
         cap_add: template.cap_add.clone(),
         cap_drop: template.cap_drop.clone(),
         no_new_privileges: true,
@@ -132,7 +139,7 @@ pub(crate) fn container(
 /// # Errors
 /// [`Error`] when there is nothing to run.
 pub(crate) fn companion(
-    task: &TaskSpec,
+    order: &Order,
     companion: &Companion,
     facts: &Facts<'_>,
     attempt: Attempt,
@@ -140,15 +147,17 @@ pub(crate) fn companion(
     resolver: &str,
     logs: &Path,
 ) -> Result<ContainerSpec, Error> {
+    let task = &*order.spec;
     let merged = TaskSpec { template: Arc::new(crew::merged(task, companion)), ..task.clone() };
-    let mut spec = container(&merged, facts, &[], attempt, parts, resolver, logs)?;
+    let merged = Order { spec: Arc::new(merged), claims: Vec::new(), ..order.clone() };
+    let mut spec = container(&merged, facts, attempt, parts, resolver, logs)?;
     spec.id = companion_id(task.id, attempt.number, &companion.name);
     spec.labels.insert(COMPANION.to_owned(), companion.name.to_string());
     Ok(spec)
 }
 
-fn limits(template: &TaskTemplate) -> Limits {
-    let (limits, tuning) = (&template.limits, template.tuning.clone());
+fn limits_of(limits: service::Limits, template: &TaskTemplate) -> Limits {
+    let tuning = template.tuning.clone();
     let io = tuning.io_limits.into_iter().map(|limit| IoLimit {
         kind: match limit.kind {
             service::IoKind::ReadBps => IoKind::ReadBps,
@@ -215,6 +224,26 @@ pub(crate) fn given_environment(task: &TaskSpec, mut env: Vec<String>) -> Vec<St
         env.push(format!("{key}={value}"));
     }
     env
+}
+
+/// What devices need comes last, as the specification of their files has it.
+fn with_edits(mut env: Vec<String>, edits: Vec<String>) -> Vec<String> {
+    let key = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+    for pair in edits {
+        env.retain(|other| key(other) != key(&pair));
+        env.push(pair);
+    }
+    env
+}
+
+fn mount(mount: BindMount) -> Mount {
+    let BindMount { host_path, target, read_only } = mount;
+    Mount { kind: MountKind::Bind { source: host_path.into() }, target, read_only }
+}
+
+fn device(node: DeviceNode) -> Device {
+    let DeviceNode { path, host_path, read, write, mode, uid, gid } = node;
+    Device { path, host_path: host_path.into(), read, write, mode, uid, gid }
 }
 
 /// The template with everything filled in that is to be.
@@ -591,6 +620,7 @@ mod tests {
             address: Some(Ipv4Addr::new(10, 128, 0, 9)),
             address6: Some("fd00::a80:9".parse().unwrap()),
             given,
+            devices: Default::default(),
         }
     }
 

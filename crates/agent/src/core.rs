@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use warren_model::defaults::Defaults;
 use warren_model::health;
 use warren_model::service::PortSpec;
 use warren_model::task::TaskStatus;
@@ -282,12 +283,17 @@ impl Core {
                 last_exit: held.machine.status().exit,
                 asker: held.asker.clone(),
                 generation: self.publisher.needed(held.spec.service),
+                defaults: self.defaults(),
                 parted: self.parted(held.spec.service),
                 port: health::first_tcp(self.ports(held.spec.service)),
                 effect,
             };
             self.commands.push(Command::Do(Box::new(order)));
         }
+    }
+
+    fn defaults(&self) -> Defaults {
+        self.set.settings.as_ref().map(|settings| settings.defaults).unwrap_or_default()
     }
 
     fn tell(&mut self, id: TaskId, now: Now) {

@@ -152,14 +152,16 @@ pub(crate) async fn prepare(tools: &Tools, order: Order, cancel: &CancellationTo
         return;
     }
     let keys = claimed.held.keys().copied().collect();
+    let edits = tools.devices.edits(order.spec.devices.iter());
+    let edits = edits.map_err(|message| Failure { message, kind: FailureKind::Permanent });
     let gathered = image.and_then(|image| match claimed.problem {
-        None => admitted.and(Ok((image, sandbox?))),
+        None => admitted.and(Ok((image, sandbox?, edits?))),
         Some(problem) => Err(port_failure(&problem)),
     });
     match gathered {
-        Ok((image, sandbox)) => {
+        Ok((image, sandbox, edits)) => {
             let keep = claimed.held.into_iter().map(|(key, fd)| (key.label(), fd)).collect();
-            let parts = Box::new(Parts { image, sandbox, keep });
+            let parts = Box::new(Parts { image, sandbox, keep, edits });
             let (task, attempt) = (order.spec.id, order.attempt);
             let message = Message::Prepared { task, attempt, claimed: keys, parts, permit };
             tools.tell(message).await;
@@ -284,16 +286,9 @@ pub(crate) async fn try_start(
     };
     let resolver = resolver(tools, order).await;
     let logs = tools.log_dir(order.spec.id);
-    let mut spec = container::container(
-        &order.spec,
-        &facts(tools, order),
-        &order.claims,
-        attempt,
-        parts,
-        &resolver,
-        &logs,
-    )
-    .map_err(|error| permanent(error.to_string()))?;
+    let mut spec =
+        container::container(order, &facts(tools, order), attempt, parts, &resolver, &logs)
+            .map_err(|error| permanent(error.to_string()))?;
     share(tools, order.spec.id, &order.spec.template, &mut spec).await?;
     start_container(tools, spec).await
 }

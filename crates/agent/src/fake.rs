@@ -283,6 +283,7 @@ fn image(config: ImageConfig, name: &Reference) -> Image {
         digest: None,
         layers: vec![PathBuf::from("/nowhere")],
         config,
+        platforms: Default::default(),
         size_bytes: 1,
     }
 }

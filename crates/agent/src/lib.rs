@@ -20,6 +20,7 @@
 
 pub mod assignments;
 mod cache;
+mod cdi;
 mod container;
 pub mod core;
 mod crew;
@@ -130,6 +131,8 @@ pub struct Options {
     pub ipv6: bool,
     /// Takes what this node must know of the network.
     pub net_table: Arc<dyn NetTable>,
+    /// Where files are that say which devices this machine has; later ones count more.
+    pub device_folders: Vec<PathBuf>,
     /// Holds `logs/<task id>` and `agent/assignments`.
     pub data_dir: PathBuf,
     /// Seals what is kept on disk.
@@ -174,6 +177,9 @@ impl Agent {
         let (met, manager) = watch::channel(None);
         let (wishes, wished) = mpsc::channel(rotation::WISHES_MAX);
         let keys = options.tunnel.as_ref().map(|tunnel| tunnel.keys()).unwrap_or_default();
+        let folders = options.device_folders;
+        let devices = tokio::task::spawn_blocking(|| cdi::Devices::new(folders)).await;
+        let devices = Arc::new(devices.unwrap_or_else(|_| cdi::Devices::new(Vec::new())));
         let tools = Arc::new(Tools {
             node: options.node_id,
             hostname: options.description.hostname.clone(),
@@ -193,6 +199,7 @@ impl Agent {
             crews: Crews::default(),
             applied: watch::Sender::default(),
             ports,
+            devices: Arc::clone(&devices),
             clock: options.clock,
             data_dir: options.data_dir,
             starts: Arc::new(Semaphore::new(worker::STARTS_MAX)),
@@ -246,6 +253,7 @@ impl Agent {
         };
         tasks.spawn("worker", worker.run(messages));
         tasks.spawn("room for images", room::run(Arc::clone(&tools)));
+        tasks.spawn("devices", devices.follow());
         let session = Session {
             tools: Arc::clone(&tools),
             tasks: Arc::clone(&tasks),

@@ -98,6 +98,7 @@ mod tests {
                 template: 1,
                 desired,
                 address: None,
+                devices: Default::default(),
                 known,
                 given: Default::default(),
             };

@@ -39,7 +39,7 @@ const PID_NAME: &str = "warren.pid";
 const FILE_MAX: u64 = 1 << 20;
 
 /// Keys that the file may have.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "data_dir",
     "run_dir",
     "listen",
@@ -51,6 +51,7 @@ const KEYS: [&str; 13] = [
     list::REGISTRIES,
     list::MANAGERS,
     "image_gc",
+    list::DEVICES,
     "log_level",
     "log_format",
 ];
@@ -104,6 +105,10 @@ pub(crate) struct NodeFlags {
     /// many; off for never [env: WARREN_IMAGE_GC] [default: 85:80]
     #[arg(long, value_name = "HIGH:LOW")]
     image_gc: Option<String>,
+    /// Folder of files that say which devices this machine has (CDI); repeat for more, commas in
+    /// the environment [env: WARREN_CDI_SPEC_DIR] [default: /etc/cdi and /var/run/cdi]
+    #[arg(long, value_name = "DIR", value_delimiter = ',')]
+    cdi_spec_dir: Vec<String>,
     /// error, warn, info, debug, trace, or by module [env: WARREN_LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -153,6 +158,8 @@ pub(crate) struct NodeSettings {
     pub(crate) insecure_registries: Vec<String>,
     /// When images that nothing uses go.
     pub(crate) image_gc: Option<Watermarks>,
+    /// Of files that say which devices there are.
+    pub(crate) cdi_spec_dirs: Vec<PathBuf>,
     /// Where to look for managers before anywhere else, for a node that is one.
     pub(crate) managers: Vec<Address>,
     /// Flags of this run that the node's later ones are to know.
@@ -272,6 +279,7 @@ impl Place {
             profile,
             insecure_registries: list::registries(env, file, &flags.insecure_registry)?,
             image_gc: image_gc(pick_text(env, file, flags.image_gc.as_deref(), "image_gc"))?,
+            cdi_spec_dirs: list::devices(env, file, &flags.cdi_spec_dir)?,
             managers: Vec::new(),
             told: Told::by(flags),
             log_level: filter(level)?,

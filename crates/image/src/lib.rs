@@ -24,6 +24,7 @@ mod testing;
 pub mod tree;
 mod unpack;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 pub use digest::Digest;
@@ -43,6 +44,9 @@ pub struct Image {
     /// Overlay lower folders, topmost first.
     pub layers: Vec<PathBuf>,
     pub config: ImageConfig,
+    /// Of all builds that there are of what it was pulled by: `linux/arm64`. None: unknown, as of
+    /// what no registry was asked for.
+    pub platforms: BTreeSet<String>,
     pub size_bytes: u64,
 }
 

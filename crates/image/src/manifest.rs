@@ -3,6 +3,8 @@
 //! Both families are read: Docker's (version 2, schema 2) and OCI's. Contract: a
 //! [`Manifest`] has at least one layer, and as many as its [`Config`] has diff ids.
 
+use std::collections::BTreeSet;
+
 use oci_spec::image as oci;
 
 use crate::digest::Digest;
@@ -196,6 +198,17 @@ pub(crate) fn choose(entries: &[Entry]) -> Result<&Entry, Vec<String>> {
         names.dedup();
         names
     })
+}
+
+/// `linux/arm64` of each entry of an index, variants left out; none if one does not say.
+pub(crate) fn platforms(entries: &[Entry]) -> BTreeSet<String> {
+    if entries.iter().any(|entry| entry.platform.is_none()) {
+        return BTreeSet::new();
+    }
+    let known = entries.iter().filter_map(|entry| entry.platform.as_ref());
+    // Attestations are for an unknown one.
+    let known = known.filter(|(os, _, _)| os != "unknown");
+    known.map(|(os, architecture, _)| format!("{os}/{architecture}")).collect()
 }
 
 /// What a type has when it is absent; Docker writes null for that.

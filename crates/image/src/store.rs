@@ -22,7 +22,7 @@ mod load;
 mod pull;
 mod remove;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -254,6 +254,8 @@ struct NewImage {
     /// The lowest first.
     layers: Vec<StoredLayer>,
     names: Vec<Reference>,
+    /// See [`Image::platforms`].
+    platforms: BTreeSet<String>,
 }
 
 impl Inner {
@@ -310,6 +312,7 @@ impl Inner {
             digests: new.digests.into_iter().collect(),
             layers: new.layers.iter().map(index::Layer::from).collect(),
             fetched: now_ms(),
+            platforms: new.platforms,
         };
         index.put(&self.dir, &id, record, &parsed, &new.names);
         let image = index.image(id.as_str()).map(|image| Image::clone(image));

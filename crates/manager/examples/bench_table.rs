@@ -86,6 +86,7 @@ fn world() -> State {
                 desired: Desired::Running,
                 status: TaskStatus::new(TaskState::Assigned, Time(0)),
                 created: Time(0),
+                devices: Default::default(),
                 origin: None,
                 revision: 0,
             }));

@@ -3,8 +3,10 @@
 //! Pure. A description ends up in listings, events and other nodes' heads:
 //! every text is bounded and printable, and an address can be dialled.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use warren_model::device::{DEVICES_MAX, KINDS_MAX, check_kind, check_name};
 use warren_model::node::Description;
 use warren_proto::v1;
 
@@ -44,6 +46,7 @@ pub(crate) fn parse(wire: v1::NodeDescription) -> Result<Description, Refusal> {
     for feature in &description.features {
         check("features", feature, TEXT_MAX)?;
     }
+    check_devices(&description)?;
     let labels = description.labels.len();
     if labels > LABELS_MAX {
         return Err(Refusal::bad_input(format!(
@@ -55,6 +58,22 @@ pub(crate) fn parse(wire: v1::NodeDescription) -> Result<Description, Refusal> {
         check("labels", value, TEXT_MAX)?;
     }
     Ok(description)
+}
+
+fn check_devices(description: &Description) -> Result<(), Refusal> {
+    let wrong = |what: String| Refusal::bad_input(format!("description.devices: {what}"));
+    let kinds = description.devices.len();
+    let devices: usize = description.devices.values().map(BTreeSet::len).sum();
+    if kinds > KINDS_MAX || devices > DEVICES_MAX {
+        return Err(wrong(format!(
+            "{devices} of {kinds} kinds, at most {DEVICES_MAX} of {KINDS_MAX} are allowed"
+        )));
+    }
+    for (kind, names) in &description.devices {
+        check_kind(kind).map_err(|error| wrong(error.to_string()))?;
+        names.iter().try_for_each(|name| check_name(name)).map_err(|e| wrong(e.to_string()))?;
+    }
+    Ok(())
 }
 
 /// Where others reach a manager: an address and a port.
@@ -129,6 +148,18 @@ mod tests {
         check_description(
             |d| d.features = vec!["x".into(); 65],
             "description.features: 65 of them, at most 64 are allowed",
+        );
+        let kind =
+            |kind: &str, name: &str| v1::DeviceKind { kind: kind.into(), names: vec![name.into()] };
+        check_description(|d| d.devices = vec![kind("nvidia.com/gpu", "0")], "ok");
+        check_description(
+            |d| d.devices = vec![kind("gpu", "0")],
+            "description.devices: \"gpu\" is not a kind of devices: vendor.com/class of a-z, A-Z, \
+             0-9, '-' and '_', at most 63 characters",
+        );
+        check_description(
+            |d| d.devices = (0..33).map(|n| kind(&format!("a/x{n}"), "0")).collect(),
+            "description.devices: 33 of 33 kinds, at most 512 of 32 are allowed",
         );
         check_description(
             |d| d.features = vec!["a\tb".into()],

@@ -89,6 +89,7 @@ fn add_task(state: &mut State, service: ServiceId, id: TaskId, text: &str) {
         desired: Desired::Running,
         status,
         created: Time(0),
+        devices: Default::default(),
         origin: None,
         revision: 0,
     };
@@ -96,7 +97,10 @@ fn add_task(state: &mut State, service: ServiceId, id: TaskId, text: &str) {
     if let Some(letter) = words.get(2) {
         let node = node_id(letter.chars().next().unwrap());
         let status = TaskStatus::new(word(&states, words[1]), state.time());
-        apply(state, vec![Mutation::PlaceTask { id, node, address: None }]);
+        apply(
+            state,
+            vec![Mutation::PlaceTask { id, node, address: None, devices: Default::default() }],
+        );
         apply(state, vec![Mutation::ReportTask { id, node, status }]);
     }
     if let Some(desired) = words.get(3) {

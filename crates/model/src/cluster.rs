@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use zeroize::Zeroize;
 
+use crate::defaults::Defaults;
 use crate::id::ClusterId;
 use crate::moving::Rebalance;
 use crate::overlay::OverlayKind;
@@ -47,6 +48,8 @@ pub struct Cluster {
     pub strategy: Strategy,
     /// Whether services that do not say otherwise are moved to nodes that came later.
     pub rebalance: Rebalance,
+    /// Of tasks that say nothing of it.
+    pub defaults: Defaults,
 }
 
 impl Cluster {
@@ -81,6 +84,7 @@ impl Cluster {
             backup: None,
             strategy: Strategy::default(),
             rebalance: Rebalance::default(),
+            defaults: Defaults::default(),
         }
     }
 }

@@ -6,6 +6,8 @@
 
 pub mod audit;
 pub mod cluster;
+pub mod defaults;
+pub mod device;
 pub mod event;
 pub mod health;
 pub mod id;
@@ -30,6 +32,7 @@ pub mod task;
 
 pub use audit::AuditRecord;
 pub use cluster::Cluster;
+pub use defaults::Defaults;
 pub use event::Event;
 pub use health::{HealthSpec, Healthcheck};
 pub use id::{ClusterId, NetworkId, NodeId, PolicyId, ServiceId, TaskId};

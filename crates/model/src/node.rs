@@ -1,10 +1,11 @@
 //! A machine of the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::Subnet;
+use crate::defaults::Defaults;
 use crate::id::NodeId;
-use crate::placement::Taint;
+use crate::placement::{Taint, image_arch};
 use crate::quantity::Time;
 use crate::resources::{Resource, Resources};
 
@@ -35,6 +36,8 @@ pub struct Node {
     pub generic: BTreeMap<String, u64>,
     /// Not for tasks: what the machine itself needs. Set by people.
     pub system_reserved: Resources,
+    /// Of its tasks that say nothing of it; before the cluster's. Set by people.
+    pub defaults: Defaults,
     /// Keep tasks of services off it that do not tolerate them. Set by people.
     pub taints: Vec<Taint>,
     /// Since when it takes tasks without a break; 0: since before anybody noted it. Kept by the
@@ -75,6 +78,7 @@ impl Node {
             forgotten: None,
             generic: BTreeMap::new(),
             system_reserved: Resources::default(),
+            defaults: Defaults::default(),
             taints: Vec::new(),
             opened: Time(0),
             drain_deadline: None,
@@ -88,6 +92,12 @@ impl Node {
         self.worker && self.availability == Availability::Active && self.status == NodeStatus::Ready
     }
 
+    /// As images call it: `linux/arm64`.
+    pub fn platform(&self) -> String {
+        let kernel = self.description.architecture.as_str();
+        format!("linux/{}", image_arch(kernel).unwrap_or(kernel))
+    }
+
     /// How much the machine has of something. Processes are what every Linux kernel allows; a
     /// disk is as large as the file system of the data folder.
     pub fn total(&self, resource: Resource<'_>) -> u64 {
@@ -96,7 +106,10 @@ impl Node {
             Resource::Memory => self.description.memory_bytes,
             Resource::Pids => Self::PIDS,
             Resource::Disk => self.description.disk_bytes,
-            Resource::Generic(name) => self.generic.get(name).copied().unwrap_or_default(),
+            Resource::Generic(name) => match self.description.devices.get(name) {
+                Some(names) => names.len() as u64,
+                None => self.generic.get(name).copied().unwrap_or_default(),
+            },
         }
     }
 
@@ -139,6 +152,8 @@ pub struct Description {
     pub overlay_key_other: [u8; 32],
     /// Where that listens, and others send to (UDP); 0: not told, it is as with them.
     pub overlay_port: u16,
+    /// What it can give to tasks: names by kind, see [`crate::device`].
+    pub devices: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// Two nodes do not reach each other over the tunnel: a third passes on what they send.

@@ -14,9 +14,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+pub(crate) use self::constraint::image_arch;
 pub use self::constraint::{Attribute, Constraint, ConstraintError};
 pub use self::taint::{Taint, TaintEffect, TaintError, Toleration, check_taints};
 use crate::name::{NameError, ServiceName};
+use crate::node::Node;
 use crate::service::{SpecError, wrong};
 
 /// What a service asks of nodes; nothing by default.
@@ -38,6 +40,9 @@ pub struct Placement {
     /// ±[`Placement::PRIORITY_MAX`].
     pub priority: i16,
     pub preempt: Preempt,
+    /// What there are builds of the image for, `linux/arm64`, as a registry said when it was
+    /// deployed; none: unknown. Not for people to set.
+    pub platforms: Vec<String>,
 }
 
 /// Whether others are ended for a task that fits nowhere.
@@ -69,6 +74,10 @@ impl Placement {
     pub const TOLERATIONS_MAX: usize = 32;
     /// Room for classes of ten and a hundred, and for what comes between.
     pub const PRIORITY_MAX: i16 = 1000;
+    /// Of the official images some have a dozen.
+    pub const PLATFORMS_MAX: usize = 64;
+    /// Bytes of one of them.
+    pub const PLATFORM_MAX: usize = 64;
 
     pub(crate) fn validate(&self, own: &ServiceName) -> Result<(), SpecError> {
         let Self { constraints, preferences, spread, affinities, tolerations, .. } = self;
@@ -78,6 +87,7 @@ impl Placement {
             ("placement_pref", spread.len(), Self::SPREAD_MAX),
             ("affinity", affinities.len(), Self::AFFINITIES_MAX),
             ("toleration", tolerations.len(), Self::TOLERATIONS_MAX),
+            ("platforms", self.platforms.len(), Self::PLATFORMS_MAX),
         ] {
             if count > max {
                 return Err(wrong(field, count, format!("is more than {max}")));
@@ -99,6 +109,9 @@ impl Placement {
                 return Err(wrong(affinity.field(), &affinity.service, problem));
             }
         }
+        if let Some(long) = self.platforms.iter().find(|text| text.len() > Self::PLATFORM_MAX) {
+            return Err(wrong("platforms", long, "is no platform, as linux/arm64 is"));
+        }
         let most = Self::PRIORITY_MAX;
         if !(-most..=most).contains(&self.priority) {
             return Err(wrong(
@@ -113,6 +126,13 @@ impl Placement {
         Ok(())
     }
 
+    /// Whether there is a build of the image for a node, as far as anybody knows.
+    pub fn has_build_for(&self, node: &Node) -> bool {
+        self.platforms.is_empty()
+            || node.description.architecture.is_empty()
+            || self.platforms.contains(&node.platform())
+    }
+
     /// Bytes of its texts.
     pub fn text_len(&self) -> usize {
         let Self { constraints, preferences, spread, affinities, tolerations, .. } = self;
@@ -120,6 +140,7 @@ impl Placement {
         let names = affinities.iter().map(|affinity| affinity.service.as_str().len());
         constraints.sum::<usize>()
             + names.sum::<usize>()
+            + self.platforms.iter().map(String::len).sum::<usize>()
             + spread.iter().map(Attribute::text_len).sum::<usize>()
             + tolerations.iter().map(Toleration::text_len).sum::<usize>()
     }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::device;
 use crate::quantity::{format_cores_milli, format_size};
 
 /// Amounts; 0 is none of it.
@@ -18,7 +19,8 @@ pub struct Resources {
     /// Processes and threads.
     pub pids: u64,
     pub disk_bytes: u64,
-    /// Pieces of what only people can count, by name; never 0.
+    /// Pieces of what only people can count, and devices by their kind (`vendor.com/class`), by
+    /// name; never 0.
     pub generic: BTreeMap<String, u64>,
 }
 
@@ -41,6 +43,10 @@ pub enum ResourceError {
     Name { name: String },
     #[error("{name:?} is counted by itself and has a field of its own")]
     Known { name: String },
+    #[error("{0}")]
+    Kind(#[from] device::DeviceError),
+    #[error("{name:?} is a kind of devices: nodes tell how many they have")]
+    Device { name: String },
 }
 
 impl Resources {
@@ -113,6 +119,18 @@ impl Resources {
         }
         self.generic.keys().try_for_each(|name| check_name(name))
     }
+
+    /// Checks amounts that people say of nodes, which count their devices themselves.
+    ///
+    /// # Errors
+    /// [`ResourceError`] with the first name that is wrong.
+    pub fn validate_of_node(&self) -> Result<(), ResourceError> {
+        self.validate()?;
+        match self.generic.keys().find(|name| device::is_kind(name)) {
+            None => Ok(()),
+            Some(name) => Err(ResourceError::Device { name: name.clone() }),
+        }
+    }
 }
 
 /// # Errors
@@ -120,6 +138,9 @@ impl Resources {
 pub fn check_name(name: &str) -> Result<(), ResourceError> {
     if Resources::KNOWN.contains(&name) {
         return Err(ResourceError::Known { name: name.to_owned() });
+    }
+    if device::is_kind(name) {
+        return Ok(device::check_kind(name)?);
     }
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
     let good = name.len() <= Resources::NAME_MAX
@@ -191,13 +212,17 @@ mod tests {
 
     #[test]
     fn names() {
-        for good in ["gpu", "nvidia.com", "ssd-slot", "a"] {
+        for good in ["gpu", "nvidia.com", "ssd-slot", "a", "nvidia.com/gpu"] {
             assert_eq!(check_name(good), Ok(()), "{good}");
         }
         for bad in ["", "Gpu", "1gpu", "gp u", "gpu=1", &"a".repeat(64)] {
             assert_eq!(check_name(bad), Err(ResourceError::Name { name: bad.into() }));
         }
         assert_eq!(check_name("disk"), Err(ResourceError::Known { name: "disk".into() }));
+        assert!(matches!(check_name("nvidia.com/"), Err(ResourceError::Kind(_))));
+        let kind = Resources { generic: [("a/b".to_owned(), 1)].into(), ..Resources::default() };
+        assert_eq!(kind.validate(), Ok(()));
+        assert_eq!(kind.validate_of_node(), Err(ResourceError::Device { name: "a/b".into() }));
         let many = (0..33).map(|n| (format!("r{n}"), 1)).collect();
         let many = Resources { generic: many, ..Resources::default() };
         assert_eq!(many.validate(), Err(ResourceError::TooMany { count: 33 }));

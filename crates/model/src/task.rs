@@ -6,6 +6,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use crate::device::Devices;
 use crate::health::{Health, HealthState};
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::moving::Origin;
@@ -27,6 +28,8 @@ pub struct Task {
     pub node: Option<NodeId>,
     /// Chosen with the node, from one of its blocks; kept over restarts in place.
     pub address: Option<Ipv4Addr>,
+    /// Of its node, chosen with it; nobody else has them until it has ended.
+    pub devices: Devices,
     pub desired: Desired,
     pub status: TaskStatus,
     pub created: Time,

@@ -183,6 +183,7 @@ mod tests {
                 desired: Desired::Running,
                 status: TaskStatus::new(state, Time(ended.parse().unwrap_or(0))),
                 created: Time(0),
+                devices: Default::default(),
                 origin: None,
                 revision: 1,
             }

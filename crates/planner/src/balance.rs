@@ -248,7 +248,8 @@ pub(crate) fn balance(pass: &mut Pass<'_, '_>, progress: Progress) {
 fn is_available(pass: &Pass<'_, '_>) -> bool {
     let Some(least) = pass.service.spec.moving.min_available else { return true };
     let Mode::Replicated { replicas } = pass.service.spec.mode else { return true };
-    let works = |slot: &&Slot<'_>| slot.wanted.iter().any(|task| is_up(task, &pass.draft.nodes));
+    let up = |task: &Task| is_up(task, &pass.draft.nodes) && !pass.draft.moves.is_stopped(task.id);
+    let works = |slot: &&Slot<'_>| slot.wanted.iter().any(|task| up(task));
     pass.slots.iter().filter(works).count() >= least.of(replicas) as usize
 }
 

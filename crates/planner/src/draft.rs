@@ -35,6 +35,13 @@ impl Moves {
     }
 }
 
+/// Room that is held on a node for a slot of a service.
+pub(crate) struct Hold<'a> {
+    pub(crate) site: usize,
+    pub(crate) service: &'a Service,
+    pub(crate) slot: u32,
+}
+
 pub(crate) struct Draft<'a> {
     pub(crate) state: &'a State,
     pub(crate) cluster: &'a Cluster,
@@ -48,6 +55,8 @@ pub(crate) struct Draft<'a> {
     /// Nodes came or went by this plan.
     pub(crate) nodes_changed: bool,
     pub(crate) moves: Moves,
+    /// What waits for others to end; for who explains.
+    pub(crate) held: Vec<Hold<'a>>,
     /// Services that tasks wait for to be near to.
     awaited: BTreeSet<&'a ServiceName>,
     /// Moves for balance under way in the cluster; counted when first asked for.
@@ -58,7 +67,7 @@ pub(crate) struct Draft<'a> {
     hungry: bool,
     /// Virtual IPs; looked up when the first is asked for.
     vips: Option<vips::Pool>,
-    ids: &'a mut dyn IdSource,
+    ids: Box<dyn IdSource + 'a>,
     mutations: Vec<Mutation>,
     expects: BTreeMap<Key, u64>,
     wake_at: Option<Time>,
@@ -70,7 +79,7 @@ impl<'a> Draft<'a> {
     pub(crate) fn new(
         state: &'a State,
         cluster: &'a Cluster,
-        ids: &'a mut dyn IdSource,
+        ids: impl IdSource + 'a,
         clock: Time,
     ) -> Self {
         Self {
@@ -83,12 +92,13 @@ impl<'a> Draft<'a> {
             nodes: Nodes::new(state),
             nodes_changed: false,
             moves: Moves::default(),
+            held: Vec::new(),
             awaited: BTreeSet::new(),
             traffic: None,
             minded: BTreeSet::new(),
             hungry: false,
             vips: None,
-            ids,
+            ids: Box::new(ids),
             mutations: Vec::new(),
             expects: BTreeMap::new(),
             wake_at: None,
@@ -198,6 +208,15 @@ impl<'a> Draft<'a> {
         let (state, cluster, now) = (self.state, self.cluster, self.now);
         let pool = self.vips.get_or_insert_with(|| vips::Pool::new(state, now));
         pool.take(state, cluster, holder)
+    }
+
+    pub(crate) fn mutations(&self) -> &[Mutation] {
+        &self.mutations
+    }
+
+    /// Nodes and tasks as this plan would leave them.
+    pub(crate) fn into_ground(self) -> (Nodes<'a>, Moves) {
+        (self.nodes, self.moves)
     }
 
     pub(crate) fn finish(self) -> Plan {

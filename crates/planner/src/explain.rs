@@ -7,22 +7,24 @@
 //! is in `history`.
 
 mod fix;
+mod held;
 mod history;
 
+use std::collections::BTreeSet;
+
+use warren_model::device::split;
 use warren_model::id::{NodeId, ServiceId, TaskId};
 use warren_model::node::Node;
 use warren_model::placement::{Preempt, TaintEffect};
-use warren_model::resources::{Resource, Resources};
+use warren_model::resources::Resource;
 use warren_model::service::Service;
 use warren_model::task::{Desired, Task, TaskState};
 use warren_state::State;
 
-use crate::draft::Moves;
+use self::held::Ahead;
 pub use crate::explain::history::{Decision, decisions};
 use crate::nodes::Nodes;
-use crate::place::{
-    Ask, Board, Clearing, Obstacle, Rank, Rivals, Search, host_ports, reason, waits,
-};
+use crate::place::{Ask, Board, Obstacle, Rank, Rivals, Search, host_ports, reason, waits};
 use crate::slot::{is_live, slots_of};
 
 /// What keeps tasks of a service off a node.
@@ -75,6 +77,8 @@ pub struct Explanation {
     pub verdicts: Vec<Verdict>,
     /// What would make room on the nearest node, and what would without changing nodes.
     pub fixes: Vec<String>,
+    /// What is odd about where the task is, without making it leave.
+    pub remarks: Vec<String>,
 }
 
 impl Explanation {
@@ -109,19 +113,22 @@ pub fn is_pending(task: &Task) -> bool {
 }
 
 fn explain(state: &State, service: &Service, template: u32, task: Option<&Task>) -> Explanation {
-    let nodes = with_addresses(state);
-    let mut board = board(state, service, template, &nodes);
+    let mut ahead = held::look(state, service, task);
+    find_addresses(state, &mut ahead.nodes);
+    let nodes = &ahead.nodes;
+    let mut board = board(state, service, template, &ahead);
     let slots = slots_of(state, service);
     // Its own slot's tasks do not stand in its way.
     let own =
         slots.iter().filter(|slot| task.is_some_and(|task| slot.tasks().any(|t| t.id == task.id)));
     for mine in own.flat_map(|slot| &slot.wanted).filter(|mine| is_live(mine)) {
         if let Some(at) = mine.node.and_then(|node| nodes.position(node)) {
-            board.change(at, &nodes, |share| share.wanted = share.wanted.saturating_sub(1));
+            board.change(at, nodes, |share| share.wanted = share.wanted.saturating_sub(1));
         }
     }
     let here = task.filter(|task| is_live(task)).and_then(|task| task.node);
-    let next = board.best(template, &nodes).map(|at| nodes.site(at).node.id);
+    let next = board.best(template, nodes).filter(|_| ahead.own.is_none());
+    let next = next.map(|at| nodes.site(at).node.id);
     let ask = board.ask(template).expect("it was prepared above");
     let mut judged: Vec<(Distance, Verdict)> = Vec::with_capacity(nodes.len());
     for (at, site) in nodes.sites().iter().enumerate() {
@@ -131,7 +138,8 @@ fn explain(state: &State, service: &Service, template: u32, task: Option<&Task>)
         ask.obstacles(site, at, share, |obstacle| {
             if !is_here || moves_away(&obstacle) {
                 distance.add(&obstacle);
-                findings.push(finding(&obstacle, service, site.node));
+                let holders = ahead.holders(at);
+                findings.push(finding(&obstacle, service, site.node, holders.as_deref()));
             }
             true
         });
@@ -151,30 +159,81 @@ fn explain(state: &State, service: &Service, template: u32, task: Option<&Task>)
     let verdicts: Vec<Verdict> = judged.into_iter().map(|(_, verdict)| verdict).collect();
     let stuck = next.is_none() && here.is_none();
     let mut reason = match (stuck, state.cluster()) {
-        (true, Some(cluster)) => reason(&nodes, cluster, ask, |at| board.share(at)),
+        (true, Some(cluster)) => reason(nodes, cluster, ask, |at| board.share(at)),
         _ => String::new(),
     };
     let mut fixes = if stuck { fix::all(state, service, &verdicts) } else { Vec::new() };
-    if let Some(room) = room(state, &nodes, &board, ask).filter(|_| stuck) {
-        let host = &nodes.site(room.site).node.description.hostname;
-        match service.spec.placement.preempt {
-            Preempt::Lower => reason = waits(host),
-            Preempt::Never if room.victims.is_empty() => {}
-            Preempt::Never => fixes.push(fix::preempt(service, host, room.victims.len())),
-        }
+    if stuck {
+        reason.push_str(&ahead.all_holders());
+        preemption(state, &ahead, &board, ask, task, (&mut reason, &mut fixes));
     }
-    Explanation { service: service.id, template, reason, verdicts, fixes }
+    let remarks = task.map(|task| lost_devices(state, task)).unwrap_or_default();
+    Explanation { service: service.id, template, reason, verdicts, fixes, remarks }
 }
 
-/// Where ending tasks of lower priority would make room.
-fn room<'a>(
+/// Devices that a task has and its node has no more.
+fn lost_devices(state: &State, task: &Task) -> Vec<String> {
+    let Some(node) = task.node.filter(|_| is_live(task)).and_then(|id| state.node(id)) else {
+        return Vec::new();
+    };
+    let has = |kind: &str, name: &str| {
+        node.description.devices.get(kind).is_some_and(|names| names.contains(name))
+    };
+    let gone = task
+        .devices
+        .iter()
+        .filter(|device| split(device).is_none_or(|(kind, name)| !has(kind, name)));
+    let host = &node.description.hostname;
+    gone.map(|device| format!("its device {device} is gone from {host}")).collect()
+}
+
+/// What ending tasks of lower priority does, or would do, for one that has no place.
+fn preemption<'a>(
     state: &'a State,
-    nodes: &Nodes<'a>,
+    ahead: &Ahead<'a>,
     board: &Board<'a>,
     ask: &Ask<'a>,
-) -> Option<Clearing<'a>> {
-    let (rivals, moves) = (Rivals::new(state, ask.service), Moves::default());
-    Search { state, moves: &moves, nodes, board, rivals: &rivals }.find(ask, None)
+    task: Option<&Task>,
+    (reason, fixes): (&mut String, &mut Vec<String>),
+) {
+    let (service, nodes) = (ask.service, &ahead.nodes);
+    let host = |site: usize| &nodes.site(site).node.description.hostname;
+    let find = |rivals: &Rivals| {
+        let moves = &ahead.moves;
+        Search { state, moves, nodes, board, rivals }.find(ask, None)
+    };
+    let rivals = Rivals::new(state, service, nodes);
+    let lower = service.spec.placement.preempt == Preempt::Lower;
+    // Of a task that waits, the pass over its service knew.
+    let waiting = lower && task.is_some_and(is_pending);
+    let room = match (ahead.own, waiting) {
+        (Some(site), _) => {
+            *reason = waits(host(site));
+            return;
+        }
+        (None, true) => None,
+        (None, false) => find(&rivals),
+    };
+    match room {
+        Some(room) if lower => *reason = waits(host(room.site)),
+        Some(room) if room.victims.is_empty() => {}
+        Some(room) => fixes.push(fix::preempt(service, host(room.site), room.victims.len())),
+        None if !lower || waiting && find(&rivals).is_some() => {}
+        None => {
+            let rivals = rivals.careless();
+            let spared: BTreeSet<&str> = find(&rivals)
+                .into_iter()
+                .flat_map(|room| room.victims)
+                .filter_map(|victim| state.service(victim.service))
+                .filter(|other| other.spec.moving.min_available.is_some())
+                .map(|other| other.spec.name.as_str())
+                .collect();
+            if !spared.is_empty() {
+                let names = spared.into_iter().collect::<Vec<_>>().join(", ");
+                reason.push_str(&format!("; no task of {names} is to spare (--min-available)"));
+            }
+        }
+    }
 }
 
 /// How far a node is from fitting; less is nearer.
@@ -202,6 +261,7 @@ impl Distance {
             Obstacle::Paused
             | Obstacle::Draining
             | Obstacle::Constraint(_)
+            | Obstacle::Platform(_)
             | Obstacle::Taint(_)
             | Obstacle::Near(_)
             | Obstacle::Apart(_)
@@ -218,6 +278,7 @@ fn moves_away(obstacle: &Obstacle<'_>) -> bool {
         Obstacle::NotWorker | Obstacle::Down | Obstacle::Draining | Obstacle::Constraint(_) => true,
         Obstacle::Taint(taint) => taint.effect == TaintEffect::NoExecute,
         Obstacle::Paused
+        | Obstacle::Platform(_)
         | Obstacle::Near(_)
         | Obstacle::Apart(_)
         | Obstacle::HostPorts
@@ -227,8 +288,17 @@ fn moves_away(obstacle: &Obstacle<'_>) -> bool {
     }
 }
 
-fn finding(obstacle: &Obstacle<'_>, service: &Service, node: &Node) -> Finding {
-    let (kind, text) = words(obstacle, service, node);
+/// `holders` are those for whom room is held there.
+fn finding(
+    obstacle: &Obstacle<'_>,
+    service: &Service,
+    node: &Node,
+    holders: Option<&str>,
+) -> Finding {
+    let (kind, mut text) = words(obstacle, service, node);
+    if let (Obstacle::Lacks(_), Some(holders)) = (obstacle, holders) {
+        text.push_str(&format!("; room is held for {holders}"));
+    }
     let amounts = match obstacle {
         Obstacle::Lacks(lack) => {
             Some(Amounts { needed: lack.needed, free: lack.free, capacity: lack.capacity })
@@ -252,6 +322,9 @@ fn words(obstacle: &Obstacle<'_>, service: &Service, node: &Node) -> (String, St
             };
             ("constraint", format!("not {constraint}: {has}"))
         }
+        Obstacle::Platform(all) => {
+            ("platform", format!("image is for {}, node is {}", all.join(", "), node.platform()))
+        }
         Obstacle::Taint(taint) => ("taint", format!("tainted {taint}, which is not tolerated")),
         Obstacle::Near(name) => ("affinity", format!("has no task of {name}")),
         Obstacle::Apart(name) => ("anti-affinity", format!("has a task of {name}")),
@@ -266,9 +339,11 @@ fn words(obstacle: &Obstacle<'_>, service: &Service, node: &Node) -> (String, St
         Obstacle::Lacks(lack) => {
             let amount = |amount| lack.resource.amount(amount);
             let (needed, free) = (amount(lack.needed), amount(lack.free));
+            let default = lack.default.map(|of| format!(" ({})", of.as_str()));
             let text = format!(
-                "needs {needed} {}, {free} free of {}",
+                "needs {needed} {}{}, {free} free of {}",
                 lack.resource,
+                default.unwrap_or_default(),
                 amount(lack.capacity)
             );
             return (lack.resource.as_str().to_owned(), text);
@@ -312,8 +387,7 @@ pub struct NodeExplanation {
 /// What there is on a node, and for whom; `None` for one that does not exist.
 pub fn explain_node(state: &State, id: NodeId) -> Option<NodeExplanation> {
     let node = state.node(id)?;
-    let none = Resources::default();
-    let reserved = state.reserved_on(id).unwrap_or(&none);
+    let reserved = state.reserved_on(id).unwrap_or_default();
     let known = [Resource::Cpu, Resource::Memory, Resource::Pids, Resource::Disk];
     let counted = node.generic.keys().map(|name| Resource::Generic(name));
     let room = |resource: Resource<'_>| Room {
@@ -323,8 +397,6 @@ pub fn explain_node(state: &State, id: NodeId) -> Option<NodeExplanation> {
         reserved: reserved.get(resource),
         free: node.capacity(resource).saturating_sub(reserved.get(resource)),
     };
-    let nodes = with_addresses(state);
-    let at = nodes.position(id)?;
     let mut tenants = Vec::new();
     for service in state.services() {
         let (mut tasks, mut waiting) = (0, Vec::new());
@@ -335,10 +407,14 @@ pub fn explain_node(state: &State, id: NodeId) -> Option<NodeExplanation> {
         let pending = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
         let mut findings = Vec::new();
         if let Some(template) = waiting.into_iter().max() {
-            let board = board(state, service, template, &nodes);
+            let mut ahead = held::look(state, service, None);
+            find_addresses(state, &mut ahead.nodes);
+            let at = ahead.nodes.position(id)?;
+            let board = board(state, service, template, &ahead);
             let ask = board.ask(template)?;
-            ask.obstacles(nodes.site(at), at, board.share(at), |obstacle| {
-                findings.push(finding(&obstacle, service, node));
+            let holders = ahead.holders(at);
+            ask.obstacles(ahead.nodes.site(at), at, board.share(at), |obstacle| {
+                findings.push(finding(&obstacle, service, node, holders.as_deref()));
                 true
             });
         }
@@ -350,9 +426,8 @@ pub fn explain_node(state: &State, id: NodeId) -> Option<NodeExplanation> {
     Some(NodeExplanation { node: id, rooms, tenants })
 }
 
-/// Nodes as they are, and whether an address is left on each, which is only known by taking one.
-fn with_addresses(state: &State) -> Nodes<'_> {
-    let mut nodes = Nodes::new(state);
+/// Notes on each node whether an address is left, which is only known by taking one.
+fn find_addresses(state: &State, nodes: &mut Nodes<'_>) {
     for at in 0..nodes.len() {
         if let Some(cluster) = state.cluster()
             && nodes.site(at).is_eligible()
@@ -360,16 +435,16 @@ fn with_addresses(state: &State) -> Nodes<'_> {
             nodes.try_address(state, cluster, at);
         }
     }
-    nodes
 }
 
 fn board<'a>(
     state: &'a State,
     service: &'a Service,
     template: u32,
-    nodes: &Nodes<'a>,
+    ahead: &Ahead<'a>,
 ) -> Board<'a> {
+    let nodes = &ahead.nodes;
     let mut board = Board::new(&slots_of(state, service), nodes, state.time());
-    board.prepare(template, nodes, || Ask::new(state, &Moves::default(), nodes, service, template));
+    board.prepare(template, nodes, || Ask::new(state, &ahead.moves, nodes, service, template));
     board
 }

@@ -102,6 +102,12 @@ pub trait IdSource {
     fn id(&mut self) -> [u8; 10];
 }
 
+impl<T: IdSource + ?Sized> IdSource for &mut T {
+    fn id(&mut self) -> [u8; 10] {
+        (**self).id()
+    }
+}
+
 /// What to do now, and when to look again though nothing moved.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {

@@ -1,12 +1,16 @@
 //! Nodes as the planner sees them: the state's, plus what this plan has done to them so far.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
-use warren_model::id::NodeId;
+use warren_model::defaults::Defaults;
+use warren_model::device::{Devices, is_kind};
+use warren_model::id::{NodeId, TaskId};
 use warren_model::node::{Availability, Node, NodeStatus};
 use warren_model::resources::{Resource, Resources};
+use warren_model::task::Task;
 use warren_state::State;
 
 use crate::address::{Pool, next_block};
@@ -19,10 +23,18 @@ pub(crate) struct Site<'a> {
     silence: Option<Silence>,
     /// Tasks that have not ended, new ones included.
     pub(crate) load: u32,
-    /// By tasks of the state that have not ended.
+    /// By tasks of the state that have not ended, as their templates say.
     reserved: Option<&'a Resources>,
+    /// For those that say nothing of it: processor time and memory.
+    by_default: (u64, u64),
+    /// What holds there for tasks that say nothing of it.
+    pub(crate) defaults: Defaults,
     /// By tasks that this plan placed.
     added: Resources,
+    /// Devices that tasks of the state have.
+    held: Option<&'a BTreeMap<String, TaskId>>,
+    /// Those that this plan gave to tasks.
+    given: BTreeSet<String>,
     /// None is left, nor can be had.
     pub(crate) has_no_address: bool,
     /// Addresses; looked up when the first is asked for.
@@ -54,10 +66,38 @@ impl Site<'_> {
         self.node.capacity(resource).saturating_sub(self.taken(resource))
     }
 
+    /// Names of all that it has of a kind of devices, in order.
+    fn devices(&self, kind: &str) -> impl Iterator<Item = String> {
+        let names = self.node.description.devices.get(kind).into_iter().flatten();
+        names.map(move |name| format!("{kind}={name}"))
+    }
+
+    fn is_held(&self, device: &str) -> bool {
+        self.held.is_some_and(|held| held.contains_key(device))
+    }
+
+    /// Of a task's devices of a kind, how many the node has still.
+    pub(crate) fn present(&self, kind: &str, task: &Task) -> u64 {
+        let present = self.devices(kind).filter(|name| task.devices.iter().any(|has| has == name));
+        present.count() as u64
+    }
+
     /// How much of something tasks have reserved; more than it has, where that was lowered.
     pub(crate) fn taken(&self, resource: Resource<'_>) -> u64 {
+        if let Resource::Generic(kind) = resource
+            && is_kind(kind)
+        {
+            // Of those that are gone none is missed.
+            let held = self.devices(kind).filter(|name| self.is_held(name)).count();
+            return (held as u64).saturating_add(self.added.get(resource));
+        }
         let reserved = self.reserved.map_or(0, |reserved| reserved.get(resource));
-        reserved.saturating_add(self.added.get(resource))
+        let by_default = match resource {
+            Resource::Cpu => self.by_default.0,
+            Resource::Memory => self.by_default.1,
+            Resource::Pids | Resource::Disk | Resource::Generic(_) => 0,
+        };
+        reserved.saturating_add(by_default).saturating_add(self.added.get(resource))
     }
 }
 
@@ -79,8 +119,12 @@ impl<'a> Nodes<'a> {
             status: node.status,
             silence: None,
             load: state.live_on(node.id),
-            reserved: state.reserved_on(node.id),
+            reserved: state.stated_on(node.id),
+            by_default: state.by_default_on(node.id),
+            defaults: state.defaults_of(node),
             added: Resources::default(),
+            held: state.devices_on(node.id).filter(|held| !held.is_empty()),
+            given: BTreeSet::new(),
             has_no_address: false,
             pool: None,
             granted: Vec::new(),
@@ -139,8 +183,26 @@ impl<'a> Nodes<'a> {
     pub(crate) fn add_load(&mut self, at: usize, reserve: Option<&Resources>) {
         self.sites[at].load += 1;
         if let Some(reserve) = reserve {
-            self.sites[at].added.add(reserve);
+            let site = &mut self.sites[at];
+            site.added.add(reserve);
+            let [(_, cpu), (_, memory)] = site.defaults.beside(reserve);
+            site.added.cpu_millis = site.added.cpu_millis.saturating_add(cpu);
+            site.added.memory_bytes = site.added.memory_bytes.saturating_add(memory);
         }
+    }
+
+    /// Gives the first free devices to a task that was found to fit.
+    pub(crate) fn take_devices(&mut self, at: usize, reserve: &Resources) -> Devices {
+        let mut taken = Vec::new();
+        for (kind, count) in reserve.generic.iter().filter(|(name, _)| is_kind(name)) {
+            let site = &mut self.sites[at];
+            let free = |name: &String| !site.is_held(name) && !site.given.contains(name);
+            let count = usize::try_from(*count).unwrap_or(usize::MAX);
+            let free: Vec<String> = site.devices(kind).filter(free).take(count).collect();
+            site.given.extend(free.iter().cloned());
+            taken.extend(free);
+        }
+        taken.into_iter().collect()
     }
 
     /// Whether nothing is heard of what runs there.

@@ -23,6 +23,7 @@ mod tree;
 use std::net::Ipv4Addr;
 
 use warren_model::cluster::Subnet;
+use warren_model::device::Devices;
 use warren_model::id::NodeId;
 use warren_model::moving::{Cause, Origin};
 use warren_model::service::Service;
@@ -32,7 +33,7 @@ use warren_state::change::{Key as ObjectKey, Mutation};
 
 pub(crate) use self::ask::{Ask, Key as Rank, Obstacle, Share, is_closed, may_stay};
 pub(crate) use self::board::{Board, PENALTY_MS};
-pub(crate) use self::preempt::{Clearing, Rivals, Search, waits};
+pub(crate) use self::preempt::{Rivals, Search, waits};
 pub(crate) use self::reason::{host_ports, reason};
 use crate::nodes::Nodes;
 use crate::service::Pass;
@@ -41,6 +42,7 @@ use crate::slot::{Key, Renewed, Wanted, is_live, wanted};
 struct Place {
     node: NodeId,
     address: Ipv4Addr,
+    devices: Devices,
 }
 
 impl<'a> Pass<'_, 'a> {
@@ -134,7 +136,8 @@ impl<'a> Pass<'_, 'a> {
             template,
             run: key.run(),
             node: place.as_ref().map(|place| place.node),
-            address: place.map(|place| place.address),
+            address: place.as_ref().map(|place| place.address),
+            devices: place.map(|place| place.devices).unwrap_or_default(),
             desired: Desired::Running,
             status,
             created: self.draft.now,
@@ -192,10 +195,11 @@ impl<'a> Pass<'_, 'a> {
         }
         self.draft.expect(ObjectKey::Node(node));
         let reserve = self.board(template).0.ask(template).map(|ask| ask.reserve.clone());
+        let devices = reserve.as_deref().map(|all| self.draft.nodes.take_devices(site, all));
         self.draft.nodes.add_load(site, reserve.as_deref());
         self.draft.note_place(self.service, site);
         self.change(site, |share| (share.wanted, share.live) = (share.wanted + 1, share.live + 1));
-        Place { node, address }
+        Place { node, address, devices: devices.unwrap_or_default() }
     }
 
     /// Whether some node could take a task of a slot now.
@@ -299,9 +303,9 @@ pub(crate) fn place_pending(pass: &mut Pass<'_, '_>) {
             if !pass.draft.room(2) {
                 return;
             }
-            if let Some(Place { node, address }) = pass.choose(at, task.template) {
-                let address = Some(address);
-                pass.draft.push(Mutation::PlaceTask { id: task.id, node, address });
+            if let Some(Place { node, address, devices }) = pass.choose(at, task.template) {
+                let (id, address) = (task.id, Some(address));
+                pass.draft.push(Mutation::PlaceTask { id, node, address, devices });
                 continue;
             }
             if let Some(error) = pass.waits.take() {

@@ -168,7 +168,10 @@ fn renew_some(pass: &mut Pass<'_, '_>) {
         let slot = &pass.slots[at];
         let Wanted::Yes = wanted(pass.service, slot.key, &pass.draft.nodes) else { continue };
         let current = slot.current(pass.service, &pass.draft.nodes);
-        let works = slot.wanted.iter().any(|task| is_up(task, &pass.draft.nodes));
+        // What this plan ends for others works no longer.
+        let draft = &pass.draft;
+        let works = |task: &&&Task| is_up(task, &draft.nodes) && !draft.moves.is_stopped(task.id);
+        let works = slot.wanted.iter().any(|task| works(&task));
         left.unavailable = left.unavailable.saturating_sub(usize::from(!works));
         // What this plan made is not among the wanted ones yet.
         let tasks = slot.wanted.len() + usize::from(slot.renewed != Renewed::No);

@@ -337,6 +337,7 @@ pub fn like(node: &Node, id: NodeId, hostname: String) -> Node {
         labels: node.labels.clone(),
         generic: node.generic.clone(),
         system_reserved: node.system_reserved.clone(),
+        defaults: node.defaults,
         taints: node.taints.clone(),
         ..Node::new(id, description)
     }

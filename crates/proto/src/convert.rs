@@ -11,6 +11,7 @@
 
 mod cluster;
 mod companion;
+mod defaults;
 mod event;
 mod health;
 mod job;

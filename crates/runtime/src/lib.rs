@@ -25,6 +25,8 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use self::watched::{Watched, watch};
+
 /// What to run, with every reference resolved.
 #[derive(Debug, Clone)]
 pub struct ContainerSpec {
@@ -45,6 +47,8 @@ pub struct ContainerSpec {
     pub read_only: bool,
     pub limits: Limits,
     pub mounts: Vec<Mount>,
+    /// Of the machine, beside those that every container has.
+    pub devices: Vec<Device>,
     /// Small files that the runtime writes and bind-mounts, e.g. `/etc/hosts`.
     pub files: Vec<InjectedFile>,
     /// Names as in `CAP_NET_ADMIN` or `NET_ADMIN`; `ALL` is allowed.
@@ -131,6 +135,21 @@ pub enum MountKind {
         size_bytes: Option<u64>,
         mode: u32,
     },
+}
+
+/// A device of the machine that a container may open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Absolute, in /dev, inside the container.
+    pub path: String,
+    /// Device file of the machine that says which one it is.
+    pub host_path: PathBuf,
+    pub read: bool,
+    pub write: bool,
+    /// Permissions and owner; `None`: as those of the machine's file.
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
 }
 
 #[derive(Debug, Clone)]

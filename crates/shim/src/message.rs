@@ -91,6 +91,8 @@ numbered! {
         MaskedPath = 19,
         ReadOnlyPath = 20,
         LogDir = 21,
+        /// [`Device`].
+        Device = 22,
     }
 }
 
@@ -144,6 +146,8 @@ numbered! {
         Keyring = 40,
         LogFolder = 41,
         OutOfMemoryScore = 42,
+        /// Index: of the device.
+        Device = 43,
     }
 }
 
@@ -233,6 +237,35 @@ impl<'a> Mount<'a> {
             read_only: u32_at(head, 4)? != 0,
             source: pair.first,
             target: pair.second,
+        })
+    }
+}
+
+/// A device file to be made at `path`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device<'a> {
+    /// Of blocks, not of characters.
+    pub is_block: bool,
+    pub major: u32,
+    pub minor: u32,
+    /// Of whoever is who.
+    pub mode: u32,
+    pub user: u32,
+    pub group: u32,
+    pub path: &'a CStr,
+}
+
+impl<'a> Device<'a> {
+    fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let (head, rest) = bytes.split_at_checked(24)?;
+        Some(Self {
+            is_block: u32_at(head, 0)? != 0,
+            major: u32_at(head, 4)?,
+            minor: u32_at(head, 8)?,
+            mode: u32_at(head, 12)?,
+            user: u32_at(head, 16)?,
+            group: u32_at(head, 20)?,
+            path: CStr::from_bytes_with_nul(rest).ok()?,
         })
     }
 }
@@ -338,6 +371,10 @@ impl<'a> Message<'a> {
         self.all(Tag::Mount).filter_map(Mount::decode)
     }
 
+    pub fn devices(&self) -> impl Iterator<Item = Device<'a>> + use<'a> {
+        self.all(Tag::Device).filter_map(Device::decode)
+    }
+
     pub fn files(&self) -> impl Iterator<Item = File<'a>> + use<'a> {
         self.all(Tag::File).filter_map(File::decode)
     }
@@ -384,6 +421,7 @@ fn check(tag: Tag, bytes: &[u8]) -> Option<()> {
         Tag::Settings => Settings::decode(bytes).map(drop),
         Tag::Mount => Mount::decode(bytes).map(drop),
         Tag::File => File::decode(bytes).map(drop),
+        Tag::Device => Device::decode(bytes).map(drop),
         Tag::CgroupView | Tag::CgroupLink => Pair::decode(bytes).map(drop),
         // Instructions of eight bytes; the kernel takes 4096 of them.
         Tag::Seccomp => (bytes.len().is_multiple_of(8) && bytes.len() <= 4096 * 8).then_some(()),

@@ -10,7 +10,7 @@
 
 use core::ffi::CStr;
 
-use warren_shim::message::{File, Message, Mount, MountKind, Step, Tag, flags};
+use warren_shim::message::{Device, File, Message, Mount, MountKind, Step, Tag, flags};
 
 use crate::failure::{At, Outcome};
 use crate::sys::{self, Fd, Sys};
@@ -55,6 +55,9 @@ pub(crate) fn build(message: &Message<'_>) -> Outcome<()> {
     cgroup_view(message, &roots).at(Step::CgroupView)?;
     for (index, mount) in message.mounts().enumerate() {
         attach(&roots, &mount, index)?;
+    }
+    for (index, device) in message.devices().enumerate() {
+        make_device(root, &device).at_index(Step::Device, index)?;
     }
     let read_only = message.settings().has(flags::READ_ONLY);
     if let Some(cwd) = message.text(Tag::Cwd).filter(|cwd| read_only && !cwd.is_empty()) {
@@ -258,6 +261,25 @@ fn attach(roots: &Roots, mount: &Mount<'_>, index: usize) -> Outcome<()> {
     sys::attach_mount(copy, target, c"").at_index(Step::Mount, index)?;
     sys::close(target);
     sys::close(copy);
+    Ok(())
+}
+
+/// In place of whatever has its name.
+fn make_device(root: Fd, device: &Device<'_>) -> Sys<()> {
+    let path = device.path.to_bytes();
+    let slash = path.iter().rposition(|byte| *byte == b'/').ok_or(libc::EINVAL)?;
+    let (mut above, mut name) = (Text::<4096>::new(), Text::<256>::new());
+    above.push(&path[..slash])?;
+    name.push(&path[slash + 1..])?;
+    let folder = target(root, above.c_str(), true)?;
+    match sys::unlink_at(folder, name.c_str()) {
+        Ok(()) | Err(libc::ENOENT) => {}
+        Err(error) => return Err(error),
+    }
+    let kind = if device.is_block { libc::S_IFBLK } else { libc::S_IFCHR };
+    let (mode, numbers) = (kind | device.mode, (device.major, device.minor));
+    sys::make_node(folder, name.c_str(), mode, numbers, (device.user, device.group))?;
+    sys::close(folder);
     Ok(())
 }
 

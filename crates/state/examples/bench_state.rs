@@ -81,6 +81,7 @@ fn main() {
         id: task_id(n),
         node: node_id(n % NODES),
         address: Some(address(n)),
+        devices: Default::default(),
     });
     for (label, to) in [
         ("report preparing", TaskState::Preparing),
@@ -256,6 +257,7 @@ fn task(n: u32, place: Option<(NodeId, Ipv4Addr)>) -> Task {
         desired: Desired::Running,
         status: TaskStatus::new(state, Time(0)),
         created: Time(0),
+        devices: Default::default(),
         origin: None,
         revision: 0,
     }

@@ -128,12 +128,12 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
             let keys: Vec<&str> = labels.keys().map(String::as_str).collect();
             note("node.update", node(*id), format!("labels={}", keys.join(",")))
         }
-        Mutation::SetResources { id, generic, system_reserved } => {
+        Mutation::SetResources { id, generic, system_reserved, defaults } => {
             let has = Resources { generic: generic.clone(), ..Resources::default() };
             note(
                 "node.update",
                 node(*id),
-                format!("resources={has} system_reserved={system_reserved}"),
+                format!("resources={has} system_reserved={system_reserved} defaults={defaults}"),
             )
         }
         Mutation::SetTaints { id, taints } => {
@@ -301,6 +301,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         backup,
         strategy,
         rebalance,
+        defaults,
     } = after;
     let words = [
         (*history_limit != before.history_limit, format!("history_limit={history_limit}")),
@@ -322,6 +323,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         (*backup != before.backup, "backup".to_owned()),
         (*strategy != before.strategy, format!("strategy={strategy}")),
         (*rebalance != before.rebalance, format!("rebalance={rebalance}")),
+        (*defaults != before.defaults, format!("defaults={defaults}")),
     ];
     joined(words)
 }

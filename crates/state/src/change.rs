@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use warren_model::cluster::Cluster;
+use warren_model::defaults::Defaults;
+use warren_model::device::Devices;
 use warren_model::id::{NetworkId, NodeId, PolicyId, ServiceId, TaskId};
 use warren_model::job::{Given, RunState};
 use warren_model::network::{NetworkSpec, VipHolder};
@@ -71,11 +73,14 @@ pub enum Mutation {
         id: NodeId,
         forgotten: Forgotten,
     },
-    /// Replaces what people say that a node has, and what of all it has is not for tasks.
+    /// Replaces what people say that a node has, what of all it has is not for tasks, and its
+    /// defaults.
     SetResources {
         id: NodeId,
         generic: BTreeMap<String, u64>,
         system_reserved: Resources,
+        /// Of its tasks that say nothing of it.
+        defaults: Defaults,
     },
     /// Replaces a node's taints.
     SetTaints {
@@ -198,6 +203,8 @@ pub enum Mutation {
         id: TaskId,
         node: NodeId,
         address: Option<Ipv4Addr>,
+        /// Of the node, and nobody else's.
+        devices: Devices,
     },
     /// Only downwards.
     SetDesired {

@@ -83,9 +83,14 @@ impl State {
     }
 
     fn check_tasks(&self, wrong: &mut Vec<String>) {
-        let mut holders = BTreeMap::new();
+        let (mut holders, mut given) = (BTreeMap::new(), BTreeMap::new());
         for task in self.tasks() {
             let id = task.id;
+            for device in task.devices.iter().filter(|_| is_live(task)) {
+                if let Some(other) = given.insert((task.node, device), id) {
+                    wrong.push(format!("device {device} is held by tasks {other} and {id}"));
+                }
+            }
             if let Some(address) = task.address
                 && is_live(task)
                 && let Some(other) = holders.insert(address, id)

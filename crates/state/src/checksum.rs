@@ -35,7 +35,9 @@ use warren_model::service::{
 use warren_model::task::{Desired, Task, TaskExit, TaskStatus};
 use warren_model::{AuditRecord, OverlayKind, Time};
 
-use self::placement::{add_amounts, add_placement, add_resources, add_taints, strategy_word};
+use self::placement::{
+    DEFAULTS, add_amounts, add_defaults, add_placement, add_resources, add_taints, strategy_word,
+};
 use crate::State;
 
 /// Folded multiplication (as wyhash): two instructions a word, every bit reaches every other.
@@ -181,6 +183,7 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
         backup,
         strategy,
         rebalance,
+        defaults,
     } = cluster;
     digest.bytes(id.as_bytes());
     digest.word(u64::from(*history_limit));
@@ -214,6 +217,7 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
     let rebalance = Some(*rebalance).filter(|rebalance| *rebalance != Rebalance::default());
     digest
         .added(100, rebalance, |digest, rebalance| digest.word(moving::rebalance_word(rebalance)));
+    digest.added(DEFAULTS, Some(defaults).filter(|all| !all.is_empty()), add_defaults);
 }
 
 fn add_token(digest: &mut Digest, token: &JoinToken) {
@@ -244,6 +248,7 @@ fn add_node(digest: &mut Digest, node: &Node) {
         opened,
         drain_deadline,
         relays,
+        defaults,
         revision,
     } = node;
     let Description {
@@ -261,6 +266,7 @@ fn add_node(digest: &mut Digest, node: &Node) {
         overlay_key,
         overlay_key_other,
         overlay_port,
+        devices,
     } = description;
     digest.bytes(id.as_bytes());
     for text in [hostname, address, version, architecture, kernel] {
@@ -306,6 +312,14 @@ fn add_node(digest: &mut Digest, node: &Node) {
     });
     digest.added(25, hash(overlay_key), |digest, key| digest.bytes(&key));
     digest.added(60, hash(overlay_key_other), |digest, key| digest.bytes(&key));
+    digest.added(132, Some(devices).filter(|all| !all.is_empty()), |digest, all| {
+        digest.word(all.len() as u64);
+        for (kind, names) in all {
+            digest.text(kind);
+            digest.word(names.len() as u64);
+            names.iter().for_each(|name| digest.text(name));
+        }
+    });
     digest.added(41, Some(generic).filter(|all| !all.is_empty()), add_amounts);
     digest.added(42, Some(system_reserved).filter(|all| !all.is_empty()), add_resources);
     digest.added(43, Some(taints).filter(|all| !all.is_empty()), |digest, taints| {
@@ -323,6 +337,7 @@ fn add_node(digest: &mut Digest, node: &Node) {
             digest.word(u64::from(*slot));
         }
     });
+    digest.added(DEFAULTS, Some(defaults).filter(|all| !all.is_empty()), add_defaults);
 }
 
 fn add_tombstone(digest: &mut Digest, tombstone: &Tombstone) {
@@ -584,6 +599,7 @@ fn add_task(digest: &mut Digest, task: &Task) {
         run,
         node,
         address,
+        devices,
         desired,
         status,
         created,
@@ -614,6 +630,9 @@ fn add_task(digest: &mut Digest, task: &Task) {
     digest.word(created.0);
     digest.word(*revision);
     digest.added(104, *origin, moving::add_origin);
+    digest.added(133, Some(devices).filter(|all| !all.is_empty()), |digest, all| {
+        all.iter().for_each(|device| digest.text(device));
+    });
 }
 
 fn add_exit(digest: &mut Digest, exit: TaskExit) {

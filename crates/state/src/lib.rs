@@ -21,6 +21,7 @@ mod snapshot;
 mod table;
 mod weight;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use warren_model::cluster::Cluster;
+use warren_model::defaults::Defaults;
 use warren_model::id::{NetworkId, NodeId, PolicyId, ServiceId, TaskId};
 use warren_model::network::{Network, Vip, VipHolder};
 use warren_model::node::{Node, Tombstone};
@@ -169,9 +171,37 @@ impl State {
         self.nodes.get(&node).map_or(0, |row| row.live)
     }
 
-    /// What those tasks reserve together.
-    pub fn reserved_on(&self, node: NodeId) -> Option<&Resources> {
+    /// Devices that those tasks have, `vendor.com/class=name`, and who has each.
+    pub fn devices_on(&self, node: NodeId) -> Option<&BTreeMap<String, TaskId>> {
+        self.nodes.get(&node).map(|row| &row.devices)
+    }
+
+    /// What those tasks reserve together, as their templates say.
+    pub fn stated_on(&self, node: NodeId) -> Option<&Resources> {
         self.nodes.get(&node).map(|row| &row.reserved)
+    }
+
+    /// What is reserved there for tasks that say nothing of it: thousandths of a core, and bytes of
+    /// memory.
+    pub fn by_default_on(&self, node: NodeId) -> (u64, u64) {
+        let Some(row) = self.nodes.get(&node) else { return (0, 0) };
+        let defaults = self.defaults_of(&row.node);
+        let all = |stated: u32, each: u64| u64::from(row.live.saturating_sub(stated)) * each;
+        let cpu = all(row.stated.cpu, defaults.reserve_cpu_millis);
+        (cpu, all(row.stated.memory, defaults.reserve_memory_bytes))
+    }
+
+    /// What those tasks reserve together, defaults included; `None` of no node.
+    pub fn reserved_on(&self, node: NodeId) -> Option<Resources> {
+        let mut reserved = self.stated_on(node)?.clone();
+        let (cpu_millis, memory_bytes) = self.by_default_on(node);
+        reserved.add(&Resources { cpu_millis, memory_bytes, ..Resources::default() });
+        Some(reserved)
+    }
+
+    /// What holds on a node for tasks that say nothing of it.
+    pub fn defaults_of(&self, node: &Node) -> Defaults {
+        node.defaults.or(self.cluster().map(|cluster| cluster.defaults).unwrap_or_default())
     }
 
     /// In order of id.

@@ -11,6 +11,7 @@ mod services;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
+use warren_model::device::Devices;
 use warren_model::event::{Action, Event, Kind};
 use warren_model::health::HealthState;
 use warren_model::id::{NodeId, ServiceId, TaskId};
@@ -59,8 +60,8 @@ impl Step<'_> {
             Mutation::SetCertificate { id, key_hash, not_after, issuer_hash } => {
                 self.set_certificate(*id, *key_hash, *not_after, *issuer_hash)
             }
-            Mutation::SetResources { id, generic, system_reserved } => {
-                self.set_resources(*id, generic, system_reserved)
+            Mutation::SetResources { id, generic, system_reserved, defaults } => {
+                self.set_resources(*id, generic, system_reserved, *defaults)
             }
             Mutation::SetTaints { id, taints } => self.set_taints(*id, taints),
             Mutation::SetForgotten { id, forgotten } => self.set_forgotten(*id, *forgotten),
@@ -93,7 +94,9 @@ impl Step<'_> {
             Mutation::RemoveService { id } => self.remove_service(*id),
             Mutation::DropService { id } => self.drop_service(*id),
             Mutation::CreateTask(task) => self.create_task(task),
-            Mutation::PlaceTask { id, node, address } => self.place_task(*id, *node, *address),
+            Mutation::PlaceTask { id, node, address, devices } => {
+                self.place_task(*id, *node, *address, devices)
+            }
             Mutation::SetDesired { id, desired } => self.set_desired(*id, *desired),
             Mutation::ExplainTask { id, error } => self.explain_task(*id, error),
             Mutation::ReportTask { id, node, status } => {
@@ -125,8 +128,10 @@ impl Step<'_> {
             return invalid(format!("run {run} of service {name} does not go on"));
         }
         match (task.status.state, task.node) {
-            (TaskState::Pending, None) if task.address.is_none() => {}
-            (TaskState::Assigned, Some(node)) => drop(self.check_place(node, task.address)?),
+            (TaskState::Pending, None) if task.address.is_none() && task.devices.is_empty() => {}
+            (TaskState::Assigned, Some(node)) => {
+                self.check_place(node, task.address, &task.devices)?;
+            }
             (state, _) => {
                 let state = state.as_str();
                 return invalid(format!(
@@ -155,22 +160,35 @@ impl Step<'_> {
         id: TaskId,
         node: NodeId,
         address: Option<Ipv4Addr>,
+        devices: &Devices,
     ) -> Result<(), Rejection> {
-        let host = self.check_place(node, address)?.description.hostname.clone();
+        let host = self.check_place(node, address, devices)?.description.hostname.clone();
         let since = self.state.time;
         self.edit_task(id, |task| {
             if task.status.state != TaskState::Pending || task.node.is_some() {
                 return invalid(format!("task {id} is placed already"));
             }
             let status = TaskStatus::new(TaskState::Assigned, since);
-            let placed = Task { node: Some(node), address, status, ..task.clone() };
+            let devices = devices.clone();
+            let placed = Task { node: Some(node), address, devices, status, ..task.clone() };
             Ok(Some((placed, format!("assigned to {host}"))))
         })
     }
 
-    /// An address is of a block of its node, and no other live task has it.
-    fn check_place(&self, id: NodeId, address: Option<Ipv4Addr>) -> Result<&Node, Rejection> {
+    /// An address is of a block of its node, and no other live task has it, nor its devices.
+    fn check_place(
+        &self,
+        id: NodeId,
+        address: Option<Ipv4Addr>,
+        devices: &Devices,
+    ) -> Result<&Node, Rejection> {
         let node = self.state.node(id).ok_or(Rejection::NotFound { key: Key::Node(id) })?;
+        let held = self.state.devices_on(id);
+        for device in devices.iter() {
+            if let Some(holder) = held.and_then(|held| held.get(device)) {
+                return invalid(format!("device {device} is in use by task {holder}"));
+            }
+        }
         let Some(address) = address else { return Ok(node) };
         if !node.blocks.iter().any(|block| block.contains(address)) {
             let host = &node.description.hostname;

@@ -6,6 +6,7 @@
 
 mod index;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -38,8 +39,26 @@ pub(crate) struct NodeRow {
     pub(crate) tasks: OrdSet<(u32, TaskId)>,
     /// Of `tasks`, those that have not ended.
     pub(crate) live: u32,
-    /// What those reserve together.
+    /// What those reserve together, as their templates say.
     pub(crate) reserved: Resources,
+    /// How many of those say so of processor time and of memory; of the others the defaults hold.
+    pub(crate) stated: Stated,
+    /// Devices that those have, and who has each.
+    pub(crate) devices: BTreeMap<String, TaskId>,
+}
+
+/// Tasks whose templates reserve some of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Stated {
+    pub(crate) cpu: u32,
+    pub(crate) memory: u32,
+}
+
+impl Stated {
+    fn change(&mut self, reserve: &Resources, apply: impl Fn(u32, u32) -> u32) {
+        self.cpu = apply(self.cpu, u32::from(reserve.cpu_millis > 0));
+        self.memory = apply(self.memory, u32::from(reserve.memory_bytes > 0));
+    }
 }
 
 /// A service, its templates and its tasks by slot.
@@ -329,9 +348,17 @@ impl State {
         if let Some(row) = self.nodes.get_mut(&id) {
             return Some(std::mem::replace(&mut row.node, node));
         }
-        let reserved = Resources::default();
-        self.nodes
-            .insert(id, NodeRow { node, given: None, tasks: OrdSet::new(), live: 0, reserved });
+        let (reserved, stated) = (Resources::default(), Stated::default());
+        let row = NodeRow {
+            node,
+            given: None,
+            tasks: OrdSet::new(),
+            live: 0,
+            reserved,
+            stated,
+            devices: BTreeMap::new(),
+        };
+        self.nodes.insert(id, row);
         None
     }
 

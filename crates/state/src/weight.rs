@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use warren_model::cluster::Cluster;
+use warren_model::device::Devices;
 use warren_model::network::NetworkSpec;
 use warren_model::node::Description;
 use warren_model::placement::{Placement, Taint};
@@ -70,7 +71,7 @@ fn texts(mutation: &Mutation) -> usize {
                 + 2 * HASH_BYTES
         }
         Mutation::SetLabels { id: _, labels } => of_labels(labels),
-        Mutation::SetResources { id: _, generic, system_reserved } => {
+        Mutation::SetResources { id: _, generic, system_reserved, defaults: _ } => {
             of_amounts(generic) + of_resources(system_reserved)
         }
         Mutation::SetTaints { id: _, taints } => of_taints(taints),
@@ -86,7 +87,8 @@ fn texts(mutation: &Mutation) -> usize {
         Mutation::BeginRun { given, .. } => given.text_len(),
         Mutation::CreateNetwork { id: _, spec } => of_network(spec),
         Mutation::CreatePolicy { id: _, spec } => of_policy(spec),
-        Mutation::CreateTask(task) => of_status(&task.status),
+        Mutation::CreateTask(task) => of_status(&task.status) + of_devices(&task.devices),
+        Mutation::PlaceTask { id: _, node: _, address: _, devices } => of_devices(devices),
         Mutation::ExplainTask { id: _, error } => error.len(),
         Mutation::ReportTask { id: _, node: _, status } => of_status(status),
         Mutation::Restored { .. }
@@ -108,7 +110,6 @@ fn texts(mutation: &Mutation) -> usize {
         | Mutation::RemovePolicy { .. }
         | Mutation::GrantVip { .. }
         | Mutation::ReleaseVip { .. }
-        | Mutation::PlaceTask { .. }
         | Mutation::SetDesired { .. }
         | Mutation::DropTask { .. } => 0,
     }
@@ -123,12 +124,18 @@ fn of_cluster(cluster: &Cluster) -> usize {
     authority + backup + 3 * HASH_BYTES
 }
 
+fn of_devices(devices: &Devices) -> usize {
+    devices.iter().map(|device| device.len() + 2).sum()
+}
+
 fn of_description(description: &Description) -> usize {
-    let Description { hostname, address, version, architecture, kernel, labels, features, .. } =
-        description;
+    let Description { hostname, address, version, architecture, kernel, labels, .. } = description;
+    let Description { features, devices, .. } = description;
+    let names = devices.iter().flat_map(|(kind, names)| names.iter().chain([kind]));
+    let devices = names.map(|name| name.len() + 2).sum::<usize>();
     let texts = [hostname, address, version, architecture, kernel];
     let features = features.iter().map(|feature| feature.len() + 2).sum::<usize>();
-    texts.into_iter().map(String::len).sum::<usize>() + of_labels(labels) + features
+    texts.into_iter().map(String::len).sum::<usize>() + of_labels(labels) + features + devices
 }
 
 pub(crate) fn of_spec(spec: &ServiceSpec) -> usize {

@@ -82,6 +82,7 @@ fn created(number: u64) -> Mutation {
         desired: Desired::Running,
         status: TaskStatus::new(TaskState::Assigned, now),
         created: now,
+        devices: Default::default(),
         origin: None,
         revision: 0,
     })

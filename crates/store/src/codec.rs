@@ -179,11 +179,12 @@ fn mutation(from: &Mutation) -> v1::Mutation {
             id: id.as_bytes().to_vec(),
             forgotten: Some((*forgotten).into()),
         }),
-        Mutation::SetResources { id, generic, system_reserved } => {
+        Mutation::SetResources { id, generic, system_reserved, defaults } => {
             Kind::SetResources(wire::SetResources {
                 id: id.as_bytes().to_vec(),
                 generic: amounts(generic),
                 system_reserved: Some(system_reserved.into()),
+                defaults: (!defaults.is_empty()).then(|| defaults.into()),
             })
         }
         Mutation::SetTaints { id, taints } => Kind::SetTaints(wire::SetTaints {
@@ -278,10 +279,11 @@ fn mutation(from: &Mutation) -> v1::Mutation {
         Mutation::RemoveService { id } => Kind::RemoveService(id.as_bytes().to_vec()),
         Mutation::DropService { id } => Kind::DropService(id.as_bytes().to_vec()),
         Mutation::CreateTask(task) => Kind::CreateTask(task.into()),
-        Mutation::PlaceTask { id, node, address } => Kind::PlaceTask(wire::PlaceTask {
+        Mutation::PlaceTask { id, node, address, devices } => Kind::PlaceTask(wire::PlaceTask {
             id: id.as_bytes().to_vec(),
             node: node.as_bytes().to_vec(),
             address: address.map(u32::from),
+            devices: devices.iter().map(str::to_owned).collect(),
         }),
         Mutation::SetDesired { id, desired } => Kind::SetDesired(wire::SetDesired {
             id: id.as_bytes().to_vec(),
@@ -369,6 +371,7 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
             id: node(&m.id)?,
             generic: amounts_from("generic", m.generic).map_err(field("mutation"))?,
             system_reserved: part("resources", m.system_reserved)?,
+            defaults: m.defaults.map(Into::into).unwrap_or_default(),
         },
         Kind::SetTaints(m) => {
             Mutation::SetTaints { id: node(&m.id)?, taints: taints_from(&m.taints)? }
@@ -449,6 +452,7 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
             id: task(&m.id)?,
             node: node(&m.node)?,
             address: m.address.map(Into::into),
+            devices: m.devices.into_iter().collect(),
         },
         Kind::SetDesired(m) => Mutation::SetDesired {
             id: task(&m.id)?,

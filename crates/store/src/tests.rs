@@ -78,6 +78,7 @@ fn task(number: u64, of: u64) -> Mutation {
         desired: Desired::Running,
         status: TaskStatus::new(TaskState::Pending, Time(5)),
         created: Time(5),
+        devices: Default::default(),
         origin: None,
         revision: 0,
     })

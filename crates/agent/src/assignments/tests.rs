@@ -26,6 +26,7 @@ fn task(letter: char, service: u8, template: u32) -> AssignedTask {
         template,
         desired: Desired::Running,
         address: Some(Ipv4Addr::new(10, 0, 0, service)),
+        devices: Default::default(),
         known,
         given: Given::default(),
     }

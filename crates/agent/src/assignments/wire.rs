@@ -66,6 +66,7 @@ fn parse_task(task: v1::AssignedTask) -> Result<AssignedTask, Error> {
         template: task.template,
         desired,
         address: task.address.map(Ipv4Addr::from),
+        devices: task.devices.into_iter().collect(),
         known,
         given: warren_proto::given(task.params, task.payload),
     })
@@ -117,6 +118,7 @@ impl From<&AssignedTask> for v1::AssignedTask {
             status: Some((&task.known).into()),
             params: task.given.params.clone().into_iter().collect(),
             payload: task.given.payload.as_deref().map(Into::into),
+            devices: task.devices.iter().map(str::to_owned).collect(),
         }
     }
 }

@@ -31,6 +31,7 @@ fn cached() -> Cached {
         template: 1,
         desired: Desired::Running,
         address: None,
+        devices: Default::default(),
         known: TaskStatus { attempt: 3, ..TaskStatus::new(TaskState::Running, Time(7)) },
         given: Given::default(),
     };

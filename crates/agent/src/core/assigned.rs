@@ -150,6 +150,7 @@ impl Core {
             address: task.address,
             address6: self.address6(task.address),
             given: task.given,
+            devices: task.devices.clone(),
         };
         let told = Some(task.known);
         let asker = spec.addresses().map(|addresses| self.asker(task.id, task.service, addresses));

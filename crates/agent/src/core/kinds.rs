@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use warren_model::defaults::Defaults;
+use warren_model::device::Devices;
 use warren_model::job::Given;
 use warren_model::service::{CompanionName, Hook, TaskTemplate};
 use warren_model::task::{TaskExit, TaskStatus};
@@ -31,6 +33,8 @@ pub struct TaskSpec {
     pub address6: Option<Ipv6Addr>,
     /// What the run was given that it is of.
     pub given: Given,
+    /// Of this node, `vendor.com/class=name`.
+    pub devices: Devices,
 }
 
 impl TaskSpec {
@@ -156,6 +160,8 @@ pub struct Order {
     pub asker: Option<Asker>,
     /// Of the table around its container: not to be started before.
     pub generation: u64,
+    /// For containers that say nothing.
+    pub defaults: Defaults,
     /// Other nodes may send connections until they act upon the set of this revision.
     pub parted: Option<u64>,
     /// The first TCP port that its service publishes, within the container.

@@ -39,6 +39,7 @@ fn set(epoch: u64, revision: u64, tasks: &str, on_disconnect: OnDisconnect) -> A
         template: 1,
         desired: Desired::Running,
         address: Some(Ipv4Addr::LOCALHOST),
+        devices: Default::default(),
         known: TaskStatus::new(TaskState::Assigned, Time(0)),
         given: Given::default(),
     });

@@ -15,6 +15,7 @@ use warren_model::task::CompanionStatus;
 use warren_model::{TaskId, TaskTemplate, Time};
 
 use super::{Answer, Crew, FoundCompanion, Happened, Step};
+use crate::cdi::Edits;
 use crate::container::{self, Attempt, Parts};
 use crate::core::{Order, TaskSpec, companion_id};
 use crate::effects::{self, chain};
@@ -367,9 +368,9 @@ async fn start(
         last_exit: None,
         at: Time(tools.clock.now_ms()),
     };
-    let parts = Parts { image, sandbox, keep: Vec::new() };
+    let parts = Parts { image, sandbox, keep: Vec::new(), edits: Edits::default() };
     let mut made = container::companion(
-        spec,
+        order,
         companion,
         &effects::facts(tools, order),
         attempt,

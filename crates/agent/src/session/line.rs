@@ -17,6 +17,7 @@ use warren_proto::v1::manager_message::Kind;
 
 use super::{BEAT_MS, End, Session, refusal};
 use crate::assignments::Assignment;
+use crate::cdi::Names;
 use crate::core::Input;
 use crate::cuts::Cuts;
 use crate::disk::disk;
@@ -42,6 +43,8 @@ pub(super) struct Line {
     said: (Said, watch::Receiver<Said>),
     /// What was told of whom this node does not reach, and what there is to tell.
     cuts: (Cuts, watch::Receiver<Cuts>),
+    /// Likewise of devices.
+    devices: (Arc<Names>, watch::Receiver<Arc<Names>>),
     /// When hello was sent, until something came back.
     hello_ms: Option<u64>,
 }
@@ -55,7 +58,9 @@ impl Line {
         patience_ms: u64,
     ) -> Result<Self, End> {
         let said = session.tools.said.subscribe();
-        let description = described(session).await;
+        let mut devices = session.tools.devices.names();
+        let named = Arc::clone(&devices.borrow_and_update());
+        let description = described(session, &named).await;
         let keys = [description.overlay_key, description.overlay_key_other];
         let hello = v1::agent_message::Hello {
             node_id: session.tools.node.as_bytes().to_vec(),
@@ -82,7 +87,8 @@ impl Line {
         let incoming = answered.into_inner();
         let hello_ms = Some(hello_ms);
         let cuts = (None, session.tools.cuts.subscribe());
-        Ok(Self { channel, incoming, beats, pulse, said: (keys, said), cuts, hello_ms })
+        let (said, devices) = ((keys, said), (named, devices));
+        Ok(Self { channel, incoming, beats, pulse, said, devices, cuts, hello_ms })
     }
 
     /// Runs until the session is over.
@@ -109,6 +115,7 @@ impl Line {
                     place.send(v1::AgentMessage { kind: Some(Saying::Report(report)) });
                     self.cuts.0 = told;
                 }
+                () = differs(&mut self.devices) => break End::Described,
                 gap = session.gaps.recv() => break gap.map_or(End::Stopping, End::Gap),
                 () = changed(&mut membership) => {
                     self.pulse.set_beat_ms(beat_ms(session), session.now_ms());
@@ -170,10 +177,11 @@ impl Line {
 }
 
 /// As it is now: disks fill.
-async fn described(session: &Session) -> Description {
+async fn described(session: &Session, devices: &Names) -> Description {
     let folder = session.tools.data_dir.clone();
     let looked = tokio::task::spawn_blocking(move || disk(&folder)).await.ok().flatten();
     let mut description = session.description.clone();
+    description.devices.clone_from(devices);
     if session.tools.tunnel.is_some() {
         [description.overlay_key, description.overlay_key_other] = *session.tools.said.borrow();
     }
@@ -203,7 +211,7 @@ async fn room(
 }
 
 /// Resolves when there is something else to say than was said.
-async fn differs((said, now): &mut (Said, watch::Receiver<Said>)) {
+async fn differs<T: PartialEq>((said, now): &mut (T, watch::Receiver<T>)) {
     // The sender is the agent's own and lives as long as this.
     if now.wait_for(|now| now != said).await.is_err() {
         std::future::pending::<()>().await;

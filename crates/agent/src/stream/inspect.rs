@@ -29,17 +29,17 @@ pub(super) async fn check(tools: &Arc<Tools>, request: v1::Check, line: &mut Lin
         () = line.gone() => return Outcome::Gone,
     };
     match checked {
-        Ok((image_id, health)) => {
-            let health = health.as_ref().map(v1::Healthcheck::from);
-            let answer = Kind::Checked(v1::CheckResult { image_id, health });
+        Ok(found) => {
+            let answer = Kind::Checked(found);
             line.send(answer).await.map_or(Outcome::Gone, |()| Outcome::Served)
         }
         Err(failure) => Outcome::Failed(failure),
     }
 }
 
-/// The image's id, and how its containers are asked for their health, if it says so.
-async fn look(tools: &Tools, request: v1::Check) -> Result<(String, Option<HealthSpec>), Failure> {
+/// The image's id, how its containers are asked for their health, if it says so, and for which
+/// machines there are builds. One that is not for this machine may be for others.
+async fn look(tools: &Tools, request: v1::Check) -> Result<v1::CheckResult, Failure> {
     let spec = request.spec.unwrap_or_default();
     let spec = ServiceSpec::try_from(spec).map_err(|error| error.within("check.spec"))?;
     let service = match request.service.as_slice() {
@@ -50,14 +50,24 @@ async fn look(tools: &Tools, request: v1::Check) -> Result<(String, Option<Healt
     for claim in published::claims(&spec.ports) {
         tools.ports.probe(service, claim).map_err(port_failure)?;
     }
-    let image = find_image(tools, &spec.task.image).await?;
+    let image = match find_image(tools, &spec.task.image).await? {
+        Ok(image) => image,
+        Err(platforms) => return Ok(v1::CheckResult { platforms, ..v1::CheckResult::default() }),
+    };
     let mut others = Vec::new();
     for companion in &spec.task.companions {
-        let found = find_image(tools, &companion.task.image).await;
-        others.push(found.map_err(|failure| within(companion, failure))?);
+        match find_image(tools, &companion.task.image).await {
+            Ok(Ok(found)) => others.push(found),
+            // Placed where all of its images are for: the first that is for no platform here says.
+            Ok(Err(platforms)) => {
+                return Ok(v1::CheckResult { platforms, ..v1::CheckResult::default() });
+            }
+            Err(failure) => return Err(within(companion, failure)),
+        }
     }
-    let id = image.id.clone();
-    let health = health_of(&image, &spec)?;
+    let health = health_of(&image, &spec)?.as_ref().map(v1::Healthcheck::from);
+    let platforms = image.platforms.iter().cloned().collect();
+    let found = v1::CheckResult { image_id: image.id.clone(), health, platforms };
     let work = move || {
         look_inside(&image, &spec.task)?;
         let companions = spec.task.companions.iter().zip(&others);
@@ -67,23 +77,35 @@ async fn look(tools: &Tools, request: v1::Check) -> Result<(String, Option<Healt
     };
     // Reads the image's files.
     match tokio::task::spawn_blocking(work).await {
-        Ok(looked) => looked.map(|()| (id, health)),
+        Ok(looked) => looked.map(|()| found),
         Err(_) => Err(Failure::new(Code::Failed, "looking into the image was interrupted")),
     }
 }
 
-async fn find_image(tools: &Tools, text: &str) -> Result<Image, Failure> {
+/// The error within is what it is for, if that is not this machine.
+async fn find_image(tools: &Tools, text: &str) -> Result<Result<Image, Vec<String>>, Failure> {
     let name: Reference = match text.parse() {
         Ok(name) => name,
         Err(error) => {
             let error = warren_image::Error::from(error);
-            return tools.images.find(text).map_err(|_| error.into());
+            return tools.images.find(text).map(Ok).map_err(|_| error.into());
         }
     };
     match tools.images.get(&name) {
-        Some(image) => Ok(image),
-        None => tools.images.pull(&name, Progress::none()).await.map_err(Failure::from),
+        Some(image) => Ok(Ok(image)),
+        None => match tools.images.pull(&name, Progress::none()).await {
+            Ok(image) => Ok(Ok(image)),
+            Err(warren_image::Error::NoPlatform { available, .. }) if !available.is_empty() => {
+                Ok(Err(available.iter().map(|platform| plain(platform)).collect()))
+            }
+            Err(error) => Err(error.into()),
+        },
     }
+}
+
+/// Without its variant: `linux/arm64` of `linux/arm64/v8`.
+fn plain(platform: &str) -> String {
+    platform.splitn(3, '/').take(2).collect::<Vec<_>>().join("/")
 }
 
 fn within(companion: &Companion, failure: Failure) -> Failure {

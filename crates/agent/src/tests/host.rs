@@ -98,6 +98,7 @@ impl Host {
             probes: Arc::new(crate::NetProbes::default()),
             overlay_device: String::new(),
             ipv6: warren_net::ipv6_enabled(),
+            device_folders: Vec::new(),
             data_dir: self.dir.path().join("data"),
             key: Arc::new(KeyFile::in_memory([3; 32])),
             pool: POOL,

@@ -138,6 +138,7 @@ impl Bench {
             probes: self.probes.clone(),
             overlay_device: "w-test".to_owned(),
             ipv6: true,
+            device_folders: Vec::new(),
             data_dir: self.dir.path().to_owned(),
             key: Arc::new(KeyFile::in_memory([3; 32])),
             pool: (Ipv4Addr::new(10, 128, 0, 0), 10),

@@ -14,6 +14,7 @@ use warren_model::{NodeId, TaskId};
 use warren_runtime::Runtime;
 
 use super::Message;
+use crate::cdi;
 use crate::crew::Crews;
 use crate::cuts::Cuts;
 use crate::effects;
@@ -52,6 +53,7 @@ pub(crate) struct Tools {
     /// What the kernel holds.
     pub(crate) applied: watch::Sender<Progressed>,
     pub(crate) ports: Ports,
+    pub(crate) devices: Arc<cdi::Devices>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) data_dir: PathBuf,
     pub(crate) starts: Arc<Semaphore>,

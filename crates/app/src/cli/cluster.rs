@@ -3,6 +3,7 @@
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use warren_model::Defaults;
 use warren_model::ipv6::Subnet6;
 use warren_model::moving::Rebalance;
 use warren_model::placement::Strategy;
@@ -12,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::client::request_id;
 use super::context::Context;
+use super::defaults::{DefaultFlags, defaults_json};
 use super::failure::Failure;
 use super::rows::{cluster_id, hex};
 use super::secret;
@@ -30,6 +32,8 @@ pub(crate) struct UpdateArgs {
     /// Whether tasks of services are moved to nodes that came later: auto or never
     #[arg(long, value_name = "auto|never")]
     rebalance: Option<Rebalance>,
+    #[command(flatten)]
+    defaults: DefaultFlags,
     /// How long certificates of nodes are good, e.g. 90d
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     certificate_lifetime: Option<u64>,
@@ -108,16 +112,18 @@ pub(crate) async fn update(context: &mut Context<'_>, args: UpdateArgs) -> Resul
         request_id: request_id(),
         strategy: args.strategy.map_or(v1::Strategy::Unspecified, v1::Strategy::from).into(),
         rebalance: args.rebalance.map_or(v1::Rebalance::Unspecified, v1::Rebalance::from).into(),
+        defaults: args.defaults.wire(),
     };
     let nothing = request.history_limit.is_none()
         && request.certificate_lifetime_ms.is_none()
         && request.backup.is_none()
         && args.strategy.is_none()
         && args.rebalance.is_none()
+        && request.defaults.is_none()
         && !backup_off;
     if nothing {
         return Err(Failure::input("cluster update: nothing is to be changed")
-            .hint("give --history-limit, --strategy, --rebalance, --certificate-lifetime or --backup-folder"));
+            .hint("give --history-limit, --strategy, --rebalance, --default-reserve-memory (and the like), --certificate-lifetime or --backup-folder"));
     }
     context.client.call(async |mut control| control.update_cluster(request.clone()).await).await?;
     Ok(())
@@ -157,10 +163,12 @@ pub(crate) async fn settings(
         "backup": backup,
         "strategy": strategy.as_str(),
         "rebalance": rebalance.as_str(),
+        "defaults": defaults_json(state.defaults),
         "revision": state.revision,
     });
     if matches!(args.format, Format::Table) {
-        for_people(&mut object);
+        let defaults = state.defaults.map(Defaults::from).unwrap_or_default();
+        for_people(&mut object, defaults);
     }
     context.printer.object(&object, &args.format)
 }
@@ -183,9 +191,11 @@ fn overlay(wire: i32) -> Option<&'static str> {
     }
 }
 
-/// Times in words instead of milliseconds.
-fn for_people(object: &mut serde_json::Value) {
+/// Times and amounts in words instead of numbers.
+fn for_people(object: &mut serde_json::Value, defaults: Defaults) {
     let Some(settings) = object.as_object_mut() else { return };
+    let text = Some(defaults.to_string()).filter(|text| !text.is_empty());
+    settings.insert("defaults".to_owned(), text.into());
     let ms = settings.remove("certificate_lifetime_ms").and_then(|ms| ms.as_u64());
     let lifetime = ms.map(format_duration_ms);
     settings.insert("certificate_lifetime".to_owned(), lifetime.into());

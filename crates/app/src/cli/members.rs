@@ -8,6 +8,7 @@ use warren_proto::v1;
 
 use super::client::request_id;
 use super::context::Context;
+use super::defaults::DefaultFlags;
 use super::failure::{Exit, Failure};
 use super::listing::Record;
 use super::placing::{amount, resources};
@@ -67,6 +68,8 @@ pub(crate) struct NodeUpdateArgs {
     /// What of it is not for tasks, all of it at once: cpu=0.5,memory=512MiB; none for nothing
     #[arg(long, value_name = "AMOUNTS", value_parser = resources)]
     system_reserve: Option<Resources>,
+    #[command(flatten)]
+    defaults: DefaultFlags,
     #[command(flatten)]
     wait: WaitFlags,
 }
@@ -179,17 +182,19 @@ pub(crate) async fn update(context: &mut Context<'_>, args: NodeUpdateArgs) -> R
         Some(ForgottenFlag::Keep) => v1::ForgottenChoice::Keep,
         Some(ForgottenFlag::Drop) => v1::ForgottenChoice::Drop,
     };
+    let defaults = args.defaults.wire();
     let nothing = args.availability.is_none()
         && args.label_add.is_empty()
         && args.label_rm.is_empty()
         && args.worker.is_none()
         && args.forgotten.is_none()
         && args.resource.is_empty()
-        && args.system_reserve.is_none();
+        && args.system_reserve.is_none()
+        && defaults.is_none();
     if nothing {
         return Err(Failure::input("node update: nothing is to be changed").hint(
             "give --availability, --label-add, --label-rm, --worker, --resource, \
-             --system-reserve or --forgotten",
+             --system-reserve, --default-reserve-memory (and the like) or --forgotten",
         ));
     }
     let request = v1::UpdateNodeRequest {
@@ -206,6 +211,7 @@ pub(crate) async fn update(context: &mut Context<'_>, args: NodeUpdateArgs) -> R
         taints_add: Vec::new(),
         taints_remove: Vec::new(),
         drain_deadline_ms: None,
+        defaults,
     };
     let empties = availability == v1::Availability::Drain || args.worker == Some(false);
     let ids = change(context, request).await?;

@@ -11,6 +11,7 @@ mod companion;
 mod completion;
 mod context;
 mod dataplane;
+mod defaults;
 mod dispatch;
 mod doctor;
 mod edit;

@@ -301,7 +301,7 @@ pub(crate) fn resources_json(resources: &Resources) -> serde_json::Value {
 
 // A node has far fewer cores than a float has digits.
 #[allow(clippy::cast_precision_loss)]
-fn exact_cores(millis: u64) -> f64 {
+pub(crate) fn exact_cores(millis: u64) -> f64 {
     millis as f64 / 1000.0
 }
 
@@ -319,6 +319,7 @@ pub(crate) fn placement_json(placement: &Placement) -> serde_json::Value {
         strategy,
         priority,
         preempt,
+        platforms,
     } = placement;
     let (apart, near): (Vec<Affinity>, Vec<Affinity>) =
         affinities.iter().cloned().partition(|affinity| affinity.apart);
@@ -333,6 +334,7 @@ pub(crate) fn placement_json(placement: &Placement) -> serde_json::Value {
         "strategy": strategy.map(Strategy::as_str),
         "priority": priority,
         "preempt": preempt.as_str(),
+        "platforms": platforms,
     })
 }
 

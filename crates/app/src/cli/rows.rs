@@ -196,6 +196,8 @@ pub(crate) struct TaskRow {
     /// 0 while nothing runs.
     pid: u32,
     address: Option<String>,
+    /// `vendor.com/class=name`.
+    devices: Vec<String>,
     created_at: String,
     started_at: Option<String>,
     since: String,
@@ -278,6 +280,7 @@ impl From<&v1::Task> for TaskRow {
             restarts: status.attempt.saturating_sub(1),
             pid: status.pid,
             address: task.address.map(|a| std::net::Ipv4Addr::from(a).to_string()),
+            devices: task.devices.clone(),
             created_at: Time(task.created).to_string(),
             started_at: status.started.map(|at| Time(at).to_string()),
             since: Time(status.since).to_string(),
@@ -357,6 +360,7 @@ impl Record for TaskRow {
         "restarts",
         "pid",
         "address",
+        "devices",
         "created_at",
         "started_at",
         "since",

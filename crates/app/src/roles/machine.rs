@@ -38,6 +38,8 @@ pub(crate) fn describe(advertise: &Address, data_dir: &Path) -> Description {
         overlay_key: [0; 32],
         overlay_key_other: [0; 32],
         overlay_port: 0,
+        // The agent says so.
+        devices: BTreeMap::new(),
     }
 }
 

@@ -235,6 +235,7 @@ impl Node {
             probes: Arc::new(warren_agent::NetProbes::default()),
             overlay_device: warren_net::tunnel_name(&tools.key),
             ipv6: warren_net::ipv6_enabled(),
+            device_folders: shared.settings.cdi_spec_dirs.clone(),
             data_dir: shared.settings.data_dir.clone(),
             key: Arc::clone(&shared.key),
             pool: (pool.address, pool.prefix),

@@ -1,16 +1,21 @@
 //! Settings whose value is a list: repeated or with commas as a flag, with commas in the
 //! environment, a list of strings in the file.
 
+use std::path::PathBuf;
+
 use super::{Environment, File, PORT};
 use crate::address::Address;
 use crate::cli::failure::Failure;
 
 pub(super) const REGISTRIES: &str = "insecure_registry";
 pub(super) const MANAGERS: &str = "managers";
+pub(super) const DEVICES: &str = "cdi_spec_dir";
+/// As every reader of such files has it.
+const DEVICES_DEFAULT: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 
 /// Whether the file has a list under this key.
 pub(super) fn is_list(key: &str) -> bool {
-    matches!(key, REGISTRIES | MANAGERS)
+    matches!(key, REGISTRIES | MANAGERS | DEVICES)
 }
 
 /// The first of flags, environment and file that has some, and which it was.
@@ -41,6 +46,23 @@ pub(super) fn registries(
         None => Ok(hosts),
         Some(host) => Err(Failure::input(format!("{source}: {host:?} is not a host"))
             .hint("write registry.example.org or 10.0.0.1:5000, without a scheme")),
+    }
+}
+
+/// Folders of files that say which devices this machine has.
+pub(super) fn devices(
+    env: Environment<'_>,
+    file: &File,
+    flags: &[String],
+) -> Result<Vec<PathBuf>, Failure> {
+    let (folders, source) = pick(env, file, flags, DEVICES);
+    if folders.is_empty() {
+        return Ok(DEVICES_DEFAULT.map(PathBuf::from).to_vec());
+    }
+    match folders.iter().find(|folder| !folder.starts_with('/')) {
+        None => Ok(folders.into_iter().map(PathBuf::from).collect()),
+        Some(folder) => Err(Failure::input(format!("{source}: {folder:?} is not a folder"))
+            .hint("write an absolute path, such as /etc/cdi")),
     }
 }
 

@@ -43,7 +43,7 @@ fn bad_files() {
         None,
         None,
         "replicas = 3",
-        "DIR/warren.toml: there is no setting \"replicas\" (settings are data_dir, run_dir, listen, advertise, admin, overlay_port, wireguard, profile, insecure_registry, managers, image_gc, log_level, log_format)",
+        "DIR/warren.toml: there is no setting \"replicas\" (settings are data_dir, run_dir, listen, advertise, admin, overlay_port, wireguard, profile, insecure_registry, managers, image_gc, cdi_spec_dir, log_level, log_format)",
     );
     check(None, None, "data_dir = 3", "DIR/warren.toml: data_dir is not a string");
     check(

@@ -23,8 +23,7 @@ fn replicas(node: &Node) -> Vec<(Value, Value)> {
 #[test]
 fn host_hooks_run_before_and_after_a_deploy() {
     let node = Node::with_image();
-    let create =
-        "service create web --image bb:1 --replicas 2 --stop-signal KILL -e A=1";
+    let create = "service create web --image bb:1 --replicas 2 --stop-signal KILL -e A=1";
     let mut args: Vec<&str> = create.split(' ').collect();
     args.extend([
         "--pre-deploy-cmd",

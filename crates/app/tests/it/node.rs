@@ -187,6 +187,8 @@ impl Node {
         }
         command.env("WARREN_DATA_DIR", self.data_dir()).env("WARREN_RUN_DIR", self.run_dir());
         command.env("WARREN_LISTEN", self.address());
+        // What this machine has is no business of tests.
+        command.env("WARREN_CDI_SPEC_DIR", self.dir.path().join("cdi"));
         command.env("WARREN_ADMIN", format!("{}:9090", self.address));
         command.env_remove("WARREN_TOKEN").env_remove("WARREN_CONTEXT");
         command.stdin(Stdio::null());

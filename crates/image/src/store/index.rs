@@ -42,6 +42,9 @@ pub(super) struct Record {
     /// When it came last, in ms since the epoch; older versions did not say.
     #[serde(default)]
     pub(super) fetched: u64,
+    /// See [`Image::platforms`]; versions before did not note it.
+    #[serde(default)]
+    pub(super) platforms: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -289,6 +292,7 @@ fn assemble(dir: &Path, id: &str, record: &Record, config: &Config) -> Result<Im
         digest: record.digest.clone(),
         layers,
         config: config.config.clone(),
+        platforms: record.platforms.clone(),
         size_bytes: record.layers.iter().map(|layer| layer.size).sum(),
     })
 }

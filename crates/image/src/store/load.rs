@@ -1,6 +1,6 @@
 //! Images from archives and from plain root file systems.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Arc;
 
@@ -251,6 +251,7 @@ fn load_one(
         digest,
         layers: stored,
         names: packed.names.clone(),
+        platforms: BTreeSet::new(),
     })?;
     Ok(Loaded { image, names: packed.names })
 }
@@ -283,5 +284,6 @@ fn import(
         digests: Vec::new(),
         layers,
         names: vec![name],
+        platforms: BTreeSet::new(),
     })
 }

@@ -1,5 +1,6 @@
 //! Images from registries.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ struct Resolved {
     digest: Digest,
     /// Of what the name led to: the index, if there is one.
     named: Digest,
+    /// Of all entries of the index; none of what is no index.
+    platforms: BTreeSet<String>,
 }
 
 impl Store {
@@ -116,6 +119,11 @@ impl Store {
             digest: Some(resolved.named),
             layers: stacks.into_iter().map(|stack| stack.top).collect(),
             names: vec![reference.clone()],
+            platforms: match resolved.platforms.is_empty() {
+                // It is for this machine, as its config says.
+                true => [manifest::host_platform()].into(),
+                false => resolved.platforms,
+            },
         };
         self.blocking("recording an image", move |inner| {
             let image = inner.record(new);
@@ -151,14 +159,16 @@ async fn resolve(session: &Session, reference: &Reference, what: &str) -> Result
     let (bytes, named) = session.manifest(name).await?;
     let entries = match manifest::parse(&bytes).map_err(bad)? {
         Document::Image(manifest) => {
-            return Ok(Resolved { bytes, manifest, digest: named.clone(), named });
+            let (digest, platforms) = (named.clone(), BTreeSet::new());
+            return Ok(Resolved { bytes, manifest, digest, named, platforms });
         }
         Document::Index(entries) => entries,
     };
+    let platforms = manifest::platforms(&entries);
     let entry = manifest::choose(&entries).map_err(|available| no_platform(what, available))?;
     let (bytes, digest) = session.manifest(entry.blob.digest.as_str()).await?;
     match manifest::parse(&bytes).map_err(bad)? {
-        Document::Image(manifest) => Ok(Resolved { bytes, manifest, digest, named }),
+        Document::Image(manifest) => Ok(Resolved { bytes, manifest, digest, named, platforms }),
         Document::Index(_) => Err(bad("an index inside of an index".to_owned())),
     }
 }

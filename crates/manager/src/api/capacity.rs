@@ -16,7 +16,12 @@ pub(super) fn content(content: Content, wire: &v1::UpdateNodeRequest) -> Content
         None => amounts.with(b"-"),
     };
     let added = wire.taints_add.iter().fold(reserved, |c, taint| c.with(taint.as_bytes()));
-    wire.taints_remove.iter().fold(added.with(b"-"), |c, taint| c.with(taint.as_bytes()))
+    let content =
+        wire.taints_remove.iter().fold(added.with(b"-"), |c, taint| c.with(taint.as_bytes()));
+    match &wire.defaults {
+        Some(defaults) => content.with_message(defaults),
+        None => content,
+    }
 }
 
 /// What is to be written; may be nothing.
@@ -32,11 +37,14 @@ pub(super) fn mutations(
         Some(reserved) => Resources::try_from(reserved)
             .map_err(|error| Refusal::from(error).within("system_reserved"))?,
     };
-    let checked = has.validate().and_then(|()| system_reserved.validate());
+    let checked = has.validate_of_node().and_then(|()| system_reserved.validate_of_node());
     checked.map_err(|error| Refusal::bad_input(format!("resource: {error}")))?;
-    if has.generic != node.generic || system_reserved != node.system_reserved {
+    let defaults = wire.defaults.map_or(node.defaults, |change| change.change(node.defaults));
+    defaults.validate().map_err(|error| Refusal::bad_input(error.to_string()))?;
+    let same = has.generic == node.generic && system_reserved == node.system_reserved;
+    if !same || defaults != node.defaults {
         let generic = has.generic;
-        mutations.push(Mutation::SetResources { id, generic, system_reserved });
+        mutations.push(Mutation::SetResources { id, generic, system_reserved, defaults });
     }
     let taints = taints(node, wire).map_err(|e| Refusal::bad_input(format!("taint: {e}")))?;
     if taints != node.taints {
@@ -90,8 +98,8 @@ mod tests {
             Err(refusal) => refusal.to_string(),
             Ok(mutations) => {
                 let one = |mutation: &Mutation| match mutation {
-                    Mutation::SetResources { generic, system_reserved, .. } => {
-                        format!("{generic:?} [{system_reserved}]")
+                    Mutation::SetResources { generic, system_reserved, defaults, .. } => {
+                        format!("{generic:?} [{system_reserved}] {defaults}").trim().to_owned()
                     }
                     Mutation::SetTaints { taints, .. } => {
                         taints.iter().map(|taint| format!("{taint} ")).collect()
@@ -119,8 +127,35 @@ mod tests {
             "resource: \"GPU\" is not a name of a resource: a-z, 0-9, '-', '_' and '.', a letter \
              first, at most 63 characters",
         );
+        check(
+            |w| w.generic = vec![amount("a.b/gpu", 1)],
+            "resource: \"a.b/gpu\" is a kind of devices: nodes tell how many they have",
+        );
         let half = v1::Resources { memory_bytes: 1 << 29, ..v1::Resources::default() };
         check(|w| w.system_reserved = Some(half), "{\"gpu\": 2} [memory=512MiB]");
+    }
+
+    #[test]
+    fn defaults() {
+        let limit = |bytes| v1::Limits { memory_bytes: Some(bytes), ..v1::Limits::default() };
+        let all = v1::Defaults {
+            reserve_cpu_millis: Some(100),
+            reserve_memory_bytes: Some(64 << 20),
+            limits: Some(limit(32 << 20)),
+        };
+        check(
+            |w| w.defaults = Some(all),
+            "default_limit_memory: 32MiB is less than the 64MiB that are reserved by default; raise \
+             it or lower --default-reserve-memory",
+        );
+        let all = v1::Defaults { limits: Some(limit(64 << 20)), ..all };
+        check(
+            |w| w.defaults = Some(all),
+            "{\"gpu\": 2} [] reserve-cpu=0.1 reserve-memory=64MiB limit-memory=64MiB",
+        );
+        let none = v1::Defaults { reserve_cpu_millis: Some(0), limits: Some(limit(0)), ..all };
+        check(|w| w.defaults = Some(none), "{\"gpu\": 2} [] reserve-memory=64MiB");
+        check(|w| w.defaults = Some(v1::Defaults::default()), "");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! connected worker, at this manager or another, the check is left out.
 
 use warren_model::health::{HealthSpec, Healthcheck};
-use warren_model::{NodeId, ServiceId, ServiceSpec};
+use warren_model::{NodeId, Placement, ServiceId, ServiceSpec};
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
 use warren_proto::v1::open_stream;
@@ -25,7 +25,15 @@ pub(super) struct Checked {
     /// time.
     pub(super) in_touch: bool,
     /// A node has looked; what it found of the image's own check of health.
-    pub(super) image: Option<Option<HealthSpec>>,
+    pub(super) image: Option<Found>,
+}
+
+/// What a node found of an image.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) health: Option<HealthSpec>,
+    /// What there are builds for; none: unknown.
+    pub(super) platforms: Vec<String>,
 }
 
 impl Checked {
@@ -52,7 +60,7 @@ async fn check_there(
     node: NodeId,
     id: ServiceId,
     spec: &ServiceSpec,
-) -> Result<Option<Option<HealthSpec>>, Refusal> {
+) -> Result<Option<Found>, Refusal> {
     let check = v1::Check { spec: Some(spec.into()), service: id.as_bytes().to_vec() };
     let open = request(node, open_stream::Kind::Check(check));
     // Held until the answer is there: to drop it is to give up.
@@ -65,7 +73,7 @@ async fn check_there(
         loop {
             match tunnel.from_node.message().await {
                 Ok(Some(v1::Frame { kind: Some(Kind::Checked(found)) })) => {
-                    return health_of(found).map(Some);
+                    return understood(core, spec, found).map(Some);
                 }
                 Ok(Some(v1::Frame { kind: Some(Kind::Error(error)) })) => {
                     return Err(Refusal::of_stream(error));
@@ -88,8 +96,29 @@ async fn check_there(
     }
 }
 
-fn health_of(found: v1::CheckResult) -> Result<Option<HealthSpec>, Refusal> {
-    let health = found.health.map(Healthcheck::try_from).transpose();
+fn understood(core: &Core, spec: &ServiceSpec, found: v1::CheckResult) -> Result<Found, Refusal> {
+    let mut platforms = found.platforms;
+    platforms.sort();
+    platforms.dedup();
+    if platforms.len() > Placement::PLATFORMS_MAX {
+        platforms.clear();
+    }
+    let placement = Placement { platforms, ..Placement::default() };
+    // The node that looked may be of another kind than those that it is for.
+    if found.image_id.is_empty()
+        && !core.store.view().nodes().any(|node| node.worker && placement.has_build_for(node))
+    {
+        let (image, all) = (&spec.task.image, placement.platforms.join(", "));
+        return Err(Refusal::bad_input(format!(
+            "image {image} is for {all}, and no node of the cluster is"
+        ))
+        .hint("use an image that is built for the cluster's nodes, or add such a node"));
+    }
+    Ok(Found { health: health_of(found.health)?, platforms: placement.platforms })
+}
+
+fn health_of(found: Option<v1::Healthcheck>) -> Result<Option<HealthSpec>, Refusal> {
+    let health = found.map(Healthcheck::try_from).transpose();
     let health = health.map_err(|error| error.within("checked.health"))?;
     Ok(match health {
         Some(Healthcheck::Explicit(spec) | Healthcheck::Image(spec)) => Some(*spec),

@@ -74,6 +74,7 @@ pub(super) fn get(view: &State) -> Result<v1::ClusterState, Refusal> {
         prefix_v6: Some((&warren_model::ipv6::cluster_prefix(cluster.id)).into()),
         strategy: v1::Strategy::from(cluster.strategy).into(),
         rebalance: v1::Rebalance::from(cluster.rebalance).into(),
+        defaults: (!cluster.defaults.is_empty()).then(|| (&cluster.defaults).into()),
     })
 }
 
@@ -88,7 +89,7 @@ pub(super) async fn update(
     let request = request(&who.principal, &wire.request_id, &content)?;
     let revision = change_settings(core, Some(who), request, |_, cluster| {
         edits.apply(cluster);
-        Ok(())
+        cluster.defaults.validate().map_err(|error| Refusal::bad_input(error.to_string()))
     });
     Ok(changed(core, revision.await?))
 }
@@ -102,6 +103,7 @@ struct Edits {
     backup: Option<Option<BackupPolicy>>,
     strategy: Option<Strategy>,
     rebalance: Option<Rebalance>,
+    defaults: Option<v1::Defaults>,
 }
 
 impl Edits {
@@ -156,12 +158,14 @@ impl Edits {
             backup,
             strategy,
             rebalance,
+            defaults: wire.defaults,
         };
         let nothing = edits.history_limit.is_none()
             && edits.certificate_lifetime_ms.is_none()
             && edits.backup.is_none()
             && edits.strategy.is_none()
-            && edits.rebalance.is_none();
+            && edits.rebalance.is_none()
+            && edits.defaults.is_none_or(|change| change == v1::Defaults::default());
         if nothing { Err(Refusal::bad_input("nothing is to be changed")) } else { Ok(edits) }
     }
 
@@ -177,6 +181,8 @@ impl Edits {
         }
         cluster.strategy = self.strategy.unwrap_or(cluster.strategy);
         cluster.rebalance = self.rebalance.unwrap_or(cluster.rebalance);
+        let defaults = self.defaults.map(|change| change.change(cluster.defaults));
+        cluster.defaults = defaults.unwrap_or(cluster.defaults);
     }
 }
 

@@ -50,7 +50,11 @@ fn task(view: &State, text: &str) -> Result<v1::Explanation, Refusal> {
     let service = view.service(task.service).ok_or_else(none)?;
     let explanation = warren_planner::explain_task(view, id).ok_or_else(none)?;
     let name = format!("{}.{}", service.spec.name, task.label());
-    let summary = summary_of_task(view, &name, task, &explanation);
+    let mut summary = summary_of_task(view, &name, task, &explanation);
+    for remark in &explanation.remarks {
+        summary.push_str("; ");
+        summary.push_str(remark);
+    }
     let id = id.as_bytes().to_vec();
     let history = history(view, service, Some(task.slot));
     let answer = answer(view, service, "task", id, name, summary, explanation);
@@ -303,7 +307,7 @@ fn node(view: &State, text: &str) -> Result<v1::Explanation, Refusal> {
         id: node.id.as_bytes().to_vec(),
         name,
         summary,
-        reserve: view.reserved_on(node.id).map(Into::into),
+        reserve: view.reserved_on(node.id).as_ref().map(Into::into),
         asks: node.taints.iter().map(|taint| format!("taint {taint}")).collect(),
         rooms: rooms.collect(),
         services: tenants.iter().map(|tenant| tenant_row(view, tenant)).collect(),

@@ -157,7 +157,7 @@ fn node_row(group: &Group, answers: &Answers, view: &State, node: &Node) -> v1::
     v1::Node {
         leader: number.is_some() && group.leader == number,
         reachability: reachability.to_owned(),
-        reserved: view.reserved_on(node.id).filter(|all| !all.is_empty()).map(Into::into),
+        reserved: view.reserved_on(node.id).filter(|all| !all.is_empty()).as_ref().map(Into::into),
         ..node.into()
     }
 }

@@ -26,6 +26,7 @@ pub(super) async fn create(
     spec.validate()?;
     let id = ServiceId::from_bytes(core.rng.id_bytes());
     // Only a node knows what the image says.
+    spec.placement.platforms.clear();
     spec.task.health = spec.task.health.with_image(None);
     let mut transaction = Transaction {
         request: request(&who.principal, &wire.request_id, &content)?,
@@ -72,6 +73,10 @@ pub(super) async fn update(
     };
     if before.spec.task.image != spec.task.image {
         spec.task.health = spec.task.health.with_image(None);
+        spec.placement.platforms.clear();
+    } else {
+        // As they were found; callers may have an older one.
+        spec.placement.platforms.clone_from(&before.spec.placement.platforms);
     }
     let mut transaction = Transaction {
         request: request(&who.principal, &wire.request_id, &content)?,
@@ -133,7 +138,8 @@ async fn looked(
     let checked = if check { check_on_node(core, id, spec).await? } else { Checked::NOT };
     if let Some(image) = checked.image {
         let health = std::mem::take(&mut spec.task.health);
-        spec.task.health = health.with_image(image);
+        spec.task.health = health.with_image(image.health);
+        spec.placement.platforms = image.platforms;
     }
     Ok(checked.in_touch)
 }

@@ -226,8 +226,8 @@ fn nodes(view: &State, simulation: &Simulation) -> Vec<v1::SimulatedNode> {
         added: simulation.added.contains(&node.id),
         tasks_before: view.live_on(node.id),
         tasks_after: state.live_on(node.id),
-        reserved_before: view.reserved_on(node.id).map(Into::into),
-        reserved_after: state.reserved_on(node.id).map(Into::into),
+        reserved_before: view.reserved_on(node.id).as_ref().map(Into::into),
+        reserved_after: state.reserved_on(node.id).as_ref().map(Into::into),
     };
     let differs = |row: &v1::SimulatedNode| {
         row.added

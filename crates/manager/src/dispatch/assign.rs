@@ -36,7 +36,7 @@ pub fn complete(view: &State, node: NodeId) -> v1::Assignment {
         services: uses.iter().filter_map(|(id, used)| service(view, *id, used)).collect(),
         removed_tasks: Vec::new(),
         removed_services: Vec::new(),
-        cluster: view.cluster().map(v1::Cluster::settings_only),
+        cluster: settings(view, node),
         membership: membership::of(view, node),
         network: Some((&table::complete(view, node).whole()).into()),
     }
@@ -51,7 +51,7 @@ pub fn incremental(
 ) -> Option<v1::Assignment> {
     let (tasks, removed_tasks) = changed_tasks(old, new, node);
     let (services, removed_services) = changed_services(old, new, node);
-    let cluster = changed_settings(old, new);
+    let cluster = changed_settings(old, new, node);
     let membership = membership::changed(old, new, node);
     let network = table::changes(old, new, node);
     let nothing = tasks.is_empty()
@@ -75,12 +75,19 @@ pub fn incremental(
     })
 }
 
-fn changed_settings(old: &State, new: &State) -> Option<v1::Cluster> {
+fn changed_settings(old: &State, new: &State, node: NodeId) -> Option<v1::Cluster> {
     if old.topology() == new.topology() {
         return None;
     }
-    let after = new.cluster().map(v1::Cluster::settings_only);
-    if old.cluster().map(v1::Cluster::settings_only) == after { None } else { after }
+    let after = settings(new, node);
+    if settings(old, node) == after { None } else { after }
+}
+
+/// With the defaults that hold on the node.
+fn settings(view: &State, id: NodeId) -> Option<v1::Cluster> {
+    let settings = view.cluster().map(v1::Cluster::settings_only)?;
+    let defaults = view.node(id).map(|node| view.defaults_of(node)).unwrap_or_default();
+    Some(v1::Cluster { defaults: (!defaults.is_empty()).then(|| (&defaults).into()), ..settings })
 }
 
 /// Whose assignment may have changed.
@@ -213,6 +220,7 @@ fn assigned_task(view: &State, task: &Task) -> v1::AssignedTask {
             .filter(|_| !task.status.state.is_terminal())
             .and_then(|run| run.payload.as_deref())
             .map(Into::into),
+        devices: task.devices.iter().map(str::to_owned).collect(),
     }
 }
 

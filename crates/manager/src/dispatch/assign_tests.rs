@@ -84,9 +84,19 @@ fn changes() {
     let gone = "web: 1 running a, 2 removed b remove";
     check(gone, vec![Mutation::DropTask { id: task_id(2) }], ". | -2 -svc | b");
     let pending = "web: 1 running a, 2 pending";
-    let place = Mutation::PlaceTask { id: task_id(2), node: node_id('b'), address: None };
+    let place = Mutation::PlaceTask {
+        id: task_id(2),
+        node: node_id('b'),
+        address: None,
+        devices: Default::default(),
+    };
     check(pending, vec![place], ". | +2:running web[1] | b");
-    let place = Mutation::PlaceTask { id: task_id(2), node: node_id('a'), address: None };
+    let place = Mutation::PlaceTask {
+        id: task_id(2),
+        node: node_id('a'),
+        address: None,
+        devices: Default::default(),
+    };
     check(pending, vec![place], "+2:running | . | a");
 }
 

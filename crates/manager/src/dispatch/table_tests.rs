@@ -86,6 +86,7 @@ fn add(state: &mut State, service: ServiceId, number: u8, slot: u32, letter: cha
         desired: Desired::Running,
         status: TaskStatus::new(TaskState::Assigned, Time(0)),
         created: Time(0),
+        devices: Default::default(),
         origin: None,
         revision: 0,
     };
@@ -252,6 +253,7 @@ fn networks_come_with_the_first_task_and_go_with_the_last() {
         desired: Desired::Running,
         status: TaskStatus::new(TaskState::Assigned, Time(0)),
         created: Time(0),
+        devices: Default::default(),
         origin: None,
         revision: 0,
     };
@@ -521,6 +523,7 @@ fn step(state: &mut State, (what, which, other): (u8, u8, u8)) {
                 desired: Desired::Running,
                 status: TaskStatus::new(TaskState::Assigned, Time(0)),
                 created: Time(0),
+                devices: Default::default(),
                 origin: None,
                 revision: 0,
             })

@@ -211,7 +211,8 @@ async fn a_node_is_asked_first() {
         let exec = v1::Strings { values: vec!["/check".into()] };
         let probe = Some(v1::healthcheck::Probe::Exec(exec));
         let health = Some(v1::Healthcheck { probe, ..v1::Healthcheck::default() });
-        let checked = v1::CheckResult { image_id: "sha256:0".into(), health };
+        let platforms = ["linux/arm64", "linux/amd64", "linux/arm64"].map(str::to_owned).to_vec();
+        let checked = v1::CheckResult { image_id: "sha256:0".into(), health, platforms };
         finish(ends, vec![Kind::Progress(progress), Kind::Checked(checked)]).await;
     };
     let (changed, ()) = tokio::join!(house.create(checked.clone()), looks);
@@ -220,6 +221,8 @@ async fn a_node_is_asked_first() {
     let view = house.store.view();
     let health = &view.service_by_name("web").unwrap().spec.task.health;
     assert!(matches!(health, Healthcheck::Image(_)), "{health:?}");
+    let placement = &view.service_by_name("web").unwrap().spec.placement;
+    assert_eq!(placement.platforms, ["linux/amd64", "linux/arm64"]);
     // What the state would refuse is refused before a node spends time on it.
     refused(house.create(checked).await, Code::AlreadyExists, "service web exists already");
 }

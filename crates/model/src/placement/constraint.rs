@@ -119,7 +119,7 @@ impl Attribute {
 }
 
 /// How images call what a kernel calls otherwise.
-fn image_arch(kernel: &str) -> Option<&'static str> {
+pub(crate) fn image_arch(kernel: &str) -> Option<&'static str> {
     match kernel {
         "x86_64" => Some("amd64"),
         "aarch64" => Some("arm64"),

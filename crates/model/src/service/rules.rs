@@ -7,6 +7,7 @@ use super::{
     parse_signal, wrong,
 };
 use super::{expand, is_hostname};
+use crate::device::DeviceError;
 use crate::resources::{Resource, ResourceError};
 
 impl TaskTemplate {
@@ -97,7 +98,12 @@ impl TaskTemplate {
         if let Err(error) = self.reserve.validate() {
             let value = match &error {
                 ResourceError::TooMany { count } => count.to_string(),
-                ResourceError::Name { name } | ResourceError::Known { name } => name.clone(),
+                ResourceError::Name { name }
+                | ResourceError::Known { name }
+                | ResourceError::Device { name } => name.clone(),
+                ResourceError::Kind(DeviceError::Kind(name) | DeviceError::Name(name)) => {
+                    name.clone()
+                }
             };
             return Err(SpecError {
                 field: "reserve".to_owned(),

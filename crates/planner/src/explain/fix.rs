@@ -1,5 +1,6 @@
 //! What would make a task fit: commands that people can copy.
 
+use warren_model::device::is_kind;
 use warren_model::node::Node;
 use warren_model::placement::Attribute;
 use warren_model::resources::Resource;
@@ -27,6 +28,9 @@ pub(super) fn of(obstacle: &Obstacle<'_>, service: &Service, node: &Node) -> Str
             }
             _ => format!("warren service update --constraint-rm '{constraint}' {name}"),
         },
+        Obstacle::Platform(_) => {
+            format!("build the image for {}, too, or add a node that it is for", node.platform())
+        }
         Obstacle::Taint(taint) => {
             format!("warren service update --toleration-add '{taint}' {name}")
         }
@@ -41,6 +45,13 @@ pub(super) fn of(obstacle: &Obstacle<'_>, service: &Service, node: &Node) -> Str
         Obstacle::Lacks(lack) => {
             let missing = lack.resource.amount(lack.needed.saturating_sub(lack.free).max(1));
             let resource = lack.resource;
+            let is_device = matches!(resource, Resource::Generic(name) if is_kind(name));
+            if is_device && lack.capacity < lack.needed {
+                return format!(
+                    "add a node with {} {resource}, or write its specifications into /etc/cdi",
+                    lack.needed
+                );
+            }
             match lack.capacity < lack.needed {
                 true => format!("add a node with {} {resource}", resource.amount(lack.needed)),
                 false => format!("free {missing} more {resource} on {host}"),

@@ -28,6 +28,8 @@ pub(crate) enum Obstacle<'a> {
     Draining,
     /// Does not hold.
     Constraint(&'a Constraint),
+    /// There is no build of the image for it; for these there are.
+    Platform(&'a [String]),
     /// Not tolerated.
     Taint(&'a Taint),
     /// No task of this service is there.
@@ -51,6 +53,32 @@ pub(crate) struct Shortage<'a> {
     pub(crate) free: u64,
     /// Of the whole node, for tasks.
     pub(crate) capacity: u64,
+    /// Whose default it is, if the service does not say so itself.
+    pub(crate) default: Option<DefaultOf>,
+}
+
+/// Who says what holds for those that say nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DefaultOf {
+    Cluster,
+    Node,
+}
+
+impl DefaultOf {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "default of the cluster",
+            Self::Node => "default of the node",
+        }
+    }
+
+    fn find(site: &Site<'_>, resource: Resource<'_>) -> Self {
+        let own = &site.node.defaults;
+        match (resource, own.reserve_cpu_millis, own.reserve_memory_bytes) {
+            (Resource::Cpu, 1.., _) | (Resource::Memory, _, 1..) => Self::Node,
+            _ => Self::Cluster,
+        }
+    }
 }
 
 /// Tasks of one service on one node.
@@ -181,6 +209,12 @@ impl<'a> Ask<'a> {
                 return;
             }
         }
+        if !placement.platforms.is_empty()
+            && !placement.has_build_for(site.node)
+            && !found(Obstacle::Platform(&placement.platforms))
+        {
+            return;
+        }
         for taint in hard_taints(self.service, site) {
             if !found(Obstacle::Taint(taint)) {
                 return;
@@ -203,16 +237,27 @@ impl<'a> Ask<'a> {
         {
             return;
         }
-        for (resource, needed) in self.needs.iter().copied() {
+        for (resource, needed) in self.needs(site) {
             let (free, capacity) = (site.free(resource), site.node.capacity(resource));
-            let shortage = Shortage { resource, needed, free, capacity };
-            if needed > free && !found(Obstacle::Lacks(shortage)) {
+            if needed <= free {
+                continue;
+            }
+            let stated = self.reserve.get(resource) > 0;
+            let default = (!stated).then(|| DefaultOf::find(site, resource));
+            let shortage = Shortage { resource, needed, free, capacity, default };
+            if !found(Obstacle::Lacks(shortage)) {
                 return;
             }
         }
         if site.has_no_address {
             found(Obstacle::NoAddress);
         }
+    }
+
+    /// What a task reserves on a node: as its template says, and by default.
+    fn needs(&self, site: &Site<'a>) -> impl Iterator<Item = (Resource<'a>, u64)> {
+        let beside = site.defaults.beside(&self.reserve);
+        self.needs.iter().copied().chain(beside.into_iter().filter(|(_, amount)| *amount > 0))
     }
 
     /// How far a node that fits is from what is wished; less is better. First of all come taints
@@ -235,12 +280,12 @@ impl<'a> Ask<'a> {
 
     /// Which of the nodes of one class is better; less is better.
     pub(crate) fn key(&self, site: &Site<'a>, at: usize, share: Share) -> Key {
-        let part = |&(resource, _): &(Resource<'_>, u64)| {
+        let part = |(resource, _): (Resource<'_>, u64)| {
             let capacity = u128::from(site.node.capacity(resource)).max(1);
             let used = capacity.saturating_sub(u128::from(site.free(resource)));
             u32::try_from((used << 16) / capacity).unwrap_or(u32::MAX)
         };
-        let fill = self.needs.iter().map(part).max().unwrap_or_default();
+        let fill = self.needs(site).map(part).max().unwrap_or_default();
         match self.strategy {
             Strategy::Spread => Key([share.wanted, fill, site.load], at),
             Strategy::BinPack => Key([0, u32::MAX - fill, u32::MAX - site.load], at),

@@ -4,7 +4,8 @@
 //! and only where nothing but reservations stand in the way. Of the nodes where
 //! it would do, the one is taken where the victims' highest priority is lowest,
 //! then where they are fewest, then where their priorities are lowest together.
-//! What is ending anyway counts as gone: who waits for that needs no victim.
+//! What is ending anyway counts as gone: who waits for that needs no victim. Of a service that
+//! says how much of it is to be available, no more are ended than that leaves.
 //!
 //! A victim keeps its reservation until it has ended, so its place is held for
 //! whom it was ended for: services are looked at by priority, and one that waits
@@ -19,20 +20,22 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use warren_model::Time;
+use warren_model::device::is_kind;
 use warren_model::id::{NodeId, ServiceId, TaskId};
 use warren_model::placement::Preempt;
 use warren_model::resources::{Resource, Resources};
 use warren_model::service::Service;
-use warren_model::task::Desired;
+use warren_model::task::{Desired, Task};
 use warren_state::State;
 use warren_state::change::{Key as ObjectKey, Mutation};
 
 use super::ask::{Ask, Obstacle};
 use super::board::{Board, PENALTY_MS};
-use crate::draft::Moves;
+use crate::draft::{Hold, Moves};
 use crate::nodes::{Nodes, Site};
+use crate::rollout::budget;
 use crate::service::Pass;
-use crate::slot::{is_failed, is_live, is_lost};
+use crate::slot::{is_failed, is_live, is_lost, is_up, slots_of};
 
 /// Links of a chain: a task that is ended may end others, as its service asks. Tasks that could set
 /// off longer ones are not ended.
@@ -40,11 +43,48 @@ pub(crate) const CASCADE_MAX: u32 = 3;
 /// Tasks that are ended for one: whoever needs more asks for a node of its own.
 pub(crate) const VICTIMS_MAX: usize = 32;
 
-/// Services whose tasks may be ended for another, with their priorities.
-pub(crate) struct Rivals(BTreeMap<ServiceId, i16>);
+/// Services whose tasks may be ended for another.
+pub(crate) struct Rivals(BTreeMap<ServiceId, Rival>);
+
+struct Rival {
+    priority: i16,
+    /// Of a service that says how much of it is to be available.
+    spare: Option<Spare>,
+}
+
+/// How many of its tasks may be ended: of those that work, and of all.
+#[derive(Clone, Copy)]
+struct Spare {
+    up: u32,
+    all: u32,
+}
+
+impl Spare {
+    fn of(state: &State, service: &Service, nodes: &Nodes<'_>) -> Option<Self> {
+        let (least, _) = budget(service, nodes)?;
+        let (mut up, mut all) = (0u32, 0u32);
+        for slot in slots_of(state, service) {
+            let there =
+                |task: &&&Task| is_live(task) && task.node.is_some() && !is_lost(task, nodes);
+            up += u32::from(slot.wanted.iter().any(|task| is_up(task, nodes)));
+            all += u32::from(slot.wanted.iter().any(|task| there(&task)));
+        }
+        Some(Self { up: up.saturating_sub(least), all: all.saturating_sub(least) })
+    }
+
+    /// Takes one task off, if that may be.
+    fn take(&mut self, is_up: bool) -> bool {
+        let may = self.all > 0 && (!is_up || self.up > 0);
+        if may {
+            self.all -= 1;
+            self.up -= u32::from(is_up);
+        }
+        may
+    }
+}
 
 impl Rivals {
-    pub(crate) fn new(state: &State, service: &Service) -> Self {
+    pub(crate) fn new(state: &State, service: &Service, nodes: &Nodes<'_>) -> Self {
         let own = service.spec.placement.priority;
         let mut all: Vec<&Service> = state.services().collect();
         all.sort_by_key(|other| other.spec.placement.priority);
@@ -60,12 +100,24 @@ impl Rivals {
                 deepest = deepest.max(links);
                 let priority = other.spec.placement.priority;
                 if priority < own && links < CASCADE_MAX {
-                    rivals.insert(other.id, priority);
+                    let spare = Spare::of(state, other, nodes);
+                    rivals.insert(other.id, Rival { priority, spare });
                 }
             }
             below = deepest;
         }
         Self(rivals)
+    }
+
+    /// As if none said how much of it is to be available.
+    pub(crate) fn careless(mut self) -> Self {
+        self.0.values_mut().for_each(|rival| rival.spare = None);
+        self
+    }
+
+    /// Whether a service says how much of it is to be available.
+    pub(crate) fn is_careful(&self, service: ServiceId) -> bool {
+        self.0.get(&service).is_some_and(|rival| rival.spare.is_some())
     }
 }
 
@@ -76,6 +128,8 @@ pub(crate) struct Victim<'a> {
     pub(crate) service: ServiceId,
     priority: i16,
     created: Time,
+    /// It works.
+    up: bool,
     reserve: Cow<'a, Resources>,
 }
 
@@ -120,20 +174,69 @@ impl<'a> Search<'_, 'a> {
         for task in self.state.tasks_on(site.node.id).filter(|task| is_live(task)) {
             let Some(template) = self.state.template(task.service, task.template) else { continue };
             if task.desired != Desired::Running || self.moves.is_stopped(task.id) {
-                going.add(&template.reserved());
-            } else if let Some(priority) = self.rivals.0.get(&task.service) {
+                going.add(&freed(site, task, template.reserved()));
+            } else if let Some(rival) = self.rivals.0.get(&task.service) {
                 let (id, service, created) = (task.id, task.service, task.created);
-                let (priority, reserve) = (*priority, template.reserved());
-                candidates.push(Victim { id, service, priority, created, reserve });
+                let (priority, up) = (rival.priority, is_up(task, self.nodes));
+                let reserve = freed(site, task, template.reserved());
+                candidates.push(Victim { id, service, priority, created, up, reserve });
             }
         }
-        let missing = reserve.iter().filter_map(|(resource, needed)| {
+        self.spare(&mut candidates);
+        let beside = site.defaults.beside(reserve);
+        let missing = reserve.iter().chain(beside).filter_map(|(resource, needed)| {
             let has = site.node.capacity(resource).saturating_add(going.get(resource));
             let missing = needed.saturating_sub(has.saturating_sub(site.taken(resource)));
             (missing > 0).then_some((resource, missing))
         });
         pick(&missing.collect::<Vec<_>>(), candidates)
     }
+}
+
+impl Search<'_, '_> {
+    /// Leaves out those of whose service no more may be missing; what began last may first.
+    fn spare(&self, candidates: &mut Vec<Victim<'_>>) {
+        let is_careful = |victim: &Victim<'_>| self.rivals.is_careful(victim.service);
+        if !candidates.iter().any(is_careful) {
+            return;
+        }
+        let mut left: BTreeMap<ServiceId, Spare> = BTreeMap::new();
+        candidates.sort_by_key(|victim| (Reverse(victim.created), victim.id));
+        candidates.retain(|victim| {
+            let Some(spare) = self.rivals.0.get(&victim.service).and_then(|rival| rival.spare)
+            else {
+                return true;
+            };
+            let left = left.entry(victim.service).or_insert_with(|| {
+                let mut left = spare;
+                // What this plan stopped was counted as there.
+                let stopped = self.state.tasks_of(victim.service).filter(|task| {
+                    task.desired == Desired::Running && self.moves.is_stopped(task.id)
+                });
+                stopped.for_each(|task| {
+                    let up = is_up(task, self.nodes);
+                    left.all = left.all.saturating_sub(1);
+                    left.up = left.up.saturating_sub(u32::from(up));
+                });
+                left
+            });
+            left.take(victim.up)
+        });
+    }
+}
+
+/// What a task that ends leaves to others: its devices only if the node has them still.
+fn freed<'a>(site: &Site<'_>, task: &Task, reserve: Cow<'a, Resources>) -> Cow<'a, Resources> {
+    let mut all = match reserve {
+        Cow::Borrowed(reserve) => site.defaults.complete(reserve),
+        Cow::Owned(reserve) => Cow::Owned(site.defaults.complete(&reserve).into_owned()),
+    };
+    if !task.devices.is_empty() {
+        for (kind, count) in all.to_mut().generic.iter_mut().filter(|(name, _)| is_kind(name)) {
+            *count = site.present(kind, task);
+        }
+    }
+    all
 }
 
 /// Whether nothing but reservations keep tasks off a node.
@@ -242,9 +345,9 @@ impl<'a> Pass<'_, 'a> {
         let only = key.node();
         self.board(template);
         let (state, service) = (self.draft.state, self.service);
-        let rivals = self.rivals.get_or_insert_with(|| Rivals::new(state, service));
-        let board = self.board.as_ref()?;
         let (moves, nodes) = (&self.draft.moves, &self.draft.nodes);
+        let rivals = self.rivals.get_or_insert_with(|| Rivals::new(state, service, nodes));
+        let board = self.board.as_ref()?;
         let search = Search { state, moves, nodes, board, rivals };
         let ask = board.ask(template)?;
         let (reserve, found) = (ask.reserve.clone(), search.find(ask, only));
@@ -271,6 +374,7 @@ impl<'a> Pass<'_, 'a> {
         }
         // Nobody after it in this plan may have what it waits for.
         self.draft.nodes.add_load(site, Some(&reserve));
+        self.draft.held.push(Hold { site, service, slot });
         self.change(site, |_| {});
         Some(waits(&node.description.hostname))
     }
@@ -304,6 +408,7 @@ mod tests {
                 service: ServiceId::from_bytes([0; 10]),
                 priority: i16::try_from(parts[0]).unwrap(),
                 created: Time(1000 - u64::try_from(parts[2]).unwrap()),
+                up: true,
                 reserve: Cow::Borrowed(reserve),
             });
         let picked = pick(&[(Resource::Memory, missing)], victims.collect());

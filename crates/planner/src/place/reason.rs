@@ -65,6 +65,7 @@ pub(crate) fn reason<'a>(
 enum Kind {
     Resources,
     Constraint,
+    Platform,
     Taint,
     Affinity,
     Ports,
@@ -91,6 +92,9 @@ fn told(obstacle: &Obstacle<'_>, service: &Service) -> (Kind, String) {
         Obstacle::Paused => (Kind::Paused, "paused".to_owned()),
         Obstacle::Draining => (Kind::Draining, "draining".to_owned()),
         Obstacle::Constraint(constraint) => (Kind::Constraint, format!("not {constraint}")),
+        Obstacle::Platform(all) => {
+            (Kind::Platform, format!("without a build of the image (it is for {})", all.join(", ")))
+        }
         Obstacle::Taint(taint) => (Kind::Taint, format!("tainted {taint}")),
         Obstacle::Near(name) => (Kind::Affinity, format!("without {name}")),
         Obstacle::Apart(name) => (Kind::Affinity, format!("with {name}")),
@@ -101,8 +105,12 @@ fn told(obstacle: &Obstacle<'_>, service: &Service) -> (Kind, String) {
             (Kind::MaxPerNode, format!("with as many of it as may be ({most})"))
         }
         Obstacle::Lacks(shortage) => {
-            let needed = shortage.resource.amount(shortage.needed);
-            (Kind::Resources, format!("short of {} (needs {needed})", shortage.resource))
+            let (resource, needed) = (shortage.resource, shortage.resource.amount(shortage.needed));
+            let text = match shortage.default {
+                None => format!("short of {resource} (needs {needed})"),
+                Some(of) => format!("short of {resource} (needs {needed}, {})", of.as_str()),
+            };
+            (Kind::Resources, text)
         }
         Obstacle::NoAddress => (Kind::Address, "without a free address".to_owned()),
     }

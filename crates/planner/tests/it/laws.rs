@@ -63,6 +63,8 @@ fn any_mixed_service() -> impl Strategy<Value = String> {
         2 => Just(""),
         1 => Just("prio=9"),
         1 => Just("prio=1 least=1"),
+        1 => Just("prio=2 preempt"),
+        1 => Just("prio=9 preempt least=1"),
         1 => Just("least=2"),
         1 => Just("rebalance=never"),
     ];
@@ -199,8 +201,16 @@ fn places(state: &State) -> BTreeMap<(String, u32), Vec<String>> {
     places
 }
 
+/// As many cases as PROPTEST_CASES says; else few, for worlds take long.
+fn config() -> ProptestConfig {
+    const DEFAULT: u32 = 256;
+    let asked = ProptestConfig::default();
+    let cases = if asked.cases == DEFAULT { 192 } else { asked.cases };
+    ProptestConfig { cases, ..asked }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     /// No node over its capacity, every constraint kept, whatever happens; what waits is told a
     /// reason, and its explanation finds no place either.

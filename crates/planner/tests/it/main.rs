@@ -3,6 +3,8 @@
 // Of helpers: `allow-unwrap-in-tests` sees test functions alone.
 #![allow(clippy::unwrap_used, clippy::or_fun_call)]
 
+mod defaults;
+mod devices;
 mod disconnect;
 mod explain;
 mod hooks;
@@ -10,6 +12,7 @@ mod jobs;
 mod laws;
 mod moving;
 mod placement;
+mod platforms;
 mod preempt;
 mod props;
 mod rollouts;

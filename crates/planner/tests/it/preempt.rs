@@ -1,8 +1,12 @@
 //! Tasks that are ended for others of higher priority.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
+use warren_model::TaskId;
 use warren_model::placement::Preempt;
-use warren_model::task::Task;
+use warren_model::service::{Mode, Service};
+use warren_model::task::{Desired, Task};
 use warren_planner::Plan;
 use warren_state::State;
 use warren_state::change::Mutation;
@@ -111,6 +115,48 @@ fn room_is_held_for_whom_it_was_made() {
 }
 
 #[test]
+fn no_more_than_a_service_can_spare() {
+    check(
+        "nodes a
+        has a mem=1000
+        service low n=4 mem=250 least=3
+        plan => +low.1@a +low.2@a +low.3@a +low.4@a
+        start
+        service top n=2 mem=250 prio=1 preempt
+        plan => !low.2 for top.1 +top.1 +top.2 more
+        plan => +low.2 more
+        why top.2 => no node fits: 1 short of memory (needs 250MiB)
+        obey
+        plan => place top.1@a
+        start
+        explain top.2 => no node fits: 1 short of memory (needs 250MiB); no task of low is to \
+         spare (--min-available) | a: needs 250MiB memory, 0B free of 1000MiB | near a
+        update low least=2
+        explain top.2 => waits until tasks of lower priority have ended on a | a: needs 250MiB \
+         memory, 0B free of 1000MiB | near a",
+    );
+}
+
+#[test]
+fn whose_room_it_is_is_told() {
+    check(
+        "nodes a
+        has a mem=1000
+        service low n=2 mem=500
+        plan => +low.1@a +low.2@a
+        start
+        service top n=1 mem=1000 prio=1 preempt
+        plan => !low.2 for top.1 !low.1 for top.1 +top.1 more
+        plan => +low.1 +low.2 more
+        ends low.2
+        explain low.2 => no node fits: 1 short of memory (needs 500MiB); room on a is held for \
+         top.1 | a: needs 500MiB memory, 0B free of 1000MiB; room is held for top.1 | near a
+        explain top.1 => waits until tasks of lower priority have ended on a | a: needs 1000MiB \
+         memory, 500MiB free of 1000MiB | near a",
+    );
+}
+
+#[test]
 fn a_slot_that_works_or_fails_ends_nobody() {
     // An update that needs room beside the old one waits.
     check(
@@ -134,8 +180,10 @@ fn any_service() -> impl Strategy<Value = String> {
         prop_oneof![4 => (0..4u32).prop_map(|n| format!("n={n}")), 1 => Just("global".into())];
     let order = prop_oneof![Just("start-first"), Just("stop-first")];
     let preempt = prop_oneof![2 => Just("preempt"), 1 => Just("")];
-    (mode, 1..5u32, -2..3i32, order, preempt).prop_map(|(mode, mem, prio, order, preempt)| {
-        format!("{mode} mem={} prio={prio} par=0 {order} {preempt}", mem * 100)
+    let least = prop_oneof![2 => Just(""), 1 => Just("least=1"), 1 => Just("least=50%")];
+    let one = (mode, 1..5u32, -2..3i32, order, preempt, least);
+    one.prop_map(|(mode, mem, prio, order, preempt, least)| {
+        format!("{mode} mem={} prio={prio} par=0 {order} {preempt} {least}", mem * 100)
     })
 }
 
@@ -152,6 +200,37 @@ fn any_event() -> impl Strategy<Value = String> {
         3 => Just("obey".to_owned()),
         1 => Just("wait 700s".to_owned()),
     ]
+}
+
+/// Slots of a service of which something works.
+fn slots_up(state: &State, service: &Service, without: &BTreeSet<TaskId>) -> usize {
+    let up = |task: &&Task| {
+        task.desired == Desired::Running && task.status.is_ready() && !without.contains(&task.id)
+    };
+    let slot = |task: &Task| (task.slot, task.node.filter(|_| service.spec.mode == Mode::Global));
+    state.tasks_of(service.id).filter(up).map(slot).collect::<BTreeSet<_>>().len()
+}
+
+/// Ending tasks leaves as much of each service as it asks for, if it had that.
+fn check_available(before: &State, plan: &Plan) -> Result<(), TestCaseError> {
+    let ended: BTreeSet<TaskId> = plan
+        .transaction
+        .mutations
+        .iter()
+        .filter_map(|mutation| match mutation {
+            Mutation::PreemptTask { id, .. } => Some(*id),
+            _ => None,
+        })
+        .collect();
+    for service in before.services().filter(|service| !service.removing) {
+        let Some(least) = service.spec.moving.min_available else { continue };
+        let Mode::Replicated { replicas } = service.spec.mode else { continue };
+        let had = slots_up(before, service, &BTreeSet::new());
+        let has = slots_up(before, service, &ended);
+        let least = least.of(replicas) as usize;
+        prop_assert!(has == had || has >= least, "{}: {has} of {least}", service.spec.name);
+    }
+    Ok(())
 }
 
 /// What is ended is of lower priority, for one that asks for it and of which nothing works.
@@ -174,8 +253,8 @@ fn check_victims(before: &State, plan: &Plan) -> Result<usize, TestCaseError> {
         let works = |task: &Task| {
             is_live(task) && task.node.is_some() && task.slot == *slot && !stopped(task)
         };
-        let global = by.spec.mode == warren_model::service::Mode::Global;
-        let wanted = |task: &&Task| task.desired == warren_model::task::Desired::Running;
+        let global = by.spec.mode == Mode::Global;
+        let wanted = |task: &&Task| task.desired == Desired::Running;
         prop_assert!(global || !before.tasks_of(by.id).filter(wanted).any(works));
         let placed = plan.transaction.mutations.iter().any(|mutation| match mutation {
             Mutation::CreateTask(task) => {
@@ -194,6 +273,7 @@ fn settle(world: &mut World) -> Result<usize, TestCaseError> {
         let before = world.state.clone();
         let plan = world.plan();
         victims += check_victims(&before, &plan)?;
+        check_available(&before, &plan)?;
         for node in world.state.nodes() {
             for (resource, reserved) in world.state.reserved_on(node.id).unwrap().iter() {
                 prop_assert!(reserved <= node.capacity(resource), "{resource} of {}", node.id);

@@ -187,6 +187,9 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
         "cpu" => spec.task.reserve.cpu_millis = value.parse().unwrap(),
         "pids" => spec.task.reserve.pids = value.parse().unwrap(),
         "disk" => spec.task.reserve.disk_bytes = value.parse::<u64>().unwrap() << 20,
+        "v/d" => {
+            spec.task.reserve.generic.insert("v/d".into(), value.parse().unwrap());
+        }
         "gpu" => {
             spec.task.reserve.generic.insert("gpu".into(), value.parse().unwrap());
         }
@@ -196,6 +199,10 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
         "spread" => spec.placement.spread.push(format!("node.labels.{value}").parse().unwrap()),
         "near" => spec.placement.affinities.push(Affinity::parse(value, false).unwrap()),
         "apart" => spec.placement.affinities.push(Affinity::parse(value, true).unwrap()),
+        // linux/amd64,linux/arm64
+        "for" => {
+            spec.placement.platforms = value.split(',').map(str::to_owned).collect();
+        }
         "least" => spec.moving.min_available = value.parse().ok(),
         "rebalance" => spec.moving.rebalance = value.parse().unwrap(),
         "max" => spec.placement.max_per_node = value.parse().ok(),
@@ -453,25 +460,36 @@ impl World {
         let node = self.state.node(id).unwrap();
         let (mut description, mut labels) = (node.description.clone(), node.labels.clone());
         let (mut generic, mut system_reserved) = (node.generic.clone(), Resources::default());
+        let mut defaults = node.defaults;
         for word in words {
             if let Some((key, value)) = word.split_once(':') {
                 labels.insert(key.into(), value.into());
                 continue;
             }
             let (key, value) = word.split_once('=').unwrap();
+            if key == "arch" {
+                description.architecture = value.to_owned();
+                continue;
+            }
+            if key == "dev" {
+                let names: BTreeSet<String> = value.chars().map(String::from).collect();
+                description.devices = [("v/d".to_owned(), names)].into();
+                continue;
+            }
             let amount: u64 = value.parse().unwrap();
             match key {
                 "mem" => description.memory_bytes = amount << 20,
                 "cpu" => description.cpus = u32::try_from(amount).unwrap(),
                 "disk" => description.disk_bytes = amount << 20,
                 "system" => system_reserved.memory_bytes = amount << 20,
+                "default" => defaults.reserve_memory_bytes = amount << 20,
                 _ if amount == 0 => drop(generic.remove(key)),
                 _ => drop(generic.insert(key.into(), amount)),
             }
         }
         self.write(Mutation::DescribeNode { id, description });
         self.write(Mutation::SetLabels { id, labels });
-        self.write(Mutation::SetResources { id, generic, system_reserved });
+        self.write(Mutation::SetResources { id, generic, system_reserved, defaults });
     }
 
     fn explanation(&self, what: &str) -> Explanation {
@@ -746,6 +764,10 @@ impl World {
             ["taint", node, ref taints @ ..] => self.write(Mutation::SetTaints {
                 id: node_id(node),
                 taints: taints.iter().map(|taint| taint.parse().unwrap()).collect(),
+            }),
+            // MiB that the cluster reserves for tasks that say nothing.
+            ["default", mib] => self.cluster(|cluster| {
+                cluster.defaults.reserve_memory_bytes = mib.parse::<u64>().unwrap() << 20;
             }),
             ["strategy", "pack"] => self.cluster(|cluster| cluster.strategy = Strategy::BinPack),
             // `explain web` or `explain web.2`: reason, then each node's findings.

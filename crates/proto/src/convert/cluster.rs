@@ -1,5 +1,7 @@
 //! The cluster and its nodes, those that left included.
 
+use std::collections::BTreeSet;
+
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
 use warren_model::id::NodeId;
 use warren_model::node::{
@@ -8,6 +10,7 @@ use warren_model::node::{
 use warren_model::placement::Strategy;
 use warren_model::{OverlayKind, Secret, Time};
 
+use super::defaults::defaults_if_any;
 use super::moving::{rebalance_if_any, rebalance_unless_default};
 use super::placement::{amounts, amounts_from, read, resources_if_any, strategy_if_any, written};
 use super::{
@@ -115,6 +118,7 @@ impl From<&Cluster> for v1::Cluster {
             overlay: overlay(cluster),
             strategy: strategy(cluster).into(),
             rebalance: rebalance_unless_default(cluster.rebalance).into(),
+            defaults: defaults_if_any(&cluster.defaults),
         }
     }
 }
@@ -158,6 +162,7 @@ impl v1::Cluster {
             overlay: overlay(cluster),
             strategy: v1::Strategy::Unspecified.into(),
             rebalance: v1::Rebalance::Unspecified.into(),
+            defaults: defaults_if_any(&cluster.defaults),
         }
     }
 }
@@ -191,6 +196,7 @@ impl TryFrom<v1::Cluster> for Cluster {
             },
             strategy: strategy_if_any(wire.strategy)?.unwrap_or_default(),
             rebalance: rebalance_if_any(wire.rebalance)?.unwrap_or_default(),
+            defaults: wire.defaults.map(Into::into).unwrap_or_default(),
         })
     }
 }
@@ -213,8 +219,17 @@ impl From<&Description> for v1::NodeDescription {
             overlay_key: bytes_unless_zeros(&d.overlay_key),
             overlay_key_other: bytes_unless_zeros(&d.overlay_key_other),
             overlay_port: d.overlay_port.into(),
+            devices: d.devices.into_iter().map(kind).collect(),
         }
     }
+}
+
+fn kind((kind, names): (String, BTreeSet<String>)) -> v1::DeviceKind {
+    v1::DeviceKind { kind, names: names.into_iter().collect() }
+}
+
+fn names(wire: v1::DeviceKind) -> (String, BTreeSet<String>) {
+    (wire.kind, wire.names.into_iter().collect())
 }
 
 impl TryFrom<v1::NodeDescription> for Description {
@@ -236,6 +251,7 @@ impl TryFrom<v1::NodeDescription> for Description {
             overlay_key: hash_or_zeros("overlay_key", &wire.overlay_key)?,
             overlay_key_other: hash_or_zeros("overlay_key_other", &wire.overlay_key_other)?,
             overlay_port: port("overlay_port", wire.overlay_port)?,
+            devices: wire.devices.into_iter().map(names).collect(),
         })
     }
 }
@@ -268,6 +284,7 @@ impl From<&Node> for v1::Node {
             opened: node.opened.0,
             drain_deadline: node.drain_deadline.map(|time| time.0),
             relays: node.relays.iter().map(|relay| wire_relay(node.id, relay)).collect(),
+            defaults: defaults_if_any(&node.defaults),
         }
     }
 }
@@ -301,6 +318,7 @@ impl TryFrom<v1::Node> for Node {
                 .into_iter()
                 .map(|one| relay(one).map(|(_, relay)| relay))
                 .collect::<Result<_, _>>()?,
+            defaults: wire.defaults.map(Into::into).unwrap_or_default(),
             revision: wire.revision,
         })
     }

@@ -110,6 +110,7 @@ impl From<&Placement> for v1::Placement {
             strategy,
             priority,
             preempt,
+            platforms,
         } = placement;
         let strategy = strategy.map_or(v1::Strategy::Unspecified, v1::Strategy::from);
         Self {
@@ -122,6 +123,7 @@ impl From<&Placement> for v1::Placement {
             strategy: strategy.into(),
             priority: (*priority).into(),
             preempt_lower: *preempt == Preempt::Lower,
+            platforms: platforms.clone(),
         }
     }
 }
@@ -142,6 +144,7 @@ impl TryFrom<v1::Placement> for Placement {
                 Error::new("priority", format!("{} is out of range", wire.priority))
             })?,
             preempt: if wire.preempt_lower { Preempt::Lower } else { Preempt::Never },
+            platforms: wire.platforms,
         })
     }
 }

@@ -100,6 +100,7 @@ impl From<&Task> for v1::Task {
             health_implicit: false,
             run: task.run,
             origin: task.origin.map(Into::into),
+            devices: task.devices.iter().map(str::to_owned).collect(),
         }
     }
 }
@@ -116,6 +117,7 @@ impl TryFrom<v1::Task> for Task {
             run: wire.run,
             node: wire.node.map(|id| node_id("node", &id)).transpose()?,
             address: wire.address.map(address),
+            devices: wire.devices.into_iter().collect(),
             desired: choice::<v1::Desired, _>("desired", wire.desired)?,
             status: part("status", wire.status)?,
             created: Time(wire.created),

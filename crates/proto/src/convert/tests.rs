@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use prost::Message;
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
+use warren_model::defaults::Defaults;
 use warren_model::event::{Action, Event, Kind};
 use warren_model::health::{
     Health, HealthAction, HealthSpec, HealthState, Healthcheck, HttpProbe, Probe,
@@ -503,8 +504,22 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                 placement::Strategy::BinPack
             },
             rebalance: if history_limit % 2 == 0 { Rebalance::Auto } else { Rebalance::Never },
+            defaults: defaults(epoch, history_limit),
         }
     })
+}
+
+fn defaults(amount: u64, count: u32) -> Defaults {
+    let some = |count: u32| Some(count).filter(|count| *count > 0);
+    Defaults {
+        reserve_cpu_millis: amount,
+        reserve_memory_bytes: amount / 2,
+        limits: Limits {
+            memory_bytes: Some(amount).filter(|amount| *amount > 0),
+            cpu_millis: some(count),
+            pids: some(count / 2),
+        },
+    }
 }
 
 fn status() -> impl Strategy<Value = TaskStatus> {
@@ -591,6 +606,7 @@ proptest! {
             desired: [Desired::Running, Desired::Shutdown, Desired::Remove][desired],
             status,
             created: Time(created),
+            devices: address.map(|n| format!("a.b/c={n}")).into_iter().collect(),
             origin: address.map(|revision| Origin {
                 cause: Cause::ALL[slot as usize % Cause::ALL.len()],
                 revision: revision.into(),
@@ -678,10 +694,11 @@ proptest! {
                 labels: labels.0,
                 disk_bytes: disk.0,
                 disk_free_bytes: disk.1,
-                features,
+                features: features.clone(),
                 overlay_key: membership.3,
                 overlay_key_other: membership.1,
                 overlay_port: u16::from(id[1]),
+                devices: [("a.b/c".to_owned(), features.iter().cloned().collect())].into(),
             },
             manager: numbers.3,
             worker: numbers.4,
@@ -709,6 +726,7 @@ proptest! {
             taints: taints.iter().map(|taint| taint.parse().unwrap()).collect(),
             opened: Time(disk.0),
             drain_deadline: membership.0.map(Time),
+            defaults: defaults(disk.0, 7),
             revision: numbers.2,
         });
         round_trip::<_, v1::Tombstone>(&Tombstone {

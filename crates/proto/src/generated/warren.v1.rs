@@ -57,6 +57,20 @@ pub struct Cluster {
     /// Unspecified: auto.
     #[prost(enumeration = "Rebalance", tag = "51")]
     pub rebalance: i32,
+    /// Of tasks that say nothing of it; absent: none.
+    #[prost(message, optional, tag = "62")]
+    pub defaults: ::core::option::Option<Defaults>,
+}
+/// What tasks get that say nothing of it themselves; absent: nothing. As a change: what is absent
+/// stays, 0 takes one away.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Defaults {
+    #[prost(uint64, optional, tag = "1")]
+    pub reserve_cpu_millis: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    pub reserve_memory_bytes: ::core::option::Option<u64>,
+    #[prost(message, optional, tag = "3")]
+    pub limits: ::core::option::Option<Limits>,
 }
 /// The cluster's certificate authority. The first certificate issues; the others are trusted too.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -126,6 +140,9 @@ pub struct NodeDescription {
     /// Where it listens (UDP); 0: not told.
     #[prost(uint32, tag = "44")]
     pub overlay_port: u32,
+    /// What it can give to tasks.
+    #[prost(message, repeated, tag = "24")]
+    pub devices: ::prost::alloc::vec::Vec<DeviceKind>,
 }
 /// Two nodes that do not reach each other, and who passes on. node: the one of the smaller id.
 /// names: of the three, of an answer to people alone.
@@ -140,6 +157,14 @@ pub struct Relay {
     #[prost(uint32, tag = "4")]
     pub slot: u32,
     #[prost(string, repeated, tag = "5")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// vendor.com/class, and the names in it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeviceKind {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
     pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -208,6 +233,9 @@ pub struct Node {
     pub drain_deadline: ::core::option::Option<u64>,
     #[prost(message, repeated, tag = "86")]
     pub relays: ::prost::alloc::vec::Vec<Relay>,
+    /// Of tasks that say nothing of it, before the cluster's.
+    #[prost(message, optional, tag = "66")]
+    pub defaults: ::core::option::Option<Defaults>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Amount {
@@ -950,6 +978,9 @@ pub struct Placement {
     /// Tasks of lower priority are ended for one that fits nowhere.
     #[prost(bool, tag = "29")]
     pub preempt_lower: bool,
+    /// linux/arm64: what there are builds of the image for; none: unknown.
+    #[prost(string, repeated, tag = "40")]
+    pub platforms: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServiceAffinity {
@@ -1178,6 +1209,9 @@ pub struct Task {
     /// Absent: unknown.
     #[prost(message, optional, tag = "71")]
     pub origin: ::core::option::Option<Origin>,
+    /// vendor.com/class=name
+    #[prost(string, repeated, tag = "82")]
+    pub devices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Why a task was made, and by which revision of the state.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1259,6 +1293,8 @@ pub mod mutation {
         pub node: ::prost::alloc::vec::Vec<u8>,
         #[prost(uint32, optional, tag = "3")]
         pub address: ::core::option::Option<u32>,
+        #[prost(string, repeated, tag = "14")]
+        pub devices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct SetDesired {
@@ -1358,6 +1394,8 @@ pub mod mutation {
         pub generic: ::prost::alloc::vec::Vec<super::Amount>,
         #[prost(message, optional, tag = "3")]
         pub system_reserved: ::core::option::Option<super::Resources>,
+        #[prost(message, optional, tag = "14")]
+        pub defaults: ::core::option::Option<super::Defaults>,
     }
     /// All relays of a node.
     #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2082,6 +2120,9 @@ pub struct UpdateNodeRequest {
     /// Of a drain: what is left after so long ends, with or without a place elsewhere.
     #[prost(uint64, optional, tag = "54")]
     pub drain_deadline_ms: ::core::option::Option<u64>,
+    /// As a change.
+    #[prost(message, optional, tag = "65")]
+    pub defaults: ::core::option::Option<Defaults>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveNodeRequest {
@@ -2142,6 +2183,8 @@ pub struct ClusterState {
     pub strategy: i32,
     #[prost(enumeration = "Rebalance", tag = "51")]
     pub rebalance: i32,
+    #[prost(message, optional, tag = "62")]
+    pub defaults: ::core::option::Option<Defaults>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateClusterRequest {
@@ -2159,6 +2202,9 @@ pub struct UpdateClusterRequest {
     pub strategy: i32,
     #[prost(enumeration = "Rebalance", tag = "51")]
     pub rebalance: i32,
+    /// As a change.
+    #[prost(message, optional, tag = "62")]
+    pub defaults: ::core::option::Option<Defaults>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetJoinTokenRequest {
@@ -2951,12 +2997,16 @@ pub struct Check {
     pub service: ::prost::alloc::vec::Vec<u8>,
 }
 /// `health`: what the image says of itself; absent: nothing, or the node does not look.
+/// `platforms`: linux/arm64; what there are builds of the image for. Without an image id there is
+/// none for this node.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CheckResult {
     #[prost(string, tag = "1")]
     pub image_id: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "22")]
     pub health: ::core::option::Option<Healthcheck>,
+    #[prost(string, repeated, tag = "33")]
+    pub platforms: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Doctor {
@@ -3413,6 +3463,9 @@ pub struct AssignedTask {
     >,
     #[prost(bytes = "vec", optional, tag = "29")]
     pub payload: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+    /// vendor.com/class=name, of this node.
+    #[prost(string, repeated, tag = "18")]
+    pub devices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A service as far as a node needs it: ports and the templates in use on this node.
 #[derive(Clone, PartialEq, ::prost::Message)]

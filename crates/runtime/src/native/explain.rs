@@ -81,6 +81,7 @@ impl<'a> Subject<'a> {
                 let what = self.mount(index);
                 Some(format!("{what}: a directory and a file cannot be mounted on each other"))
             }
+            Step::Device => Some(format!("make device {}: {source}", self.device(index))),
             Step::File => {
                 Some(format!("put file {} into the container: {source}", self.file(index)))
             }
@@ -117,6 +118,11 @@ impl<'a> Subject<'a> {
         }
     }
 
+    fn device(&self, index: usize) -> &str {
+        let device = self.spec.and_then(|spec| spec.devices.get(index));
+        device.map(|device| device.path.as_str()).unwrap_or_default()
+    }
+
     fn file(&self, index: usize) -> &str {
         let file = self.spec.and_then(|spec| spec.files.get(index));
         file.map(|file| file.target.as_str()).unwrap_or_default()
@@ -139,6 +145,7 @@ impl<'a> Subject<'a> {
             Step::Dev => "mount /dev (it must be a real directory in the image)",
             Step::CgroupView => "mount /sys/fs/cgroup",
             Step::Mount | Step::MountSource | Step::MountTarget => return self.mount(index),
+            Step::Device => return format!("make device {}", self.device(index)),
             Step::File => return format!("put file {} into the container", self.file(index)),
             Step::MaskedPath => "mask paths of /proc and /sys",
             Step::ReadOnlyPath => "make paths of /proc and /sys read-only",

@@ -12,6 +12,7 @@ mod capability;
 mod cgroup;
 mod channel;
 mod container;
+mod device;
 mod exec;
 mod explain;
 mod features;

@@ -13,6 +13,7 @@ use warren_shim::message::{
 };
 
 use super::cgroup::Membership;
+use super::device::Node;
 use crate::{ContainerSpec, Error, ExecSpec, Mount, MountKind};
 
 const ID_MAX: usize = 64;
@@ -55,6 +56,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) reset_oom_score: bool,
     /// Masked beside the fixed ones, because this machine has them.
     pub(crate) masked: &'a [String],
+    pub(crate) devices: &'a [Node],
 }
 
 /// Refuses what is wrong whatever the node is like; sorts mounts so that outer ones come first.
@@ -84,6 +86,12 @@ pub(crate) fn check(spec: &mut ContainerSpec) -> Result<(), Error> {
         }
     }
     spec.files.iter().try_for_each(|file| check_target(&file.target))?;
+    for device in &spec.devices {
+        check_target(&device.path)?;
+        if !device.path.starts_with("/dev/") {
+            return rejected(format!("device \"{}\" is not to be in /dev", device.path));
+        }
+    }
     spec.mounts.sort_by_key(|mount| Path::new(&mount.target).components().count());
     if spec.keep.len() > KEPT_MAX {
         return rejected(format!("more than {KEPT_MAX} descriptors to keep"));
@@ -193,6 +201,7 @@ fn fill(
     for mount in &spec.mounts {
         push_mount(builder, mount)?;
     }
+    around.devices.iter().for_each(|node| builder.device(&node.message()));
     for file in &spec.files {
         let owner = if file.of_user { File::OF_USER } else { 0 };
         let mode = file.mode & 0o7777 | owner;

@@ -14,7 +14,7 @@ use super::container::{Container, ended};
 use super::explain::Subject;
 use super::spec::{self, Surroundings};
 use super::state::{Found, State};
-use super::{Shared, Slot, capability};
+use super::{Shared, Slot, capability, device};
 use crate::watched::{Watched, watch};
 use crate::{ContainerSpec, Error, Seccomp};
 
@@ -80,7 +80,8 @@ impl Shared {
         let state = State::new(spec, &self.boot_id);
         self.folders.create(id, &state, &spec.layers[0]).map_err(at("make the folders"))?;
         make_log_folder(&spec.log.dir).map_err(at("make the log folder"))?;
-        self.cgroups.create(id, &spec.limits)?;
+        let devices = device::find(&spec.devices)?;
+        self.cgroups.create(id, &spec.limits, &devices)?;
         let seccomp = match spec.seccomp {
             Seccomp::Default => Some(self.seccomp.default_profile(capabilities)),
             Seccomp::Unconfined => None,
@@ -96,6 +97,7 @@ impl Shared {
                 seccomp,
                 reset_oom_score: self.reset_oom_score,
                 masked: &self.masked,
+                devices: &devices,
             },
         )?;
         let message = sealed_bytes(&message).map_err(at("write the message"))?;

@@ -81,6 +81,7 @@ impl Host {
             read_only: false,
             limits: Limits::default(),
             mounts: Vec::new(),
+            devices: Vec::new(),
             files: Vec::new(),
             cap_add: Vec::new(),
             cap_drop: Vec::new(),

@@ -1,6 +1,6 @@
 //! Writing a message: the daemon's side, which may allocate.
 
-use super::{HEADER, MAGIC, MESSAGE_MAX, MountKind, Settings, Tag, VERSION};
+use super::{Device, HEADER, MAGIC, MESSAGE_MAX, MountKind, Settings, Tag, VERSION};
 
 /// Writes a message; the daemon's side.
 #[derive(Debug)]
@@ -71,6 +71,15 @@ impl Builder {
         head.extend_from_slice(&[0; 4]);
         self.record(Tag::Mount, &[&head, source, &[0], target, &[0]]);
         Ok(())
+    }
+
+    pub fn device(&mut self, device: &Device<'_>) {
+        let Device { is_block, major, minor, mode, user, group, path } = *device;
+        let mut head = Vec::with_capacity(24);
+        for number in [u32::from(is_block), major, minor, mode, user, group] {
+            head.extend_from_slice(&number.to_le_bytes());
+        }
+        self.record(Tag::Device, &[&head, path.to_bytes_with_nul()]);
     }
 
     /// # Errors

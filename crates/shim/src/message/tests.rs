@@ -4,6 +4,16 @@ use proptest::prelude::*;
 
 use super::*;
 
+const DEVICE: Device<'_> = Device {
+    is_block: true,
+    major: 8,
+    minor: 1,
+    mode: 0o660,
+    user: 7,
+    group: 9,
+    path: c"/dev/disk",
+};
+
 fn sample() -> Vec<u8> {
     let mut builder = Builder::new(&Settings {
         flags: flags::READ_ONLY | flags::NETWORK_NAMESPACE,
@@ -19,6 +29,7 @@ fn sample() -> Vec<u8> {
     builder.mount(MountKind::Bind, true, b"/src", b"/dst").unwrap();
     let tmpfs = MountKind::Tmpfs { size_bytes: 1 << 20, mode: 0o1777 };
     builder.mount(tmpfs, false, b"", b"/tmp").unwrap();
+    builder.device(&DEVICE);
     builder.file(0o600, b"/etc/hosts", b"127.0.0.1\0localhost").unwrap();
     builder.pair(Tag::CgroupView, b"memory", b"/sys/fs/cgroup/memory/x").unwrap();
     builder.bytes(Tag::Seccomp, &[7; 16]);
@@ -36,6 +47,7 @@ fn round_trip() {
     let bind = Mount { kind: MountKind::Bind, read_only: true, source: c"/src", target: c"/dst" };
     assert_eq!(mounts[0], bind);
     assert_eq!(mounts[1].kind, MountKind::Tmpfs { size_bytes: 1 << 20, mode: 0o1777 });
+    assert_eq!(message.devices().collect::<Vec<_>>(), [DEVICE]);
     let file = message.files().next().unwrap();
     assert_eq!(
         (file.mode, file.target, file.data),

@@ -158,6 +158,22 @@ pub(crate) fn make_device(folder: Fd, name: &CStr, mode: u32, major: u32, minor:
     done(unsafe { call!(SYS_mknodat, folder, name, libc::S_IFCHR | mode, device) })
 }
 
+/// A device file of any kind, with its owner; `mode` says the kind, too.
+pub(crate) fn make_node(
+    folder: Fd,
+    name: &CStr,
+    mode: u32,
+    device: (u32, u32),
+    (user, group): (u32, u32),
+) -> Sys<()> {
+    let device = libc::makedev(device.0, device.1);
+    // SAFETY: the name ends in NUL.
+    done(unsafe { call!(SYS_mknodat, folder, name, mode, device) })?;
+    let flags = libc::AT_SYMLINK_NOFOLLOW;
+    // SAFETY: the name ends in NUL.
+    done(unsafe { call!(SYS_fchownat, folder, name, user, group, flags) })
+}
+
 pub(crate) fn make_link(target: &CStr, folder: Fd, name: &CStr) -> Sys<()> {
     // SAFETY: both strings end in NUL.
     done(unsafe { call!(SYS_symlinkat, target, folder, name) })

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use warren_model::defaults::Defaults;
 use warren_model::placement::{
     Affinity, Placement, Preempt, Strategy, Taint, TaintEffect, Toleration,
 };
 use warren_model::resources::Resources;
+use warren_model::service::Limits;
 
 use super::Digest;
 
@@ -49,6 +51,19 @@ pub(super) fn add_resources(digest: &mut Digest, resources: &Resources) {
     add_amounts(digest, generic);
 }
 
+/// Number of defaults, of the cluster and of a node.
+pub(super) const DEFAULTS: u64 = 131;
+
+pub(super) fn add_defaults(digest: &mut Digest, defaults: &Defaults) {
+    let Defaults { reserve_cpu_millis, reserve_memory_bytes, limits } = defaults;
+    let Limits { memory_bytes, cpu_millis, pids } = limits;
+    digest.word(*reserve_cpu_millis);
+    digest.word(*reserve_memory_bytes);
+    digest.option(*memory_bytes, Digest::word);
+    digest.option(cpu_millis.map(u64::from), Digest::word);
+    digest.option(pids.map(u64::from), Digest::word);
+}
+
 pub(super) fn add_placement(digest: &mut Digest, placement: &Placement) {
     let Placement {
         constraints,
@@ -60,6 +75,7 @@ pub(super) fn add_placement(digest: &mut Digest, placement: &Placement) {
         strategy,
         priority,
         preempt,
+        platforms,
     } = placement;
     for all in [constraints, preferences] {
         digest.word(all.len() as u64);
@@ -89,4 +105,8 @@ pub(super) fn add_placement(digest: &mut Digest, placement: &Placement) {
             digest.word(u64::from(priority.cast_unsigned()) << 1 | u64::from(lower));
         },
     );
+    digest.added(134, Some(platforms).filter(|all| !all.is_empty()), |digest, all| {
+        digest.word(all.len() as u64);
+        all.iter().for_each(|platform| digest.text(platform));
+    });
 }

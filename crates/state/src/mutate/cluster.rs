@@ -91,6 +91,9 @@ fn check(cluster: &Cluster) -> Result<(), Rejection> {
         let found = key.expose().len();
         return invalid(format!("unlock key has {found} bytes, not {UNLOCK_KEY_BYTES}"));
     }
+    if let Err(error) = cluster.defaults.validate() {
+        return invalid(error.to_string());
+    }
     cluster.backup.as_ref().map_or(Ok(()), check_backup)
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
+use warren_model::defaults::Defaults;
 use warren_model::event::{Action, Kind};
 use warren_model::id::{NodeId, TaskId};
 use warren_model::node::{
@@ -156,10 +157,15 @@ impl Step<'_> {
         id: NodeId,
         generic: &BTreeMap<String, u64>,
         system_reserved: &Resources,
+        defaults: Defaults,
     ) -> Result<(), Rejection> {
         let has = Resources { generic: generic.clone(), ..Resources::default() };
-        if let Err(error) = has.validate().and_then(|()| system_reserved.validate()) {
+        if let Err(error) = has.validate_of_node().and_then(|()| system_reserved.validate_of_node())
+        {
             return invalid(format!("resources: {error}"));
+        }
+        if let Err(error) = defaults.validate() {
+            return invalid(error.to_string());
         }
         if let Some(name) = generic.iter().find(|(_, amount)| **amount == 0).map(|(name, _)| name) {
             return invalid(format!("resources: 0 {name} is none"));
@@ -167,6 +173,7 @@ impl Step<'_> {
         self.change_node(id, |node| {
             node.generic.clone_from(generic);
             node.system_reserved.clone_from(system_reserved);
+            node.defaults = defaults;
             "resources".to_owned()
         })
     }

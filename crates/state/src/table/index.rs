@@ -6,7 +6,7 @@ use warren_model::id::{NodeId, ServiceId, TaskId};
 use warren_model::service::TaskTemplate;
 use warren_model::task::Task;
 
-use super::is_live;
+use super::{NodeRow, is_live};
 use crate::State;
 
 impl State {
@@ -23,6 +23,12 @@ impl State {
         let template = self.template(task.service, task.template)?;
         let node = task.node?;
         (!template.reserved().is_empty()).then(|| (node, template.clone()))
+    }
+
+    /// Where a task has devices; nothing once it has ended.
+    fn holding<'t>(&mut self, task: Option<&'t Task>) -> Option<(&'t Task, &mut NodeRow)> {
+        let task = task.filter(|task| !task.devices.is_empty() && is_live(task))?;
+        Some((task, self.nodes.get_mut(&task.node?)?))
     }
 
     pub(super) fn index_task(
@@ -82,11 +88,19 @@ impl State {
             && let Some(row) = self.nodes.get_mut(&node)
         {
             row.reserved.subtract(&template.reserved());
+            row.stated.change(&template.reserved(), u32::saturating_sub);
         }
         if let Some((node, template)) = after
             && let Some(row) = self.nodes.get_mut(&node)
         {
             row.reserved.add(&template.reserved());
+            row.stated.change(&template.reserved(), u32::saturating_add);
+        }
+        if let Some((task, row)) = self.holding(was) {
+            row.devices.retain(|_, holder| *holder != task.id);
+        }
+        if let Some((task, row)) = self.holding(is) {
+            row.devices.extend(task.devices.iter().map(|device| (device.to_owned(), task.id)));
         }
         if old.is_some_and(|(_, _, live)| live) {
             self.note_room();

@@ -106,6 +106,7 @@ fn what_was_asked_of_one_task() {
         desired: Desired::Running,
         status: TaskStatus::new(TaskState::Pending, Time(0)),
         created: Time(0),
+        devices: Default::default(),
         origin: None,
         revision: 0,
     };

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
+use warren_model::defaults::Defaults;
 use warren_model::health::{Health, HealthState};
 use warren_model::id::ClusterId;
 use warren_model::network::{NetworkSpec, Vip, VipHolder};
@@ -105,6 +106,7 @@ fn any_node() -> impl Strategy<Value = Mutation> {
             id,
             generic: [("gpu".to_owned(), gpus)].into(),
             system_reserved: Resources { memory_bytes: gpus, ..Resources::default() },
+            defaults: Defaults { reserve_cpu_millis: gpus, ..Defaults::default() },
         }),
         1 => (id.clone(), 0..3usize).prop_map(|(id, count)| {
             let taint = "gpu:no-schedule".parse().unwrap();
@@ -211,6 +213,7 @@ fn any_task() -> impl Strategy<Value = Mutation> {
                 desired: Desired::Running,
                 status: TaskStatus::new(state, Time(3)),
                 created: Time(3),
+                devices: Default::default(),
                 origin: None,
                 revision: 5,
             })
@@ -220,7 +223,12 @@ fn any_task() -> impl Strategy<Value = Mutation> {
     prop_oneof![
         5 => create,
         2 => (id.clone(), on.clone(), any_address())
-            .prop_map(|(id, node, address)| Mutation::PlaceTask { id, node, address }),
+            .prop_map(|(id, node, address)| Mutation::PlaceTask {
+                id,
+                node,
+                address,
+                devices: Default::default(),
+            }),
         2 => (id.clone(), desired).prop_map(|(id, desired)| Mutation::SetDesired { id, desired }),
         1 => id.clone().prop_map(|id| Mutation::ExplainTask { id, error: "full".into() }),
         6 => (id.clone(), on, any_status())

@@ -11,7 +11,7 @@ fn check_reserved(script: &str, expected: &str) {
     let (state, outcomes) = run(script);
     assert!(outcomes.iter().all(|outcome| outcome == "ok"), "{outcomes:?}");
     assert_eq!(state.check(), Vec::<String>::new());
-    let reserved = |state: &State| state.reserved_on(node("a")).map(ToString::to_string);
+    let reserved = |state: &State| state.reserved_on(node("a")).map(|all| all.to_string());
     assert_eq!(reserved(&state).as_deref(), Some(expected));
     let again = State::import(state.head(), state.export()).unwrap();
     assert_eq!(reserved(&again), reserved(&state), "a snapshot has the same");
@@ -36,6 +36,15 @@ fn each_task_reserves_what_its_own_template_says() {
                   task 2 web.1 t2 @a";
     check_reserved(script, "memory=1KiB gpu=2");
     check_reserved(&format!("{script}\n report 1 @a complete#1"), "memory=1KiB");
+}
+
+#[test]
+fn defaults_count_for_what_says_nothing() {
+    let script = "cluster default:128\n node a\n service web\n service db reserve=4096\n \
+                  task 1 web.1 @a\n task 2 db.1 @a\n task 3 web.2 @a";
+    check_reserved(script, "memory=4.2KiB");
+    check_reserved(&format!("{script}\n report 1 @a failed#1"), "memory=4.1KiB");
+    check_reserved(&format!("{script}\n cluster default:0"), "memory=4KiB");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use std::net::Ipv4Addr;
 
 use warren_model::Time;
 use warren_model::cluster::{Cluster, Subnet};
+use warren_model::defaults::Defaults;
 use warren_model::health::{Health, HealthState};
 use warren_model::id::{ClusterId, NetworkId, NodeId, PolicyId, ServiceId, TaskId};
 use warren_model::job::Schedule;
@@ -201,6 +202,7 @@ fn new_task(id: &str, place: &str, words: &[&str], address: Option<Ipv4Addr>) ->
         desired: Desired::Running,
         status: TaskStatus::new(state, Time(0)),
         created: Time(0),
+        devices: Default::default(),
         origin: None,
         revision: 0,
     }
@@ -241,7 +243,13 @@ fn mutation(state: &State, text: &str) -> Mutation {
         }
     });
     match (words[0], &words[1..]) {
-        ("cluster", _) => Mutation::SetCluster(Cluster::new(ClusterId::from_bytes([1; 10]))),
+        ("cluster", rest) => Mutation::SetCluster(Cluster {
+            defaults: Defaults {
+                reserve_memory_bytes: number(rest, "default:").unwrap_or(0).into(),
+                ..Defaults::default()
+            },
+            ..Cluster::new(ClusterId::from_bytes([1; 10]))
+        }),
         ("node", [id, blocks @ ..]) => Mutation::CreateNode(new_node(id, blocks)),
         ("worker", [id, rest @ ..]) => {
             let key_hash = [number(rest, "key=").unwrap_or(0); 32];
@@ -261,6 +269,7 @@ fn mutation(state: &State, text: &str) -> Mutation {
             id: node(id),
             generic: resources(generic).generic,
             system_reserved: Resources { generic: [].into(), ..resources(generic) },
+            defaults: Defaults::default(),
         },
         ("taint", [id, taints @ ..]) => Mutation::SetTaints {
             id: node(id),
@@ -336,7 +345,16 @@ fn mutation(state: &State, text: &str) -> Mutation {
         ("task", [id, place, rest @ ..]) => {
             Mutation::CreateTask(new_task(id, place, rest, address))
         }
-        ("place", [id, on, ..]) => Mutation::PlaceTask { id: task(id), node: node(on), address },
+        ("place", [id, on, ..]) => Mutation::PlaceTask {
+            id: task(id),
+            node: node(on),
+            address,
+            devices: words
+                .iter()
+                .filter(|word| word.contains('/'))
+                .map(|d| (*d).to_owned())
+                .collect(),
+        },
         ("desired", [id, desired]) => {
             let desired = match *desired {
                 "running" => Desired::Running,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use warren_model::cluster::{Authority, JoinToken};
+use warren_model::defaults::Defaults;
+use warren_model::device::Devices;
 use warren_model::id::ClusterId;
 use warren_model::job::{Given, RunState};
 use warren_model::moving::{Cause, MinAvailable, Moving, Origin, Rebalance};
@@ -16,7 +18,7 @@ use warren_model::placement::{Placement, Strategy};
 use warren_model::policy::{Policy, PolicyAction, PolicySpec};
 use warren_model::resources::Resources;
 use warren_model::service::{
-    Attachment, Change, ChangeKind, Endpoint, EndpointMode, Hook, OnDisconnect, Revision,
+    Attachment, Change, ChangeKind, Endpoint, EndpointMode, Hook, Limits, OnDisconnect, Revision,
     ServiceSpec, UpdatePhase,
 };
 use warren_model::task::{Desired, Task, TaskControl, TaskState, TaskStatus};
@@ -58,6 +60,7 @@ fn member() -> Node {
         forgotten: Some(FORGOTTEN),
         generic: [("gpu".to_owned(), 4)].into(),
         system_reserved: Resources { memory_bytes: 1 << 29, ..Resources::default() },
+        defaults: defaults(),
         taints: vec!["gpu=yes:no-execute".parse().unwrap()],
         opened: TIME,
         drain_deadline: Some(TIME),
@@ -68,6 +71,15 @@ fn member() -> Node {
         }],
         ..Node::new(node(3), Description { hostname: "c".into(), ..Description::default() })
     }
+}
+
+fn devices() -> Devices {
+    ["nvidia.com/gpu=0".to_owned()].into_iter().collect()
+}
+
+fn defaults() -> Defaults {
+    let limits = Limits { pids: Some(100), ..Limits::default() };
+    Defaults { reserve_memory_bytes: 64 << 20, limits, ..Defaults::default() }
 }
 
 fn cluster() -> Cluster {
@@ -83,6 +95,7 @@ fn cluster() -> Cluster {
         overlay: OverlayKind::None,
         strategy: Strategy::BinPack,
         rebalance: Rebalance::Never,
+        defaults: defaults(),
         ..Cluster::new(ClusterId::from_bytes([1; 10]))
     }
 }
@@ -154,6 +167,7 @@ fn task() -> Task {
         desired: Desired::Running,
         status: TaskStatus::new(TaskState::Assigned, TIME),
         created: TIME,
+        devices: devices(),
         origin: Some(Origin { cause: Cause::Drain, revision: 3 }),
         revision: 3,
     }
@@ -186,6 +200,7 @@ fn mutations() -> Vec<Mutation> {
             id: node,
             generic: member().generic,
             system_reserved: member().system_reserved,
+            defaults: member().defaults,
         },
         Mutation::SetTaints { id: node, taints: member().taints },
         Mutation::SetRelays { id: node, relays: member().relays },
@@ -219,7 +234,7 @@ fn mutations() -> Vec<Mutation> {
         Mutation::RemoveService { id: service },
         Mutation::DropService { id: service },
         Mutation::CreateTask(task()),
-        Mutation::PlaceTask { id, node, address: task().address },
+        Mutation::PlaceTask { id, node, address: task().address, devices: devices() },
         Mutation::SetDesired { id, desired: Desired::Remove },
         Mutation::ExplainTask { id, error: "full".into() },
         Mutation::ReportTask { id, node, status: task().status },

@@ -8,6 +8,7 @@ use warren_model::resources::Resources;
 use warren_proto::v1;
 
 use super::{id_text, moment, node_status};
+use crate::cli::defaults::defaults_json;
 use crate::cli::listing::{Record, View};
 use crate::cli::placing::resources_json;
 
@@ -38,8 +39,12 @@ pub(crate) struct NodeRow {
     forgotten: Option<&'static str>,
     /// Pieces of what only people can count.
     generic: BTreeMap<String, u64>,
+    /// Names of devices that tasks may be given, by kind.
+    devices: BTreeMap<String, Vec<String>>,
     /// Not for tasks.
     system_reserved: Value,
+    /// Of its tasks that say nothing of it, before the cluster's.
+    defaults: Value,
     /// By its tasks together.
     reserved: Value,
     taints: Vec<String>,
@@ -97,7 +102,9 @@ impl From<&v1::Node> for NodeRow {
                 v1::ForgottenChoice::Unspecified => None,
             }),
             generic: node.generic.iter().map(|a| (a.name.clone(), a.amount)).collect(),
+            devices: about.devices.into_iter().map(|of| (of.kind, of.names)).collect(),
             system_reserved: amounts(node.system_reserved.as_ref()),
+            defaults: defaults_json(node.defaults),
             reserved: amounts(node.reserved.as_ref()),
             taints: node.taints.clone(),
             open_since: moment(node.opened),
@@ -131,7 +138,9 @@ impl Record for NodeRow {
         "joined_at",
         "forgotten",
         "generic",
+        "devices",
         "system_reserved",
+        "defaults",
         "reserved",
         "taints",
         "open_since",

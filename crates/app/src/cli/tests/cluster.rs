@@ -70,6 +70,7 @@ async fn settings_and_locks() {
             backup: 
             block prefix: 24
             certificate lifetime: 90d
+            defaults: 
             epoch: 0
             history limit: 5
             id: 040g2081040g2081
@@ -88,7 +89,7 @@ async fn settings_and_locks() {
     .await;
     check("cluster update --history-limit 3 --certificate-lifetime 2m", expect![[r#"
         exit 0
-        asked UpdateClusterRequest { history_limit: Some(3), certificate_lifetime_ms: Some(120000), backup: None, backup_off: false, request_id: [], strategy: Unspecified, rebalance: Unspecified }
+        asked UpdateClusterRequest { history_limit: Some(3), certificate_lifetime_ms: Some(120000), backup: None, backup_off: false, request_id: [], strategy: Unspecified, rebalance: Unspecified, defaults: None }
     "#]]).await;
     check(
         "cluster update",
@@ -96,7 +97,7 @@ async fn settings_and_locks() {
             exit 2
             --- err
             error: cluster update: nothing is to be changed
-            hint: give --history-limit, --strategy, --rebalance, --certificate-lifetime or --backup-folder
+            hint: give --history-limit, --strategy, --rebalance, --default-reserve-memory (and the like), --certificate-lifetime or --backup-folder
         "#]],
     )
     .await;
@@ -112,7 +113,7 @@ async fn settings_and_locks() {
     .await;
     check("cluster update --backup-folder off", expect![[r#"
         exit 0
-        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: true, request_id: [], strategy: Unspecified, rebalance: Unspecified }
+        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: true, request_id: [], strategy: Unspecified, rebalance: Unspecified, defaults: None }
     "#]]).await;
     check(
         "cluster lock",
@@ -226,7 +227,7 @@ async fn nodes() {
         exit 0
         --- out
         081040g2081040g2
-        asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Pause, labels_add: {"a": "b"}, labels_remove: ["c"], request_id: [], forgotten: Drop, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None }
+        asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Pause, labels_add: {"a": "b"}, labels_remove: ["c"], request_id: [], forgotten: Drop, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None, defaults: None }
     "#]]).await;
     check(
         "node update beta",
@@ -234,7 +235,7 @@ async fn nodes() {
             exit 2
             --- err
             error: node update: nothing is to be changed
-            hint: give --availability, --label-add, --label-rm, --worker, --resource, --system-reserve or --forgotten
+            hint: give --availability, --label-add, --label-rm, --worker, --resource, --system-reserve, --default-reserve-memory (and the like) or --forgotten
         "#]],
     )
     .await;
@@ -251,13 +252,13 @@ async fn nodes() {
         exit 0
         --- out
         081040g2081040g2
-        asked UpdateNodeRequest { node: "beta", manager: Some(true), worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None }
+        asked UpdateNodeRequest { node: "beta", manager: Some(true), worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None, defaults: None }
     "#]]).await;
     check("node demote alpha", expect![[r#"
         exit 0
         --- out
         081040g2081040g2
-        asked UpdateNodeRequest { node: "alpha", manager: Some(false), worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None }
+        asked UpdateNodeRequest { node: "alpha", manager: Some(false), worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None, defaults: None }
     "#]]).await;
     check(
         "node rm --force beta",

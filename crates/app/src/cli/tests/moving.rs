@@ -53,7 +53,7 @@ async fn services_say_how_they_are_moved() {
     .await;
     check("cluster update --rebalance never", expect![[r#"
         exit 0
-        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: false, request_id: [], strategy: Unspecified, rebalance: Never }
+        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: false, request_id: [], strategy: Unspecified, rebalance: Never, defaults: None }
     "#]]).await;
 }
 
@@ -63,7 +63,7 @@ async fn nodes_are_drained_and_activated() {
         exit 0
         --- out
         081040g2081040g2
-        asked UpdateNodeRequest { node: "alpha", manager: None, worker: None, availability: Drain, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: Some(600000) }
+        asked UpdateNodeRequest { node: "alpha", manager: None, worker: None, availability: Drain, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: Some(600000), defaults: None }
     "#]]).await;
     check(
         "node drain alpha --deadline soon",
@@ -79,8 +79,8 @@ async fn nodes_are_drained_and_activated() {
         --- out
         081040g2081040g2
         081040g2081040g2
-        asked UpdateNodeRequest { node: "alpha", manager: None, worker: None, availability: Active, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None }
-        asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Active, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None }
+        asked UpdateNodeRequest { node: "alpha", manager: None, worker: None, availability: Active, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None, defaults: None }
+        asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Active, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: [], taints_remove: [], drain_deadline_ms: None, defaults: None }
     "#]]).await;
 }
 

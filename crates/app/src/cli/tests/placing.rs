@@ -33,7 +33,7 @@ async fn placing_a_service() {
         exit 0
         --- out
         0c1g60r30c1g60r3
-        spec cpu=0.5 memory=512MiB gpu=1 {"affinity":["web"],"anti_affinity":["api:soft"],"constraints":["node.labels.disk==ssd"],"preempt":"never","prefer":["node.role==worker"],"priority":0,"replicas_max_per_node":2,"spread":["node.labels.zone"],"strategy":"bin-pack","tolerations":["gpu"]}
+        spec cpu=0.5 memory=512MiB gpu=1 {"affinity":["web"],"anti_affinity":["api:soft"],"constraints":["node.labels.disk==ssd"],"platforms":[],"preempt":"never","prefer":["node.role==worker"],"priority":0,"replicas_max_per_node":2,"spread":["node.labels.zone"],"strategy":"bin-pack","tolerations":["gpu"]}
     "#]]).await;
     check("service update web -d --constraint-add node.labels.disk==ssd --constraint-rm node.id==x --reserve-memory 64MiB", expect![[r#"
         exit 0
@@ -41,7 +41,7 @@ async fn placing_a_service() {
         web
         --- err
         warning: --constraint-rm: the service has no node.id==x
-        spec memory=64MiB {"affinity":[],"anti_affinity":[],"constraints":["node.labels.disk==ssd"],"preempt":"never","prefer":[],"priority":0,"replicas_max_per_node":null,"spread":[],"strategy":null,"tolerations":[]}
+        spec memory=64MiB {"affinity":[],"anti_affinity":[],"constraints":["node.labels.disk==ssd"],"platforms":[],"preempt":"never","prefer":[],"priority":0,"replicas_max_per_node":null,"spread":[],"strategy":null,"tolerations":[]}
     "#]]).await;
 }
 
@@ -164,7 +164,7 @@ async fn nodes_and_the_cluster() {
             exit 0
             --- out
             081040g2081040g2
-            asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [Amount { name: "gpu", amount: 4 }], system_reserved: Some(Resources { cpu_millis: 500, memory_bytes: 536870912, pids: 0, disk_bytes: 0, generic: [] }), taints_add: [], taints_remove: [], drain_deadline_ms: None }
+            asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [Amount { name: "gpu", amount: 4 }], system_reserved: Some(Resources { cpu_millis: 500, memory_bytes: 536870912, pids: 0, disk_bytes: 0, generic: [] }), taints_add: [], taints_remove: [], drain_deadline_ms: None, defaults: None }
         "#]],
     )
     .await;
@@ -172,11 +172,11 @@ async fn nodes_and_the_cluster() {
         exit 0
         --- out
         081040g2081040g2
-        asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: ["gpu=yes:no-schedule", "repair:no-execute"], taints_remove: ["old"], drain_deadline_ms: None }
+        asked UpdateNodeRequest { node: "beta", manager: None, worker: None, availability: Unspecified, labels_add: {}, labels_remove: [], request_id: [], forgotten: Unspecified, generic: [], system_reserved: None, taints_add: ["gpu=yes:no-schedule", "repair:no-execute"], taints_remove: ["old"], drain_deadline_ms: None, defaults: None }
     "#]]).await;
     check("cluster update --strategy bin-pack", expect![[r#"
         exit 0
-        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: false, request_id: [], strategy: BinPack, rebalance: Unspecified }
+        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: false, request_id: [], strategy: BinPack, rebalance: Unspecified, defaults: None }
     "#]]).await;
 }
 

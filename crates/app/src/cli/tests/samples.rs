@@ -112,6 +112,7 @@ pub(crate) fn task(slot: u32, state: v1::TaskState, desired: v1::Desired) -> v1:
         health_implicit: false,
         origin: None,
         run: 0,
+        devices: Vec::new(),
     }
 }
 

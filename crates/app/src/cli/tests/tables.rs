@@ -223,6 +223,14 @@ async fn nodes_and_cluster() {
                 "availability": "active",
                 "certificate_not_after": "2027-01-15T08:00:01.000Z",
                 "cpus": 2,
+                "defaults": {
+                  "limit_cpus": null,
+                  "limit_memory_bytes": null,
+                  "limit_pids": null,
+                  "reserve_cpus": null,
+                  "reserve_memory_bytes": null
+                },
+                "devices": {},
                 "disk_bytes": 0,
                 "disk_free_bytes": 0,
                 "drain_deadline": null,
@@ -263,6 +271,14 @@ async fn nodes_and_cluster() {
                 "availability": "drain",
                 "certificate_not_after": null,
                 "cpus": 2,
+                "defaults": {
+                  "limit_cpus": null,
+                  "limit_memory_bytes": null,
+                  "limit_pids": null,
+                  "reserve_cpus": null,
+                  "reserve_memory_bytes": null
+                },
+                "devices": {},
                 "disk_bytes": 0,
                 "disk_free_bytes": 0,
                 "drain_deadline": null,
@@ -411,6 +427,7 @@ async fn inspect() {
                     "affinity": [],
                     "anti_affinity": [],
                     "constraints": [],
+                    "platforms": [],
                     "preempt": "never",
                     "prefer": [],
                     "priority": 0,

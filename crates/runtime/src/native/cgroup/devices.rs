@@ -11,22 +11,41 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 /// One device that may be used, `None` standing for every minor.
-pub(super) struct Rule {
-    pub(super) major: u32,
-    pub(super) minor: Option<u32>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) is_block: bool,
+    pub(crate) major: u32,
+    pub(crate) minor: Option<u32>,
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
+impl Rule {
+    const fn all_of(major: u32, minor: Option<u32>) -> Self {
+        Self { is_block: false, major, minor, read: true, write: true }
+    }
+
+    /// As version 1 takes it: `c 1:3 rwm`.
+    pub(super) fn text(&self) -> String {
+        let kind = if self.is_block { 'b' } else { 'c' };
+        let minor = self.minor.map_or_else(|| "*".to_owned(), |minor| minor.to_string());
+        let read = if self.read { "r" } else { "" };
+        let write = if self.write { "w" } else { "" };
+        format!("{kind} {}:{minor} {read}{write}m", self.major)
+    }
 }
 
 /// Character devices that every container may read, write and make: those of its /dev, and
 /// terminals. Nodes of other devices may be made, but not opened.
 pub(super) const RULES: [Rule; 8] = [
-    Rule { major: 1, minor: Some(3) },
-    Rule { major: 1, minor: Some(5) },
-    Rule { major: 1, minor: Some(7) },
-    Rule { major: 1, minor: Some(8) },
-    Rule { major: 1, minor: Some(9) },
-    Rule { major: 5, minor: Some(0) },
-    Rule { major: 5, minor: Some(2) },
-    Rule { major: 136, minor: None },
+    Rule::all_of(1, Some(3)),
+    Rule::all_of(1, Some(5)),
+    Rule::all_of(1, Some(7)),
+    Rule::all_of(1, Some(8)),
+    Rule::all_of(1, Some(9)),
+    Rule::all_of(5, Some(0)),
+    Rule::all_of(5, Some(2)),
+    Rule::all_of(136, None),
 ];
 
 // linux/bpf.h.
@@ -37,6 +56,9 @@ const BPF_CGROUP_DEVICE: u32 = 6;
 /// Groups above may have programs of their own; all must agree.
 const BPF_F_ALLOW_MULTI: u32 = 2;
 const ACCESS_MKNOD: i32 = 1;
+const ACCESS_READ: i32 = 2;
+const ACCESS_WRITE: i32 = 4;
+const TYPE_BLOCK: i32 = 1;
 const TYPE_CHARACTER: i32 = 2;
 
 // Operation codes: 32-bit comparisons with a number, and what else is needed.
@@ -45,7 +67,6 @@ const MOVE: u8 = 0xbf;
 const MOVE_NUMBER: u8 = 0xb7;
 const AND_NUMBER: u8 = 0x57;
 const SHIFT_RIGHT: u8 = 0x77;
-const JUMP_EQUAL: u8 = 0x15;
 const JUMP_NOT_EQUAL: u8 = 0x55;
 const EXIT: u8 = 0x95;
 
@@ -85,22 +106,42 @@ fn assemble(rules: &[Rule]) -> Vec<Instruction> {
         op(JUMP_NOT_EQUAL, ACCESS, 0, 2, ACCESS_MKNOD),
     ];
     program.extend(answer(1));
-    program.push(op(JUMP_EQUAL, TYPE, 0, 2, TYPE_CHARACTER));
-    program.extend(answer(0));
     for rule in rules {
-        // Majors and minors are small numbers, so signed comparison is as good.
-        let major = rule.major.cast_signed();
-        match rule.minor {
-            Some(minor) => {
-                program.push(op(JUMP_NOT_EQUAL, MAJOR, 0, 3, major));
-                program.push(op(JUMP_NOT_EQUAL, MINOR, 0, 2, minor.cast_signed()));
+        let mut checks = checks(rule);
+        // The kinds of jumps in it all lead past the answer.
+        let len = checks.len();
+        for (at, check) in checks.iter_mut().enumerate() {
+            if check.code == JUMP_NOT_EQUAL {
+                // A handful of instructions.
+                check.offset = i16::try_from(len - at - 1 + 2).unwrap_or(i16::MAX);
             }
-            None => program.push(op(JUMP_NOT_EQUAL, MAJOR, 0, 2, major)),
         }
+        program.extend(checks);
         program.extend(answer(1));
     }
     program.extend(answer(0));
     program
+}
+
+/// What must be so for a rule to allow: each jumps away if it is not.
+fn checks(rule: &Rule) -> Vec<Instruction> {
+    let kind = if rule.is_block { TYPE_BLOCK } else { TYPE_CHARACTER };
+    // Majors and minors are small numbers, so signed comparison is as good.
+    let mut checks = vec![
+        op(JUMP_NOT_EQUAL, TYPE, 0, 0, kind),
+        op(JUMP_NOT_EQUAL, MAJOR, 0, 0, rule.major.cast_signed()),
+    ];
+    if let Some(minor) = rule.minor {
+        checks.push(op(JUMP_NOT_EQUAL, MINOR, 0, 0, minor.cast_signed()));
+    }
+    let refused =
+        if rule.read { 0 } else { ACCESS_READ } | if rule.write { 0 } else { ACCESS_WRITE };
+    if refused != 0 {
+        checks.push(op(MOVE, RESULT, ACCESS, 0, 0));
+        checks.push(op(AND_NUMBER, RESULT, 0, 0, refused));
+        checks.push(op(JUMP_NOT_EQUAL, RESULT, 0, 0, 0));
+    }
+    checks
 }
 
 /// The start of `union bpf_attr` for loading, which is all that old kernels look at.
@@ -195,11 +236,10 @@ mod tests {
                 MOVE_NUMBER => registers[target] = number,
                 AND_NUMBER => registers[target] &= number,
                 SHIFT_RIGHT => registers[target] >>= number,
-                JUMP_EQUAL if registers[target] == number => at += usize::try_from(offset).unwrap(),
                 JUMP_NOT_EQUAL if registers[target] != number => {
                     at += usize::try_from(offset).unwrap();
                 }
-                JUMP_EQUAL | JUMP_NOT_EQUAL => {}
+                JUMP_NOT_EQUAL => {}
                 EXIT => return registers[usize::from(RESULT)],
                 other => panic!("code {other:#x}"),
             }
@@ -230,6 +270,28 @@ mod tests {
             let answer = run(&program, access, kind, major, minor);
             assert_eq!(answer, allowed, "access {access} kind {kind} {major}:{minor}");
         }
+    }
+
+    #[test]
+    fn a_device_of_its_own() {
+        let disk = Rule { is_block: true, write: false, ..Rule::all_of(8, Some(1)) };
+        let rules: Vec<Rule> =
+            RULES.into_iter().chain([disk, Rule::all_of(195, Some(0))]).collect();
+        let program = assemble(&rules);
+        for (access, kind, major, minor, allowed) in [
+            (2, 1, 8, 1, 1),
+            (6, 1, 8, 1, 0),
+            (4, 1, 8, 1, 0),
+            (2, 1, 8, 2, 0),
+            (2, 2, 8, 1, 0),
+            (6, 2, 195, 0, 1),
+            (6, 2, 1, 3, 1),
+        ] {
+            let answer = run(&program, access, kind, major, minor);
+            assert_eq!(answer, allowed, "access {access} kind {kind} {major}:{minor}");
+        }
+        let texts: Vec<String> = rules[6..].iter().map(Rule::text).collect();
+        assert_eq!(texts, ["c 5:2 rwm", "c 136:* rwm", "b 8:1 rm", "c 195:0 rwm"]);
     }
 
     #[test]

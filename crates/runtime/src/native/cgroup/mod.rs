@@ -19,8 +19,10 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::device::Node;
 use crate::{Error, Limits};
 
+pub(crate) use devices::Rule;
 pub(crate) use v1::V1;
 pub(crate) use v2::V2;
 
@@ -62,7 +64,8 @@ pub(crate) trait Cgroups: Debug + Send + Sync {
     /// Controllers that limits need and this kernel does not offer.
     fn missing(&self) -> Vec<&'static str>;
     /// Makes the container's groups. Those of an earlier try are taken over.
-    fn create(&self, id: &str, limits: &Limits) -> Result<(), Error>;
+    /// Beside what every container has it may use some devices.
+    fn create(&self, id: &str, limits: &Limits, devices: &[Node]) -> Result<(), Error>;
     fn membership(&self, id: &str) -> Membership;
     /// Members, as the host numbers them.
     fn processes(&self, id: &str) -> io::Result<Vec<i32>>;

@@ -9,6 +9,7 @@ use super::{
     CPU_PERIOD_US, Cgroups, Membership, Mode, Mounted, NEEDED, check_limits, cpu_quota_us, devices,
     kill_each, make, members, read, remove, set,
 };
+use crate::native::device::Node;
 use crate::{Error, IoKind, Limits};
 
 /// Controllers of limits that few ask for.
@@ -127,7 +128,13 @@ impl V1 {
         Ok(())
     }
 
-    fn limit(&self, controller: &str, folder: &Path, limits: &Limits) -> Result<(), Error> {
+    fn limit(
+        &self,
+        controller: &str,
+        folder: &Path,
+        limits: &Limits,
+        nodes: &[Node],
+    ) -> Result<(), Error> {
         match controller {
             "memory" => limit_memory(folder, limits),
             "cpu" => limit_cpu(folder, limits),
@@ -138,12 +145,10 @@ impl V1 {
             "devices" => {
                 set(&folder.join("devices.deny"), "a", "device rules")?;
                 let allow = folder.join("devices.allow");
-                let nodes = ["c *:* m", "b *:* m"].map(str::to_owned);
-                let uses = devices::RULES.iter().map(|rule| match rule.minor {
-                    Some(minor) => format!("c {}:{minor} rwm", rule.major),
-                    None => format!("c {}:* rwm", rule.major),
-                });
-                let mut rules = nodes.into_iter().chain(uses);
+                let made = ["c *:* m", "b *:* m"].map(str::to_owned);
+                let own = nodes.iter().map(|node| &node.rule);
+                let uses = devices::RULES.iter().chain(own).map(devices::Rule::text);
+                let mut rules = made.into_iter().chain(uses);
                 rules.try_for_each(|rule| set(&allow, &rule, "device rules"))
             }
             // cpuacct only counts.
@@ -161,7 +166,7 @@ impl Cgroups for V1 {
         NEEDED.into_iter().filter(|name| self.hierarchy(name).is_none()).collect()
     }
 
-    fn create(&self, id: &str, limits: &Limits) -> Result<(), Error> {
+    fn create(&self, id: &str, limits: &Limits, nodes: &[Node]) -> Result<(), Error> {
         check_limits(limits)?;
         if self.hierarchy("cpu").is_none()
             && (limits.cpu_millis.is_some() || limits.cpu_shares.is_some())
@@ -172,7 +177,7 @@ impl Cgroups for V1 {
             self.make(hierarchy, id)?;
             let folder = self.folder(hierarchy, id);
             for controller in &hierarchy.controllers {
-                self.limit(controller, &folder, limits)?;
+                self.limit(controller, &folder, limits, nodes)?;
             }
         }
         self.tune(id, limits)

@@ -5,11 +5,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::devices::Rule;
 use super::disks;
 use super::{
     CPU_PERIOD_US, Cgroups, Membership, Mode, check_limits, cpu_quota_us, devices, io_error,
     is_busy, is_gone, kill_each, make, members, read, remove, set, write,
 };
+use crate::native::device::Node;
 use crate::{Error, IoKind, Limits};
 
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
@@ -81,20 +83,29 @@ impl V2 {
         }
     }
 
-    fn guard_devices(&self, folder: &Path) -> Result<(), Error> {
+    fn guard_devices(&self, folder: &Path, nodes: &[Node]) -> Result<(), Error> {
         // A plain folder stands in for the kernel.
         if cfg!(test) {
             return Ok(());
         }
+        let load = |rules: &[Rule]| {
+            devices::load(rules)
+                .map_err(io_error("load the device rules into the kernel".to_owned()))
+        };
+        let action = format!("attach the device rules to {}", folder.display());
+        if !nodes.is_empty() {
+            // All programs of a group must agree: one of its own, in place of what all share.
+            let own = nodes.iter().map(|node| node.rule);
+            let rules: Vec<Rule> = devices::RULES.into_iter().chain(own).collect();
+            return devices::attach(&load(&rules)?, folder).map_err(io_error(action));
+        }
         let program = match self.devices.get() {
             Some(program) => program,
             None => {
-                let program = devices::load(&devices::RULES)
-                    .map_err(io_error("load the device rules into the kernel".to_owned()))?;
+                let program = load(&devices::RULES)?;
                 self.devices.get_or_init(|| program)
             }
         };
-        let action = format!("attach the device rules to {}", folder.display());
         devices::attach(program, folder).map_err(io_error(action))
     }
 
@@ -173,12 +184,12 @@ impl Cgroups for V2 {
         CONTROLLERS.into_iter().filter(|name| !offered.contains(name)).collect()
     }
 
-    fn create(&self, id: &str, limits: &Limits) -> Result<(), Error> {
+    fn create(&self, id: &str, limits: &Limits, nodes: &[Node]) -> Result<(), Error> {
         check_limits(limits)?;
         let handed = self.prepare()?;
         let folder = self.folder(id);
         make(&folder)?;
-        self.guard_devices(&folder)?;
+        self.guard_devices(&folder, nodes)?;
         let need = |controller: &'static str| {
             if handed.contains(&controller) {
                 return Ok(());
@@ -281,7 +292,7 @@ mod tests {
     #[test]
     fn settings() {
         let (folder, v2) = tree("cpuset cpu io memory pids\n");
-        v2.create("web.1", &limits()).unwrap();
+        v2.create("web.1", &limits(), &[]).unwrap();
         let file = |name: &str| {
             fs::read_to_string(folder.path().join("warren-abcdefgh").join(name)).unwrap()
         };
@@ -301,7 +312,7 @@ mod tests {
     #[test]
     fn no_limits_but_of_processes() {
         let (folder, v2) = tree("memory pids\n");
-        v2.create("web.1", &Limits::default()).unwrap();
+        v2.create("web.1", &Limits::default(), &[]).unwrap();
         let group = folder.path().join("warren-abcdefgh/web.1");
         assert_eq!(fs::read_to_string(group.join("pids.max")).unwrap(), "4096");
         assert!(!group.join("memory.max").exists());
@@ -315,17 +326,17 @@ mod tests {
         let (folder, v2) = tree("memory pids\n");
         let control = folder.path().join("cgroup.subtree_control");
         fs::write(&control, "memory pids").unwrap();
-        v2.create("web.1", &Limits::default()).unwrap();
+        v2.create("web.1", &Limits::default(), &[]).unwrap();
         assert_eq!(fs::read_to_string(&control).unwrap(), "memory pids");
     }
 
     #[test]
     fn refusals() {
         let (_folder, v2) = tree("memory pids\n");
-        let error = v2.create("web.1", &limits()).unwrap_err();
+        let error = v2.create("web.1", &limits(), &[]).unwrap_err();
         assert_eq!(error.to_string(), "this limit needs the cpu controller of cgroup2");
         let tiny = Limits { memory_bytes: Some(1024), ..Limits::default() };
-        let error = v2.create("web.1", &tiny).unwrap_err();
+        let error = v2.create("web.1", &tiny, &[]).unwrap_err();
         assert!(matches!(error, Error::Rejected(_)), "{error}");
     }
 
