@@ -229,6 +229,7 @@ mod tests {
             digest: None,
             layers: vec![root],
             config: ImageConfig::default(),
+            platforms: std::collections::BTreeSet::new(),
             size_bytes: 0,
         };
         Rig { _dir: dir, image }

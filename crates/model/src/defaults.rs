@@ -83,9 +83,11 @@ impl Defaults {
         let memory = reserve.memory_bytes.max(memory);
         let pids = u32::try_from(reserve.pids).unwrap_or(u32::MAX);
         Limits {
-            memory_bytes: own.memory_bytes.or(self.limits.memory_bytes.map(|all| all.max(memory))),
-            cpu_millis: own.cpu_millis.or(self.limits.cpu_millis.map(|all| all.max(cpu))),
-            pids: own.pids.or(self.limits.pids.map(|all| all.max(pids))),
+            memory_bytes: own
+                .memory_bytes
+                .or_else(|| self.limits.memory_bytes.map(|all| all.max(memory))),
+            cpu_millis: own.cpu_millis.or_else(|| self.limits.cpu_millis.map(|all| all.max(cpu))),
+            pids: own.pids.or_else(|| self.limits.pids.map(|all| all.max(pids))),
         }
     }
 

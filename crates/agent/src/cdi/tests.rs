@@ -148,7 +148,7 @@ fn folders() {
     fs::write(high.join("c1.yaml"), one("c", "N=1")).unwrap();
     fs::write(high.join("c2.yaml"), one("c", "N=2")).unwrap();
     fs::create_dir(high.join("folder.json")).unwrap();
-    fs::write(high.join("large.json"), vec![b' '; (FILE_BYTES_MAX + 1) as usize]).unwrap();
+    fs::write(high.join("large.json"), " ".repeat((1 << 20) + 1)).unwrap();
     let (found, problems) = known(&[low.clone(), high.clone(), none.clone()]);
     assert_eq!(found.devices.keys().collect::<Vec<_>>(), ["v.d/x=a", "v.d/x=b"]);
     let words: Vec<String> =

@@ -130,6 +130,7 @@ fn placement() -> impl Strategy<Value = Placement> {
     let most = prop::option::of(1..9u32);
     (constraints(), constraints(), spread, affinities, most, tolerations, strategy).prop_map(
         |(constraints, preferences, spread, affinities, most, tolerations, strategy)| Placement {
+            platforms: vec!["linux/arm64".to_owned()],
             constraints,
             preferences,
             spread: spread.iter().map(|text| text.parse().unwrap()).collect(),

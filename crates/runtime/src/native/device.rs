@@ -48,8 +48,11 @@ fn node(device: &Device) -> Result<Node, Error> {
             write: device.write,
         },
         path,
-        mode: device.mode.unwrap_or(about.mode()) & MODE,
-        owner: (device.uid.unwrap_or(about.uid()), device.gid.unwrap_or(about.gid())),
+        mode: device.mode.unwrap_or_else(|| about.mode()) & MODE,
+        owner: (
+            device.uid.unwrap_or_else(|| about.uid()),
+            device.gid.unwrap_or_else(|| about.gid()),
+        ),
     })
 }
 
