@@ -169,11 +169,14 @@ impl House {
         }
     }
 
-    pub(crate) async fn create(
+    /// Boxed: the request is large.
+    pub(crate) fn create(
         &mut self,
         request: v1::CreateServiceRequest,
-    ) -> Result<v1::Changed, Status> {
-        soon(self.control.create_service(request)).await.map(tonic::Response::into_inner)
+    ) -> impl Future<Output = Result<v1::Changed, Status>> {
+        Box::pin(async move {
+            soon(self.control.create_service(request)).await.map(tonic::Response::into_inner)
+        })
     }
 }
 

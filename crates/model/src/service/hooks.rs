@@ -120,7 +120,7 @@ impl ServiceSpec {
         let hooks = &self.hooks;
         if self.mode.is_job() && *hooks != Hooks::default() {
             let problem = "is for services that go on: a job is a command itself";
-            let given = hooks.before.first().or(hooks.after.first());
+            let given = hooks.before.first().or_else(|| hooks.after.first());
             return Err(wrong("pre_deploy_cmd", given.map_or("", String::as_str), problem));
         }
         for hook in Hook::ALL {
