@@ -405,6 +405,12 @@ async fn help() {
                   Drop a capability
               --read-only
                   Root file system cannot be written to
+              --init-container <CONTAINER>
+                  Run a container to its end before the service's own starts: name=,image=[,cmd=,env=K=V, user=,workdir=,limit-memory=,reserve-cpu=,…]; repeat for more, they run in this order
+              --sidecar <CONTAINER>
+                  Run a container beside the service's own, in its network: keys as above, and health-cmd=, health-http=, health-tcp=,…
+              --mount <MOUNT>
+                  Mount a folder that the containers of a task have in common: type=task,name=NAME,target=/PATH[,readonly]
               --constraint <CONSTRAINT>
                   Only on nodes of which this holds, e.g. node.labels.disk==ssd; also !=, =~ (a pattern with * and ?), in a,b, < and >
               --prefer <CONSTRAINT>

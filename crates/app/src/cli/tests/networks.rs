@@ -127,40 +127,41 @@ async fn networks_are_shown() {
     check(
         "network inspect back",
         expect![[r#"
-        exit 0
-        --- out
-        [
-          {
-            "created_at": "2027-01-15T08:00:00.000Z",
-            "encrypted": true,
-            "id": "0w3ge1r70w3ge1r7",
-            "internal": true,
-            "labels": {},
-            "name": "back",
-            "revision": 4,
-            "services": [
+            exit 0
+            --- out
+            [
               {
-                "address": "10.192.1.2",
-                "address_v6": "fd01:101:101:1::ac0:102",
-                "aliases": [
-                  "www"
+                "created_at": "2027-01-15T08:00:00.000Z",
+                "encrypted": true,
+                "id": "0w3ge1r70w3ge1r7",
+                "internal": true,
+                "labels": {},
+                "name": "back",
+                "relays": [],
+                "revision": 4,
+                "services": [
+                  {
+                    "address": "10.192.1.2",
+                    "address_v6": "fd01:101:101:1::ac0:102",
+                    "aliases": [
+                      "www"
+                    ],
+                    "endpoint_mode": "vip",
+                    "id": "0c1g60r30c1g60r3",
+                    "name": "web",
+                    "slot_addresses": {
+                      "1": "10.192.1.3"
+                    },
+                    "tasks": [
+                      "10.128.0.2"
+                    ]
+                  }
                 ],
-                "endpoint_mode": "vip",
-                "id": "0c1g60r30c1g60r3",
-                "name": "web",
-                "slot_addresses": {
-                  "1": "10.192.1.3"
-                },
-                "tasks": [
-                  "10.128.0.2"
-                ]
+                "subnet": "10.192.1.0/24",
+                "subnet_v6": null
               }
-            ],
-            "subnet": "10.192.1.0/24",
-            "subnet_v6": null
-          }
-        ]
-    "#]],
+            ]
+        "#]],
     )
     .await;
     let row = NetworkRow::new(super::samples::network(), true).unwrap();

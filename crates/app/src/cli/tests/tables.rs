@@ -396,6 +396,7 @@ async fn inspect() {
                   "hooks": null,
                   "hostname": null,
                   "image": "nginx:1.27",
+                  "init_containers": [],
                   "job": null,
                   "labels": {
                     "team": "shop"
@@ -410,6 +411,7 @@ async fn inspect() {
                     "max_files": 3
                   },
                   "mode": "replicated",
+                  "mounts": [],
                   "moving": {
                     "min_available": null,
                     "rebalance": "auto"
@@ -471,6 +473,7 @@ async fn inspect() {
                     "order": "start-first",
                     "parallelism": 1
                   },
+                  "sidecars": [],
                   "stop_grace_period": "10s",
                   "stop_signal": null,
                   "tuning": {
