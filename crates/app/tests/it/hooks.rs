@@ -16,7 +16,7 @@ fn hooks(node: &Node, name: &str) -> Vec<Value> {
 
 fn replicas(node: &Node) -> Vec<(Value, Value)> {
     let mut tasks = node.tasks("web");
-    tasks.retain(|task| task["hook"].is_null());
+    tasks.retain(|task| task["hook"].is_null() && task["desired_state"] == "running");
     tasks.into_iter().map(|task| (task["id"].clone(), task["pid"].clone())).collect()
 }
 
@@ -34,8 +34,11 @@ fn host_hooks_run_before_and_after_a_deploy() {
     args.extend(["sleep", "3600"]);
     node.ok(&args);
     let logs = node.ok(&["service", "logs", "web"]);
-    assert!(logs.contains("web.pre-deploy  | before 1"), "{logs}");
-    assert!(logs.contains("web.post-deploy | after"), "{logs}");
+    let said = |name: &str, text: &str| {
+        let mut lines = logs.lines().filter_map(|line| line.split_once('|'));
+        lines.any(|(of, line)| of.trim() == name && line.trim() == text)
+    };
+    assert!(said("web.pre-deploy", "before 1") && said("web.post-deploy", "after"), "{logs}");
     for hook in ["pre-deploy", "post-deploy"] {
         let tasks = hooks(&node, hook);
         assert_eq!(tasks.len(), 1, "{tasks:?}");
