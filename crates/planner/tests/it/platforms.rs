@@ -9,7 +9,7 @@ fn only_where_there_is_a_build() {
         has a arch=x86_64
         has b arch=aarch64
         service web n=2 for=linux/arm64
-        plan => +web.1@c +web.2@b
+        plan => +web.1@b +web.2@c
         service one n=1 for=linux/riscv64 where=node.hostname!=c
         plan => +one.1
         explain one => no node fits: 1 not node.hostname!=c, 2 without a build of the image (it is \

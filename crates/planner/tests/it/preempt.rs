@@ -127,7 +127,7 @@ fn no_more_than_a_service_can_spare() {
         plan => +low.2 more
         why top.2 => no node fits: 1 short of memory (needs 250MiB)
         obey
-        plan => place top.1@a
+        plan => place top.1@a more
         start
         explain top.2 => no node fits: 1 short of memory (needs 250MiB); no task of low is to \
          spare (--min-available) | a: needs 250MiB memory, 0B free of 1000MiB | near a
