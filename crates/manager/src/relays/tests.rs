@@ -20,6 +20,9 @@ fn key(id: NodeId) -> Mutation {
 impl World {
     fn new(letters: &str) -> Self {
         let mut state = world("");
+        let cluster = warren_model::Cluster::clone(state.cluster().unwrap());
+        let cluster = warren_model::Cluster { overlay: OverlayKind::Wireguard, ..cluster };
+        apply(&mut state, vec![Mutation::SetCluster(cluster)]);
         let more = letters.chars().filter(|letter| !"ab".contains(*letter));
         apply(&mut state, more.map(|letter| Mutation::CreateNode(node(letter))).collect());
         apply(&mut state, letters.chars().map(|letter| key(node_id(letter))).collect());
