@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn it_is_reached_again_once_it_answered_twice() {
-        assert_eq!(shown("sssss....ah.....a."), "..??L....!.....!U.");
+        assert_eq!(shown("sssss....ah.....a."), "..??L....!....!.U.");
         // Each loss asks for more.
         let mut reach = Reach::default();
         let mut needed = Vec::new();

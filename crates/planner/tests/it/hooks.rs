@@ -32,8 +32,8 @@ fn nothing_new_is_made_before_the_hook_has_done_its_work() {
         start
         plan => -web.1 +web.2/2@b
         start
-        plan => done web
-        plan => -web.2",
+        plan => -web.2
+        plan => done web",
     );
 }
 

@@ -549,14 +549,14 @@ proptest! {
 
 #[test]
 fn nobody_waits_for_ever_for_what_goes_on_whatever_fails() {
-    let story = |policy: &str, patience: &str, said: &str| {
+    let story = |policy: &str, wake: &str, patience: &str, said: &str| {
         check(&format!(
             "nodes a
             service web n=1
             plan => +web.1@a
             start
             update web image=b fail=continue {policy}
-            plan => +web.1/2@a
+            plan => +web.1/2@a{wake}
             start
             crash web.1
             progress web => 1 preparing, 1 to be stopped
@@ -568,6 +568,6 @@ fn nobody_waits_for_ever_for_what_goes_on_whatever_fails() {
             progress web => 1 to be stopped"
         ));
     };
-    story("", "600s", "10m");
-    story("deadline=20s", "20s", "20s");
+    story("", "", "600s", "10m");
+    story("deadline=20s", " wake 20s", "20s", "20s");
 }

@@ -663,6 +663,7 @@ proptest! {
             overlay: cluster.overlay,
             certificate_lifetime_ms: cluster.certificate_lifetime_ms,
             epoch: cluster.epoch,
+            defaults: cluster.defaults,
             ..Cluster::new(cluster.id)
         };
         assert_eq!(settings, expected);
