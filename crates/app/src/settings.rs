@@ -109,7 +109,7 @@ pub(crate) struct NodeFlags {
     /// the environment [env: WARREN_CDI_SPEC_DIR] [default: /etc/cdi and /var/run/cdi]
     #[arg(long, value_name = "DIR", value_delimiter = ',')]
     cdi_spec_dir: Vec<String>,
-    /// error, warn, info, debug, trace, or by module [env: WARREN_LOG_LEVEL] [default: info]
+    /// error, warn, info, debug, or by module [env: WARREN_LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
     /// text or json [env: WARREN_LOG_FORMAT] [default: text]

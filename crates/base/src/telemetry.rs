@@ -23,7 +23,7 @@ pub enum LogFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
     #[error(
-        "log level {0:?} is not understood; write error, warn, info, debug, trace or e.g. info,warren_store=debug"
+        "log level {0:?} is not understood; write error, warn, info, debug or e.g. info,warren_store=debug"
     )]
     Shape(String),
     #[error("log level {0:?} has {1} characters, at most {FILTER_LEN_MAX} are read")]

@@ -109,7 +109,7 @@ pub(crate) struct NodeRmArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct LogLevelArgs {
-    /// error, warn, info, debug, trace, or by module: info,warren_store=debug
+    /// error, warn, info, debug, or by module: info,warren_store=debug
     #[arg(value_name = "FILTER")]
     filter: String,
 }

@@ -56,9 +56,9 @@ fn bad_files() {
         None,
         None,
         "log_level = \"loud\"",
-        "DIR/warren.toml: log_level: \"loud\" is not a log level (write one of off, error, warn, info, debug, trace, or by module: info,warren_store=debug)",
+        "DIR/warren.toml: log_level: \"loud\" is not a log level (write one of off, error, warn, info, debug, or by module: info,warren_store=debug)",
     );
-    check(None, None, "log_level = \"warn,warren_store=trace\"", "/var/lib/warren");
+    check(None, None, "log_level = \"warn,warren_store=debug\"", "/var/lib/warren");
     check(Some(""), None, "", "--data-dir: the path is empty");
     check(
         None,

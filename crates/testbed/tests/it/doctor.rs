@@ -146,6 +146,11 @@ fn host_doctor_tells_the_pair_and_the_way() -> Result<()> {
             Ok(look.said.exit == 1 && of_pair && told && row["way"] == way)
         })
     };
+    // Nor can a third node pass on: at first nothing goes to where it would.
+    let third = manager.host();
+    let shut = "table ip shut { chain in { type filter hook prerouting priority -400; \
+                udp dport 51821-51836 drop; }; }";
+    assert_eq!(third.run("nft", &[shut])?.exit, 0);
     // What comes from w1 does not arrive on w2; addresses of cards are still found.
     let receiver = cluster.node("w2")?.host();
     let from = cluster.node("w1")?.host().address();
@@ -175,6 +180,19 @@ fn host_doctor_tells_the_pair_and_the_way() -> Result<()> {
     let short = cluster.node("w1")?.warren(&["doctor"])?;
     assert!(short.exit == 1 && short.out.contains("underlay to w2"), "{short:?}");
     cluster.bed().heal();
+    fine(&cluster, cluster.node("w1")?, &["m1", "w2"], &["underlay", "tunnel"])?;
+    // What they send each other goes by the third, which is told.
+    assert_eq!(third.run("nft", &["delete table ip shut"])?.exit, 0);
+    lose("udp dport 51820")?;
+    for (from, to) in [("w1", "w2"), ("w2", "w1")] {
+        until(&cluster, &format!("{from} to {to} by m1"), manager, &["--from", from], |look| {
+            let row = look.row(to, "direct way")?;
+            let told =
+                row["detail"].as_str().is_some_and(|detail| detail.ends_with("by way of m1"));
+            Ok(look.bad().is_empty() && told && row["level"] == "warn")
+        })?;
+    }
+    heal()?;
     fine(&cluster, cluster.node("w1")?, &["m1", "w2"], &["underlay", "tunnel"])
 }
 

@@ -388,7 +388,7 @@ async fn log_levels() {
         exit 2
         --- err
         error: FILTER: "loud" is not a log level
-        hint: write one of off, error, warn, info, debug, trace, or by module: info,warren_store=debug
+        hint: write one of off, error, warn, info, debug, or by module: info,warren_store=debug
     "#]],
     )
     .await;
