@@ -148,12 +148,15 @@ impl Core {
     /// References of the images that tasks of this node need.
     pub fn images(&self) -> BTreeSet<String> {
         let gone = |held: &&Held| !held.machine.is_gone();
-        let images = |held: &Held| {
-            let template = &held.spec.template;
-            let companions = template.companions.iter().map(|companion| &companion.task.image);
-            std::iter::once(&template.image).chain(companions).cloned().collect::<Vec<_>>()
-        };
-        self.tasks.values().filter(gone).flat_map(images).collect()
+        let images = self.tasks.values().filter(gone).map(|held| held.spec.template.image.clone());
+        images.chain(self.companion_images()).collect()
+    }
+
+    /// Those of init containers and sidecars alone.
+    pub fn companion_images(&self) -> BTreeSet<String> {
+        let gone = |held: &&Held| !held.machine.is_gone();
+        let companions = self.tasks.values().filter(gone).flat_map(|h| &h.spec.template.companions);
+        companions.map(|companion| companion.task.image.clone()).collect()
     }
 
     /// When to send [`Input::Wake`], on the monotonic clock.

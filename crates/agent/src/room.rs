@@ -16,15 +16,14 @@ use crate::worker::{Message, Pins, Tools};
 pub(crate) async fn in_use(tools: &Tools, running_alone: bool) -> Option<BTreeSet<String>> {
     let (reply, pins) = oneshot::channel();
     tools.tell(Message::Images(reply)).await;
-    let Pins { running, wanted } = pins.await.ok()?;
+    let Pins { running, beside, wanted } = pins.await.ok()?;
     let mut in_use = running;
-    if !running_alone {
-        in_use.extend(wanted.iter().filter_map(|name| match name.parse::<Reference>() {
-            Ok(name) => tools.images.get(&name).map(|image| image.id),
-            // Ids of images are no names, but may be meant.
-            Err(_) => tools.images.find(name).ok().map(|image| image.id),
-        }));
-    }
+    let named = if running_alone { beside } else { wanted };
+    in_use.extend(named.iter().filter_map(|name| match name.parse::<Reference>() {
+        Ok(name) => tools.images.get(&name).map(|image| image.id),
+        // Ids of images are no names, but may be meant.
+        Err(_) => tools.images.find(name).ok().map(|image| image.id),
+    }));
     Some(in_use)
 }
 

@@ -89,6 +89,8 @@ pub(crate) struct Holding {
 pub(crate) struct Pins {
     /// Ids of those that containers run on or are about to.
     pub(crate) running: BTreeSet<String>,
+    /// References of init containers and sidecars, which may run.
+    pub(crate) beside: BTreeSet<String>,
     /// References that tasks of this node name.
     pub(crate) wanted: BTreeSet<String>,
 }
@@ -202,7 +204,8 @@ impl Worker {
             }
             Message::Images(reply) => {
                 let running = self.images.values().cloned().collect();
-                let _ = reply.send(Pins { running, wanted: self.core.images() });
+                let beside = self.core.companion_images();
+                let _ = reply.send(Pins { running, beside, wanted: self.core.images() });
             }
             Message::Forgotten(reply) => {
                 let _ = reply.send(self.core.forgotten(self.tools.now()));
