@@ -1,3 +1,5 @@
+//! What a crew does next: inits in their order, sidecars that end, ends of all kinds.
+
 use warren_model::service::Companion;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Who passes on for whom, by what nodes report.
+
 use warren_state::change::Mutation;
 
 use super::*;

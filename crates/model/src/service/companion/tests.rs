@@ -1,3 +1,5 @@
+//! What init containers and sidecars may be, and what they reserve.
+
 use super::*;
 use crate::health::{HealthSpec, Probe};
 
