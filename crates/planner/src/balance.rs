@@ -235,6 +235,11 @@ pub(crate) fn balance(pass: &mut Pass<'_, '_>, progress: Progress) {
     if pass.draft.nodes.newest_opening() <= oldest {
         return;
     }
+    if pass.slots.iter().any(|slot| slot.renewed != Renewed::No) {
+        // What this very plan placed is not among the tasks that are counted here.
+        pass.is_held_back = true;
+        return;
+    }
     let spread =
         Spread::new(pass.service, &pass.draft.nodes, sites(&pass.slots, &pass.draft.nodes));
     if !spread.is_uneven(&pass.draft.nodes, oldest) || !is_available(pass) {
