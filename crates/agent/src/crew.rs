@@ -3,8 +3,9 @@
 //!
 //! Pure: what happened goes in, what to do next comes out; a wish to be called again is data
 //! ([`Crew::wake_at`]). Init containers run one after another to their end, then sidecars are
-//! started in order, then the task's own container. A sidecar that ends is started again after a
-//! growing pause. When the task's own container has ended, sidecars are stopped in reverse order,
+//! started in order, then the task's own container. One that says how it is asked for its health
+//! is waited for: it is ready before the next is started. A sidecar that ends is started again
+//! after a growing pause. When the task's own container has ended, sidecars are stopped in reverse order,
 //! one after another, and only then is the attempt over.
 //!
 //! Invariants:
@@ -16,6 +17,7 @@
 
 use std::sync::Arc;
 
+use warren_model::health::Healthcheck;
 use warren_model::quantity::Time;
 use warren_model::service::{CompanionKind, CompanionName, RestartCondition, RestartPolicy};
 use warren_model::task::{CompanionState, CompanionStatus, TaskExit};
@@ -64,6 +66,10 @@ pub(crate) enum Happened {
     MainEnded(Ended),
     /// The start is not wanted any more.
     Halt,
+    /// A sidecar has answered well.
+    Ready {
+        at: usize,
+    },
     /// A sidecar is not what it should be: it is to begin anew.
     Ailing {
         at: usize,
@@ -78,6 +84,8 @@ pub(crate) enum Step {
     Start(usize),
     /// Tell when it has ended.
     Wait(usize),
+    /// Ask it for its health from now on; tell when it is ready.
+    Probe(usize),
     StartMain,
     WaitMain,
     /// Stop signal, then SIGKILL after its grace period.
@@ -129,6 +137,9 @@ struct Member {
     starting: bool,
     /// A stop is under way.
     stopping: bool,
+    /// Others are started once it is ready.
+    awaited: bool,
+    ready: bool,
     /// When it is started again.
     again_ms: Option<u64>,
 }
@@ -165,6 +176,9 @@ impl Crew {
             streak: 0,
             starting: false,
             stopping: false,
+            awaited: companion.kind == CompanionKind::Sidecar
+                && matches!(companion.task.health, Healthcheck::Explicit(_)),
+            ready: false,
             again_ms: None,
         });
         // It has no end of its own: it is there for as long as the task.
@@ -261,7 +275,7 @@ impl Crew {
                 (member.starting, member.pid) = (false, pid);
                 member.enter(CompanionState::Running, when);
                 let mut steps = vec![Step::Wait(at)];
-                steps.extend(self.settle(now));
+                steps.extend(self.settle(at, now));
                 steps
             }
             Happened::NotStarted { at, failure } => self.not_started(at, failure, now),
@@ -279,9 +293,12 @@ impl Crew {
                 steps
             }
             Happened::Halt => self.halt(now),
+            Happened::Ready { at } => self.ready(at, now),
             Happened::Ailing { at } => match self.phase {
-                Phase::StartingMain | Phase::Up => self.stop_member(at).into_iter().collect(),
-                Phase::Starting(_) | Phase::Stopping(_) | Phase::Over => vec![],
+                Phase::Starting(_) | Phase::StartingMain | Phase::Up => {
+                    self.stop_member(at).into_iter().collect()
+                }
+                Phase::Stopping(_) | Phase::Over => vec![],
             },
             Happened::Wake => self.wake(now),
         }
@@ -309,7 +326,16 @@ impl Crew {
                     steps.push(Step::Wait(at));
                     break;
                 }
-                (CompanionKind::Sidecar, CompanionState::Running) => steps.push(Step::Wait(at)),
+                // Left by an earlier process, or ready by now.
+                (CompanionKind::Sidecar, CompanionState::Running) => {
+                    if !member.ready {
+                        steps.push(Step::Wait(at));
+                    }
+                    if member.awaited && !member.ready {
+                        steps.push(Step::Probe(at));
+                        break;
+                    }
+                }
                 (CompanionKind::Init | CompanionKind::Sidecar, _) => {
                     member.starting = true;
                     steps.push(Step::Start(at));
@@ -321,9 +347,28 @@ impl Crew {
         steps
     }
 
-    /// A container has just been started.
-    fn settle(&mut self, now: Now) -> Vec<Step> {
+    /// A sidecar is as it should be: whoever waits for it is next.
+    fn ready(&mut self, at: usize, now: Now) -> Vec<Step> {
+        let member = &mut self.members[at];
+        // Said of one that has ended since.
+        if member.state != CompanionState::Running {
+            return vec![];
+        }
+        member.ready = true;
+        if self.phase != Phase::Starting(at) {
+            return vec![];
+        }
+        self.go_on(now)
+    }
+
+    /// The container at `started` has just been started.
+    fn settle(&mut self, started: usize, now: Now) -> Vec<Step> {
         match self.phase {
+            // Again: others are waited for.
+            Phase::Starting(at) if at != started => vec![],
+            Phase::Starting(at) if self.members[at].awaited && !self.halted => {
+                vec![Step::Probe(at)]
+            }
             // An init container is waited for, unless nobody wants it any more.
             Phase::Starting(at) if self.members[at].kind == CompanionKind::Init => {
                 if self.halted {
@@ -345,14 +390,14 @@ impl Crew {
     fn not_started(&mut self, at: usize, failure: Failure, now: Now) -> Vec<Step> {
         self.members[at].starting = false;
         match self.phase {
-            Phase::Starting(_) => {
+            Phase::Starting(_) if self.members[at].restarts == 0 => {
                 let member = &self.members[at];
                 let (kind, name) = (member.kind.words(), &member.name);
                 let message = format!("{kind} `{name}`: {}", failure.message);
                 self.stop_all(Answer::NotStarted(Failure { message, ..failure }))
             }
             // It ran before: as one that ends at once.
-            Phase::StartingMain | Phase::Up => {
+            Phase::Starting(_) | Phase::StartingMain | Phase::Up => {
                 self.again(at, 0, now);
                 vec![]
             }
@@ -364,7 +409,7 @@ impl Crew {
     fn ended(&mut self, at: usize, ended: Ended, now: Now) -> Vec<Step> {
         let member = &mut self.members[at];
         let ran_ms = ended.at.since_ms(member.since);
-        (member.stopping, member.pid) = (false, 0);
+        (member.stopping, member.ready, member.pid) = (false, false, 0);
         member.exit = Some(exit(&ended));
         member.enter(CompanionState::Exited, ended.at);
         match (&self.phase, member.kind) {
@@ -404,10 +449,6 @@ impl Crew {
     /// Sidecars whose pause is over.
     fn wake(&mut self, now: Now) -> Vec<Step> {
         let mut steps = Vec::new();
-        if matches!(self.phase, Phase::Starting(_)) {
-            // Who begins first is not known to the others yet; all are there soon.
-            return steps;
-        }
         for (at, member) in self.members.iter_mut().enumerate() {
             if member.again_ms.is_some_and(|due| due <= now.mono_ms) {
                 member.again_ms = None;

@@ -8,15 +8,15 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use warren_image::{
-    Error as ImageError, Image, ImageConfig, ImportOptions, Listed, Loaded, Progress, Prune,
-    Reference, Removed,
+    Digest, Error as ImageError, Image, ImageConfig, ImportOptions, Listed, Loaded, Progress,
+    Prune, Reference, Remote, Removed,
 };
 use warren_model::health::Probe;
 use warren_model::{NodeTable, TaskId};
@@ -275,6 +275,17 @@ struct ImageState {
     here: BTreeMap<Reference, Image>,
     registry: BTreeMap<Reference, Image>,
     trouble: Option<ImageError>,
+    /// Of all images; nothing: they have no files.
+    root: Option<PathBuf>,
+}
+
+impl ImageState {
+    fn unpacked(&self, image: &Image) -> Image {
+        match &self.root {
+            Some(root) => Image { layers: vec![root.clone()], ..image.clone() },
+            None => image.clone(),
+        }
+    }
 }
 
 fn image(config: ImageConfig, name: &Reference) -> Image {
@@ -301,7 +312,23 @@ impl FakeImages {
 
     /// An image that can be pulled.
     pub fn publish(&self, name: &Reference) {
-        lock(&self.state).registry.insert(name.clone(), image(config(), name));
+        let digest = Some(Digest::of(name.to_string().as_bytes()).to_string());
+        let image = Image { digest, ..image(config(), name) };
+        lock(&self.state).registry.insert(name.clone(), image);
+    }
+
+    /// The tag leads to another image from now on: whatever is here stays.
+    pub fn publish_anew(&self, name: &Reference, salt: &str) {
+        let (digest, id) =
+            (Digest::of(format!("{name} {salt}").as_bytes()), Digest::of(salt.as_bytes()));
+        let image =
+            Image { id: id.to_string(), digest: Some(digest.to_string()), ..image(config(), name) };
+        lock(&self.state).registry.insert(name.clone(), image);
+    }
+
+    /// The files of all images.
+    pub fn unpacked_in(&self, root: &Path) {
+        lock(&self.state).root = Some(root.to_owned());
     }
 
     /// Every pull fails so, or works again.
@@ -318,7 +345,8 @@ impl FakeImages {
 #[async_trait]
 impl Images for FakeImages {
     fn get(&self, reference: &Reference) -> Option<Image> {
-        lock(&self.state).here.get(reference).cloned()
+        let state = lock(&self.state);
+        state.here.get(reference).map(|image| state.unpacked(image))
     }
 
     fn find(&self, text: &str) -> Result<Image, ImageError> {
@@ -341,8 +369,27 @@ impl Images for FakeImages {
             what: reference.to_string(),
             registry: "registry.test".to_owned(),
         })?;
+        if let Some(digest) = image.digest.as_ref().and_then(|digest| digest.parse().ok()) {
+            state.here.insert(reference.by_digest(digest), image.clone());
+        }
         state.here.insert(reference.clone(), image.clone());
-        Ok(image)
+        Ok(state.unpacked(&image))
+    }
+
+    async fn look_up(&self, reference: &Reference) -> Result<Remote, ImageError> {
+        let state = lock(&self.state);
+        if let Some(error) = &state.trouble {
+            return Err(error.clone());
+        }
+        let image = state.registry.get(reference);
+        let found = image.and_then(|image| {
+            let digest = image.digest.as_ref()?.parse().ok()?;
+            Some(Remote { digest, build: Ok(image.id.clone()) })
+        });
+        found.ok_or_else(|| ImageError::NotFound {
+            what: reference.to_string(),
+            registry: "registry.test".to_owned(),
+        })
     }
 
     async fn load(

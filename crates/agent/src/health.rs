@@ -18,7 +18,7 @@ use warren_base::rng::Rng;
 use warren_base::tasks::Tasks;
 use warren_model::TaskId;
 use warren_model::health::{Gate, HealthAction, HealthState, Healthcheck, Probe};
-use warren_model::service::CompanionName;
+use warren_model::service::{Companion, CompanionName};
 
 use crate::core::{Input, Order, companion_id};
 use crate::metrics::{Metrics, count, gauge};
@@ -102,6 +102,8 @@ struct Ask {
     name: Option<CompanionName>,
     /// A sidecar that is unhealthy begins anew.
     renew: bool,
+    /// It is asked before the task's own container is started, which waits for it.
+    before: bool,
     attempt: u32,
     container: String,
     address: Option<Ipv4Addr>,
@@ -164,6 +166,7 @@ fn asks(order: &Order) -> Vec<(Ask, Rhythm)> {
             place: OWN,
             name: None,
             renew: false,
+            before: false,
             attempt,
             container: order.spec.container_id(attempt),
             address: order.spec.address,
@@ -173,23 +176,29 @@ fn asks(order: &Order) -> Vec<(Ask, Rhythm)> {
         };
         asks.push((ask, rhythm));
     }
-    for (at, companion) in order.spec.template.companions.iter().enumerate() {
-        let Healthcheck::Explicit(spec) = &companion.task.health else { continue };
-        let ask = Ask {
-            task,
-            place: at + 1,
-            name: Some(companion.name.clone()),
-            renew: spec.action == HealthAction::Restart,
-            attempt,
-            container: companion_id(task, attempt, &companion.name),
-            address: order.spec.address,
-            probe: spec.probe.clone(),
-            timeout_ms: spec.timeout_ms,
-            gone: CancellationToken::new(),
-        };
-        asks.push((ask, Rhythm::of(spec)));
-    }
+    let companions = order.spec.template.companions.iter().enumerate();
+    asks.extend(companions.filter_map(|(at, companion)| of_sidecar(order, at, companion)));
     asks
+}
+
+/// Of the companion at a place, if it says how it is asked.
+fn of_sidecar(order: &Order, at: usize, companion: &Companion) -> Option<(Ask, Rhythm)> {
+    let Healthcheck::Explicit(spec) = &companion.task.health else { return None };
+    let (task, attempt) = (order.spec.id, order.attempt);
+    let ask = Ask {
+        task,
+        place: at + 1,
+        name: Some(companion.name.clone()),
+        renew: spec.action == HealthAction::Restart,
+        before: false,
+        attempt,
+        container: companion_id(task, attempt, &companion.name),
+        address: order.spec.address,
+        probe: spec.probe.clone(),
+        timeout_ms: spec.timeout_ms,
+        gone: CancellationToken::new(),
+    };
+    Some((ask, Rhythm::of(spec)))
 }
 
 impl Prober {
@@ -216,6 +225,23 @@ impl Prober {
         }
         drop(state);
         if wakes {
+            self.moved.notify_one();
+        }
+    }
+
+    /// Watches a sidecar that has just been started, before the task's own container is.
+    pub(crate) fn watch_sidecar(&self, order: &Order, name: &str, now_ms: u64, lot: u64) {
+        let companions = &order.spec.template.companions;
+        let Some(at) = companions.iter().position(|known| known.name.as_str() == name) else {
+            return;
+        };
+        let Some((ask, rhythm)) = of_sidecar(order, at, &companions[at]) else { return };
+        let ask = Arc::new(Ask { before: true, ..ask });
+        let mut state = self.lock();
+        state.forget(ask.subject());
+        let judge = Judge::new(rhythm, HealthState::Starting, 0, now_ms, lot);
+        if state.begin(ask, judge, rhythm, now_ms) {
+            drop(state);
             self.moved.notify_one();
         }
     }
@@ -290,6 +316,9 @@ impl Prober {
         let news = watched.judge.hear(answer, lot);
         let output = found.as_ref().err().map(|text| cut(text));
         let output = output.map(|text| turn.ask.of_whom(text));
+        if let Some(state) = news.filter(|_| turn.ask.before) {
+            return Some(News { state, output: output.map(Into::into) });
+        }
         if let Some(found) = news {
             let of_task = state.watched.range((turn.ask.task, OWN)..=(turn.ask.task, usize::MAX));
             let mut others = of_task.map(|(_, watched)| watched.judge.state());
@@ -415,8 +444,15 @@ async fn take(tools: &Tools, rng: &dyn Rng, turn: &Turn) {
     let (task, attempt) = (turn.ask.task, turn.ask.attempt);
     let event = Event::Health { state, output };
     tell(&event, task);
+    if turn.ask.before && state == HealthState::Healthy {
+        let name = turn.ask.name.as_ref().map_or("", CompanionName::as_str);
+        return tools.crews.ready(task, attempt, name).await;
+    }
     // An unhealthy sidecar is no reason to stop the task's own container.
     let event = match (event, &turn.ask.name) {
+        (Event::Health { state: HealthState::Starting, output }, Some(_)) if turn.ask.before => {
+            Event::SidecarIll(output.unwrap_or_default())
+        }
         (Event::Health { state: HealthState::Unhealthy, output }, Some(name)) => {
             if turn.ask.renew {
                 tools.crews.renew(task, attempt, name.as_str()).await;

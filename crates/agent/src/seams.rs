@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use async_trait::async_trait;
 use tokio::io::AsyncRead;
 use warren_image::{
-    Error, Image, ImportOptions, Listed, Loaded, Progress, Prune, Reference, Removed, Store,
+    Error, Image, ImportOptions, Listed, Loaded, Progress, Prune, Reference, Remote, Removed, Store,
 };
 use warren_net::{Addresses, Count, Net, Protocol, Sandbox, Table};
 
@@ -88,6 +88,7 @@ pub trait Images: Send + Sync + 'static {
     /// By name or first digits of the id, from memory too.
     fn find(&self, text: &str) -> Result<Image, Error>;
     async fn pull(&self, reference: &Reference, progress: Progress) -> Result<Image, Error>;
+    async fn look_up(&self, reference: &Reference) -> Result<Remote, Error>;
     async fn load(
         &self,
         archive: Archive,
@@ -121,6 +122,10 @@ impl Images for Store {
 
     async fn pull(&self, reference: &Reference, progress: Progress) -> Result<Image, Error> {
         self.pull(reference, progress).await
+    }
+
+    async fn look_up(&self, reference: &Reference) -> Result<Remote, Error> {
+        self.look_up(reference).await
     }
 
     async fn load(

@@ -9,6 +9,7 @@ mod exec;
 mod images;
 mod inspect;
 mod logs;
+mod resolve;
 
 use std::sync::Arc;
 

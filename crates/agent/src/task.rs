@@ -233,7 +233,10 @@ impl Machine {
                 begins || self.phase == Phase::Starting || self.is_running()
             }
             Event::Claimed | Event::ClaimFailed(_) => self.is_running(),
-            Event::Health { .. } | Event::SidecarIll(_) => self.watched && self.is_running(),
+            Event::Health { .. } => self.watched && self.is_running(),
+            Event::SidecarIll(_) => {
+                self.phase == Phase::Starting || self.watched && self.is_running()
+            }
         }
     }
 

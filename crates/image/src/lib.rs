@@ -31,7 +31,9 @@ pub use digest::Digest;
 pub use error::Error;
 pub use progress::{Phase, Progress, Step};
 pub use reference::Reference;
-pub use store::{ImportOptions, Listed, Loaded, Prune, Removed, Store, StoreOptions, Watermarks};
+pub use store::{
+    ImportOptions, Listed, Loaded, Prune, Remote, Removed, Store, StoreOptions, Watermarks,
+};
 pub use unpack::Limits;
 
 /// What a container needs of an image.

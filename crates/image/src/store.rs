@@ -19,6 +19,7 @@ mod flight;
 mod index;
 mod layers;
 mod load;
+mod look_up;
 mod pull;
 mod remove;
 
@@ -44,6 +45,7 @@ use index::{Index, Record};
 use layers::LayerResult;
 
 pub use load::{ImportOptions, Loaded};
+pub use look_up::Remote;
 pub use remove::{Prune, Removed, Watermarks};
 
 /// Layers fetched and unpacked at once, over all pulls. Docker's default is 3;

@@ -21,6 +21,7 @@ mod networks;
 pub(crate) mod nodes;
 mod number;
 mod operators;
+mod pin;
 mod policies;
 mod request;
 mod resolve;

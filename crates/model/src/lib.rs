@@ -11,6 +11,7 @@ pub mod device;
 pub mod event;
 pub mod health;
 pub mod id;
+pub mod image;
 pub mod ipv6;
 pub mod job;
 pub mod moving;

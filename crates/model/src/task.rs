@@ -148,9 +148,15 @@ impl TaskStatus {
             TaskState::Starting => {
                 let count = of(CompanionKind::Init).count();
                 let runs = |c: &CompanionStatus| c.state == CompanionState::Running;
-                let at = of(CompanionKind::Init).position(runs)?;
-                let name = &of(CompanionKind::Init).nth(at)?.name;
-                Some(format!("init {name} {}/{count}", at + 1))
+                if let Some(at) = of(CompanionKind::Init).position(runs) {
+                    let name = &of(CompanionKind::Init).nth(at)?.name;
+                    return Some(format!("init {name} {}/{count}", at + 1));
+                }
+                // The last that was started is the one that others wait for.
+                let count = of(CompanionKind::Sidecar).count();
+                let (at, last) =
+                    of(CompanionKind::Sidecar).enumerate().filter(|(_, c)| runs(c)).last()?;
+                Some(format!("sidecar {} {}/{count}", last.name, at + 1))
             }
             TaskState::Running => {
                 let name = &of(CompanionKind::Sidecar).find(ended)?.name;

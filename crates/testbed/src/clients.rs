@@ -221,8 +221,12 @@ impl<'a> Client<'a> {
         let changed = match call {
             Call::Read => return self.read(control, key).await,
             Call::Create(value) => {
-                let request =
-                    v1::CreateServiceRequest { spec: spec(value), request_id, no_check: true };
+                let request = v1::CreateServiceRequest {
+                    spec: spec(value),
+                    request_id,
+                    no_check: true,
+                    ..Default::default()
+                };
                 control.create_service(request).await?
             }
             Call::Write(value) => {

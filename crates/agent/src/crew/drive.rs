@@ -74,14 +74,22 @@ impl Crews {
 
     /// A sidecar is to begin anew.
     pub(crate) async fn renew(&self, task: TaskId, attempt: u32, name: &str) {
-        let place = {
-            let state = self.lock();
-            let driven = state.driven.get(&task);
-            driven.and_then(|driven| driven.names.iter().position(|known| known.as_str() == name))
-        };
-        if let (Some(at), Some(inbox)) = (place, self.inbox(task, attempt)) {
+        if let (Some(at), Some(inbox)) = (self.place(task, name), self.inbox(task, attempt)) {
             let _ = inbox.send(Happened::Ailing { at }).await;
         }
+    }
+
+    /// A sidecar that others wait for has answered well.
+    pub(crate) async fn ready(&self, task: TaskId, attempt: u32, name: &str) {
+        if let (Some(at), Some(inbox)) = (self.place(task, name), self.inbox(task, attempt)) {
+            let _ = inbox.send(Happened::Ready { at }).await;
+        }
+    }
+
+    fn place(&self, task: TaskId, name: &str) -> Option<usize> {
+        let state = self.lock();
+        let driven = state.driven.get(&task)?;
+        driven.names.iter().position(|known| known.as_str() == name)
     }
 
     fn inbox(&self, task: TaskId, attempt: u32) -> Option<mpsc::Sender<Happened>> {
@@ -219,6 +227,7 @@ impl Drive {
             match step {
                 Step::Start(at) => self.start(at),
                 Step::Wait(at) => self.wait(Some(at)),
+                Step::Probe(at) => self.probe(at),
                 Step::WaitMain => self.wait(None),
                 Step::StartMain => self.start_main(),
                 Step::Stop(at) => self.stop(at),
@@ -229,6 +238,7 @@ impl Drive {
 
     async fn say(&self, answer: Answer) {
         if self.crew.is_over() {
+            self.tools.prober.look_away(self.order.spec.id);
             // Whoever is told of it may begin the next attempt.
             self.tools.crews.leave(self.order.spec.id, self.order.attempt);
         }
@@ -317,6 +327,13 @@ impl Drive {
             };
             let _ = inbox.send(happened).await;
         });
+    }
+
+    /// Its first good answer is told by whoever asks.
+    fn probe(&self, at: usize) {
+        let Some(member) = self.crew.members.get(at) else { return };
+        let (now_ms, lot) = (self.tools.clock.monotonic_ms(), self.tools.rng.next_u64());
+        self.tools.prober.watch_sidecar(&self.order, member.name.as_str(), now_ms, lot);
     }
 
     /// Its end is told by whoever waits for it.

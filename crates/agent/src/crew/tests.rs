@@ -1,10 +1,12 @@
 //! What a crew does next: inits in their order, sidecars that end, ends of all kinds.
 
+use warren_model::health::{HealthSpec, Probe};
 use warren_model::service::Companion;
 
 use super::*;
 
-/// Companions are letters, init containers lower and sidecars upper case; `m` is the task's own.
+/// Companions are letters, init containers lower and sidecars upper case, `P` and `Q` those that say
+/// how they are asked; `m` is the task's own.
 struct Script {
     crew: Crew,
     names: Vec<char>,
@@ -24,7 +26,16 @@ fn template(letters: &str) -> TaskTemplate {
             true => CompanionKind::Init,
             false => CompanionKind::Sidecar,
         },
-        task: TaskTemplate::default(),
+        task: TaskTemplate {
+            health: match letter {
+                'P' | 'Q' => {
+                    let check = HealthSpec::new(Probe::Tcp { port: 1 });
+                    Healthcheck::Explicit(Box::new(check))
+                }
+                _ => Healthcheck::default(),
+            },
+            ..TaskTemplate::default()
+        },
     };
     TaskTemplate { companions: letters.chars().map(companion).collect(), ..TaskTemplate::default() }
 }
@@ -51,6 +62,7 @@ impl Script {
         let word = |step: &Step| match step {
             Step::Start(at) => format!("start:{}", self.names[*at]),
             Step::Wait(at) => format!("wait:{}", self.names[*at]),
+            Step::Probe(at) => format!("probe:{}", self.names[*at]),
             Step::StartMain => "start:m".to_owned(),
             Step::WaitMain => "wait:m".to_owned(),
             Step::Stop(at) => format!("stop:{}", self.names[*at]),
@@ -64,7 +76,7 @@ impl Script {
         self.out.push(if words.is_empty() { "-".to_owned() } else { words.join(" ") });
     }
 
-    /// `+a` started, `!a` did not, `a3` ended with 3, `halt`, `ill:A`, `@MS` time is that.
+    /// `+a` started, `!a` did not, `a3` ended with 3, `halt`, `ill:A`, `ok:P`, `@MS` time is that.
     fn run(mut self, words: &str) -> Self {
         for word in words.split_whitespace() {
             let happened = self.happened(word);
@@ -89,6 +101,7 @@ impl Script {
             (_, rest) if rest.starts_with("ll:") => {
                 Happened::Ailing { at: at(rest.chars().last().unwrap()) }
             }
+            ('o', rest) => Happened::Ready { at: at(rest.chars().last().unwrap()) },
             ('+', "m") => Happened::MainStarted { pid: 9, when },
             ('!', "m") => Happened::MainNotStarted(failure()),
             ('+', rest) => Happened::Started { at: at(rest.chars().next().unwrap()), pid: 7, when },
@@ -190,6 +203,38 @@ fn a_start_that_nobody_wants_any_more() {
     );
 }
 
+#[test]
+fn who_is_asked_is_waited_for() {
+    check(
+        "PAQ",
+        "+P ok:P +A +Q ok:Q +m m0 Q143 A143 P143",
+        "start:P | wait:P probe:P | start:A | wait:A start:Q | wait:Q probe:Q | start:m | \
+         wait:m STARTED | ENDING stop:Q | stop:A | stop:P | EXITED(0)",
+    );
+    // It ends, or is not well, before it is ever ready; what was said of it before is old.
+    check(
+        "P",
+        "+P P1 ok:P @99 @100 +P ok:P +m",
+        "start:P | wait:P probe:P | - | - | - | start:P | wait:P probe:P | start:m | \
+         wait:m STARTED",
+    );
+    check(
+        "P",
+        "+P ill:P P143 @100 +P",
+        "start:P | wait:P probe:P | stop:P | - | start:P | wait:P probe:P",
+    );
+    // Another one ends meanwhile, and cannot be started for a moment.
+    check(
+        "AP",
+        "+A +P A1 @100 !A @300 +A ok:P",
+        "start:A | wait:A start:P | wait:P probe:P | - | start:A | - | start:A | wait:A | start:m",
+    );
+    const NOT: &str = "NOT(stopped before it began)";
+    check("P", "+P halt P143", &format!("start:P | wait:P probe:P | stop:P | {NOT}"));
+    check("P", "halt +P P143", &format!("start:P | - | wait:P stop:P | {NOT}"));
+    check("P", "!P", "start:P | NOT(sidecar `sp`: no)");
+}
+
 /// Found: `a` or `A` runs, `a0` ended so.
 fn found(text: &str) -> Vec<FoundCompanion> {
     let each = text.split_whitespace().map(|word| {
@@ -215,6 +260,8 @@ fn a_start_goes_on_where_an_earlier_process_left_it() {
     check("abA", "a0 b3", "", "start:b");
     check("aAB", "a0 A", "+B", "wait:A start:B | wait:B start:m");
     check("aA", "a0 A1", "", "start:A");
+    check("PA", "P", "ok:P", "wait:P probe:P | start:A");
+    check("PQ", "P Q", "ok:P ok:Q", "wait:P probe:P | wait:Q probe:Q | start:m");
 }
 
 #[test]

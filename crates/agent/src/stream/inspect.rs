@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use warren_image::{Image, Progress, Reference, check as image_check};
+use warren_image::{Image, check as image_check};
 use warren_model::PolicyId;
 use warren_model::health::{HealthSpec, Healthcheck};
 use warren_model::service::{Companion, ServiceSpec, TaskTemplate};
@@ -11,6 +11,7 @@ use warren_net::Action;
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
 
+use super::resolve::Resolved;
 use super::{Code, Failure, Line, Outcome};
 use crate::container;
 use crate::doctor;
@@ -50,24 +51,26 @@ async fn look(tools: &Tools, request: v1::Check) -> Result<v1::CheckResult, Fail
     for claim in published::claims(&spec.ports) {
         tools.ports.probe(service, claim).map_err(port_failure)?;
     }
-    let image = match find_image(tools, &spec.task.image).await? {
+    let mut resolved = Resolved::new(request.resolve);
+    let image = match resolved.find(tools, &spec.task.image).await? {
         Ok(image) => image,
-        Err(platforms) => return Ok(v1::CheckResult { platforms, ..v1::CheckResult::default() }),
+        Err(platforms) => return Ok(answer(v1::CheckResult { platforms, ..none() }, resolved)),
     };
     let mut others = Vec::new();
     for companion in &spec.task.companions {
-        match find_image(tools, &companion.task.image).await {
+        match resolved.find(tools, &companion.task.image).await {
             Ok(Ok(found)) => others.push(found),
             // Placed where all of its images are for: the first that is for no platform here says.
             Ok(Err(platforms)) => {
-                return Ok(v1::CheckResult { platforms, ..v1::CheckResult::default() });
+                return Ok(answer(v1::CheckResult { platforms, ..none() }, resolved));
             }
             Err(failure) => return Err(within(companion, failure)),
         }
     }
     let health = health_of(&image, &spec)?.as_ref().map(v1::Healthcheck::from);
     let platforms = image.platforms.iter().cloned().collect();
-    let found = v1::CheckResult { image_id: image.id.clone(), health, platforms };
+    let found = v1::CheckResult { image_id: image.id.clone(), health, platforms, ..none() };
+    let found = answer(found, resolved);
     let work = move || {
         look_inside(&image, &spec.task)?;
         let companions = spec.task.companions.iter().zip(&others);
@@ -82,30 +85,13 @@ async fn look(tools: &Tools, request: v1::Check) -> Result<v1::CheckResult, Fail
     }
 }
 
-/// The error within is what it is for, if that is not this machine.
-async fn find_image(tools: &Tools, text: &str) -> Result<Result<Image, Vec<String>>, Failure> {
-    let name: Reference = match text.parse() {
-        Ok(name) => name,
-        Err(error) => {
-            let error = warren_image::Error::from(error);
-            return tools.images.find(text).map(Ok).map_err(|_| error.into());
-        }
-    };
-    match tools.images.get(&name) {
-        Some(image) => Ok(Ok(image)),
-        None => match tools.images.pull(&name, Progress::none()).await {
-            Ok(image) => Ok(Ok(image)),
-            Err(warren_image::Error::NoPlatform { available, .. }) if !available.is_empty() => {
-                Ok(Err(available.iter().map(|platform| plain(platform)).collect()))
-            }
-            Err(error) => Err(error.into()),
-        },
-    }
+fn none() -> v1::CheckResult {
+    v1::CheckResult::default()
 }
 
-/// Without its variant: `linux/arm64` of `linux/arm64/v8`.
-fn plain(platform: &str) -> String {
-    platform.splitn(3, '/').take(2).collect::<Vec<_>>().join("/")
+fn answer(found: v1::CheckResult, resolved: Resolved) -> v1::CheckResult {
+    let Resolved { pinned, unresolved, local, .. } = resolved;
+    v1::CheckResult { pinned, unresolved, local, ..found }
 }
 
 fn within(companion: &Companion, failure: Failure) -> Failure {

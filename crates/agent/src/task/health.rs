@@ -144,6 +144,11 @@ impl Machine {
 
     /// See [`super::Event::SidecarIll`]: nothing leads to it until all of it is well.
     pub(super) fn sidecar_ill(&mut self, output: Box<str>, now: Now) -> Vec<Effect> {
+        // Its own container is not there yet, and waits for the sidecar.
+        if self.phase == Phase::Starting {
+            self.show(Some(output));
+            return vec![];
+        }
         self.found(HealthState::Unhealthy, now);
         self.show(Some(output));
         self.phase = if self.was_ready { Phase::Sick } else { Phase::Checking };

@@ -236,3 +236,33 @@ async fn a_sidecar_that_is_unwell_makes_the_task_so() {
     assert_eq!((status.attempt, status.error), (1, None));
     assert!(status.started > Some(Time(0)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_sidecar_that_is_asked_is_ready_before_others_begin() {
+    let bench = Bench::new().await;
+    let mut session = bench.session().await;
+    bench.probes.hurt(address(1), "connection refused");
+    let check = Box::new(HealthSpec::new(Probe::Tcp { port: 9000 }));
+    let wish = group("s:proxy s:logs").template(|template| {
+        template.companions[0].task.health = Healthcheck::Explicit(check);
+    });
+    session.send(wish.complete()).await;
+    let told = |status: &TaskStatus| status.error.is_some();
+    let status = session.until_status(task_id(1), told).await;
+    assert_eq!(status.describe(), "starting (sidecar proxy 1/2)");
+    assert_eq!(status.error.as_deref(), Some("sidecar `proxy`: connection refused"));
+    assert_eq!(bench.runtime.started(), [id("proxy")]);
+    // One that is never ready begins anew, as its check says.
+    let again = |status: &TaskStatus| status.companion_restarts() == 1;
+    session.until_status(task_id(1), again).await;
+    bench.probes.heal(address(1));
+    let status = session.until_status(task_id(1), TaskStatus::is_ready).await;
+    assert_eq!((status.attempt, status.error), (1, None));
+    let started = bench.runtime.started();
+    assert_eq!(started[started.len() - 2..], [id("logs"), id("")]);
+
+    // A start that waits for it can be stopped.
+    session.send(group("").task(1, Desired::Remove).at(0, 2).complete()).await;
+    session.until(task_id(1), TaskState::Removed, 1).await;
+    assert!(bench.runtime.known().is_empty(), "{:?}", bench.runtime.known());
+}

@@ -12,6 +12,7 @@ mod manager;
 mod managers;
 mod networks;
 mod recovery;
+mod resolve;
 mod runtime;
 mod streams;
 

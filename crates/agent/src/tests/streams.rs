@@ -235,7 +235,7 @@ async fn checks_refuse_what_cannot_run() {
                 warren_model::TaskTemplate { image: image.into(), ..template() },
             )
         };
-        Open::Check(v1::Check { spec: Some((&spec).into()), service })
+        Open::Check(v1::Check { spec: Some((&spec).into()), service, resolve: vec![] })
     };
     let other = vec![7; 10];
     let taken = ask(&bench, &session, check("web:1", 8080, other.clone())).await;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
-use warren_model::Time;
 use warren_model::service::{ChangeKind, Revision};
+use warren_model::{Time, image};
 use warren_proto::v1;
 
 use super::client::request_id;
@@ -124,7 +124,10 @@ impl Record for RevisionRow {
             view.ago(Time(self.time_ms)),
             self.by.clone().unwrap_or_default(),
             self.what.clone(),
-            self.image.clone(),
+            match view.whole {
+                true => self.image.clone(),
+                false => image::without_pin(&self.image).to_owned(),
+            },
             view.cut(&changes.join("; "), CHANGES_WIDTH),
         ]
     }

@@ -8,7 +8,7 @@ use warren_model::ServiceId;
 use warren_model::moving::Cause;
 use warren_model::service::{Hook, PortSpec};
 use warren_model::task::{TaskState, TaskStatus};
-use warren_model::{ServiceSpec, Time};
+use warren_model::{ServiceSpec, Time, image};
 use warren_proto::v1;
 
 use super::failure::Failure;
@@ -59,7 +59,9 @@ pub(crate) struct ServiceRow {
     id: String,
     name: String,
     mode: &'static str,
+    /// Without the digest, if it is pinned by one.
     image: String,
+    image_digest: Option<String>,
     running: u32,
     desired: u32,
     /// Slots whose task has done its work.
@@ -86,7 +88,8 @@ impl TryFrom<&v1::Service> for ServiceRow {
             id: id_text(&service.id),
             name: spec.name.to_string(),
             mode: spec.mode.as_str(),
-            image: spec.task.image,
+            image: image::without_pin(&spec.task.image).to_owned(),
+            image_digest: image::digest(&spec.task.image).map(str::to_owned),
             running: service.running,
             desired: service.desired,
             completed: service.completed,
@@ -134,6 +137,7 @@ impl Record for ServiceRow {
         "name",
         "mode",
         "image",
+        "image_digest",
         "running",
         "desired",
         "completed",
@@ -147,13 +151,13 @@ impl Record for ServiceRow {
         "next_run_at",
     ];
 
-    fn cells(&self, _: View) -> Vec<String> {
+    fn cells(&self, view: View) -> Vec<String> {
         vec![
             self.id.clone(),
             self.name.clone(),
             self.mode.to_owned(),
             self.replicas(),
-            self.image.clone(),
+            whole_image(view, &self.image, self.image_digest.as_ref()),
             self.ports.join(", "),
             match self.job_state {
                 Some(state) if self.update_state != "removing" => state.to_owned(),
@@ -181,7 +185,9 @@ pub(crate) struct TaskRow {
     node: String,
     /// Of a node that is `down`, `state` is the last that was heard of the task.
     node_status: &'static str,
+    /// As that of its service.
     image: String,
+    image_digest: Option<String>,
     desired_state: &'static str,
     /// Why it was made: `wanted`, `update`, `failure`, `lost`, `drain`, `placement`, `deadline` or
     /// `balance`; null: a version made it that did not say.
@@ -267,7 +273,8 @@ impl From<&v1::Task> for TaskRow {
             node_id: task.node.as_deref().map(id_text),
             node: task.node_name.clone(),
             node_status: node_status(task.node_status),
-            image: task.image.clone(),
+            image: image::without_pin(&task.image).to_owned(),
+            image_digest: image::digest(&task.image).map(str::to_owned),
             desired_state,
             cause: task
                 .origin
@@ -351,6 +358,7 @@ impl Record for TaskRow {
         "node",
         "node_status",
         "image",
+        "image_digest",
         "desired_state",
         "cause",
         "state",
@@ -394,7 +402,7 @@ impl Record for TaskRow {
         vec![
             format!("{}{run}", self.name),
             self.id.clone(),
-            self.image.clone(),
+            whole_image(view, &self.image, self.image_digest.as_ref()),
             self.node.clone(),
             self.desired_state.to_owned(),
             format!("{}{}{doubt} {}", self.state, self.well(), view.ago(Time(self.since_ms))),
@@ -406,6 +414,14 @@ impl Record for TaskRow {
 
     fn key(&self) -> &str {
         &self.id
+    }
+}
+
+/// With its digest where nothing is to be shortened.
+fn whole_image(view: View, image: &str, digest: Option<&String>) -> String {
+    match digest {
+        Some(digest) if view.whole && !image.contains('@') => format!("{image}@{digest}"),
+        Some(_) | None => image.to_owned(),
     }
 }
 

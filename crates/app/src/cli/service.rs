@@ -77,6 +77,9 @@ pub(crate) struct CreateArgs {
     /// Do not check image, command, user and ports on a node before accepting
     #[arg(long)]
     no_check: bool,
+    /// Do not pin images to the digests that their registries have
+    #[arg(long)]
+    no_resolve_image: bool,
     #[command(flatten)]
     flags: CreateFlags,
 }
@@ -91,6 +94,9 @@ pub(crate) struct UpdateArgs {
     /// Do not check image, command, user and ports on a node before accepting
     #[arg(long)]
     no_check: bool,
+    /// Do not pin images that are given to the digests that their registries have
+    #[arg(long)]
+    no_resolve_image: bool,
     #[command(flatten)]
     flags: EditFlags,
 }
@@ -221,11 +227,15 @@ async fn create(context: &mut Context<'_>, args: CreateArgs) -> Result<(), Failu
         spec: Some(v1::ServiceSpec::from(&spec)),
         request_id: request_id(),
         no_check: args.no_check,
+        no_resolve: args.no_resolve_image,
     };
     let changed = context
         .client
         .call(async |mut control| control.create_service(request.clone()).await)
         .await?;
+    for note in &changed.notes {
+        context.printer.note(note);
+    }
     for id in &changed.ids {
         context.printer.line(service_id(id))?;
     }
@@ -282,10 +292,13 @@ async fn show(context: &mut Context<'_>, args: InspectArgs) -> Result<(), Failur
 }
 
 async fn update(context: &mut Context<'_>, args: UpdateArgs) -> Result<(), Failure> {
-    let no_check = args.no_check;
-    let (name, target) =
-        edit(context, &args.service, no_check, |spec| args.flags.apply(spec, &env::of_caller))
-            .await?;
+    let looks = Looks {
+        no_check: args.no_check,
+        no_resolve: args.no_resolve_image,
+        resolve_image: args.flags.image.is_some() && !args.no_resolve_image,
+    };
+    let change = |spec: &ServiceSpec| args.flags.apply(spec, &env::of_caller);
+    let (name, target) = edit(context, &args.service, looks, change).await?;
     context.printer.line(&name)?;
     converge(context, &args.wait, &name, target).await
 }
@@ -293,7 +306,7 @@ async fn update(context: &mut Context<'_>, args: UpdateArgs) -> Result<(), Failu
 async fn scale_all(context: &mut Context<'_>, args: ScaleArgs) -> Result<(), Failure> {
     let mut changed = Vec::new();
     for (service, replicas) in &args.services {
-        let edited = edit(context, service, true, |old| {
+        let edited = edit(context, service, Looks::NOT, |old| {
             let mut spec = old.clone();
             scale(&mut spec, *replicas)?;
             Ok((spec, Vec::new()))
@@ -309,7 +322,7 @@ async fn scale_all(context: &mut Context<'_>, args: ScaleArgs) -> Result<(), Fai
 async fn restart(context: &mut Context<'_>, args: NamesArgs) -> Result<(), Failure> {
     let mut changed = Vec::new();
     for service in &args.services {
-        let edited = edit(context, service, true, |old| {
+        let edited = edit(context, service, Looks::NOT, |old| {
             let mut spec = old.clone();
             spec.task.force = spec.task.force.wrapping_add(1);
             Ok((spec, Vec::new()))
@@ -323,12 +336,25 @@ async fn restart(context: &mut Context<'_>, args: NamesArgs) -> Result<(), Failu
     Ok(())
 }
 
+/// What a node looks at before a change is accepted.
+#[derive(Debug, Clone, Copy)]
+struct Looks {
+    no_check: bool,
+    no_resolve: bool,
+    /// The image was named, perhaps as it was before.
+    resolve_image: bool,
+}
+
+impl Looks {
+    const NOT: Self = Self { no_check: true, no_resolve: true, resolve_image: false };
+}
+
 /// Reads a service, changes its specification, writes it; once more when
 /// somebody else wrote in between. Returns its name and what was written.
 async fn edit(
     context: &mut Context<'_>,
     service: &str,
-    no_check: bool,
+    looks: Looks,
     change: impl Fn(&ServiceSpec) -> Result<(ServiceSpec, Vec<String>), Failure>,
 ) -> Result<(String, Target), Failure> {
     let mut tries = 1;
@@ -344,7 +370,9 @@ async fn edit(
             spec: Some(v1::ServiceSpec::from(&spec)),
             revision: old.revision,
             request_id: request_id(),
-            no_check,
+            no_check: looks.no_check,
+            no_resolve: looks.no_resolve,
+            resolve_image: looks.resolve_image,
         };
         let answer = context
             .client
@@ -355,9 +383,14 @@ async fn edit(
                 for remark in remarks {
                     context.printer.warning(remark);
                 }
-                // It was written on top of the one that was read, or not at all.
-                let number = old.number.max(1).saturating_add(u32::from(spec != before));
-                if spec == before {
+                for note in &changed.notes {
+                    context.printer.note(note);
+                }
+                // It was written on top of the one that was read, or not at all. Managers know the
+                // digest of an image that is named by its tag again.
+                let ours = old.number.max(1).saturating_add(u32::from(spec != before));
+                let number = if changed.number == 0 { ours } else { changed.number };
+                if number == old.number.max(1) {
                     let name = &spec.name;
                     context.printer.note(format!(
                         "nothing to change: service {name} stays at revision {number}"

@@ -18,6 +18,7 @@ mod hooks;
 mod input;
 mod jobs;
 mod node;
+mod pins;
 mod placement;
 mod registry;
 mod service;

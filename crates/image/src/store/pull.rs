@@ -71,17 +71,7 @@ impl Store {
         alive: Alive,
     ) -> Result<Image, Error> {
         let what = reference.familiar();
-        let registry = reference.registry().to_owned();
-        let credentials = {
-            let registry = registry.clone();
-            self.blocking("reading credentials", move |inner| inner.keyring.find(&registry)).await?
-        };
-        let session = self
-            .0
-            .registries
-            .session(&registry, reference.repository(), &what, credentials)
-            .await?;
-        let session = Arc::new(session);
+        let session = self.conversation(reference, &what).await?;
         let resolved = resolve(&session, reference, &what).await?;
         let config = self.config(&session, &resolved.manifest).await?;
         let bad = |problem: String| Error::BadImage { what: format!("image {what}"), problem };

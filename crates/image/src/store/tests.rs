@@ -166,7 +166,19 @@ async fn the_build_for_this_node_is_taken_from_an_index() {
         assert!(rig.store.get(&name.by_digest(Digest::of(&bytes))).is_some());
     }
 
+    let looked_up = rig.store.look_up(&name).await.unwrap();
+    let digest = Digest::of(&index(host));
+    assert_eq!(looked_up, Remote { digest, build: Ok(image.id.clone()) });
+    let manifest = name.by_digest(Digest::of(&sample.manifest));
+    stub.manifest(&format!("/v2/x/manifests/{}", Digest::of(&sample.manifest)), &sample.manifest);
+    let looked_up = rig.store.look_up(&manifest).await.unwrap();
+    let digest = Digest::of(&sample.manifest);
+    assert_eq!(looked_up, Remote { digest, build: Ok(image.id.clone()) });
+
     stub.manifest("/v2/x/manifests/latest", &index("s390x"));
+    let looked_up = rig.store.look_up(&name).await.unwrap();
+    let digest = Digest::of(&index("s390x"));
+    assert_eq!(looked_up, Remote { digest, build: Err(vec!["linux/s390x".to_owned()]) });
     let error = rig.pull(&stub.name("x")).await.unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -10,6 +10,7 @@ use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
 use warren_proto::v1::open_stream;
 
+use crate::api::pin::Digests;
 use crate::core::Core;
 use crate::quorum;
 use crate::refusal::{Mark, Refusal};
@@ -34,12 +35,14 @@ pub(super) struct Found {
     pub(super) health: Option<HealthSpec>,
     /// What there are builds for; none: unknown.
     pub(super) platforms: Vec<String>,
+    pub(super) digests: Digests,
 }
 
 impl Checked {
     pub(super) const NOT: Self = Self { in_touch: true, image: None };
 }
 
+/// Has a node look, and tell the digests of the images in `resolve`.
 ///
 /// # Errors
 /// What the node found, or that it went away.
@@ -47,10 +50,11 @@ pub(super) async fn check_on_node(
     core: &Core,
     id: ServiceId,
     spec: &ServiceSpec,
+    resolve: Vec<String>,
 ) -> Result<Checked, Refusal> {
     let Some(node) = somewhere(core) else { return Ok(Checked::NOT) };
     tokio::select! {
-        checked = check_there(core, node, id, spec) => checked.map(|image| Checked { in_touch: true, image }),
+        checked = check_there(core, node, id, spec, resolve) => checked.map(|image| Checked { in_touch: true, image }),
         () = quorum::lost(core) => Ok(Checked { in_touch: false, image: None }),
     }
 }
@@ -60,8 +64,10 @@ async fn check_there(
     node: NodeId,
     id: ServiceId,
     spec: &ServiceSpec,
+    resolve: Vec<String>,
 ) -> Result<Option<Found>, Refusal> {
-    let check = v1::Check { spec: Some(spec.into()), service: id.as_bytes().to_vec() };
+    let service = id.as_bytes().to_vec();
+    let check = v1::Check { spec: Some(spec.into()), service, resolve };
     let open = request(node, open_stream::Kind::Check(check));
     // Held until the answer is there: to drop it is to give up.
     let mut tunnel = match core.broker.open(core, node, open).await {
@@ -96,7 +102,12 @@ async fn check_there(
     }
 }
 
-fn understood(core: &Core, spec: &ServiceSpec, found: v1::CheckResult) -> Result<Found, Refusal> {
+fn understood(
+    core: &Core,
+    spec: &ServiceSpec,
+    mut found: v1::CheckResult,
+) -> Result<Found, Refusal> {
+    let digests = Digests::of(&mut found);
     let mut platforms = found.platforms;
     platforms.sort();
     platforms.dedup();
@@ -114,7 +125,7 @@ fn understood(core: &Core, spec: &ServiceSpec, found: v1::CheckResult) -> Result
         ))
         .hint("use an image that is built for the cluster's nodes, or add such a node"));
     }
-    Ok(Found { health: health_of(found.health)?, platforms: placement.platforms })
+    Ok(Found { health: health_of(found.health)?, platforms: placement.platforms, digests })
 }
 
 fn health_of(found: Option<v1::Healthcheck>) -> Result<Option<HealthSpec>, Refusal> {

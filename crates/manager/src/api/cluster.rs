@@ -46,7 +46,11 @@ pub(crate) async fn change_settings(
 }
 
 fn changed(core: &Core, revision: u64) -> v1::Changed {
-    v1::Changed { ids: vec![core.cluster_id.as_bytes().to_vec()], revision }
+    v1::Changed {
+        ids: vec![core.cluster_id.as_bytes().to_vec()],
+        revision,
+        ..v1::Changed::default()
+    }
 }
 
 pub(super) fn get(view: &State) -> Result<v1::ClusterState, Refusal> {

@@ -33,8 +33,8 @@ pub(super) async fn run(
     }
     let request = request(&who.principal, &wire.request_id, &content)?;
     if let Some(revision) = repeated(&view, request.as_ref())? {
-        let last = service.job.as_ref().map_or(0, |job| job.last);
-        return Ok(told(service, revision, vec![last]));
+        let begun = begun_at(&view, service, revision, &given);
+        return Ok(told(service, revision, begun.into_iter().collect()));
     }
     check_given(service, &given)?;
     // The number of the run follows from what the service is now.
@@ -43,14 +43,33 @@ pub(super) async fn run(
         request,
         principal: who.audit(),
         expects: vec![Expect { key: Key::Service(id), revision: service.revision }],
-        mutations: vec![Mutation::BeginRun { id, scheduled: None, given }],
+        mutations: vec![Mutation::BeginRun { id, scheduled: None, given: given.clone() }],
     };
     let name = &service.spec.name;
     rehearse(&view, &transaction).map_err(|refusal| {
         refusal.hint(format!("warren job runs {name}; warren job stop {name} ends what goes on"))
     })?;
     let revision = propose(core, transaction).await?;
-    Ok(told(service, revision, vec![last.saturating_add(1)]))
+    // It may be the retry of one that this manager had not heard of, with others after it.
+    let view = core.store.view();
+    let now = view.service(id).unwrap_or(service);
+    let begun = begun_at(&view, now, revision, &given).unwrap_or(last.saturating_add(1));
+    Ok(told(service, revision, vec![begun]))
+}
+
+/// The run that was begun at a revision, if both are still known: that of the moment that the audit
+/// log has, and of what it was given.
+fn begun_at(view: &State, service: &Service, revision: u64, given: &Given) -> Option<u32> {
+    let record = view.audit().find(|record| record.revision == revision)?;
+    let asked = |run: &&Run| {
+        let same = given.params.iter().all(|(name, value)| run.params.get(name) == Some(value));
+        let bytes = given.payload.as_ref().map_or(0, |payload| payload.len());
+        same && run.scheduled.is_none()
+            && run.begun == record.time
+            && usize::try_from(run.payload_len) == Ok(bytes)
+    };
+    let job = service.job.as_ref()?;
+    job.runs.iter().find(asked).map(|run| run.number)
 }
 
 fn check_given(service: &Service, given: &Given) -> Result<(), Refusal> {

@@ -37,7 +37,7 @@ pub(super) async fn create(
     // A retry is answered with what its first try made.
     let view = core.store.view();
     let made = view.network_named(&name).map_or(id, |network| network.id);
-    Ok(v1::Changed { ids: vec![made.as_bytes().to_vec()], revision })
+    Ok(v1::Changed { ids: vec![made.as_bytes().to_vec()], revision, ..v1::Changed::default() })
 }
 
 fn content(spec: &NetworkSpec) -> Content {
@@ -62,7 +62,7 @@ pub(super) async fn remove(
     let request = request(&who.principal, &wire.request_id, &content)?;
     let view = core.store.view();
     if let Some(revision) = repeated(&view, request.as_ref())? {
-        return Ok(v1::Changed { ids: Vec::new(), revision });
+        return Ok(v1::Changed { ids: Vec::new(), revision, ..v1::Changed::default() });
     }
     let mut ids = Vec::with_capacity(wire.networks.len());
     for name in &wire.networks {
@@ -75,7 +75,11 @@ pub(super) async fn remove(
     let transaction =
         Transaction { request, principal: who.audit(), expects: Vec::new(), mutations };
     let revision = propose(core, transaction).await?;
-    Ok(v1::Changed { ids: ids.iter().map(|id| id.as_bytes().to_vec()).collect(), revision })
+    Ok(v1::Changed {
+        ids: ids.iter().map(|id| id.as_bytes().to_vec()).collect(),
+        revision,
+        ..v1::Changed::default()
+    })
 }
 
 /// A network by name, id or a beginning of its id.

@@ -56,7 +56,7 @@ pub(super) async fn update(
     });
     let revision = revision.await?;
     let ids = vec![node.id.as_bytes().to_vec()];
-    let mut answer = Response::new(v1::Changed { ids, revision });
+    let mut answer = Response::new(v1::Changed { ids, revision, ..v1::Changed::default() });
     let mut warnings = Vec::new();
     if becomes_worker(&node, &wire) {
         let name = &node.description.hostname;
@@ -229,7 +229,7 @@ pub(super) async fn remove(
     let request = request(&who.principal, &wire.request_id, &content)?;
     let view = core.store.view();
     if let Some(revision) = repeated(&view, request.as_ref())? {
-        return Ok(v1::Changed { ids: Vec::new(), revision });
+        return Ok(v1::Changed { ids: Vec::new(), revision, ..v1::Changed::default() });
     }
     let node = resolve::node(&view, &wire.node)?;
     let name = &node.description.hostname;
@@ -251,7 +251,7 @@ pub(super) async fn remove(
         mutations: vec![mutation],
     };
     let revision = propose(core, transaction).await?;
-    Ok(v1::Changed { ids: vec![node.id.as_bytes().to_vec()], revision })
+    Ok(v1::Changed { ids: vec![node.id.as_bytes().to_vec()], revision, ..v1::Changed::default() })
 }
 
 /// A manager that answers is demoted first; one that does not may be removed with force.

@@ -156,7 +156,7 @@ pub(super) async fn remove(
         mutations: vec![Mutation::RemoveOperator { name }],
     };
     let revision = propose(core, transaction).await?;
-    Ok(v1::Changed { ids: Vec::new(), revision })
+    Ok(v1::Changed { ids: Vec::new(), revision, ..v1::Changed::default() })
 }
 
 /// Without the hashes: nobody needs them to tell operators apart.

@@ -35,7 +35,7 @@ pub(super) async fn create(
     // A retry is answered with what its first try made.
     let view = core.store.view();
     let made = view.policy_named(&name).map_or(id, |policy| policy.id);
-    Ok(v1::Changed { ids: vec![made.as_bytes().to_vec()], revision })
+    Ok(v1::Changed { ids: vec![made.as_bytes().to_vec()], revision, ..v1::Changed::default() })
 }
 
 /// Puts names in the place of ids, for services and networks that are called by those.
@@ -79,7 +79,7 @@ pub(super) async fn remove(
     let request = request(&who.principal, &wire.request_id, &content)?;
     let view = core.store.view();
     if let Some(revision) = repeated(&view, request.as_ref())? {
-        return Ok(v1::Changed { ids: Vec::new(), revision });
+        return Ok(v1::Changed { ids: Vec::new(), revision, ..v1::Changed::default() });
     }
     let mut ids = Vec::with_capacity(wire.policies.len());
     for name in &wire.policies {
@@ -92,7 +92,11 @@ pub(super) async fn remove(
     let transaction =
         Transaction { request, principal: who.audit(), expects: Vec::new(), mutations };
     let revision = propose(core, transaction).await?;
-    Ok(v1::Changed { ids: ids.iter().map(|id| id.as_bytes().to_vec()).collect(), revision })
+    Ok(v1::Changed {
+        ids: ids.iter().map(|id| id.as_bytes().to_vec()).collect(),
+        revision,
+        ..v1::Changed::default()
+    })
 }
 
 /// A policy by name, id or a beginning of its id.

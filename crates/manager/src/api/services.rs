@@ -9,6 +9,7 @@ use warren_state::change::{Expect, Key, Mutation, Outcome, Transaction};
 use crate::api::authorize::Who;
 use crate::api::check::{Checked, check_on_node};
 use crate::api::networks::resolve;
+use crate::api::pin::{pin, remembered, wanted};
 use crate::api::request::{Content, rehearse, repeated, request};
 use crate::api::{propose, propose_soon};
 use crate::core::Core;
@@ -34,17 +35,23 @@ pub(super) async fn create(
         expects: Vec::new(),
         mutations: vec![Mutation::CreateService { id, spec: spec.clone() }],
     };
-    let check = !is_repeated(core, &transaction)? && !wire.no_check;
-    let in_touch = looked(core, id, check, &mut spec).await?;
+    let repeated = is_repeated(core, &transaction)?;
+    let resolve = if wire.no_resolve { Vec::new() } else { wanted(None, &spec, true) };
+    let ask = Ask { id, before: None, check: !wire.no_check, resolve };
+    let looked = match repeated {
+        true => Looked::NOT,
+        false => looked(core, ask, &mut spec).await?,
+    };
     transaction.mutations = vec![Mutation::CreateService { id, spec: spec.clone() }];
-    let revision = match in_touch {
+    let revision = match looked.in_touch {
         true => propose(core, transaction).await?,
         false => propose_soon(core, transaction).await?,
     };
     // A retry is answered with what its first try made.
     let view = core.store.view();
     let made = view.service_by_name(spec.name.as_str()).map_or(id, |service| service.id);
-    Ok(v1::Changed { ids: vec![made.as_bytes().to_vec()], revision })
+    let ids = vec![made.as_bytes().to_vec()];
+    Ok(v1::Changed { ids, revision, number: 1, notes: looked.notes })
 }
 
 pub(super) async fn update(
@@ -84,15 +91,31 @@ pub(super) async fn update(
         expects,
         mutations: vec![Mutation::UpdateService { id, spec: spec.clone() }],
     };
+    let resolve = match wire.no_resolve {
+        true => Vec::new(),
+        false => wanted(Some(&before.spec), &spec, wire.resolve_image),
+    };
     let same_containers = before.spec.task == spec.task && before.spec.ports == spec.ports;
-    let check = !is_repeated(core, &transaction)? && !wire.no_check && !same_containers;
-    let in_touch = looked(core, id, check, &mut spec).await?;
+    let check = !wire.no_check && !(same_containers && resolve.is_empty());
+    let repeated = is_repeated(core, &transaction)?;
+    let ask = Ask { id, before: Some(&before.spec), check, resolve };
+    let looked = match repeated {
+        true => Looked::NOT,
+        false => looked(core, ask, &mut spec).await?,
+    };
+    let unchanged = before.spec == spec;
     transaction.mutations = vec![Mutation::UpdateService { id, spec }];
-    let revision = match in_touch {
+    let revision = match looked.in_touch {
         true => propose(core, transaction).await?,
         false => propose_soon(core, transaction).await?,
     };
-    Ok(v1::Changed { ids: vec![id.as_bytes().to_vec()], revision })
+    let number = match repeated || wire.revision == 0 {
+        true => core.store.view().service(id).map_or(0, |service| service.number),
+        // It was written on top of the one that was read, or not at all.
+        false => before.number.saturating_add(u32::from(!unchanged)),
+    };
+    let ids = vec![id.as_bytes().to_vec()];
+    Ok(v1::Changed { ids, revision, number, notes: looked.notes })
 }
 
 pub(super) async fn remove(
@@ -111,7 +134,7 @@ pub(super) async fn remove(
         // What is left of what the first try removed.
         let left = wire.services.iter().filter_map(|name| view.resolve_service(name));
         let ids = left.filter(|s| s.removing).map(|s| s.id.as_bytes().to_vec()).collect();
-        return Ok(v1::Changed { ids, revision });
+        return Ok(v1::Changed { ids, revision, ..v1::Changed::default() });
     }
     let mut ids = Vec::with_capacity(wire.services.len());
     for name in &wire.services {
@@ -124,24 +147,55 @@ pub(super) async fn remove(
     let transaction =
         Transaction { request, principal: who.audit(), expects: Vec::new(), mutations };
     let revision = propose(core, transaction).await?;
-    Ok(v1::Changed { ids: ids.iter().map(|id| id.as_bytes().to_vec()).collect(), revision })
+    let ids = ids.iter().map(|id| id.as_bytes().to_vec()).collect();
+    Ok(v1::Changed { ids, revision, ..v1::Changed::default() })
 }
 
-/// Has a node look at what is to run, if that is wanted, and takes up what the image says of its
-/// health; says whether managers are in touch.
-async fn looked(
-    core: &Core,
+/// What a node is to look at.
+struct Ask<'a> {
     id: ServiceId,
+    before: Option<&'a ServiceSpec>,
+    /// Whether it is asked at all.
     check: bool,
-    spec: &mut ServiceSpec,
-) -> Result<bool, Refusal> {
-    let checked = if check { check_on_node(core, id, spec).await? } else { Checked::NOT };
-    if let Some(image) = checked.image {
+    /// Names of images that it is to tell the digests of.
+    resolve: Vec<String>,
+}
+
+/// What came of it.
+struct Looked {
+    /// Managers are in touch.
+    in_touch: bool,
+    /// For people.
+    notes: Vec<String>,
+}
+
+impl Looked {
+    const NOT: Self = Self { in_touch: true, notes: Vec::new() };
+}
+
+/// Has a node look at what is to run, if that is wanted, takes up what the image says of its
+/// health, and names images by their digests.
+async fn looked(core: &Core, ask: Ask<'_>, spec: &mut ServiceSpec) -> Result<Looked, Refusal> {
+    let Ask { id, before, check, resolve } = ask;
+    let (checked, why_not) = match check {
+        true => {
+            let checked = check_on_node(core, id, spec, resolve.clone()).await?;
+            (checked, "no node is there to ask its registry")
+        }
+        false => (Checked::NOT, "no node was to look"),
+    };
+    let Checked { in_touch, image } = checked;
+    let found = image.as_ref().map(|found| &found.digests).ok_or(why_not);
+    let notes = pin(before, spec, &resolve, found)?;
+    if let Some(image) = image {
         let health = std::mem::take(&mut spec.task.health);
         spec.task.health = health.with_image(image.health);
         spec.placement.platforms = image.platforms;
     }
-    Ok(checked.in_touch)
+    if let Some(before) = before.filter(|_| !resolve.is_empty()) {
+        remembered(before, spec);
+    }
+    Ok(Looked { in_touch, notes })
 }
 
 fn parse(wire: Option<v1::ServiceSpec>) -> Result<ServiceSpec, Refusal> {

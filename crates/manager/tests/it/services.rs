@@ -163,6 +163,7 @@ async fn conflicts_name_the_other() {
         revision,
         request_id: Vec::new(),
         no_check: true,
+        ..Default::default()
     };
     let renamed = house.control.update_service(update(wish("db", 1).spec, 0)).await;
     let expected = "name: service web cannot be renamed to db";
@@ -212,7 +213,12 @@ async fn a_node_is_asked_first() {
         let probe = Some(v1::healthcheck::Probe::Exec(exec));
         let health = Some(v1::Healthcheck { probe, ..v1::Healthcheck::default() });
         let platforms = ["linux/arm64", "linux/amd64", "linux/arm64"].map(str::to_owned).to_vec();
-        let checked = v1::CheckResult { image_id: "sha256:0".into(), health, platforms };
+        let checked = v1::CheckResult {
+            image_id: "sha256:0".into(),
+            health,
+            platforms,
+            ..Default::default()
+        };
         finish(ends, vec![Kind::Progress(progress), Kind::Checked(checked)]).await;
     };
     let (changed, ()) = tokio::join!(house.create(checked.clone()), looks);

@@ -1799,6 +1799,9 @@ pub struct CreateServiceRequest {
     /// Skip the check of image, command, user, ports on a node before accepting.
     #[prost(bool, tag = "3")]
     pub no_check: bool,
+    /// Leave images as they are named, instead of pinning them to the digest that their registry has.
+    #[prost(bool, tag = "44")]
+    pub no_resolve: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UpdateServiceRequest {
@@ -1814,6 +1817,11 @@ pub struct UpdateServiceRequest {
     pub request_id: ::prost::alloc::vec::Vec<u8>,
     #[prost(bool, tag = "5")]
     pub no_check: bool,
+    #[prost(bool, tag = "46")]
+    pub no_resolve: bool,
+    /// Ask for the service's own image, too, if it is named as it was; else only what changed is asked for.
+    #[prost(bool, tag = "47")]
+    pub resolve_image: bool,
 }
 /// Name or id.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1951,12 +1959,18 @@ pub struct RemoveServicesRequest {
     #[prost(bytes = "vec", tag = "2")]
     pub request_id: ::prost::alloc::vec::Vec<u8>,
 }
+/// Of a service that was made or changed: `number` of the specification that is wanted now, and what
+/// people should know of its images.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Changed {
     #[prost(bytes = "vec", repeated, tag = "1")]
     pub ids: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     #[prost(uint64, tag = "2")]
     pub revision: u64,
+    #[prost(uint32, tag = "43")]
+    pub number: u32,
+    #[prost(string, repeated, tag = "44")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// `number`: of the specification that is wanted now.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2989,16 +3003,20 @@ pub struct RegistryLogin {
     #[prost(bool, tag = "4")]
     pub logout: bool,
 }
+/// `resolve`: images of the spec, as named there, to tell the digests of.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Check {
     #[prost(message, optional, tag = "1")]
     pub spec: ::core::option::Option<ServiceSpec>,
     #[prost(bytes = "vec", tag = "2")]
     pub service: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, repeated, tag = "43")]
+    pub resolve: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// `health`: what the image says of itself; absent: nothing, or the node does not look.
 /// `platforms`: linux/arm64; what there are builds of the image for. Without an image id there is
-/// none for this node.
+/// none for this node. By image that is to be resolved: `pinned`: as it is to be named; `unresolved`:
+/// why no registry told. `local`: those that are not from a registry.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CheckResult {
     #[prost(string, tag = "1")]
@@ -3007,6 +3025,18 @@ pub struct CheckResult {
     pub health: ::core::option::Option<Healthcheck>,
     #[prost(string, repeated, tag = "33")]
     pub platforms: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(map = "string, string", tag = "74")]
+    pub pinned: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(map = "string, string", tag = "75")]
+    pub unresolved: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, repeated, tag = "76")]
+    pub local: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Doctor {

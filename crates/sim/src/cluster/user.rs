@@ -95,6 +95,7 @@ impl User {
             spec: Some((&spec).into()),
             request_id: self.request_id(),
             no_check: true,
+            ..Default::default()
         };
         let mut own = Own { spec, token: String::new(), perhaps: vec![None] };
         match self.ask(Ask::Create(wire), &name, &token).await? {
@@ -130,6 +131,7 @@ impl User {
             revision: 0,
             request_id: self.request_id(),
             no_check: true,
+            ..Default::default()
         };
         let outcome = self.ask(Ask::Update(wire), &name, &token).await?;
         let own = &mut self.own[at];
@@ -201,6 +203,7 @@ impl User {
             revision,
             request_id: self.request_id(),
             no_check: true,
+            ..Default::default()
         };
         // Somebody else may be faster.
         self.ask(Ask::Update(wire), SHARED, "").await.map(|_| ())

@@ -137,7 +137,11 @@ impl Control for Answering {
     ) -> Result<Response<v1::Changed>, Status> {
         self.world().created.push(request.into_inner());
         self.gate()?;
-        Ok(Response::new(v1::Changed { ids: vec![vec![3; 10]], revision: 8 }))
+        Ok(Response::new(v1::Changed {
+            ids: vec![vec![3; 10]],
+            revision: 8,
+            ..v1::Changed::default()
+        }))
     }
 
     async fn update_service(
@@ -146,7 +150,11 @@ impl Control for Answering {
     ) -> Result<Response<v1::Changed>, Status> {
         self.gate()?;
         self.world().updated.push(request.into_inner());
-        Ok(Response::new(v1::Changed { ids: vec![vec![3; 10]], revision: 9 }))
+        Ok(Response::new(v1::Changed {
+            ids: vec![vec![3; 10]],
+            revision: 9,
+            ..v1::Changed::default()
+        }))
     }
 
     async fn remove_services(
@@ -155,7 +163,7 @@ impl Control for Answering {
     ) -> Result<Response<v1::Changed>, Status> {
         self.gate()?;
         let ids = request.into_inner().services.iter().map(|_| vec![3; 10]).collect();
-        Ok(Response::new(v1::Changed { ids, revision: 10 }))
+        Ok(Response::new(v1::Changed { ids, revision: 10, ..v1::Changed::default() }))
     }
 
     async fn list_services(
@@ -275,7 +283,11 @@ impl Control for Answering {
         let slow_ms = self.world().slow_ms;
         tokio::time::sleep(std::time::Duration::from_millis(slow_ms)).await;
         self.note(&wire)?;
-        Ok(Response::new(v1::Changed { ids: vec![vec![2; 10]], revision: 9 }))
+        Ok(Response::new(v1::Changed {
+            ids: vec![vec![2; 10]],
+            revision: 9,
+            ..v1::Changed::default()
+        }))
     }
 
     async fn remove_node(
@@ -285,7 +297,11 @@ impl Control for Answering {
         let mut wire = request.into_inner();
         wire.request_id.clear();
         self.note(&wire)?;
-        Ok(Response::new(v1::Changed { ids: vec![vec![2; 10]], revision: 9 }))
+        Ok(Response::new(v1::Changed {
+            ids: vec![vec![2; 10]],
+            revision: 9,
+            ..v1::Changed::default()
+        }))
     }
 
     async fn get_cluster(
@@ -436,7 +452,11 @@ impl Control for Answering {
         let mut wire = request.into_inner();
         wire.request_id.clear();
         self.note(&wire)?;
-        Ok(Response::new(v1::Changed { ids: vec![vec![7; 10]], revision: 8 }))
+        Ok(Response::new(v1::Changed {
+            ids: vec![vec![7; 10]],
+            revision: 8,
+            ..v1::Changed::default()
+        }))
     }
 
     async fn remove_networks(
@@ -446,7 +466,11 @@ impl Control for Answering {
         let mut wire = request.into_inner();
         wire.request_id.clear();
         self.note(&wire)?;
-        Ok(Response::new(v1::Changed { ids: vec![vec![7; 10]], revision: 8 }))
+        Ok(Response::new(v1::Changed {
+            ids: vec![vec![7; 10]],
+            revision: 8,
+            ..v1::Changed::default()
+        }))
     }
 
     async fn list_networks(
@@ -476,7 +500,11 @@ impl Control for Answering {
         let mut wire = request.into_inner();
         wire.request_id.clear();
         self.note(&wire)?;
-        Ok(Response::new(v1::Changed { ids: vec![vec![8; 10]], revision: 8 }))
+        Ok(Response::new(v1::Changed {
+            ids: vec![vec![8; 10]],
+            revision: 8,
+            ..v1::Changed::default()
+        }))
     }
 
     async fn remove_policies(
@@ -486,7 +514,11 @@ impl Control for Answering {
         let mut wire = request.into_inner();
         wire.request_id.clear();
         self.note(&wire)?;
-        Ok(Response::new(v1::Changed { ids: vec![vec![8; 10]], revision: 8 }))
+        Ok(Response::new(v1::Changed {
+            ids: vec![vec![8; 10]],
+            revision: 8,
+            ..v1::Changed::default()
+        }))
     }
 
     async fn list_policies(

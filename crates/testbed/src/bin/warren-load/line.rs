@@ -50,12 +50,19 @@ impl Server {
         let spec = Some(spec(write.key, write.value));
         let request_id = write.id.to_vec();
         if write.create {
-            let request = v1::CreateServiceRequest { spec, request_id, no_check: true };
+            let request =
+                v1::CreateServiceRequest { spec, request_id, no_check: true, ..Default::default() };
             control.create_service(request).await?;
         } else {
             let service = write.key.to_owned();
-            let request =
-                v1::UpdateServiceRequest { service, spec, revision: 0, request_id, no_check: true };
+            let request = v1::UpdateServiceRequest {
+                service,
+                spec,
+                revision: 0,
+                request_id,
+                no_check: true,
+                ..Default::default()
+            };
             control.update_service(request).await?;
         }
         Ok(())
