@@ -81,7 +81,10 @@ fn host_volumes_keep_what_is_in_them() {
     // Sizes hold, and what is executed there is not.
     let said = sh(&node, "dd if=/dev/zero of=/scratch/new/x bs=64k count=32 2>/dev/null");
     assert_ne!(said.exit, 0, "2 MiB in 1 MiB");
-    let sizes = sh(&node, "stat -c %s /scratch/new/x; busybox df -k /dev/shm | tail -1 | busybox awk '{print $2}'");
+    let sizes = sh(
+        &node,
+        "stat -c %s /scratch/new/x; busybox df -k /dev/shm | tail -1 | busybox awk '{print $2}'",
+    );
     assert_eq!(sizes.out, "1048576\n2048\n");
     let options = sh(&node, "busybox grep -E ' /(data|scratch/new) ' /proc/mounts").out;
     assert_eq!(options.matches("nosuid,nodev").count(), 2, "{options}");
@@ -89,6 +92,7 @@ fn host_volumes_keep_what_is_in_them() {
 
     let anonymous = || fs::read_dir(node.data_dir().join("shared")).unwrap().count();
     assert_eq!(anonymous(), 1);
+    node.ok(&["cluster", "update", "--history-limit", "0"]);
     node.ok(&["service", "update", "--env-add", "A=1", "db"]);
     assert_eq!(sh(&node, "cat /data/file; echo $A").out, "kept\n1\n");
     assert_ne!(sh(&node, "test -e /cache/file").exit, 0, "it went with its task");
@@ -96,7 +100,10 @@ fn host_volumes_keep_what_is_in_them() {
 
     let volumes = node.json(&["volume", "inspect", "db-1"]);
     let [volume] = &volumes[..] else { panic!("{volumes:?}") };
-    assert_eq!((&volume["used_by"], &volume["labels"]), (&json!(["db.1"]), &json!({"team": "shop"})));
+    assert_eq!(
+        (&volume["used_by"], &volume["labels"]),
+        (&json!(["db.1"]), &json!({"team": "shop"}))
+    );
     assert!(volume["size_bytes"].as_u64().unwrap() > 0);
     let said = node.warren(&["volume", "rm", "db-1"]);
     assert_eq!(said.exit, 4, "{said:?}");

@@ -38,8 +38,8 @@ use warren_model::placement::{Affinity, Constraint, Preempt, Strategy};
 use warren_model::resources::Resources;
 use warren_model::service::{
     Attachment, EndpointMode, FailureAction, Hook, Mode, Mount, MountKind, OnDisconnect, PortSpec,
-    Protocol, Volume,
-    PublishMode, RestartCondition, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePhase,
+    Protocol, PublishMode, RestartCondition, Service, ServiceSpec, TaskTemplate, UpdateOrder,
+    UpdatePhase, Volume,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_planner::{
