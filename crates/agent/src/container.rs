@@ -116,6 +116,7 @@ pub(crate) fn container(
         read_only: template.read_only,
         limits: limits_of(order.defaults.limits_of(template), template),
         mounts: parts.edits.mounts.into_iter().map(mount).collect(),
+        shm_bytes: template.shm_bytes,
         devices: parts.edits.nodes.into_iter().map(device).collect(),
         cap_add: template.cap_add.clone(),
         cap_drop: template.cap_drop.clone(),

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use warren_model::bind::BindRule;
 use warren_model::defaults::Defaults;
 use warren_model::health;
 use warren_model::service::PortSpec;
@@ -42,7 +43,8 @@ mod tests;
 
 pub use alone::{ALONE_MS, KEPT_MS, RULES_KEPT_MS};
 pub use kinds::{
-    Command, FoundTask, Input, Order, TaskSpec, TaskView, companion_id, container_id, group,
+    Command, FoundTask, Input, Order, TaskSpec, TaskView, VolumeUser, companion_id, container_id,
+    group,
 };
 
 #[derive(Debug)]
@@ -157,6 +159,22 @@ impl Core {
         let gone = |held: &&Held| !held.machine.is_gone();
         let companions = self.tasks.values().filter(gone).flat_map(|h| &h.spec.template.companions);
         companions.map(|companion| companion.task.image.clone()).collect()
+    }
+
+    /// Tasks of this node that use volumes with a name.
+    pub fn volume_users(&self) -> Vec<VolumeUser> {
+        let held = self.tasks.values().filter(|held| !held.machine.is_gone());
+        let held = held.filter(|held| held.spec.template.keeps_data());
+        held.map(|held| VolumeUser {
+            spec: Arc::clone(&held.spec),
+            service_name: self.service_name(held.spec.service).to_owned(),
+            labels: self
+                .set
+                .service(held.spec.service)
+                .map(|s| s.labels.clone())
+                .unwrap_or_default(),
+        })
+        .collect()
     }
 
     /// When to send [`Input::Wake`], on the monotonic clock.
@@ -274,7 +292,8 @@ impl Core {
                 spec: Arc::clone(&held.spec),
                 service_name: self.service_name(held.spec.service).to_owned(),
                 labels: match (&effect, self.set.service(held.spec.service)) {
-                    (Effect::Start, Some(service)) => service.labels.clone(),
+                    // Whoever looks after sidecars from then on may start them again.
+                    (Effect::Start | Effect::Wait, Some(service)) => service.labels.clone(),
                     (_, _) => BTreeMap::new(),
                 },
                 claims: match held.spec.hook() {
@@ -287,6 +306,10 @@ impl Core {
                 asker: held.asker.clone(),
                 generation: self.publisher.needed(held.spec.service),
                 defaults: self.defaults(),
+                allow_bind: match &effect {
+                    Effect::Start | Effect::Wait => self.allow_bind(),
+                    _ => Vec::new(),
+                },
                 parted: self.parted(held.spec.service),
                 port: health::first_tcp(self.ports(held.spec.service)),
                 effect,
@@ -297,6 +320,11 @@ impl Core {
 
     fn defaults(&self) -> Defaults {
         self.set.settings.as_ref().map(|settings| settings.defaults).unwrap_or_default()
+    }
+
+    fn allow_bind(&self) -> Vec<BindRule> {
+        let settings = self.set.settings.as_ref();
+        settings.map(|settings| settings.allow_bind.clone()).unwrap_or_default()
     }
 
     fn tell(&mut self, id: TaskId, now: Now) {

@@ -5,6 +5,7 @@
 //! id brings the bytes, whoever needs the time passes a [`Time`].
 
 pub mod audit;
+pub mod bind;
 pub mod cluster;
 pub mod defaults;
 pub mod device;
@@ -32,6 +33,7 @@ pub mod service;
 pub mod task;
 
 pub use audit::AuditRecord;
+pub use bind::BindRule;
 pub use cluster::Cluster;
 pub use defaults::Defaults;
 pub use event::Event;

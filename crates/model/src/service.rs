@@ -4,6 +4,7 @@ mod companion;
 mod endpoint;
 pub mod expand;
 mod hooks;
+mod mounts;
 mod rules;
 mod shared;
 #[cfg(test)]
@@ -27,6 +28,9 @@ use crate::resources::Resources;
 pub use crate::service::companion::{Companion, CompanionKind, CompanionName, CompanionNameError};
 pub use crate::service::endpoint::{Affinity, Attachment, Endpoint, EndpointMode};
 pub use crate::service::hooks::{Hook, HookStatus, Hooks};
+pub use crate::service::mounts::{
+    Bind, Mount, MountKind, Tmpfs, Volume, is_plain_path, is_volume_name,
+};
 pub use crate::service::shared::SharedFolder;
 pub use crate::service::tuning::{IoKind, IoLimit, Tuning};
 pub use crate::service::update::{
@@ -189,6 +193,10 @@ pub struct TaskTemplate {
     pub companions: Vec<Companion>,
     /// Folders that it has in common with its companions.
     pub shared: Vec<SharedFolder>,
+    /// Paths of the node, volumes and memory.
+    pub mounts: Vec<Mount>,
+    /// Size of /dev/shm; `None`: [`TaskTemplate::SHM_BYTES`].
+    pub shm_bytes: Option<u64>,
 }
 
 impl TaskTemplate {
@@ -204,6 +212,7 @@ impl TaskTemplate {
             + self.health.text_len()
             + self.tuning.text_len()
             + self.shared.iter().map(SharedFolder::text_len).sum::<usize>()
+            + self.mounts.iter().map(Mount::text_len).sum::<usize>()
             + self.companions_text_len()
     }
 }

@@ -5,7 +5,8 @@
 //! the same template there, preferences, soft affinities; then the least loaded
 //! branch of each level that is spread over; then, as the strategy says, where
 //! the fewest tasks of the service are, then the emptiest or the fullest node;
-//! at last the lowest id. What a slot has already counts as if it were not
+//! at last the lowest id. Before all that comes the node of the slot's last task,
+//! if the service keeps data in volumes there. What a slot has already counts as if it were not
 //! there, since it is about to be replaced. What cannot be placed may have tasks
 //! of lower priority ended for it (`preempt`), is created all the same and says
 //! why.
@@ -215,9 +216,13 @@ impl<'a> Pass<'_, 'a> {
 
     fn best(&mut self, at: usize, template: u32) -> Option<usize> {
         let key = self.slots[at].key;
+        let home = self.home(at);
         let (board, nodes) = self.board(template);
         match key.node() {
-            None => board.best(template, nodes),
+            None => {
+                let home = home.filter(|site| board.fits(template, *site, nodes));
+                home.or_else(|| board.best(template, nodes))
+            }
             Some(node) => nodes.position(node).filter(|site| board.fits(template, *site, nodes)),
         }
     }
@@ -237,6 +242,16 @@ impl<'a> Pass<'_, 'a> {
         if let Some(board) = &mut self.board {
             board.change(site, &self.draft.nodes, edit);
         }
+    }
+
+    /// Where the volumes are that a slot's last task used: elsewhere it would begin with others.
+    fn home(&self, at: usize) -> Option<usize> {
+        if !self.service.spec.task.keeps_data() {
+            return None;
+        }
+        let placed = self.slots[at].tasks().filter(|task| task.node.is_some());
+        let last = placed.max_by_key(|task| (task.created, task.id))?;
+        self.draft.nodes.position(last.node?)
     }
 
     /// Where what a slot has is, which its new task is to stand in for.

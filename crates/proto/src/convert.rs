@@ -15,6 +15,7 @@ mod defaults;
 mod event;
 mod health;
 mod job;
+mod mounts;
 mod moving;
 mod network;
 mod operator;

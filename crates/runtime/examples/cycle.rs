@@ -36,6 +36,7 @@ fn settings() -> Result<Settings, Box<dyn Error>> {
             read_only: false,
             limits: Limits::default(),
             mounts: Vec::new(),
+            shm_bytes: None,
             devices: Vec::new(),
             files: Vec::new(),
             cap_add: Vec::new(),

@@ -17,6 +17,7 @@ fn spec(id: &str) -> ContainerSpec {
         read_only: false,
         limits: Limits::default(),
         mounts: Vec::new(),
+        shm_bytes: None,
         devices: Vec::new(),
         files: Vec::new(),
         cap_add: Vec::new(),

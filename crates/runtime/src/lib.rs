@@ -14,6 +14,7 @@
 pub mod fake;
 mod logs;
 pub mod native;
+pub mod storage;
 mod watched;
 
 use std::collections::BTreeMap;
@@ -47,6 +48,8 @@ pub struct ContainerSpec {
     pub read_only: bool,
     pub limits: Limits,
     pub mounts: Vec<Mount>,
+    /// Size of /dev/shm; `None` is 64 MiB.
+    pub shm_bytes: Option<u64>,
     /// Of the machine, beside those that every container has.
     pub devices: Vec<Device>,
     /// Small files that the runtime writes and bind-mounts, e.g. `/etc/hosts`.
@@ -128,13 +131,28 @@ pub struct Mount {
 #[derive(Debug, Clone)]
 pub enum MountKind {
     /// Host folder or file.
-    Bind {
-        source: PathBuf,
-    },
+    Bind { source: PathBuf },
     Tmpfs {
         size_bytes: Option<u64>,
         mode: u32,
+        /// Programs in it may be executed.
+        exec: bool,
     },
+    /// What a descriptor stands for, wherever its path leads by then.
+    Open(Arc<Opened>),
+}
+
+/// A folder or file of the host, found and judged by the caller (see [`storage`]).
+#[derive(Debug)]
+pub struct Opened {
+    /// As `O_PATH` opens it.
+    pub file: OwnedFd,
+    /// How errors call it.
+    pub name: String,
+    /// With what is mounted below it.
+    pub recursive: bool,
+    /// Mounts that the host makes below it later are seen, too.
+    pub follows: bool,
 }
 
 /// A device of the machine that a container may open.

@@ -14,14 +14,16 @@ use crate::rootfs;
 use crate::sys::{self, Fd};
 
 /// What the child inherits from the shim.
-pub(crate) struct Inherited {
+pub(crate) struct Inherited<'a> {
     pub(crate) streams: [Fd; 3],
     pub(crate) sync: Fd,
     pub(crate) network: Option<Fd>,
+    /// Mounts that are to be attached.
+    pub(crate) trees: &'a [Fd],
 }
 
 /// Becomes the container's program, or reports why not and ends.
-pub(crate) fn run(message: &Message<'_>, inherited: &Inherited) -> ! {
+pub(crate) fn run(message: &Message<'_>, inherited: &Inherited<'_>) -> ! {
     let failure = match set_up(message, inherited) {
         Ok(()) => {
             let description = Description { container: message, exec: None };
@@ -34,7 +36,7 @@ pub(crate) fn run(message: &Message<'_>, inherited: &Inherited) -> ! {
     sys::exit(1)
 }
 
-fn set_up(message: &Message<'_>, inherited: &Inherited) -> Outcome<()> {
+fn set_up(message: &Message<'_>, inherited: &Inherited<'_>) -> Outcome<()> {
     process::place_sync(inherited.sync)?;
     process::place_streams(inherited.streams)?;
     sys::new_session().at(Step::Identity)?;
@@ -49,7 +51,7 @@ fn set_up(message: &Message<'_>, inherited: &Inherited) -> Outcome<()> {
     // Now that the cgroups are joined: they are this namespace's roots.
     sys::leave(libc::CLONE_NEWCGROUP).at(Step::Cgroup)?;
     sys::set_umask(0);
-    rootfs::build(message)?;
+    rootfs::build(message, inherited.trees)?;
     let hostname = message.text(Tag::Hostname).unwrap_or_default();
     if !hostname.is_empty() {
         sys::set_hostname(hostname.to_bytes()).at(Step::Hostname)?;

@@ -31,7 +31,8 @@ use core::cell::UnsafeCell;
 use core::ffi::CStr;
 
 use warren_shim::message::{
-    KEPT_BASE, KEPT_MAX, MESSAGE_MAX, Message, Operation, Reply, Request, Step, Tag, flags,
+    KEPT_BASE, KEPT_MAX, MESSAGE_MAX, Message, Operation, Reply, Request, Step, TREES_MAX, Tag,
+    flags,
 };
 use warren_shim::record::Run;
 
@@ -116,7 +117,7 @@ fn receive() -> Outcome<Received> {
 fn launch(received: &Received, mapping: &Mapping) -> Outcome<Running> {
     let message =
         Message::parse(mapping.bytes()).map_err(|_| Failure::new(Step::Protocol, libc::EBADMSG))?;
-    let network = place(received, &message)?;
+    let (network, trees) = place(received, &message)?;
     let state = message.text(Tag::StateDir).unwrap_or_default();
     sys::change_folder(state).at(Step::StateDir)?;
     let listener = sys::listen(c"sock").at(Step::Socket)?;
@@ -131,11 +132,16 @@ fn launch(received: &Received, mapping: &Mapping) -> Outcome<Running> {
     let children = sys::child_events().at(Step::Pipe)?;
     let pid = birth(&message)?;
     if pid == 0 {
-        let inherited =
-            Inherited { streams: [stdin, stdout_child, stderr_child], sync: sync_child, network };
+        let inherited = Inherited {
+            streams: [stdin, stdout_child, stderr_child],
+            sync: sync_child,
+            network,
+            trees,
+        };
         container::run(&message, &inherited);
     }
-    for fd in [stdin, stdout_child, stderr_child, sync_child].into_iter().chain(network) {
+    let given = network.iter().chain(trees).copied();
+    for fd in [stdin, stdout_child, stderr_child, sync_child].into_iter().chain(given) {
         sys::close(fd);
     }
     let at_ns = match release(pid, sync) {
@@ -156,17 +162,19 @@ fn launch(received: &Received, mapping: &Mapping) -> Outcome<Running> {
     Ok(Running { pid, message: received.message, children, listener, stdout, stderr, log_folder })
 }
 
-/// Moves kept descriptors to their numbers; returns the network namespace.
-fn place(received: &Received, message: &Message<'_>) -> Outcome<Option<Fd>> {
+/// Moves kept descriptors to their numbers; returns the network namespace and trees of mounts.
+fn place<'r>(received: &'r Received, message: &Message<'_>) -> Outcome<(Option<Fd>, &'r [Fd])> {
     let settings = message.settings();
     let others = &received.others[..received.others_len];
-    let (network, kept) = match (settings.has(flags::NETWORK_NAMESPACE), others) {
-        (true, [network, kept @ ..]) => (Some(*network), kept),
-        (false, kept) => (None, kept),
-        (true, []) => return Err(Failure::new(Step::Protocol, libc::EBADF)),
+    let bad = || Failure::new(Step::Protocol, libc::EBADF);
+    let (network, rest) = match (settings.has(flags::NETWORK_NAMESPACE), others) {
+        (true, [network, rest @ ..]) => (Some(*network), rest),
+        (false, rest) => (None, rest),
+        (true, []) => return Err(bad()),
     };
-    if kept.len() != settings.kept as usize || kept.len() > KEPT_MAX {
-        return Err(Failure::new(Step::Protocol, libc::EBADF));
+    let (kept, trees) = rest.split_at_checked(settings.kept as usize).ok_or_else(bad)?;
+    if kept.len() > KEPT_MAX || trees.len() != message.trees() || trees.len() > TREES_MAX {
+        return Err(bad());
     }
     for (fd, number) in kept.iter().zip(KEPT_BASE..) {
         if sys::dup_at_least(*fd, number).at(Step::Protocol)? != number {
@@ -174,7 +182,7 @@ fn place(received: &Received, message: &Message<'_>) -> Outcome<Option<Fd>> {
         }
         sys::close(*fd);
     }
-    Ok(network)
+    Ok((network, trees))
 }
 
 fn birth(message: &Message<'_>) -> Outcome<i32> {

@@ -49,6 +49,8 @@ pub const LAYERS_MAX: usize = 128;
 pub const STRINGS_MAX: usize = 4096;
 /// One datagram carries 253 descriptors at most (SCM_MAX_FD).
 pub const KEPT_MAX: usize = 128;
+/// Trees of mounts that come as descriptors; numbers of all that came stay below [`KEPT_BASE`].
+pub const TREES_MAX: usize = 96;
 /// Kept descriptor `i` is number `KEPT_BASE + i` in the shim, where `pidfd_getfd` finds it.
 pub const KEPT_BASE: i32 = 256;
 
@@ -93,6 +95,8 @@ numbered! {
         LogDir = 21,
         /// [`Device`].
         Device = 22,
+        /// Size of /dev/shm in bytes, 8 bytes; missing is 64 MiB.
+        SharedMemory = 23,
     }
 }
 
@@ -211,14 +215,22 @@ impl Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MountKind {
     Bind,
-    Tmpfs { size_bytes: u64, mode: u32 },
+    Tmpfs {
+        size_bytes: u64,
+        mode: u32,
+        exec: bool,
+    },
+    /// One of the descriptors behind the kept ones, with everything set.
+    Tree {
+        index: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mount<'a> {
     pub kind: MountKind,
     pub read_only: bool,
-    /// Empty for tmpfs.
+    /// Empty but for binds.
     pub source: &'a CStr,
     pub target: &'a CStr,
 }
@@ -228,7 +240,12 @@ impl<'a> Mount<'a> {
         let (head, rest) = bytes.split_at_checked(24)?;
         let kind = match u32_at(head, 0)? {
             1 => MountKind::Bind,
-            2 => MountKind::Tmpfs { size_bytes: u64_at(head, 8)?, mode: u32_at(head, 16)? },
+            2 => MountKind::Tmpfs {
+                size_bytes: u64_at(head, 8)?,
+                mode: u32_at(head, 16)?,
+                exec: u32_at(head, 20)? != 0,
+            },
+            3 => MountKind::Tree { index: u32_at(head, 16)? },
             _ => return None,
         };
         let pair = Pair::decode(rest)?;
@@ -371,6 +388,16 @@ impl<'a> Message<'a> {
         self.all(Tag::Mount).filter_map(Mount::decode)
     }
 
+    /// Descriptors of trees that its mounts name.
+    pub fn trees(&self) -> usize {
+        self.mounts().filter(|mount| matches!(mount.kind, MountKind::Tree { .. })).count()
+    }
+
+    /// Bytes of /dev/shm, if it says so.
+    pub fn shared_memory(&self) -> Option<u64> {
+        u64_at(self.bytes(Tag::SharedMemory)?, 0)
+    }
+
     pub fn devices(&self) -> impl Iterator<Item = Device<'a>> + use<'a> {
         self.all(Tag::Device).filter_map(Device::decode)
     }
@@ -422,6 +449,7 @@ fn check(tag: Tag, bytes: &[u8]) -> Option<()> {
         Tag::Mount => Mount::decode(bytes).map(drop),
         Tag::File => File::decode(bytes).map(drop),
         Tag::Device => Device::decode(bytes).map(drop),
+        Tag::SharedMemory => (bytes.len() == 8).then_some(()),
         Tag::CgroupView | Tag::CgroupLink => Pair::decode(bytes).map(drop),
         // Instructions of eight bytes; the kernel takes 4096 of them.
         Tag::Seccomp => (bytes.len().is_multiple_of(8) && bytes.len() <= 4096 * 8).then_some(()),

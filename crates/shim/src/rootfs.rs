@@ -23,6 +23,9 @@ const NO_DEVICES: u64 = 0x4;
 const NO_EXEC: u64 = 0x8;
 const STRICT_ATIME: u64 = 0x20;
 
+/// Of /dev/shm, as Docker has it.
+const SHARED_MEMORY: u64 = 64 << 20;
+
 /// linux/openat2.h.
 const RESOLVE_NO_MAGICLINKS: u64 = 0x2;
 const RESOLVE_NO_SYMLINKS: u64 = 0x4;
@@ -41,7 +44,7 @@ struct Roots {
 }
 
 /// Everything up to and including `pivot_root`. The caller has joined the container's cgroups.
-pub(crate) fn build(message: &Message<'_>) -> Outcome<()> {
+pub(crate) fn build(message: &Message<'_>, trees: &[Fd]) -> Outcome<()> {
     sys::mount(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE, c"")
         .at(Step::Propagation)?;
     let state = message.text(Tag::StateDir).unwrap_or_default();
@@ -50,11 +53,11 @@ pub(crate) fn build(message: &Message<'_>) -> Outcome<()> {
     let root = sys::open(state, FOLDER).at(Step::Overlay)?;
     let proc = kernel_file_system(root, c"proc", c"proc", 0).at(Step::Proc)?;
     let sysfs = kernel_file_system(root, c"sys", c"sysfs", READ_ONLY).at(Step::Sys)?;
-    let dev = devices(root).at(Step::Dev)?;
+    let dev = devices(root, message.shared_memory()).at(Step::Dev)?;
     let roots = Roots { root, proc, sys: sysfs, dev, files };
     cgroup_view(message, &roots).at(Step::CgroupView)?;
     for (index, mount) in message.mounts().enumerate() {
-        attach(&roots, &mount, index)?;
+        attach(&roots, &mount, trees, index)?;
     }
     for (index, device) in message.devices().enumerate() {
         make_device(root, &device).at_index(Step::Device, index)?;
@@ -153,7 +156,7 @@ fn real_folder(root: Fd, name: &CStr) -> Sys<Fd> {
     sys::open_at(root, name, FOLDER | libc::O_NOFOLLOW, 0)
 }
 
-fn devices(root: Fd) -> Sys<Fd> {
+fn devices(root: Fd, shared_memory: Option<u64>) -> Sys<Fd> {
     let options = [(c"mode", c"755"), (c"size", c"65536k")];
     let dev = sys::new_file_system(c"tmpfs", &options, NO_SUID | STRICT_ATIME)?;
     sys::attach_mount(dev, real_folder(root, c"dev")?, c"")?;
@@ -180,7 +183,9 @@ fn devices(root: Fd) -> Sys<Fd> {
     // Group 5 is tty in every distribution; each mount of devpts is an instance of its own.
     let terminals = [(c"ptmxmode", c"0666"), (c"mode", c"0620"), (c"gid", c"5")];
     below(dev, c"pts", c"devpts", &terminals, NO_SUID | NO_EXEC)?;
-    let shared = [(c"mode", c"1777"), (c"size", c"65536k")];
+    let mut size = Text::<32>::new();
+    size.push_decimal(shared_memory.unwrap_or(SHARED_MEMORY))?;
+    let shared = [(c"mode", c"1777"), (c"size", size.c_str())];
     below(dev, c"shm", c"tmpfs", &shared, NO_SUID | NO_DEVICES | NO_EXEC)?;
     match below(dev, c"mqueue", c"mqueue", &[], NO_SUID | NO_DEVICES | NO_EXEC) {
         // A kernel without POSIX message queues.
@@ -237,7 +242,7 @@ fn cgroup_store(sysfs: Fd) -> Sys<Fd> {
     Ok(store)
 }
 
-fn attach(roots: &Roots, mount: &Mount<'_>, index: usize) -> Outcome<()> {
+fn attach(roots: &Roots, mount: &Mount<'_>, trees: &[Fd], index: usize) -> Outcome<()> {
     let locked = if mount.read_only { READ_ONLY } else { 0 };
     let (copy, is_folder) = match mount.kind {
         MountKind::Bind => {
@@ -248,7 +253,14 @@ fn attach(roots: &Roots, mount: &Mount<'_>, index: usize) -> Outcome<()> {
             let stat = sys::status(copy).at_index(Step::MountSource, index)?;
             (copy, sys::is_folder(&stat))
         }
-        MountKind::Tmpfs { size_bytes, mode } => {
+        MountKind::Tree { index: tree } => {
+            let given = trees.get(tree as usize).ok_or(libc::EBADF);
+            let tree = *given.at_index(Step::MountSource, index)?;
+            let stat = sys::status(tree).at_index(Step::MountSource, index)?;
+            (tree, sys::is_folder(&stat))
+        }
+        MountKind::Tmpfs { size_bytes, mode, exec } => {
+            let locked = locked | if exec { 0 } else { NO_EXEC };
             let copy = memory(size_bytes, mode, locked).at_index(Step::Mount, index)?;
             (copy, true)
         }
@@ -283,11 +295,11 @@ fn make_device(root: Fd, device: &Device<'_>) -> Sys<()> {
     Ok(())
 }
 
-fn memory(size_bytes: u64, mode: u32, locked: u64) -> Sys<Fd> {
+fn memory(size_bytes: u64, mode: u32, more: u64) -> Sys<Fd> {
     let (mut size, mut mode_text) = (Text::<32>::new(), Text::<32>::new());
     mode_text.push_octal(u64::from(mode))?;
     size.push_decimal(size_bytes)?;
-    let attributes = NO_SUID | NO_DEVICES | NO_EXEC | locked;
+    let attributes = NO_SUID | NO_DEVICES | more;
     let options = [(c"mode", mode_text.c_str()), (c"size", size.c_str())];
     let options = if size_bytes == 0 { &options[..1] } else { &options[..] };
     sys::new_file_system(c"tmpfs", options, attributes)

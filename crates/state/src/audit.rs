@@ -302,6 +302,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         strategy,
         rebalance,
         defaults,
+        allow_bind,
     } = after;
     let words = [
         (*history_limit != before.history_limit, format!("history_limit={history_limit}")),
@@ -324,8 +325,14 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         (*strategy != before.strategy, format!("strategy={strategy}")),
         (*rebalance != before.rebalance, format!("rebalance={rebalance}")),
         (*defaults != before.defaults, format!("defaults={defaults}")),
+        (*allow_bind != before.allow_bind, format!("allow_bind={}", texts(allow_bind))),
     ];
     joined(words)
+}
+
+/// In a list, without spaces.
+fn texts<T: std::fmt::Display>(all: &[T]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Names alone: what is given may be nobody else's business.
@@ -400,6 +407,8 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         force,
         companions,
         shared,
+        mounts,
+        shm_bytes,
     } = after;
     let word = |differs: bool, word: &str| (differs, word.to_owned());
     joined([
@@ -424,7 +433,8 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         word(*health != before.health, "health"),
         word(*force != before.force, "restart"),
         word(*companions != before.companions, "companions"),
-        word(*shared != before.shared, "mounts"),
+        word(*shared != before.shared || *mounts != before.mounts, "mounts"),
+        word(*shm_bytes != before.shm_bytes, "shm_size"),
     ])
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use warren_model::bind::BindRule;
 use warren_model::defaults::Defaults;
 use warren_model::device::Devices;
 use warren_model::job::Given;
@@ -150,7 +151,7 @@ pub enum Command {
 pub struct Order {
     pub spec: Arc<TaskSpec>,
     pub service_name: String,
-    /// Of its service; for a start alone.
+    /// Of its service; for what starts containers.
     pub labels: BTreeMap<String, String>,
     pub claims: Vec<Claim>,
     pub attempt: u32,
@@ -162,11 +163,21 @@ pub struct Order {
     pub generation: u64,
     /// For containers that say nothing.
     pub defaults: Defaults,
+    /// Paths of the node that it may mount; for what starts containers.
+    pub allow_bind: Vec<BindRule>,
     /// Other nodes may send connections until they act upon the set of this revision.
     pub parted: Option<u64>,
     /// The first TCP port that its service publishes, within the container.
     pub port: Option<u16>,
     pub effect: Effect,
+}
+
+/// A task that uses volumes of this node.
+#[derive(Debug, Clone)]
+pub struct VolumeUser {
+    pub spec: Arc<TaskSpec>,
+    pub service_name: String,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What streams ask of a task.

@@ -385,6 +385,7 @@ async fn start(
         last_exit: None,
         at: Time(tools.clock.now_ms()),
     };
+    let volumes = image.config.volumes.clone();
     let parts = Parts { image, sandbox, keep: Vec::new(), edits: Edits::default() };
     let mut made = container::companion(
         order,
@@ -396,7 +397,9 @@ async fn start(
         &tools.companion_log_dir(spec.id, name.as_str()),
     )
     .map_err(|error| effects::permanent(error.to_string()))?;
-    effects::share(tools, spec.id, &companion.task, &mut made).await?;
+    let (companion, template) = (Some(name), &companion.task);
+    let container = effects::mounts::Container { companion, template, volumes: &volumes };
+    effects::mounts::add(tools, order, &container, &mut made).await?;
     effects::start_container(tools, made).await
 }
 

@@ -100,6 +100,7 @@ impl Host {
             ipv6: warren_net::ipv6_enabled(),
             device_folders: Vec::new(),
             data_dir: self.dir.path().join("data"),
+            own_folders: Vec::new(),
             key: Arc::new(KeyFile::in_memory([3; 32])),
             pool: POOL,
             clock: Arc::new(RealClock::new()),

@@ -34,6 +34,12 @@ pub(crate) struct UpdateArgs {
     rebalance: Option<Rebalance>,
     #[command(flatten)]
     defaults: DefaultFlags,
+    /// Let containers mount a path of nodes and all below it, or to read alone; repeat for more
+    #[arg(long, value_name = "PATH[:ro]")]
+    allow_bind: Vec<String>,
+    /// Let containers mount a path no longer
+    #[arg(long, value_name = "PATH")]
+    allow_bind_rm: Vec<String>,
     /// How long certificates of nodes are good, e.g. 90d
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     certificate_lifetime: Option<u64>,
@@ -113,6 +119,8 @@ pub(crate) async fn update(context: &mut Context<'_>, args: UpdateArgs) -> Resul
         strategy: args.strategy.map_or(v1::Strategy::Unspecified, v1::Strategy::from).into(),
         rebalance: args.rebalance.map_or(v1::Rebalance::Unspecified, v1::Rebalance::from).into(),
         defaults: args.defaults.wire(),
+        allow_bind: args.allow_bind,
+        allow_bind_rm: args.allow_bind_rm,
     };
     let nothing = request.history_limit.is_none()
         && request.certificate_lifetime_ms.is_none()
@@ -120,10 +128,12 @@ pub(crate) async fn update(context: &mut Context<'_>, args: UpdateArgs) -> Resul
         && args.strategy.is_none()
         && args.rebalance.is_none()
         && request.defaults.is_none()
+        && request.allow_bind.is_empty()
+        && request.allow_bind_rm.is_empty()
         && !backup_off;
     if nothing {
         return Err(Failure::input("cluster update: nothing is to be changed")
-            .hint("give --history-limit, --strategy, --rebalance, --default-reserve-memory (and the like), --certificate-lifetime or --backup-folder"));
+            .hint("give --history-limit, --strategy, --rebalance, --default-reserve-memory (and the like), --allow-bind, --certificate-lifetime or --backup-folder"));
     }
     context.client.call(async |mut control| control.update_cluster(request.clone()).await).await?;
     Ok(())
@@ -164,6 +174,7 @@ pub(crate) async fn settings(
         "strategy": strategy.as_str(),
         "rebalance": rebalance.as_str(),
         "defaults": defaults_json(state.defaults),
+        "allow_bind": state.allow_bind,
         "revision": state.revision,
     });
     if matches!(args.format, Format::Table) {

@@ -12,6 +12,7 @@ use super::attach;
 use super::companion::CompanionEdits;
 use super::env;
 use super::failure::{Failure, nearest};
+use super::mounts::MountEdits;
 use super::placing::PlacingEdits;
 use super::ports::{self, Publish, Unpublish};
 use super::spec::{CommonFlags, Words, count, flag_error, label, set_text, words};
@@ -75,6 +76,8 @@ pub(crate) struct EditFlags {
     #[command(flatten)]
     pub(crate) companions: CompanionEdits,
     #[command(flatten)]
+    pub(crate) mounts: MountEdits,
+    #[command(flatten)]
     pub(crate) placing: PlacingEdits,
     #[command(flatten)]
     pub(crate) common: CommonFlags,
@@ -110,6 +113,7 @@ impl EditFlags {
         swap_capabilities(&self.cap_drop, &mut task.cap_drop, &mut task.cap_add);
         self.apply_env(&mut task.env, lookup, &mut remarks)?;
         self.companions.apply(task, lookup, &mut remarks)?;
+        self.mounts.apply(task, &mut remarks);
         let labels = [
             ("--label-rm", &mut spec.labels, &self.label_add, &self.label_rm),
             (

@@ -12,11 +12,11 @@ use warren_model::service::{
 };
 use warren_proto::v1;
 
-use super::companion::mounts_json;
 use super::failure::Failure;
 use super::health::{check_json, health_json};
 use super::hooks::hooks_json;
 use super::job::{job_json, policy_json};
+use super::mounts::mounts_json;
 use super::moving::moving_json;
 use super::pace::{policies_json, status_json};
 use super::placing::{placement_json, resources_json};
@@ -164,6 +164,7 @@ fn template_json(task: &TaskTemplate) -> Value {
         "stop_grace_period": format_duration_ms(grace),
         "read_only": task.read_only,
         "mounts": mounts_json(task),
+        "shm_bytes": task.shm_bytes.unwrap_or(TaskTemplate::SHM_BYTES),
         "cap_add": task.cap_add,
         "cap_drop": task.cap_drop,
         "limit": {

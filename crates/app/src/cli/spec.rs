@@ -20,6 +20,7 @@ use super::failure::{Failure, nearest};
 use super::health::HealthFlags;
 use super::hooks::HookFlags;
 use super::job::{self, JobFlags};
+use super::mounts::MountFlags;
 use super::moving::MovingFlags;
 use super::pace::PaceFlags;
 use super::placing::{PlacingFlags, ReserveFlags};
@@ -87,6 +88,8 @@ pub(crate) struct CreateFlags {
     #[command(flatten)]
     companions: CompanionFlags,
     #[command(flatten)]
+    mounts: MountFlags,
+    #[command(flatten)]
     placing: PlacingFlags,
     #[command(flatten)]
     common: CommonFlags,
@@ -116,6 +119,9 @@ pub(crate) struct CommonFlags {
     /// Processes and threads
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     pub(crate) limit_pids: Option<u32>,
+    /// Size of /dev/shm, e.g. 256m; 0 is the default [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub(crate) shm_size: Option<u64>,
     /// Signal that asks a container to end
     #[arg(long, value_name = "SIGNAL")]
     pub(crate) stop_signal: Option<String>,
@@ -242,6 +248,7 @@ impl CommonFlags {
         set_limit(&mut task.limits.cpu_millis, self.limit_cpu);
         set_limit(&mut task.limits.memory_bytes, self.limit_memory);
         set_limit(&mut task.limits.pids, self.limit_pids);
+        set_limit(&mut task.shm_bytes, self.shm_size);
         self.apply_restart(&mut task.restart);
         for option in &self.log_opt {
             match option {
@@ -306,7 +313,7 @@ impl CreateFlags {
             }
         };
         let restart = if mode.is_job() { job::restart() } else { RestartPolicy::default() };
-        let task = TaskTemplate {
+        let mut task = TaskTemplate {
             image: self.image,
             command: self.command,
             env: env::gather(&self.env_file, &self.env, lookup)?,
@@ -319,9 +326,9 @@ impl CreateFlags {
             restart,
             log: LogOptions::default(),
             companions: self.companions.companions(lookup)?,
-            shared: self.companions.mount,
             ..TaskTemplate::default()
         };
+        self.mounts.apply(&mut task);
         let mut spec = ServiceSpec {
             labels: labels("--label", self.label)?,
             mode,

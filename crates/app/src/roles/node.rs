@@ -237,6 +237,7 @@ impl Node {
             ipv6: warren_net::ipv6_enabled(),
             device_folders: shared.settings.cdi_spec_dirs.clone(),
             data_dir: shared.settings.data_dir.clone(),
+            own_folders: vec![shared.settings.data_dir.clone(), shared.settings.run_dir.clone()],
             key: Arc::clone(&shared.key),
             pool: (pool.address, pool.prefix),
             net_table: tables,

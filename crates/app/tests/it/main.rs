@@ -17,6 +17,7 @@ mod disaster;
 mod hooks;
 mod input;
 mod jobs;
+mod mounts;
 mod node;
 mod pins;
 mod placement;

@@ -11,6 +11,7 @@ use warren_trust::Authority;
 
 use crate::api::authorize::Who;
 use crate::api::change;
+use crate::api::mounts;
 use crate::api::request::{Content, request};
 use crate::backup;
 use crate::core::Core;
@@ -79,6 +80,7 @@ pub(super) fn get(view: &State) -> Result<v1::ClusterState, Refusal> {
         strategy: v1::Strategy::from(cluster.strategy).into(),
         rebalance: v1::Rebalance::from(cluster.rebalance).into(),
         defaults: (!cluster.defaults.is_empty()).then(|| (&cluster.defaults).into()),
+        allow_bind: cluster.allow_bind.iter().map(ToString::to_string).collect(),
     })
 }
 
@@ -93,6 +95,7 @@ pub(super) async fn update(
     let request = request(&who.principal, &wire.request_id, &content)?;
     let revision = change_settings(core, Some(who), request, |_, cluster| {
         edits.apply(cluster);
+        mounts::change(cluster, &wire)?;
         cluster.defaults.validate().map_err(|error| Refusal::bad_input(error.to_string()))
     });
     Ok(changed(core, revision.await?))
@@ -154,6 +157,10 @@ impl Edits {
                     .hint("auto is 1, never is 2"));
             }
             v1::Rebalance::Unspecified => None,
+            v1::Rebalance::Always => {
+                return Err(Refusal::bad_input("rebalance: always is said of a service")
+                    .hint("warren service update --rebalance always NAME"));
+            }
             rebalance => Some(Rebalance::try_from(rebalance)?),
         };
         let edits = Self {
@@ -169,6 +176,8 @@ impl Edits {
             && edits.backup.is_none()
             && edits.strategy.is_none()
             && edits.rebalance.is_none()
+            && wire.allow_bind.is_empty()
+            && wire.allow_bind_rm.is_empty()
             && edits.defaults.is_none_or(|change| change == v1::Defaults::default());
         if nothing { Err(Refusal::bad_input("nothing is to be changed")) } else { Ok(edits) }
     }
@@ -261,7 +270,11 @@ mod tests {
         check(v1::UpdateClusterRequest { strategy: 2, ..wire() }, "ok");
         check(v1::UpdateClusterRequest { strategy: 3, ..wire() }, "strategy: 3 is not known");
         check(v1::UpdateClusterRequest { rebalance: 2, ..wire() }, "ok");
-        check(v1::UpdateClusterRequest { rebalance: 3, ..wire() }, "rebalance: 3 is not known");
+        check(
+            v1::UpdateClusterRequest { rebalance: 3, ..wire() },
+            "rebalance: always is said of a service",
+        );
+        check(v1::UpdateClusterRequest { rebalance: 4, ..wire() }, "rebalance: 4 is not known");
         check(
             v1::UpdateClusterRequest {
                 backup: Some(v1::BackupPolicy::default()),

@@ -8,6 +8,7 @@ use warren_state::change::{Expect, Key, Mutation, Outcome, Transaction};
 
 use crate::api::authorize::Who;
 use crate::api::check::{Checked, check_on_node};
+use crate::api::mounts;
 use crate::api::networks::resolve;
 use crate::api::pin::{pin, remembered, wanted};
 use crate::api::request::{Content, rehearse, repeated, request};
@@ -25,6 +26,7 @@ pub(super) async fn create(
     resolve(&core.store.view(), &mut spec);
     // Two names of one network may have been given.
     spec.validate()?;
+    mounts::check(&core.store.view(), &spec, None)?;
     let id = ServiceId::from_bytes(core.rng.id_bytes());
     // Only a node knows what the image says.
     spec.placement.platforms.clear();
@@ -74,6 +76,7 @@ pub(super) async fn update(
         .with_spec(&spec);
     resolve(&view, &mut spec);
     spec.validate()?;
+    mounts::check(&view, &spec, Some(&before.spec.task))?;
     let expects = match wire.revision {
         0 => Vec::new(),
         revision => vec![Expect { key: Key::Service(id), revision }],

@@ -46,6 +46,8 @@ pub(crate) fn route(core: &Core, open: v1::OpenStream) -> Result<Route, Refusal>
         | Kind::ImageImport(_)
         | Kind::ImageList(_)
         | Kind::ImageRemove(_)
+        | Kind::VolumeList(_)
+        | Kind::VolumeRemove(_)
         | Kind::RegistryLogin(_)
         | Kind::Check(_)
         | Kind::Doctor(_)

@@ -37,8 +37,9 @@ use warren_model::node::{Availability, Description, Node, NodeStatus};
 use warren_model::placement::{Affinity, Constraint, Preempt, Strategy};
 use warren_model::resources::Resources;
 use warren_model::service::{
-    Attachment, EndpointMode, FailureAction, Hook, Mode, OnDisconnect, PortSpec, Protocol,
-    PublishMode, RestartCondition, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePhase,
+    Attachment, EndpointMode, FailureAction, Hook, Mode, Mount, MountKind, OnDisconnect, PortSpec,
+    Protocol, PublishMode, RestartCondition, Service, ServiceSpec, TaskTemplate, UpdateOrder,
+    UpdatePhase, Volume,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_planner::{
@@ -205,6 +206,14 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
         }
         "least" => spec.moving.min_available = value.parse().ok(),
         "rebalance" => spec.moving.rebalance = value.parse().unwrap(),
+        "volume" => spec.task.mounts.push(Mount {
+            target: "/data".into(),
+            read_only: false,
+            kind: MountKind::Volume(Volume {
+                name: Some(value.into()).filter(|name: &String| !name.is_empty()),
+                ..Volume::default()
+            }),
+        }),
         "max" => spec.placement.max_per_node = value.parse().ok(),
         "tolerate" => spec.placement.tolerations.push(value.parse().unwrap()),
         "prio" => spec.placement.priority = value.parse().unwrap(),

@@ -231,6 +231,8 @@ impl From<&TaskTemplate> for v1::TaskTemplate {
             tuning: (!t.tuning.is_empty()).then(|| (&t.tuning).into()),
             companions: t.companions.iter().map(Into::into).collect(),
             shared: t.shared.iter().map(Into::into).collect(),
+            mounts: t.mounts.iter().map(Into::into).collect(),
+            shm_bytes: t.shm_bytes,
         }
     }
 }
@@ -262,6 +264,8 @@ impl TryFrom<v1::TaskTemplate> for TaskTemplate {
             health: part_or_default("health", wire.health)?,
             companions: each("companions", wire.companions)?,
             shared: each("shared", wire.shared)?,
+            mounts: each("mounts", wire.mounts)?,
+            shm_bytes: wire.shm_bytes,
         })
     }
 }

@@ -115,6 +115,7 @@ impl<'a> Subject<'a> {
                 format!("mount {} at {}", source.display(), mount.target)
             }
             MountKind::Tmpfs { .. } => format!("mount tmpfs at {}", mount.target),
+            MountKind::Open(opened) => format!("mount {} at {}", opened.name, mount.target),
         }
     }
 

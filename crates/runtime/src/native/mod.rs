@@ -20,6 +20,7 @@ mod seccomp;
 mod spec;
 mod start;
 mod state;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::fs;

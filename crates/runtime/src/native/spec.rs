@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use warren_shim::message::{
     Builder, File, HasNul, KEPT_MAX, LAYERS_MAX, MESSAGE_MAX, MountKind as Kind, STRINGS_MAX,
-    Settings, Tag, flags,
+    Settings, TREES_MAX, Tag, flags,
 };
 
 use super::cgroup::Membership;
@@ -93,6 +93,10 @@ pub(crate) fn check(spec: &mut ContainerSpec) -> Result<(), Error> {
         }
     }
     spec.mounts.sort_by_key(|mount| Path::new(&mount.target).components().count());
+    let trees = spec.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Open(_)));
+    if trees.count() > TREES_MAX {
+        return rejected(format!("more than {TREES_MAX} folders to mount"));
+    }
     if spec.keep.len() > KEPT_MAX {
         return rejected(format!("more than {KEPT_MAX} descriptors to keep"));
     }
@@ -198,8 +202,12 @@ fn fill(
     builder.text(Tag::Cwd, spec.cwd.as_bytes())?;
     builder.text(Tag::User, spec.user.as_bytes())?;
     builder.text(Tag::Hostname, spec.hostname.as_bytes())?;
+    let mut trees = 0;
     for mount in &spec.mounts {
-        push_mount(builder, mount)?;
+        push_mount(builder, mount, &mut trees)?;
+    }
+    if let Some(bytes) = spec.shm_bytes {
+        builder.shared_memory(bytes);
     }
     around.devices.iter().for_each(|node| builder.device(&node.message()));
     for file in &spec.files {
@@ -217,15 +225,21 @@ fn fill(
     READ_ONLY.iter().try_for_each(|path| builder.text(Tag::ReadOnlyPath, path.as_bytes()))
 }
 
-fn push_mount(builder: &mut Builder, mount: &Mount) -> Result<(), HasNul> {
+/// `trees`: those before it.
+fn push_mount(builder: &mut Builder, mount: &Mount, trees: &mut u32) -> Result<(), HasNul> {
     let target = mount.target.as_bytes();
     match &mount.kind {
         MountKind::Bind { source } => {
             builder.mount(Kind::Bind, mount.read_only, bytes(source), target)
         }
-        MountKind::Tmpfs { size_bytes, mode } => {
+        MountKind::Tmpfs { size_bytes, mode, exec } => {
             let size_bytes = size_bytes.unwrap_or(0);
-            let kind = Kind::Tmpfs { size_bytes, mode: mode & 0o7777 };
+            let kind = Kind::Tmpfs { size_bytes, mode: mode & 0o7777, exec: *exec };
+            builder.mount(kind, mount.read_only, b"", target)
+        }
+        MountKind::Open(_) => {
+            let kind = Kind::Tree { index: *trees };
+            *trees += 1;
             builder.mount(kind, mount.read_only, b"", target)
         }
     }

@@ -14,9 +14,9 @@ use super::container::{Container, ended};
 use super::explain::Subject;
 use super::spec::{self, Surroundings};
 use super::state::{Found, State};
-use super::{Shared, Slot, capability, device};
+use super::{Shared, Slot, capability, device, tree};
 use crate::watched::{Watched, watch};
-use crate::{ContainerSpec, Error, Seccomp};
+use crate::{ContainerSpec, Error, MountKind, Seccomp};
 
 /// A shim that has its orders.
 struct Launched {
@@ -100,10 +100,11 @@ impl Shared {
                 devices: &devices,
             },
         )?;
+        let trees = trees(spec)?;
         let message = sealed_bytes(&message).map_err(at("write the message"))?;
         let request = Request { operation: Operation::Start, argument: 0 };
         channel
-            .request_now(&request, &descriptors(&message, spec))
+            .request_now(&request, &descriptors(&message, spec, &trees))
             .map_err(at("send the message to the shim"))?;
         Ok(Launched { channel, pidfd, state })
     }
@@ -176,10 +177,29 @@ impl Shared {
     }
 }
 
-fn descriptors<'a>(message: &'a OwnedFd, spec: &'a ContainerSpec) -> Vec<BorrowedFd<'a>> {
+/// A copy of each mount that is given by a descriptor, in order.
+fn trees(spec: &ContainerSpec) -> Result<Vec<OwnedFd>, Error> {
+    let mut trees = Vec::new();
+    for mount in &spec.mounts {
+        let MountKind::Open(opened) = &mount.kind else { continue };
+        let tree = tree::copy(opened, mount.read_only).map_err(|source| Error::Io {
+            action: format!("mount {} at {}", opened.name, mount.target),
+            source,
+        })?;
+        trees.push(tree);
+    }
+    Ok(trees)
+}
+
+fn descriptors<'a>(
+    message: &'a OwnedFd,
+    spec: &'a ContainerSpec,
+    trees: &'a [OwnedFd],
+) -> Vec<BorrowedFd<'a>> {
     let network = spec.netns.iter().map(|fd| fd.as_fd());
     let kept = spec.keep.iter().map(|(_, fd)| fd.as_fd());
-    std::iter::once(message.as_fd()).chain(network).chain(kept).collect()
+    let trees = trees.iter().map(AsFd::as_fd);
+    std::iter::once(message.as_fd()).chain(network).chain(kept).chain(trees).collect()
 }
 
 fn make_log_folder(folder: &std::path::Path) -> io::Result<()> {

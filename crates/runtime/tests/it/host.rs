@@ -81,6 +81,7 @@ impl Host {
             read_only: false,
             limits: Limits::default(),
             mounts: Vec::new(),
+            shm_bytes: None,
             devices: Vec::new(),
             files: Vec::new(),
             cap_add: Vec::new(),

@@ -134,7 +134,7 @@ async fn host_root_file_system() {
         mode: 0o644,
         of_user: false,
     }];
-    let kind = MountKind::Tmpfs { size_bytes: Some(1 << 20), mode: 0o1777 };
+    let kind = MountKind::Tmpfs { size_bytes: Some(1 << 20), mode: 0o1777, exec: false };
     spec.mounts = vec![Mount { kind, target: "/scratch".to_owned(), read_only: false }];
     host.prints(spec, "locked\nlocked\nopen\nopen\n/made/for/this\n").await;
 
@@ -187,7 +187,7 @@ async fn host_mounts() {
         bind("/b/deep", true),
         Mount { kind: one, target: "/etc/one".to_owned(), read_only: true },
         Mount {
-            kind: MountKind::Tmpfs { size_bytes: None, mode: 0o700 },
+            kind: MountKind::Tmpfs { size_bytes: None, mode: 0o700, exec: false },
             target: "/t".to_owned(),
             read_only: false,
         },

@@ -13,3 +13,4 @@ mod lifecycle;
 mod logs;
 mod recovery;
 mod refusals;
+mod storage;

@@ -27,7 +27,7 @@ fn sample() -> Vec<u8> {
     builder.text(Tag::Arg, b"sh").unwrap();
     builder.text(Tag::Arg, b"").unwrap();
     builder.mount(MountKind::Bind, true, b"/src", b"/dst").unwrap();
-    let tmpfs = MountKind::Tmpfs { size_bytes: 1 << 20, mode: 0o1777 };
+    let tmpfs = MountKind::Tmpfs { size_bytes: 1 << 20, mode: 0o1777, exec: true };
     builder.mount(tmpfs, false, b"", b"/tmp").unwrap();
     builder.device(&DEVICE);
     builder.file(0o600, b"/etc/hosts", b"127.0.0.1\0localhost").unwrap();
@@ -46,7 +46,7 @@ fn round_trip() {
     let mounts = message.mounts().collect::<Vec<_>>();
     let bind = Mount { kind: MountKind::Bind, read_only: true, source: c"/src", target: c"/dst" };
     assert_eq!(mounts[0], bind);
-    assert_eq!(mounts[1].kind, MountKind::Tmpfs { size_bytes: 1 << 20, mode: 0o1777 });
+    assert_eq!(mounts[1].kind, MountKind::Tmpfs { size_bytes: 1 << 20, mode: 0o1777, exec: true });
     assert_eq!(message.devices().collect::<Vec<_>>(), [DEVICE]);
     let file = message.files().next().unwrap();
     assert_eq!(
