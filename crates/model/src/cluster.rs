@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use zeroize::Zeroize;
 
+use crate::allowance::Allowed;
 use crate::defaults::Defaults;
 use crate::id::ClusterId;
 use crate::moving::Rebalance;
@@ -50,6 +51,8 @@ pub struct Cluster {
     pub rebalance: Rebalance,
     /// Of tasks that say nothing of it.
     pub defaults: Defaults,
+    /// What services may ask for that endangers nodes.
+    pub allowed: Allowed,
 }
 
 impl Cluster {
@@ -85,6 +88,7 @@ impl Cluster {
             strategy: Strategy::default(),
             rebalance: Rebalance::default(),
             defaults: Defaults::default(),
+            allowed: Allowed::default(),
         }
     }
 }

@@ -129,6 +129,7 @@ impl<'a> Pass<'_, 'a> {
     ) {
         let key = self.slots[at].key;
         let renewed = if place.is_some() { Renewed::Placed } else { Renewed::Waiting };
+        let own_address = self.has_address(template);
         let task = Task {
             id: self.new_id(),
             service: self.service.id,
@@ -136,7 +137,7 @@ impl<'a> Pass<'_, 'a> {
             template,
             run: key.run(),
             node: place.as_ref().map(|place| place.node),
-            address: place.as_ref().map(|place| place.address),
+            address: place.as_ref().map(|place| place.address).filter(|_| own_address),
             devices: place.map(|place| place.devices).unwrap_or_default(),
             desired: Desired::Running,
             status,
@@ -147,6 +148,14 @@ impl<'a> Pass<'_, 'a> {
         };
         self.draft.push(Mutation::CreateTask(task));
         self.slots[at].renewed = renewed;
+    }
+
+    /// Whether tasks of a template have an address of their own. On the node's own network they
+    /// do not, and what was found for one is given back with the plan.
+    fn has_address(&self, template: u32) -> bool {
+        let known = self.draft.state.template(self.service.id, template);
+        let template = known.map_or(&self.service.spec.task, |known| known);
+        !template.privileges.host_network
     }
 
     /// A node and an address for a task of a slot.
@@ -304,7 +313,8 @@ pub(crate) fn place_pending(pass: &mut Pass<'_, '_>) {
                 return;
             }
             if let Some(Place { node, address, devices }) = pass.choose(at, task.template) {
-                let (id, address) = (task.id, Some(address));
+                let own_address = pass.has_address(task.template);
+                let (id, address) = (task.id, Some(address).filter(|_| own_address));
                 pass.draft.push(Mutation::PlaceTask { id, node, address, devices });
                 continue;
             }

@@ -302,6 +302,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         strategy,
         rebalance,
         defaults,
+        allowed,
     } = after;
     let words = [
         (*history_limit != before.history_limit, format!("history_limit={history_limit}")),
@@ -324,6 +325,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         (*strategy != before.strategy, format!("strategy={strategy}")),
         (*rebalance != before.rebalance, format!("rebalance={rebalance}")),
         (*defaults != before.defaults, format!("defaults={defaults}")),
+        (*allowed != before.allowed, format!("allowed={allowed}")),
     ];
     joined(words)
 }
@@ -391,6 +393,7 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         read_only,
         cap_add,
         cap_drop,
+        privileges,
         limits,
         tuning,
         reserve,
@@ -416,6 +419,7 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         word(*read_only != before.read_only, "read_only"),
         word(*cap_add != before.cap_add, "cap_add"),
         word(*cap_drop != before.cap_drop, "cap_drop"),
+        word(*privileges != before.privileges, "privileges"),
         word(*limits != before.limits, "limits"),
         word(*tuning != before.tuning, "tuning"),
         word(*reserve != before.reserve, "reserve"),

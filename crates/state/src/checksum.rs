@@ -11,6 +11,7 @@ mod job;
 mod moving;
 mod placement;
 mod policy;
+mod privileges;
 mod update;
 
 use std::collections::BTreeMap;
@@ -184,6 +185,7 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
         strategy,
         rebalance,
         defaults,
+        allowed,
     } = cluster;
     digest.bytes(id.as_bytes());
     digest.word(u64::from(*history_limit));
@@ -218,6 +220,8 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
     digest
         .added(100, rebalance, |digest, rebalance| digest.word(moving::rebalance_word(rebalance)));
     digest.added(DEFAULTS, Some(defaults).filter(|all| !all.is_empty()), add_defaults);
+    let allowed = Some(allowed).filter(|all| !all.is_empty());
+    digest.added(160, allowed, |digest, all| digest.text(&all.to_string()));
 }
 
 fn add_token(digest: &mut Digest, token: &JoinToken) {
@@ -543,6 +547,7 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
         read_only,
         cap_add,
         cap_drop,
+        privileges,
         limits,
         tuning,
         reserve,
@@ -588,6 +593,8 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
     digest.added(140, companions, |digest, all| companion::add_all(digest, all));
     let shared = Some(shared).filter(|all| !all.is_empty());
     digest.added(142, shared, |digest, all| companion::add_shared(digest, all));
+    let privileges = Some(privileges).filter(|all| !all.is_empty());
+    digest.added(161, privileges, privileges::add);
 }
 
 fn add_task(digest: &mut Digest, task: &Task) {

@@ -166,6 +166,7 @@ fn of_template(task: &TaskTemplate) -> usize {
         + task.shared.iter().map(SharedFolder::text_len).sum::<usize>()
         + task.shared.len() * 8
         + task.companions.iter().map(of_companion).sum::<usize>()
+        + if task.privileges.is_empty() { 0 } else { 64 + task.privileges.text_len() }
 }
 
 fn of_status(status: &TaskStatus) -> usize {

@@ -38,6 +38,7 @@ fn order(n: u8, health: Healthcheck, port: Option<u16>) -> Order {
         asker: None,
         generation: 0,
         defaults: Default::default(),
+        refused: None,
         parted: None,
         port,
         effect: Effect::Wait,

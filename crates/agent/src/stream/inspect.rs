@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use warren_image::{Image, Progress, Reference, check as image_check};
 use warren_model::PolicyId;
 use warren_model::health::{HealthSpec, Healthcheck};
-use warren_model::service::{Companion, ServiceSpec, TaskTemplate};
+use warren_model::service::{Companion, SeccompProfile, ServiceSpec, TaskTemplate};
 use warren_net::Action;
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
@@ -50,6 +50,7 @@ async fn look(tools: &Tools, request: v1::Check) -> Result<v1::CheckResult, Fail
     for claim in published::claims(&spec.ports) {
         tools.ports.probe(service, claim).map_err(port_failure)?;
     }
+    check_profiles(&spec.task)?;
     let image = match find_image(tools, &spec.task.image).await? {
         Ok(image) => image,
         Err(platforms) => return Ok(v1::CheckResult { platforms, ..v1::CheckResult::default() }),
@@ -80,6 +81,19 @@ async fn look(tools: &Tools, request: v1::Check) -> Result<v1::CheckResult, Fail
         Ok(looked) => looked.map(|()| found),
         Err(_) => Err(Failure::new(Code::Failed, "looking into the image was interrupted")),
     }
+}
+
+/// Seccomp profiles that containers bring along.
+fn check_profiles(template: &TaskTemplate) -> Result<(), Failure> {
+    let companions = template.companions.iter().map(|companion| &companion.task);
+    for task in std::iter::once(template).chain(companions) {
+        if let SeccompProfile::Custom(profile) = &task.privileges.seccomp {
+            warren_runtime::native::check_seccomp(profile).map_err(|error| {
+                Failure::new(Code::BadInput, format!("security_opt: {error}"))
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// The error within is what it is for, if that is not this machine.

@@ -19,6 +19,7 @@ mod input;
 mod jobs;
 mod node;
 mod placement;
+mod privileges;
 mod registry;
 mod service;
 mod sidecars;

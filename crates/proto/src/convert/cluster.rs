@@ -119,6 +119,7 @@ impl From<&Cluster> for v1::Cluster {
             strategy: strategy(cluster).into(),
             rebalance: rebalance_unless_default(cluster.rebalance).into(),
             defaults: defaults_if_any(&cluster.defaults),
+            allowed: super::privileges::allowed(&cluster.allowed),
         }
     }
 }
@@ -163,6 +164,7 @@ impl v1::Cluster {
             strategy: v1::Strategy::Unspecified.into(),
             rebalance: v1::Rebalance::Unspecified.into(),
             defaults: defaults_if_any(&cluster.defaults),
+            allowed: super::privileges::allowed(&cluster.allowed),
         }
     }
 }
@@ -197,6 +199,7 @@ impl TryFrom<v1::Cluster> for Cluster {
             strategy: strategy_if_any(wire.strategy)?.unwrap_or_default(),
             rebalance: rebalance_if_any(wire.rebalance)?.unwrap_or_default(),
             defaults: wire.defaults.map(Into::into).unwrap_or_default(),
+            allowed: super::privileges::allowed_from(&wire.allowed)?,
         })
     }
 }

@@ -25,7 +25,7 @@ use warren_model::service::{
     Affinity, Attachment, Change, ChangeKind, Endpoint, EndpointMode, FailureAction, Hook,
     HookStatus, Hooks, IoKind, IoLimit, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol,
     PublishMode, RestartCondition, RestartPolicy, Revision, RollbackPolicy, Service, ServiceSpec,
-    TaskTemplate, Tuning, UpdateKind, UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus,
+    Privileges, TaskTemplate, Tuning, UpdateKind, UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_model::{
@@ -193,6 +193,12 @@ fn template() -> impl Strategy<Value = TaskTemplate> {
             force: rest.3,
             companions: Vec::new(),
             shared: Vec::new(),
+            privileges: Privileges {
+                init: rights.1,
+                host_pid: rights.1,
+                oom_score_adj: limits.2.map(|n| i16::try_from(n % 1000).unwrap()),
+                ..Privileges::default()
+            },
         }
     })
 }

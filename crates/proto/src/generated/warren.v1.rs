@@ -60,6 +60,9 @@ pub struct Cluster {
     /// Of tasks that say nothing of it; absent: none.
     #[prost(message, optional, tag = "62")]
     pub defaults: ::core::option::Option<Defaults>,
+    /// What services may ask for that endangers nodes: host-pid, cap:NET_ADMIN, device:/dev/fuse.
+    #[prost(string, repeated, tag = "73")]
+    pub allowed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What tasks get that say nothing of it themselves; absent: nothing. As a change: what is absent
 /// stays, 0 takes one away.
@@ -763,6 +766,45 @@ pub struct TaskTemplate {
     /// Folders that it has in common with its companions.
     #[prost(message, repeated, tag = "82")]
     pub shared: ::prost::alloc::vec::Vec<SharedFolder>,
+    /// Absent: none.
+    #[prost(message, optional, tag = "93")]
+    pub privileges: ::core::option::Option<Privileges>,
+}
+/// What a container may do beyond what all may, and limits of its processes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Privileges {
+    #[prost(bool, tag = "1")]
+    pub privileged: bool,
+    #[prost(bool, optional, tag = "2")]
+    pub no_new_privileges: ::core::option::Option<bool>,
+    #[prost(bool, tag = "3")]
+    pub seccomp_unconfined: bool,
+    /// JSON; empty: none of its own.
+    #[prost(string, tag = "4")]
+    pub seccomp_profile: ::prost::alloc::string::String,
+    /// /dev/sda:/dev/xvda:rwm
+    #[prost(string, repeated, tag = "5")]
+    pub devices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "6")]
+    pub host_pid: bool,
+    #[prost(bool, tag = "7")]
+    pub host_ipc: bool,
+    #[prost(bool, tag = "8")]
+    pub host_network: bool,
+    #[prost(string, repeated, tag = "9")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// nofile=1024:4096
+    #[prost(string, repeated, tag = "10")]
+    pub ulimits: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(map = "string, string", tag = "11")]
+    pub sysctls: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(bool, tag = "12")]
+    pub init: bool,
+    #[prost(sint32, optional, tag = "13")]
+    pub oom_score_adj: ::core::option::Option<i32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SharedFolder {
@@ -2185,6 +2227,8 @@ pub struct ClusterState {
     pub rebalance: i32,
     #[prost(message, optional, tag = "62")]
     pub defaults: ::core::option::Option<Defaults>,
+    #[prost(string, repeated, tag = "73")]
+    pub allowed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateClusterRequest {
@@ -2205,6 +2249,9 @@ pub struct UpdateClusterRequest {
     /// As a change.
     #[prost(message, optional, tag = "62")]
     pub defaults: ::core::option::Option<Defaults>,
+    /// In the place of what is allowed; empty: nothing.
+    #[prost(message, optional, tag = "73")]
+    pub allowed: ::core::option::Option<Strings>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetJoinTokenRequest {

@@ -11,5 +11,6 @@ mod exec;
 mod isolation;
 mod lifecycle;
 mod logs;
+mod privileges;
 mod recovery;
 mod refusals;
