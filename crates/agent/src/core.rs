@@ -18,7 +18,7 @@ use warren_model::defaults::Defaults;
 use warren_model::health;
 use warren_model::service::PortSpec;
 use warren_model::task::TaskStatus;
-use warren_model::{ServiceId, TaskId};
+use warren_model::{Allowed, ServiceId, TaskId, TaskTemplate};
 
 use crate::assignments::Set;
 use crate::cache::{Cached, Changed};
@@ -310,12 +310,21 @@ impl Core {
                     Effect::Start | Effect::Wait => self.allow_bind(),
                     _ => Vec::new(),
                 },
+                refused: self.refused(&held.spec.template),
                 parted: self.parted(held.spec.service),
                 port: health::first_tcp(self.ports(held.spec.service)),
                 effect,
             };
             self.commands.push(Command::Do(Box::new(order)));
         }
+    }
+
+    /// Managers have looked when the service was made; since then less may be allowed.
+    fn refused(&self, template: &TaskTemplate) -> Option<String> {
+        let none = Allowed::default();
+        let allowed = self.set.settings.as_ref().map_or(&none, |settings| &settings.allowed);
+        let error = allowed.check(template).err()?;
+        Some(format!("{error}; {}", error.hint()))
     }
 
     fn defaults(&self) -> Defaults {

@@ -134,6 +134,10 @@ fn claimant(order: &Order) -> Claimant {
 
 /// Gets image, namespace and ports. Whatever was half done is undone by a release.
 pub(crate) async fn prepare(tools: &Tools, order: Order, cancel: &CancellationToken) {
+    if let Some(why) = &order.refused {
+        let refused = Event::PrepareFailed(permanent(why.clone()));
+        return answer(tools, &order, refused, None).await;
+    }
     let image = tokio::select! {
         biased;
         () = cancel.cancelled() => return,
@@ -298,6 +302,10 @@ pub(crate) async fn try_start(
 
 /// The text of the containers' resolv.conf.
 pub(crate) async fn resolver(tools: &Tools, order: &Order) -> String {
+    if order.spec.template.privileges.host_network {
+        // Whoever answers the node answers the container, on its loopback too.
+        return tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default();
+    }
     let host = container::host_resolver().await;
     let stack = order.asker.as_ref().and_then(|asker| asker.stack.as_deref());
     match &tools.names {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use zeroize::Zeroize;
 
+use crate::allowance::Allowed;
 use crate::bind::BindRule;
 use crate::defaults::Defaults;
 use crate::id::ClusterId;
@@ -53,6 +54,8 @@ pub struct Cluster {
     pub defaults: Defaults,
     /// Paths of nodes that containers may mount; none: no path.
     pub allow_bind: Vec<BindRule>,
+    /// What services may ask for that endangers nodes.
+    pub allowed: Allowed,
 }
 
 impl Cluster {
@@ -89,6 +92,7 @@ impl Cluster {
             rebalance: Rebalance::default(),
             defaults: Defaults::default(),
             allow_bind: Vec::new(),
+            allowed: Allowed::default(),
         }
     }
 }

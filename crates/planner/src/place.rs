@@ -130,6 +130,7 @@ impl<'a> Pass<'_, 'a> {
     ) {
         let key = self.slots[at].key;
         let renewed = if place.is_some() { Renewed::Placed } else { Renewed::Waiting };
+        let own_address = self.has_address(template);
         let task = Task {
             id: self.new_id(),
             service: self.service.id,
@@ -137,7 +138,7 @@ impl<'a> Pass<'_, 'a> {
             template,
             run: key.run(),
             node: place.as_ref().map(|place| place.node),
-            address: place.as_ref().map(|place| place.address),
+            address: place.as_ref().map(|place| place.address).filter(|_| own_address),
             devices: place.map(|place| place.devices).unwrap_or_default(),
             desired: Desired::Running,
             status,
@@ -148,6 +149,14 @@ impl<'a> Pass<'_, 'a> {
         };
         self.draft.push(Mutation::CreateTask(task));
         self.slots[at].renewed = renewed;
+    }
+
+    /// Whether tasks of a template have an address of their own. On the node's own network they
+    /// do not, and what was found for one is given back with the plan.
+    fn has_address(&self, template: u32) -> bool {
+        let known = self.draft.state.template(self.service.id, template);
+        let template = known.map_or(&self.service.spec.task, |known| known);
+        !template.privileges.host_network
     }
 
     /// A node and an address for a task of a slot.
@@ -319,7 +328,8 @@ pub(crate) fn place_pending(pass: &mut Pass<'_, '_>) {
                 return;
             }
             if let Some(Place { node, address, devices }) = pass.choose(at, task.template) {
-                let (id, address) = (task.id, Some(address));
+                let own_address = pass.has_address(task.template);
+                let (id, address) = (task.id, Some(address).filter(|_| own_address));
                 pass.draft.push(Mutation::PlaceTask { id, node, address, devices });
                 continue;
             }

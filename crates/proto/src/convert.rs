@@ -21,6 +21,7 @@ mod network;
 mod operator;
 mod placement;
 mod policy;
+mod privileges;
 mod service;
 mod table;
 mod task;

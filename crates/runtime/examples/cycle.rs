@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use warren_runtime::native::{Native, Options};
-use warren_runtime::{ContainerSpec, Limits, LogPolicy, Runtime, Seccomp};
+use warren_runtime::{ContainerSpec, Limits, LogPolicy, Privileges, Runtime, Seccomp};
 
 struct Settings {
     spec: ContainerSpec,
@@ -43,6 +43,7 @@ fn settings() -> Result<Settings, Box<dyn Error>> {
             cap_drop: Vec::new(),
             no_new_privileges: true,
             seccomp: Seccomp::Default,
+            privileges: Privileges::default(),
             stop_signal: 15,
             netns: None,
             keep: Vec::new(),

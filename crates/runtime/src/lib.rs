@@ -14,6 +14,7 @@
 pub mod fake;
 mod logs;
 pub mod native;
+mod privileges;
 pub mod storage;
 mod watched;
 
@@ -26,6 +27,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use self::privileges::{Privileges, Seccomp, Sysctl, Ulimit};
 pub use self::watched::{Watched, watch};
 
 /// What to run, with every reference resolved.
@@ -59,8 +61,10 @@ pub struct ContainerSpec {
     pub cap_drop: Vec<String>,
     /// On by default.
     pub no_new_privileges: bool,
-    /// Default seccomp profile, or none.
+    /// Default seccomp profile, none, or one of its own.
     pub seccomp: Seccomp,
+    /// What it may do beyond what all may, and limits of its processes.
+    pub privileges: Privileges,
     /// Signal number of a graceful stop, from the image or an override.
     pub stop_signal: i32,
     /// Network namespace made and wired beforehand; `None` shares the host's.
@@ -70,12 +74,6 @@ pub struct ContainerSpec {
     pub log: LogPolicy,
     /// Opaque to the runtime, kept beside the container and returned by [`Runtime::list`].
     pub labels: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seccomp {
-    Default,
-    Unconfined,
 }
 
 /// Zero or `None` means no limit, except pids, which always have one.

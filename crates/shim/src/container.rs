@@ -42,9 +42,7 @@ fn set_up(message: &Message<'_>, inherited: &Inherited<'_>) -> Outcome<()> {
     sys::new_session().at(Step::Identity)?;
     new_keyring()?;
     join_cgroups(message)?;
-    if message.settings().has(flags::RESET_OOM_SCORE) {
-        reset_oom_score()?;
-    }
+    set_oom_score(message)?;
     if let Some(network) = inherited.network {
         sys::enter(network, libc::CLONE_NEWNET).at(Step::NetworkNamespace)?;
     }
@@ -77,9 +75,15 @@ pub(crate) fn join_cgroups(message: &Message<'_>) -> Outcome<()> {
     Ok(())
 }
 
-pub(crate) fn reset_oom_score() -> Outcome<()> {
+/// As it is wanted, or 0 where the daemon's own is another.
+pub(crate) fn set_oom_score(message: &Message<'_>) -> Outcome<()> {
+    let score = match message.text(Tag::OutOfMemoryScore) {
+        Some(score) => score.to_bytes(),
+        None if message.settings().has(flags::RESET_OOM_SCORE) => b"0",
+        None => return Ok(()),
+    };
     let file = sys::open(c"/proc/self/oom_score_adj", libc::O_WRONLY).at(Step::OutOfMemoryScore)?;
-    let written = sys::write_all(file, b"0");
+    let written = sys::write_all(file, score);
     sys::close(file);
     written.at(Step::OutOfMemoryScore)
 }

@@ -6,7 +6,7 @@
 
 use warren_shim::message::{MESSAGE_MAX, Message, Reply, Step, Tag, flags};
 
-use crate::container::{join_cgroups, new_keyring, reset_oom_score};
+use crate::container::{join_cgroups, new_keyring, set_oom_score};
 use crate::failure::{At, Failure, Outcome};
 use crate::process::{self, Description, Gate};
 use crate::sys::{self, Fd, Mapping};
@@ -110,9 +110,7 @@ fn set_up(description: &Description<'_>, inside: &Inside) -> Outcome<()> {
     sys::new_session().at(Step::Identity)?;
     new_keyring()?;
     join_cgroups(description.container)?;
-    if description.container.settings().has(flags::RESET_OOM_SCORE) {
-        reset_oom_score()?;
-    }
+    set_oom_score(description.container)?;
     let kinds = libc::CLONE_NEWNS
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWIPC

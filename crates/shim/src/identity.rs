@@ -39,6 +39,29 @@ impl Identity {
         if self.home_len == 0 { b"/" } else { &self.home[..self.home_len] }
     }
 
+    /// Adds supplementary groups, each a name or a number.
+    pub(crate) fn join<'a>(&mut self, groups: impl Iterator<Item = &'a CStr>) -> Outcome<()> {
+        for (index, wanted) in groups.enumerate() {
+            let wanted = Wanted { user: b"", group: wanted.to_bytes() };
+            let mut found = None;
+            each_line(c"/etc/group", |line| {
+                let entry = Group::parse(line).filter(|entry| wanted.is_group(entry));
+                found = entry.map(|entry| entry.gid);
+                found.is_some()
+            })
+            .at(Step::UserFile)?;
+            let group = found.or_else(|| id(wanted.group));
+            let group = group.ok_or(libc::ENOENT).at_index(Step::ExtraGroup, index)?;
+            if self.others().contains(&group) {
+                continue;
+            }
+            let slot = self.others.get_mut(self.others_len);
+            *slot.ok_or(libc::EINVAL).at_index(Step::ExtraGroup, index)? = group;
+            self.others_len += 1;
+        }
+        Ok(())
+    }
+
     /// Looks up what `user[:group]` means here.
     pub(crate) fn find(wanted: &CStr) -> Outcome<Self> {
         let wanted = Wanted::parse(wanted.to_bytes());

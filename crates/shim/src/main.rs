@@ -20,6 +20,7 @@ mod container;
 mod exec;
 mod failure;
 mod identity;
+mod init;
 mod log;
 mod process;
 mod rootfs;
@@ -189,7 +190,12 @@ fn birth(message: &Message<'_>) -> Outcome<i32> {
     let folder = message.text(Tag::CgroupDir);
     let cgroup = folder.map(|path| sys::open(path, libc::O_PATH | libc::O_DIRECTORY));
     let cgroup = cgroup.transpose().at(Step::Cgroup)?;
-    let kinds = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+    let mut kinds = libc::CLONE_NEWNS | libc::CLONE_NEWUTS;
+    for (shared, kind) in
+        [(flags::HOST_PROCESSES, libc::CLONE_NEWPID), (flags::HOST_IPC, libc::CLONE_NEWIPC)]
+    {
+        kinds |= if message.settings().has(shared) { 0 } else { kind };
+    }
     let pid = sys::clone(u64::from(kinds.cast_unsigned()), cgroup).at(Step::Clone)?;
     if let Some(cgroup) = cgroup.filter(|_| pid != 0) {
         sys::close(cgroup);

@@ -97,6 +97,15 @@ numbered! {
         Device = 22,
         /// Size of /dev/shm in bytes, 8 bytes; missing is 64 MiB.
         SharedMemory = 23,
+        /// Supplementary group: a name in the container's `/etc/group`, or a number.
+        Group = 32,
+        /// [`Ulimit`].
+        Ulimit = 33,
+        /// [`Pair`]: file below `/proc/sys` and what is written to it. With a `-` before it, a
+        /// file that is not there is done without.
+        Sysctl = 34,
+        /// Decimal, for `oom_score_adj`.
+        OutOfMemoryScore = 35,
     }
 }
 
@@ -152,6 +161,13 @@ numbered! {
         OutOfMemoryScore = 42,
         /// Index: of the device.
         Device = 43,
+        /// Index: of the setting.
+        Sysctl = 53,
+        /// Index: of the limit.
+        Ulimit = 54,
+        /// Index: of the group.
+        ExtraGroup = 55,
+        Init = 56,
     }
 }
 
@@ -175,6 +191,14 @@ pub mod flags {
     pub const RESET_OOM_SCORE: u32 = 1 << 3;
     /// Exec: make a terminal; otherwise three descriptors follow the message's.
     pub const TERMINAL: u32 = 1 << 4;
+    /// Nothing below /sys is read-only.
+    pub const PRIVILEGED: u32 = 1 << 10;
+    /// No namespace of its own for processes.
+    pub const HOST_PROCESSES: u32 = 1 << 11;
+    /// No namespace of its own for shared memory and message queues.
+    pub const HOST_IPC: u32 = 1 << 12;
+    /// The first process stays, passes signals on to the program and reaps.
+    pub const INIT: u32 = 1 << 13;
 }
 
 /// Numbers of one container or exec.
@@ -284,6 +308,22 @@ impl<'a> Device<'a> {
             group: u32_at(head, 20)?,
             path: CStr::from_bytes_with_nul(rest).ok()?,
         })
+    }
+}
+
+/// One limit of the container's processes (`setrlimit(2)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ulimit {
+    pub resource: u32,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+impl Ulimit {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 24] = bytes.try_into().ok()?;
+        let (soft, hard) = (u64_at(bytes, 8)?, u64_at(bytes, 16)?);
+        Some(Self { resource: u32_at(bytes, 0)?, soft, hard })
     }
 }
 
@@ -402,6 +442,10 @@ impl<'a> Message<'a> {
         self.all(Tag::Device).filter_map(Device::decode)
     }
 
+    pub fn ulimits(&self) -> impl Iterator<Item = Ulimit> + use<'a> {
+        self.all(Tag::Ulimit).filter_map(Ulimit::decode)
+    }
+
     pub fn files(&self) -> impl Iterator<Item = File<'a>> + use<'a> {
         self.all(Tag::File).filter_map(File::decode)
     }
@@ -450,7 +494,8 @@ fn check(tag: Tag, bytes: &[u8]) -> Option<()> {
         Tag::File => File::decode(bytes).map(drop),
         Tag::Device => Device::decode(bytes).map(drop),
         Tag::SharedMemory => (bytes.len() == 8).then_some(()),
-        Tag::CgroupView | Tag::CgroupLink => Pair::decode(bytes).map(drop),
+        Tag::Ulimit => Ulimit::decode(bytes).map(drop),
+        Tag::CgroupView | Tag::CgroupLink | Tag::Sysctl => Pair::decode(bytes).map(drop),
         // Instructions of eight bytes; the kernel takes 4096 of them.
         Tag::Seccomp => (bytes.len().is_multiple_of(8) && bytes.len() <= 4096 * 8).then_some(()),
         Tag::StateDir
@@ -467,6 +512,8 @@ fn check(tag: Tag, bytes: &[u8]) -> Option<()> {
         | Tag::OomFile
         | Tag::MaskedPath
         | Tag::ReadOnlyPath
+        | Tag::Group
+        | Tag::OutOfMemoryScore
         | Tag::LogDir => CStr::from_bytes_with_nul(bytes).ok().map(drop),
     }
 }

@@ -8,10 +8,11 @@
 use core::ffi::CStr;
 use core::ptr::null;
 
-use warren_shim::message::{Message, STRINGS_MAX, Step, Tag, flags};
+use warren_shim::message::{Message, STRINGS_MAX, Step, Tag, Ulimit, flags};
 
 use crate::failure::{At, Failure, Outcome};
 use crate::identity::Identity;
+use crate::init;
 use crate::rootfs;
 use crate::sys::{self, Fd};
 use crate::text::Text;
@@ -66,7 +67,14 @@ pub(crate) fn place_streams(streams: [Fd; 3]) -> Outcome<()> {
 
 /// Becomes the program. Returns only to say why not.
 pub(crate) fn become_program(description: &Description<'_>, gate: Gate) -> Failure {
-    match prepare(description, gate) {
+    let prepared = prepare(description, gate).and_then(|identity| {
+        let settings = description.container.settings();
+        if description.exec.is_none() && settings.has(flags::INIT) {
+            init::stay_behind()?;
+        }
+        Ok(identity)
+    });
+    match prepared {
         Ok(identity) => execute(description, &identity),
         Err(failure) => failure,
     }
@@ -77,7 +85,8 @@ fn prepare(description: &Description<'_>, gate: Gate) -> Outcome<Identity> {
     // `/proc/self/fd` to whatever is open here (CVE-2024-21626).
     sys::close_range(SYNC.cast_unsigned() + 1, 0).at(Step::Exec)?;
     let settings = description.container.settings();
-    let identity = Identity::find(description.text(Tag::User))?;
+    let mut identity = Identity::find(description.text(Tag::User))?;
+    identity.join(description.container.texts(Tag::Group))?;
     for stream in 0..SYNC {
         sys::give_stream(stream, identity.user, identity.group);
     }
@@ -87,7 +96,12 @@ fn prepare(description: &Description<'_>, gate: Gate) -> Outcome<Identity> {
     // A folder that an exec names is somebody's input: a typo must not make one.
     let named = description.exec.is_some_and(|exec| exec.text(Tag::Cwd).is_some());
     enter_folder(description.text(Tag::Cwd), if named { Missing::Refuse } else { Missing::Make })?;
-    limits().at(Step::Limits)?;
+    limits(description.container).at(Step::Limits)?;
+    for (index, limit) in description.container.ulimits().enumerate() {
+        let Ulimit { resource, soft: rlim_cur, hard: rlim_max } = limit;
+        sys::set_limit(resource, libc::rlimit { rlim_cur, rlim_max })
+            .at_index(Step::Ulimit, index)?;
+    }
     let seccomp = description.container.bytes(Tag::Seccomp);
     let no_new_privileges = settings.has(flags::NO_NEW_PRIVILEGES);
     if let Some(program) = seccomp.filter(|_| !no_new_privileges) {
@@ -150,12 +164,18 @@ fn enter_folder(path: &CStr, missing: Missing) -> Outcome<()> {
 }
 
 /// Puts back what the daemon may have raised for itself. Never raises a hard limit, which would
-/// need CAP_SYS_RESOURCE.
-fn limits() -> Result<(), i32> {
-    let mut files = sys::limit(libc::RLIMIT_NOFILE)?;
-    files.rlim_max = files.rlim_max.min(FILES_HARD);
-    files.rlim_cur = files.rlim_max.min(FILES_SOFT);
-    sys::set_limit(libc::RLIMIT_NOFILE, files)?;
+/// need CAP_SYS_RESOURCE. What the container is given limits of its own for is left as it is.
+fn limits(container: &Message<'_>) -> Result<(), i32> {
+    let is_given = |resource| container.ulimits().any(|limit| limit.resource == resource);
+    if !is_given(libc::RLIMIT_NOFILE) {
+        let mut files = sys::limit(libc::RLIMIT_NOFILE)?;
+        files.rlim_max = files.rlim_max.min(FILES_HARD);
+        files.rlim_cur = files.rlim_max.min(FILES_SOFT);
+        sys::set_limit(libc::RLIMIT_NOFILE, files)?;
+    }
+    if is_given(libc::RLIMIT_CORE) {
+        return Ok(());
+    }
     let mut core = sys::limit(libc::RLIMIT_CORE)?;
     core.rlim_cur = 0;
     sys::set_limit(libc::RLIMIT_CORE, core)

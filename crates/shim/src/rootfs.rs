@@ -52,7 +52,11 @@ pub(crate) fn build(message: &Message<'_>, trees: &[Fd]) -> Outcome<()> {
     overlay(message, state)?;
     let root = sys::open(state, FOLDER).at(Step::Overlay)?;
     let proc = kernel_file_system(root, c"proc", c"proc", 0).at(Step::Proc)?;
-    let sysfs = kernel_file_system(root, c"sys", c"sysfs", READ_ONLY).at(Step::Sys)?;
+    for (index, setting) in message.pairs(Tag::Sysctl).enumerate() {
+        set(proc, setting.first, setting.second).at_index(Step::Sysctl, index)?;
+    }
+    let locked = locked(message);
+    let sysfs = kernel_file_system(root, c"sys", c"sysfs", locked).at(Step::Sys)?;
     let dev = devices(root, message.shared_memory()).at(Step::Dev)?;
     let roots = Roots { root, proc, sys: sysfs, dev, files };
     cgroup_view(message, &roots).at(Step::CgroupView)?;
@@ -140,6 +144,31 @@ fn push_folder(options: &mut Text<4096>, key: &[u8], path: &CStr) -> Sys<()> {
     options.push_decimal(u64::from(fd.cast_unsigned()))
 }
 
+/// What keeps containers from changing the machine below /sys.
+fn locked(message: &Message<'_>) -> u64 {
+    if message.settings().has(flags::PRIVILEGED) { 0 } else { READ_ONLY }
+}
+
+/// Writes a setting of our namespaces, through the descriptor of our own proc and no link.
+fn set(proc: Fd, file: &CStr, value: &CStr) -> Sys<()> {
+    let name = file.to_bytes();
+    let (name, optional) = match name.strip_prefix(b"-") {
+        Some(name) => (name, true),
+        None => (name, false),
+    };
+    let mut path = Text::<512>::new();
+    path.push(b"sys/")?;
+    path.push(name)?;
+    let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+    let file = match sys::open_in_root(proc, path.c_str(), libc::O_WRONLY, resolve) {
+        Err(libc::ENOENT) if optional => return Ok(()),
+        opened => opened?,
+    };
+    let written = sys::write_all(file, value.to_bytes());
+    sys::close(file);
+    written
+}
+
 /// proc and sysfs go to real folders of the image only: a link there would move everything that
 /// is masked below.
 fn kernel_file_system(root: Fd, name: &CStr, kind: &CStr, attributes: u64) -> Sys<Fd> {
@@ -211,11 +240,12 @@ fn below(
 /// The container's own cgroups, read-only: language runtimes find their limits there, and nobody
 /// writes a release agent.
 fn cgroup_view(message: &Message<'_>, roots: &Roots) -> Sys<()> {
-    const LOCKED: u64 = READ_ONLY | NO_SUID | NO_DEVICES | NO_EXEC;
+    let locked = locked(message);
+    let attributes = locked | NO_SUID | NO_DEVICES | NO_EXEC;
     let mut store = None;
     for view in message.pairs(Tag::CgroupView) {
         let copy = sys::copy_mount(libc::AT_FDCWD, view.second, false)?;
-        sys::change_mount(copy, LOCKED, false)?;
+        sys::change_mount(copy, attributes, false)?;
         if view.first.is_empty() {
             sys::attach_mount(copy, roots.sys, c"fs/cgroup")?;
         } else {
@@ -232,7 +262,10 @@ fn cgroup_view(message: &Message<'_>, roots: &Roots) -> Sys<()> {
     for link in message.pairs(Tag::CgroupLink) {
         sys::make_link(link.second, store, link.first)?;
     }
-    sys::change_mount(store, READ_ONLY, false)
+    match locked {
+        0 => Ok(()),
+        locked => sys::change_mount(store, locked, false),
+    }
 }
 
 fn cgroup_store(sysfs: Fd) -> Sys<Fd> {

@@ -249,7 +249,7 @@ fn hear(running: &Running, caller: &mut Caller) {
 }
 
 /// Code as a shell shows it, and the signal or 0.
-fn outcome(status: c_int) -> (i32, i32) {
+pub(crate) fn outcome(status: c_int) -> (i32, i32) {
     if libc::WIFSIGNALED(status) {
         let signal = libc::WTERMSIG(status);
         return (128 + signal, signal);

@@ -303,6 +303,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         rebalance,
         defaults,
         allow_bind,
+        allowed,
     } = after;
     let words = [
         (*history_limit != before.history_limit, format!("history_limit={history_limit}")),
@@ -326,6 +327,7 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         (*rebalance != before.rebalance, format!("rebalance={rebalance}")),
         (*defaults != before.defaults, format!("defaults={defaults}")),
         (*allow_bind != before.allow_bind, format!("allow_bind={}", texts(allow_bind))),
+        (*allowed != before.allowed, format!("allowed={allowed}")),
     ];
     joined(words)
 }
@@ -398,6 +400,7 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         read_only,
         cap_add,
         cap_drop,
+        privileges,
         limits,
         tuning,
         reserve,
@@ -425,6 +428,7 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         word(*read_only != before.read_only, "read_only"),
         word(*cap_add != before.cap_add, "cap_add"),
         word(*cap_drop != before.cap_drop, "cap_drop"),
+        word(*privileges != before.privileges, "privileges"),
         word(*limits != before.limits, "limits"),
         word(*tuning != before.tuning, "tuning"),
         word(*reserve != before.reserve, "reserve"),

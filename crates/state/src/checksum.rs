@@ -12,6 +12,7 @@ mod mounts;
 mod moving;
 mod placement;
 mod policy;
+mod privileges;
 mod update;
 
 use std::collections::BTreeMap;
@@ -186,6 +187,7 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
         rebalance,
         defaults,
         allow_bind,
+        allowed,
     } = cluster;
     digest.bytes(id.as_bytes());
     digest.word(u64::from(*history_limit));
@@ -224,6 +226,8 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
         digest.word(all.len() as u64);
         all.iter().for_each(|rule| digest.text(&rule.to_string()));
     });
+    let allowed = Some(allowed).filter(|all| !all.is_empty());
+    digest.added(160, allowed, |digest, all| digest.text(&all.to_string()));
 }
 
 fn add_token(digest: &mut Digest, token: &JoinToken) {
@@ -549,6 +553,7 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
         read_only,
         cap_add,
         cap_drop,
+        privileges,
         limits,
         tuning,
         reserve,
@@ -599,6 +604,8 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
     let mounts = Some(mounts).filter(|all| !all.is_empty());
     digest.added(147, mounts, |digest, all| mounts::add(digest, all));
     digest.added(148, *shm_bytes, Digest::word);
+    let privileges = Some(privileges).filter(|all| !all.is_empty());
+    digest.added(161, privileges, privileges::add);
 }
 
 fn add_task(digest: &mut Digest, task: &Task) {

@@ -170,6 +170,7 @@ fn of_template(task: &TaskTemplate) -> usize {
         + task.shared.len() * 8
         + task.mounts.iter().map(|mount| Mount::text_len(mount) + 32).sum::<usize>()
         + task.companions.iter().map(of_companion).sum::<usize>()
+        + if task.privileges.is_empty() { 0 } else { 64 + task.privileges.text_len() }
 }
 
 fn of_status(status: &TaskStatus) -> usize {

@@ -49,6 +49,14 @@ impl TaskSpec {
         self.address.map(|v4| Addresses { v4, v6: self.address6 })
     }
 
+    /// Where its containers are asked for their health: on the node's network, the node itself.
+    pub fn probed_at(&self) -> Option<Ipv4Addr> {
+        match self.template.privileges.host_network {
+            true => Some(Ipv4Addr::LOCALHOST),
+            false => self.address,
+        }
+    }
+
     /// Of the container of one attempt.
     pub fn container_id(&self, attempt: u32) -> String {
         container_id(self.id, attempt)
@@ -165,6 +173,8 @@ pub struct Order {
     pub defaults: Defaults,
     /// Paths of the node that it may mount; for what starts containers.
     pub allow_bind: Vec<BindRule>,
+    /// Why its containers may not be started; of what the cluster does not allow.
+    pub refused: Option<String>,
     /// Other nodes may send connections until they act upon the set of this revision.
     pub parted: Option<u64>,
     /// The first TCP port that its service publishes, within the container.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use warren_base::tasks::Tasks;
-use warren_model::service::{Companion, CompanionName};
+use warren_model::service::{Companion, CompanionName, Privileges};
 use warren_model::task::CompanionStatus;
 use warren_model::{TaskId, TaskTemplate, Time};
 
@@ -403,12 +403,23 @@ async fn start(
     effects::start_container(tools, made).await
 }
 
+/// Its own, but for the network, which is the task's with its settings.
+fn privileges(task: &TaskSpec, companion: &Companion) -> Privileges {
+    let all = &task.template.privileges;
+    let mut own = companion.task.privileges.clone();
+    own.host_network = all.host_network;
+    let shared = all.sysctls.iter().filter(|(key, _)| key.starts_with("net."));
+    own.sysctls.extend(shared.map(|(key, value)| (key.clone(), value.clone())));
+    own
+}
+
 /// What a companion's container is made of: its own template, with what is the task's.
 pub(crate) fn merged(task: &TaskSpec, companion: &Companion) -> TaskTemplate {
     TaskTemplate {
         hostname: task.template.hostname.clone(),
         container_labels: task.template.container_labels.clone(),
         log: task.template.log,
+        privileges: privileges(task, companion),
         ..companion.task.clone()
     }
 }

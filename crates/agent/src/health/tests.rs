@@ -39,6 +39,7 @@ fn order(n: u8, health: Healthcheck, port: Option<u16>) -> Order {
         generation: 0,
         defaults: Default::default(),
         allow_bind: Vec::new(),
+        refused: None,
         parted: None,
         port,
         effect: Effect::Wait,

@@ -8,7 +8,9 @@ use warren_model::PolicyId;
 use warren_model::bind::is_below;
 use warren_model::health::{HealthSpec, Healthcheck};
 use warren_model::service::expand::is_template;
-use warren_model::service::{Companion, Mount, MountKind, ServiceSpec, TaskTemplate};
+use warren_model::service::{
+    Companion, Mount, MountKind, SeccompProfile, ServiceSpec, TaskTemplate,
+};
 use warren_net::Action;
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
@@ -53,6 +55,7 @@ async fn look(tools: &Tools, request: v1::Check) -> Result<v1::CheckResult, Fail
     for claim in published::claims(&spec.ports) {
         tools.ports.probe(service, claim).map_err(port_failure)?;
     }
+    check_profiles(&spec.task)?;
     let mut resolved = Resolved::new(request.resolve);
     let image = match resolved.find(tools, &spec.task.image).await? {
         Ok(image) => image,
@@ -85,6 +88,18 @@ async fn look(tools: &Tools, request: v1::Check) -> Result<v1::CheckResult, Fail
         Ok(looked) => looked.map(|()| found),
         Err(_) => Err(Failure::new(Code::Failed, "looking into the image was interrupted")),
     }
+}
+
+/// Seccomp profiles that containers bring along.
+fn check_profiles(template: &TaskTemplate) -> Result<(), Failure> {
+    let companions = template.companions.iter().map(|companion| &companion.task);
+    for task in std::iter::once(template).chain(companions) {
+        if let SeccompProfile::Custom(profile) = &task.privileges.seccomp {
+            warren_runtime::native::check_seccomp(profile)
+                .map_err(|error| Failure::new(Code::BadInput, format!("security_opt: {error}")))?;
+        }
+    }
+    Ok(())
 }
 
 fn none() -> v1::CheckResult {

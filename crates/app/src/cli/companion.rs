@@ -15,6 +15,7 @@ use super::env;
 use super::failure::{Failure, nearest};
 use super::health::HealthFlags;
 use super::mounts;
+use super::privileges;
 use super::spec::{bytes, cores, count, duration, words};
 
 const KEYS: [&str; 21] = [
@@ -87,13 +88,15 @@ fn given(text: &str) -> Result<Given, String> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     for pair in split(text)? {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if !KEYS.contains(&key) && !key.starts_with(HEALTH) {
-            let meant = nearest(key, KEYS).map(|k| format!("did you mean {k}?"));
-            let known =
-                meant.unwrap_or_else(|| format!("keys are {} and health-…", KEYS.join(", ")));
+        let keys = || KEYS.into_iter().chain(privileges::KEYS);
+        if !keys().any(|known| known == key) && !key.starts_with(HEALTH) {
+            let meant = nearest(key, keys()).map(|k| format!("did you mean {k}?"));
+            let known = meant.unwrap_or_else(|| {
+                format!("keys are {} and health-…", keys().collect::<Vec<_>>().join(", "))
+            });
             return Err(format!("there is no key {key:?}; {known}"));
         }
-        let again = AGAIN.contains(&key);
+        let again = AGAIN.contains(&key) || privileges::AGAIN.contains(&key);
         if !again && pairs.iter().any(|(known, _)| known == key) {
             return Err(format!("{key} is given twice"));
         }
@@ -206,7 +209,8 @@ fn set(task: &mut TaskTemplate, key: &str, value: &str) -> Result<(), String> {
         "shm-size" => task.shm_bytes = Some(bytes(plain)?),
         "stop-grace-period" => task.stop_grace_ms = Some(duration(plain)?),
         // The name, which was read already.
-        _ => {}
+        "name" => {}
+        _ => privileges::set(&mut task.privileges, key, plain)?,
     }
     Ok(())
 }

@@ -40,6 +40,7 @@ mod placing;
 mod policy;
 mod ports;
 pub(crate) mod printer;
+mod privileges;
 pub(crate) mod probe;
 mod remote;
 mod revisions;

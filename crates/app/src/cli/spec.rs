@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use warren_model::quantity::{parse_cores_milli, parse_duration_ms, parse_size};
 use warren_model::service::{
-    Attachment, Limits, LogOptions, Mode, OnDisconnect, RestartCondition, RestartPolicy, SpecError,
+    Attachment, Limits, LogOptions, Mode, OnDisconnect, Privileges, RestartCondition,
+    RestartPolicy, SpecError,
 };
 use warren_model::{ServiceName, ServiceSpec, TaskTemplate};
 
@@ -25,6 +26,7 @@ use super::moving::MovingFlags;
 use super::pace::PaceFlags;
 use super::placing::{PlacingFlags, ReserveFlags};
 use super::ports::{self, Publish};
+use super::privileges::{PrivilegeFlags, PrivilegeLists, take_host};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ModeFlag {
@@ -70,7 +72,8 @@ pub(crate) struct CreateFlags {
     /// Label of its containers
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     container_label: Vec<(String, String)>,
-    /// Put it on a network: NAME[,alias=A][,ip=ADDRESS]; repeat for more [default: default]
+    /// Put it on a network: NAME[,alias=A][,ip=ADDRESS]; repeat for more; host is the node's own
+    /// [default: default]
     #[arg(long, value_name = "NETWORK", value_parser = attach::parse)]
     network: Vec<Attachment>,
     /// Host name of its containers
@@ -82,6 +85,8 @@ pub(crate) struct CreateFlags {
     /// Drop a capability
     #[arg(long, value_name = "CAP")]
     cap_drop: Vec<String>,
+    #[command(flatten)]
+    privileges: PrivilegeLists,
     /// Root file system cannot be written to
     #[arg(long)]
     read_only: bool,
@@ -159,6 +164,8 @@ pub(crate) struct CommonFlags {
     pub(crate) moving: MovingFlags,
     #[command(flatten)]
     pub(crate) endpoint: EndpointFlags,
+    #[command(flatten)]
+    pub(crate) privileges: PrivilegeFlags,
     /// Rotation of logs: max-size=10MiB, max-file=3
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = log_option)]
     pub(crate) log_opt: Vec<LogOption>,
@@ -258,6 +265,7 @@ impl CommonFlags {
         }
         spec.on_disconnect = self.on_disconnect.unwrap_or(spec.on_disconnect);
         self.endpoint.apply(spec);
+        self.privileges.apply(&mut spec.task.privileges);
         self.reserve.apply(spec);
         self.moving.apply(spec);
         self.pace.apply(spec);
@@ -293,7 +301,10 @@ fn set_limit<N: Copy + Default + PartialEq>(field: &mut Option<N>, given: Option
 
 impl CreateFlags {
     /// The specification that the flags describe.
-    pub(crate) fn spec(self, lookup: env::Lookup<'_>) -> Result<ServiceSpec, Failure> {
+    pub(crate) fn spec(mut self, lookup: env::Lookup<'_>) -> Result<ServiceSpec, Failure> {
+        let mut privileges =
+            Privileges { host_network: take_host(&mut self.network)?, ..Privileges::default() };
+        self.privileges.apply(&mut privileges);
         let mode = match (self.mode, self.replicas) {
             (ModeFlag::Replicated, replicas) => {
                 Mode::Replicated { replicas: replicas.unwrap_or(1) }
@@ -322,6 +333,7 @@ impl CreateFlags {
             read_only: self.read_only,
             cap_add: self.cap_add,
             cap_drop: self.cap_drop,
+            privileges,
             limits: Limits::default(),
             restart,
             log: LogOptions::default(),
@@ -367,6 +379,7 @@ pub(crate) fn flag_error(error: &SpecError) -> Failure {
         "log" => "--log-opt",
         "spec" => "the whole specification",
         "companions" => "--init-container and --sidecar",
+        "group" => "--group-add",
         field => &format!("--{}", field.replace('_', "-")),
     };
     Failure::input(format!("{flag}: {:?} {}", error.value, error.problem))

@@ -21,6 +21,7 @@ mod mounts;
 mod node;
 mod pins;
 mod placement;
+mod privileges;
 mod registry;
 mod service;
 mod sidecars;

@@ -1,9 +1,9 @@
 //! The cluster's settings and its certificate authority.
 
-use warren_model::Cluster;
 use warren_model::cluster::BackupPolicy;
 use warren_model::moving::Rebalance;
 use warren_model::placement::Strategy;
+use warren_model::{Allowed, Cluster};
 use warren_proto::v1;
 use warren_state::State;
 use warren_state::change::{Expect, Key, Mutation, Transaction};
@@ -81,6 +81,7 @@ pub(super) fn get(view: &State) -> Result<v1::ClusterState, Refusal> {
         rebalance: v1::Rebalance::from(cluster.rebalance).into(),
         defaults: (!cluster.defaults.is_empty()).then(|| (&cluster.defaults).into()),
         allow_bind: cluster.allow_bind.iter().map(ToString::to_string).collect(),
+        allowed: cluster.allowed.iter().map(ToString::to_string).collect(),
     })
 }
 
@@ -111,6 +112,7 @@ struct Edits {
     strategy: Option<Strategy>,
     rebalance: Option<Rebalance>,
     defaults: Option<v1::Defaults>,
+    allowed: Option<Allowed>,
 }
 
 impl Edits {
@@ -163,6 +165,10 @@ impl Edits {
             }
             rebalance => Some(Rebalance::try_from(rebalance)?),
         };
+        let texts = |wire: &v1::Strings| {
+            Allowed::from_texts(wire.values.iter().map(String::as_str))
+                .map_err(|error| Refusal::bad_input(format!("allow: {error}")))
+        };
         let edits = Self {
             history_limit: wire.history_limit,
             certificate_lifetime_ms: wire.certificate_lifetime_ms,
@@ -170,6 +176,7 @@ impl Edits {
             strategy,
             rebalance,
             defaults: wire.defaults,
+            allowed: wire.allowed.as_ref().map(texts).transpose()?,
         };
         let nothing = edits.history_limit.is_none()
             && edits.certificate_lifetime_ms.is_none()
@@ -178,6 +185,7 @@ impl Edits {
             && edits.rebalance.is_none()
             && wire.allow_bind.is_empty()
             && wire.allow_bind_rm.is_empty()
+            && edits.allowed.is_none()
             && edits.defaults.is_none_or(|change| change == v1::Defaults::default());
         if nothing { Err(Refusal::bad_input("nothing is to be changed")) } else { Ok(edits) }
     }
@@ -196,6 +204,9 @@ impl Edits {
         cluster.rebalance = self.rebalance.unwrap_or(cluster.rebalance);
         let defaults = self.defaults.map(|change| change.change(cluster.defaults));
         cluster.defaults = defaults.unwrap_or(cluster.defaults);
+        if let Some(allowed) = &self.allowed {
+            cluster.allowed.clone_from(allowed);
+        }
     }
 }
 
@@ -267,6 +278,16 @@ mod tests {
             "certificate_lifetime: 1 s is not between 10 s and 3650 days",
         );
         check(v1::UpdateClusterRequest { backup_off: true, ..wire() }, "ok");
+        let allowed = |text: &str| {
+            let values = text.split_whitespace().map(str::to_owned).collect();
+            v1::UpdateClusterRequest { allowed: Some(v1::Strings { values }), ..wire() }
+        };
+        check(allowed(""), "ok");
+        check(allowed("host-pid cap:net_admin"), "ok");
+        check(
+            allowed("cap:FLY"),
+            "allow: \"FLY\" is not a capability; write e.g. cap:NET_ADMIN or cap:ALL",
+        );
         check(v1::UpdateClusterRequest { strategy: 2, ..wire() }, "ok");
         check(v1::UpdateClusterRequest { strategy: 3, ..wire() }, "strategy: 3 is not known");
         check(v1::UpdateClusterRequest { rebalance: 2, ..wire() }, "ok");

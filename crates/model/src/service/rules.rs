@@ -45,6 +45,7 @@ impl TaskTemplate {
         }
         self.health.validate()?;
         self.check_numbers()?;
+        self.privileges.validate()?;
         self.check_shared()?;
         self.check_mounts()?;
         self.check_companions()

@@ -168,6 +168,8 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
         }
         "dnsrr" => spec.endpoint.mode = EndpointMode::Dnsrr,
         "vip" => spec.endpoint.mode = EndpointMode::Vip,
+        "host-network" => spec.task.privileges.host_network = true,
+        "own-network" => spec.task.privileges.host_network = false,
         "slots" => spec.endpoint.slot_addresses = true,
         "image" => spec.task.image = value.into(),
         "par" => spec.update.parallelism = value.parse().unwrap(),
@@ -675,6 +677,14 @@ impl World {
                 };
             }
             ["vips", name] => return self.vips(name),
+            ["addresses", name] => {
+                let live = self.state.tasks_of(service_id(name)).filter(|task| is_live(task));
+                let word = |task: &Task| match task.address {
+                    Some(address) => address.to_string(),
+                    None => "none".to_owned(),
+                };
+                return live.map(word).collect::<Vec<_>>().join(" ");
+            }
             ["runs", name] => return self.runs(name),
             // A moment of the day, by 24 hours.
             ["at", time] => self.now = moment(self.now, time),

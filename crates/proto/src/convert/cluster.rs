@@ -120,6 +120,7 @@ impl From<&Cluster> for v1::Cluster {
             rebalance: rebalance_unless_default(cluster.rebalance).into(),
             defaults: defaults_if_any(&cluster.defaults),
             allow_bind: written(&cluster.allow_bind),
+            allowed: super::privileges::allowed(&cluster.allowed),
         }
     }
 }
@@ -165,6 +166,7 @@ impl v1::Cluster {
             rebalance: v1::Rebalance::Unspecified.into(),
             defaults: defaults_if_any(&cluster.defaults),
             allow_bind: written(&cluster.allow_bind),
+            allowed: super::privileges::allowed(&cluster.allowed),
         }
     }
 }
@@ -200,6 +202,7 @@ impl TryFrom<v1::Cluster> for Cluster {
             rebalance: rebalance_if_any(wire.rebalance)?.unwrap_or_default(),
             defaults: wire.defaults.map(Into::into).unwrap_or_default(),
             allow_bind: read("allow_bind", wire.allow_bind)?,
+            allowed: super::privileges::allowed_from(&wire.allowed)?,
         })
     }
 }

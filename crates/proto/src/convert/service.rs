@@ -233,6 +233,7 @@ impl From<&TaskTemplate> for v1::TaskTemplate {
             shared: t.shared.iter().map(Into::into).collect(),
             mounts: t.mounts.iter().map(Into::into).collect(),
             shm_bytes: t.shm_bytes,
+            privileges: (!t.privileges.is_empty()).then(|| (&t.privileges).into()),
         }
     }
 }
@@ -266,6 +267,7 @@ impl TryFrom<v1::TaskTemplate> for TaskTemplate {
             shared: each("shared", wire.shared)?,
             mounts: each("mounts", wire.mounts)?,
             shm_bytes: wire.shm_bytes,
+            privileges: part_if_any("privileges", wire.privileges)?.unwrap_or_default(),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use prost::Message;
+use warren_model::allowance::Allowed;
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
 use warren_model::defaults::Defaults;
 use warren_model::event::{Action, Event, Kind};
@@ -24,9 +25,9 @@ use warren_model::resources::Resources;
 use warren_model::service::{
     Affinity, Attachment, Bind, Change, ChangeKind, Endpoint, EndpointMode, FailureAction, Hook,
     HookStatus, Hooks, IoKind, IoLimit, Limits, LogOptions, Mode, Mount, MountKind, OnDisconnect,
-    PortSpec, Protocol, PublishMode, RestartCondition, RestartPolicy, Revision, RollbackPolicy,
-    Service, ServiceSpec, TaskTemplate, Tmpfs, Tuning, UpdateKind, UpdateOrder, UpdatePhase,
-    UpdatePolicy, UpdateStatus, Volume,
+    PortSpec, Privileges, Protocol, PublishMode, RestartCondition, RestartPolicy, Revision,
+    RollbackPolicy, Service, ServiceSpec, TaskTemplate, Tmpfs, Tuning, UpdateKind, UpdateOrder,
+    UpdatePhase, UpdatePolicy, UpdateStatus, Volume,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_model::{
@@ -196,6 +197,12 @@ fn template() -> impl Strategy<Value = TaskTemplate> {
             shared: Vec::new(),
             mounts: mounts(rest.1, rest.2),
             shm_bytes: limits.0,
+            privileges: Privileges {
+                init: rights.1,
+                host_pid: rights.1,
+                oom_score_adj: limits.2.map(|n| i16::try_from(n % 1000).unwrap()),
+                ..Privileges::default()
+            },
         }
     })
 }
@@ -535,6 +542,10 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             allow_bind: match epoch % 2 {
                 0 => Vec::new(),
                 _ => vec!["/srv".parse().unwrap(), "/etc/ssl:ro".parse().unwrap()],
+            },
+            allowed: match history_limit % 2 {
+                0 => Allowed::default(),
+                _ => "host-pid,cap:NET_ADMIN,device:/dev/fuse".parse().unwrap(),
             },
         }
     })

@@ -63,6 +63,9 @@ pub struct Cluster {
     /// Paths of nodes that containers may mount: PATH\[:ro\].
     #[prost(string, repeated, tag = "63")]
     pub allow_bind: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What services may ask for that endangers nodes: host-pid, cap:NET_ADMIN, device:/dev/fuse.
+    #[prost(string, repeated, tag = "73")]
+    pub allowed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What tasks get that say nothing of it themselves; absent: nothing. As a change: what is absent
 /// stays, 0 takes one away.
@@ -771,6 +774,9 @@ pub struct TaskTemplate {
     /// Of /dev/shm; absent: 64 MiB.
     #[prost(uint64, optional, tag = "84")]
     pub shm_bytes: ::core::option::Option<u64>,
+    /// Absent: none.
+    #[prost(message, optional, tag = "93")]
+    pub privileges: ::core::option::Option<Privileges>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Mount {
@@ -805,6 +811,42 @@ pub struct Mount {
     pub mode: ::core::option::Option<u32>,
     #[prost(bool, tag = "12")]
     pub exec: bool,
+}
+/// What a container may do beyond what all may, and limits of its processes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Privileges {
+    #[prost(bool, tag = "1")]
+    pub privileged: bool,
+    #[prost(bool, optional, tag = "2")]
+    pub no_new_privileges: ::core::option::Option<bool>,
+    #[prost(bool, tag = "3")]
+    pub seccomp_unconfined: bool,
+    /// JSON; empty: none of its own.
+    #[prost(string, tag = "4")]
+    pub seccomp_profile: ::prost::alloc::string::String,
+    /// /dev/sda:/dev/xvda:rwm
+    #[prost(string, repeated, tag = "5")]
+    pub devices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "6")]
+    pub host_pid: bool,
+    #[prost(bool, tag = "7")]
+    pub host_ipc: bool,
+    #[prost(bool, tag = "8")]
+    pub host_network: bool,
+    #[prost(string, repeated, tag = "9")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// nofile=1024:4096
+    #[prost(string, repeated, tag = "10")]
+    pub ulimits: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(map = "string, string", tag = "11")]
+    pub sysctls: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(bool, tag = "12")]
+    pub init: bool,
+    #[prost(sint32, optional, tag = "13")]
+    pub oom_score_adj: ::core::option::Option<i32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SharedFolder {
@@ -2243,6 +2285,8 @@ pub struct ClusterState {
     pub defaults: ::core::option::Option<Defaults>,
     #[prost(string, repeated, tag = "63")]
     pub allow_bind: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "73")]
+    pub allowed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateClusterRequest {
@@ -2268,6 +2312,9 @@ pub struct UpdateClusterRequest {
     pub allow_bind: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "64")]
     pub allow_bind_rm: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// In the place of what is allowed; empty: nothing.
+    #[prost(message, optional, tag = "73")]
+    pub allowed: ::core::option::Option<Strings>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetJoinTokenRequest {

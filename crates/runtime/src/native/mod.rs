@@ -42,6 +42,7 @@ use crate::{
 };
 
 pub use features::{Feature, cgroup_version, features};
+pub use seccomp::check as check_seccomp;
 
 use binary::Binary;
 use cgroup::Cgroups;
@@ -281,6 +282,7 @@ async fn whole<T: Send + 'static>(
 impl Runtime for Native {
     async fn start(&self, mut spec: ContainerSpec) -> Result<Started, Error> {
         spec::check(&mut spec)?;
+        device::expand(&mut spec)?;
         let shared = Arc::clone(&self.shared);
         whole(async move {
             let mut slot = shared.lock(&spec.id).await;

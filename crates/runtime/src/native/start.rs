@@ -71,7 +71,15 @@ impl Shared {
             let action = format!("{action} of container {id}");
             move |source: io::Error| Error::Io { action, source }
         };
-        let capabilities = capability::effective(&spec.cap_add, &spec.cap_drop, self.capabilities)?;
+        let privileged = spec.privileges.privileged;
+        let capabilities =
+            capability::effective(&spec.cap_add, &spec.cap_drop, privileged, self.capabilities)?;
+        let seccomp = match &spec.seccomp {
+            Seccomp::Default if privileged => None,
+            Seccomp::Default => Some(self.seccomp.default_profile(capabilities)),
+            Seccomp::Unconfined => None,
+            Seccomp::Custom(profile) => Some(self.seccomp.custom(profile, capabilities)?),
+        };
         // Its program loads while the rest is prepared.
         let (channel, theirs) = Channel::pair().map_err(at("make the socket"))?;
         let pidfd = self.binary.spawn(id, theirs).map_err(at("start the shim"))?;
@@ -81,11 +89,8 @@ impl Shared {
         self.folders.create(id, &state, &spec.layers[0]).map_err(at("make the folders"))?;
         make_log_folder(&spec.log.dir).map_err(at("make the log folder"))?;
         let devices = device::find(&spec.devices)?;
-        self.cgroups.create(id, &spec.limits, &devices)?;
-        let seccomp = match spec.seccomp {
-            Seccomp::Default => Some(self.seccomp.default_profile(capabilities)),
-            Seccomp::Unconfined => None,
-        };
+        let usable = (!privileged).then_some(&devices[..]);
+        self.cgroups.create(id, &spec.limits, usable)?;
         let message = spec::message(
             spec,
             &Surroundings {

@@ -28,6 +28,9 @@ pub(crate) struct State {
     /// Labels of the descriptors that the shim keeps, by their order.
     pub(crate) kept: Vec<String>,
     pub(crate) stop_signal: i32,
+    /// Its processes do not end by themselves with the first one.
+    #[serde(default)]
+    pub(crate) host_pid: bool,
 }
 
 impl State {
@@ -38,6 +41,7 @@ impl State {
             labels: spec.labels.clone(),
             kept: spec.keep.iter().map(|(label, _)| label.clone()).collect(),
             stop_signal: spec.stop_signal,
+            host_pid: spec.privileges.host_pid,
         }
     }
 }
@@ -246,6 +250,7 @@ mod tests {
             labels: BTreeMap::from([("task".to_owned(), "t1".to_owned())]),
             kept: vec!["port".to_owned()],
             stop_signal: 15,
+            host_pid: false,
         }
     }
 

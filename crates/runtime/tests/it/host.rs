@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use warren_runtime::native::{Native, Options};
 use warren_runtime::{
-    ContainerSpec, ContainerState, Exit, Limits, LogLine, LogPolicy, LogQuery, Runtime, Seccomp,
+    ContainerSpec, ContainerState, Exit, Limits, LogLine, LogPolicy, LogQuery, Privileges, Runtime,
+    Seccomp,
 };
 
 /// No event of these tests takes longer, on a machine that is busy with builds.
@@ -88,6 +89,7 @@ impl Host {
             cap_drop: Vec::new(),
             no_new_privileges: true,
             seccomp: Seccomp::Default,
+            privileges: Privileges::default(),
             stop_signal: 15,
             netns: None,
             keep: Vec::new(),
@@ -181,6 +183,12 @@ impl Host {
             groups.extend(entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()));
         }
         groups
+    }
+
+    /// All processes of this node's containers.
+    pub(crate) fn processes(&self) -> String {
+        let read = |group: PathBuf| fs::read_to_string(group.join("cgroup.procs"));
+        self.groups().into_iter().filter_map(|group| read(group).ok()).collect()
     }
 
     /// Everything that containers leave while they exist.

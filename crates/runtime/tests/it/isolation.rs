@@ -251,7 +251,7 @@ async fn host_descriptors_of_the_host_are_out_of_reach() {
 
 /// A namespace without a name, held by its descriptor alone.
 #[allow(unsafe_code)]
-fn network_namespace() -> OwnedFd {
+pub(crate) fn network_namespace() -> OwnedFd {
     std::thread::spawn(|| {
         // SAFETY: a network namespace of this thread's own takes nothing from other threads.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();

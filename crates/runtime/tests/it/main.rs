@@ -11,6 +11,7 @@ mod exec;
 mod isolation;
 mod lifecycle;
 mod logs;
+mod privileges;
 mod recovery;
 mod refusals;
 mod storage;

@@ -1,6 +1,6 @@
 //! Writing a message: the daemon's side, which may allocate.
 
-use super::{Device, HEADER, MAGIC, MESSAGE_MAX, MountKind, Settings, Tag, VERSION};
+use super::{Device, HEADER, MAGIC, MESSAGE_MAX, MountKind, Settings, Tag, Ulimit, VERSION};
 
 /// Writes a message; the daemon's side.
 #[derive(Debug)]
@@ -86,6 +86,12 @@ impl Builder {
             head.extend_from_slice(&number.to_le_bytes());
         }
         self.record(Tag::Device, &[&head, path.to_bytes_with_nul()]);
+    }
+
+    pub fn ulimit(&mut self, limit: Ulimit) {
+        let Ulimit { resource, soft, hard } = limit;
+        let resource = u64::from(resource).to_le_bytes();
+        self.record(Tag::Ulimit, &[&resource, &soft.to_le_bytes(), &hard.to_le_bytes()]);
     }
 
     /// # Errors

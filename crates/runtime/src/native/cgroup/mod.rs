@@ -64,8 +64,8 @@ pub(crate) trait Cgroups: Debug + Send + Sync {
     /// Controllers that limits need and this kernel does not offer.
     fn missing(&self) -> Vec<&'static str>;
     /// Makes the container's groups. Those of an earlier try are taken over.
-    /// Beside what every container has it may use some devices.
-    fn create(&self, id: &str, limits: &Limits, devices: &[Node]) -> Result<(), Error>;
+    /// Beside what every container has it may use some devices, or (`None`) all.
+    fn create(&self, id: &str, limits: &Limits, devices: Option<&[Node]>) -> Result<(), Error>;
     fn membership(&self, id: &str) -> Membership;
     /// Members, as the host numbers them.
     fn processes(&self, id: &str) -> io::Result<Vec<i32>>;

@@ -133,7 +133,7 @@ impl V1 {
         controller: &str,
         folder: &Path,
         limits: &Limits,
-        nodes: &[Node],
+        nodes: Option<&[Node]>,
     ) -> Result<(), Error> {
         match controller {
             "memory" => limit_memory(folder, limits),
@@ -143,8 +143,9 @@ impl V1 {
                 set(&folder.join("pids.max"), &pids.to_string(), "the limit of processes")
             }
             "devices" => {
-                set(&folder.join("devices.deny"), "a", "device rules")?;
                 let allow = folder.join("devices.allow");
+                let Some(nodes) = nodes else { return set(&allow, "a", "device rules") };
+                set(&folder.join("devices.deny"), "a", "device rules")?;
                 let made = ["c *:* m", "b *:* m"].map(str::to_owned);
                 let own = nodes.iter().map(|node| &node.rule);
                 let uses = devices::RULES.iter().chain(own).map(devices::Rule::text);
@@ -166,7 +167,7 @@ impl Cgroups for V1 {
         NEEDED.into_iter().filter(|name| self.hierarchy(name).is_none()).collect()
     }
 
-    fn create(&self, id: &str, limits: &Limits, nodes: &[Node]) -> Result<(), Error> {
+    fn create(&self, id: &str, limits: &Limits, nodes: Option<&[Node]>) -> Result<(), Error> {
         check_limits(limits)?;
         if self.hierarchy("cpu").is_none()
             && (limits.cpu_millis.is_some() || limits.cpu_shares.is_some())

@@ -184,12 +184,14 @@ impl Cgroups for V2 {
         CONTROLLERS.into_iter().filter(|name| !offered.contains(name)).collect()
     }
 
-    fn create(&self, id: &str, limits: &Limits, nodes: &[Node]) -> Result<(), Error> {
+    fn create(&self, id: &str, limits: &Limits, nodes: Option<&[Node]>) -> Result<(), Error> {
         check_limits(limits)?;
         let handed = self.prepare()?;
         let folder = self.folder(id);
         make(&folder)?;
-        self.guard_devices(&folder, nodes)?;
+        if let Some(nodes) = nodes {
+            self.guard_devices(&folder, nodes)?;
+        }
         let need = |controller: &'static str| {
             if handed.contains(&controller) {
                 return Ok(());
@@ -292,7 +294,7 @@ mod tests {
     #[test]
     fn settings() {
         let (folder, v2) = tree("cpuset cpu io memory pids\n");
-        v2.create("web.1", &limits(), &[]).unwrap();
+        v2.create("web.1", &limits(), Some(&[])).unwrap();
         let file = |name: &str| {
             fs::read_to_string(folder.path().join("warren-abcdefgh").join(name)).unwrap()
         };
@@ -312,7 +314,7 @@ mod tests {
     #[test]
     fn no_limits_but_of_processes() {
         let (folder, v2) = tree("memory pids\n");
-        v2.create("web.1", &Limits::default(), &[]).unwrap();
+        v2.create("web.1", &Limits::default(), Some(&[])).unwrap();
         let group = folder.path().join("warren-abcdefgh/web.1");
         assert_eq!(fs::read_to_string(group.join("pids.max")).unwrap(), "4096");
         assert!(!group.join("memory.max").exists());
@@ -326,17 +328,17 @@ mod tests {
         let (folder, v2) = tree("memory pids\n");
         let control = folder.path().join("cgroup.subtree_control");
         fs::write(&control, "memory pids").unwrap();
-        v2.create("web.1", &Limits::default(), &[]).unwrap();
+        v2.create("web.1", &Limits::default(), Some(&[])).unwrap();
         assert_eq!(fs::read_to_string(&control).unwrap(), "memory pids");
     }
 
     #[test]
     fn refusals() {
         let (_folder, v2) = tree("memory pids\n");
-        let error = v2.create("web.1", &limits(), &[]).unwrap_err();
+        let error = v2.create("web.1", &limits(), Some(&[])).unwrap_err();
         assert_eq!(error.to_string(), "this limit needs the cpu controller of cgroup2");
         let tiny = Limits { memory_bytes: Some(1024), ..Limits::default() };
-        let error = v2.create("web.1", &tiny, &[]).unwrap_err();
+        let error = v2.create("web.1", &tiny, Some(&[])).unwrap_err();
         assert!(matches!(error, Error::Rejected(_)), "{error}");
     }
 
