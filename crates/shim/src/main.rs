@@ -33,6 +33,7 @@ use core::ffi::CStr;
 use warren_shim::message::{
     KEPT_BASE, KEPT_MAX, MESSAGE_MAX, Message, Operation, Reply, Request, Step, Tag, flags,
 };
+use warren_shim::protection::{Protection, kept};
 use warren_shim::record::Run;
 
 use crate::container::Inherited;
@@ -79,7 +80,6 @@ fn run() -> i32 {
 
 fn start() -> Outcome<(Running, Mapping)> {
     sys::block_signals(true);
-    sys::reset_signals();
     sys::set_process_name(c"warren-shim");
     sys::close_range(3, 0).at(Step::Protocol)?;
     sys::new_session().at(Step::Protocol)?;
@@ -116,6 +116,7 @@ fn receive() -> Outcome<Received> {
 fn launch(received: &Received, mapping: &Mapping) -> Outcome<Running> {
     let message =
         Message::parse(mapping.bytes()).map_err(|_| Failure::new(Step::Protocol, libc::EBADMSG))?;
+    protect(&message)?;
     let network = place(received, &message)?;
     let state = message.text(Tag::StateDir).unwrap_or_default();
     sys::change_folder(state).at(Step::StateDir)?;
@@ -156,6 +157,27 @@ fn launch(received: &Received, mapping: &Mapping) -> Outcome<Running> {
     Ok(Running { pid, message: received.message, children, listener, stdout, stderr, log_folder })
 }
 
+/// What protects this process itself, now that it knows whether something is to be left out.
+fn protect(message: &Message<'_>) -> Outcome<()> {
+    #[cfg(feature = "mutants")]
+    {
+        use warren_shim::protection::{FLAGS_SHIFT, leave_out};
+        leave_out(message.settings().flags >> FLAGS_SHIFT);
+    }
+    if kept(Protection::SignalDispositions) {
+        sys::reset_signals();
+    }
+    if !kept(Protection::NotDumpable) {
+        sys::process_control(libc::PR_SET_DUMPABLE, 1).at(Step::Protocol)?;
+    }
+    if kept(Protection::ShimGroup) {
+        for (index, tasks) in message.texts(Tag::ShimTasks).enumerate() {
+            container::join(tasks, index)?;
+        }
+    }
+    Ok(())
+}
+
 /// Moves kept descriptors to their numbers; returns the network namespace.
 fn place(received: &Received, message: &Message<'_>) -> Outcome<Option<Fd>> {
     let settings = message.settings();
@@ -181,7 +203,14 @@ fn birth(message: &Message<'_>) -> Outcome<i32> {
     let folder = message.text(Tag::CgroupDir);
     let cgroup = folder.map(|path| sys::open(path, libc::O_PATH | libc::O_DIRECTORY));
     let cgroup = cgroup.transpose().at(Step::Cgroup)?;
-    let kinds = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+    let mut kinds = libc::CLONE_NEWNS;
+    for (protection, kind) in [
+        (Protection::PidNamespace, libc::CLONE_NEWPID),
+        (Protection::UtsNamespace, libc::CLONE_NEWUTS),
+        (Protection::IpcNamespace, libc::CLONE_NEWIPC),
+    ] {
+        kinds |= if kept(protection) { kind } else { 0 };
+    }
     let pid = sys::clone(u64::from(kinds.cast_unsigned()), cgroup).at(Step::Clone)?;
     if let Some(cgroup) = cgroup.filter(|_| pid != 0) {
         sys::close(cgroup);

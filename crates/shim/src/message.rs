@@ -93,6 +93,8 @@ numbered! {
         LogDir = 21,
         /// [`Device`].
         Device = 22,
+        /// cgroup file that the shim itself writes itself into.
+        ShimTasks = 50,
     }
 }
 
@@ -435,6 +437,7 @@ fn check(tag: Tag, bytes: &[u8]) -> Option<()> {
         | Tag::User
         | Tag::Hostname
         | Tag::CgroupTasks
+        | Tag::ShimTasks
         | Tag::CgroupDir
         | Tag::OomFile
         | Tag::MaskedPath

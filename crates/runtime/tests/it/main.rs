@@ -8,6 +8,8 @@
 mod host;
 
 mod exec;
+#[cfg(target_arch = "x86_64")]
+mod hardening;
 mod isolation;
 mod lifecycle;
 mod logs;
