@@ -15,6 +15,8 @@
 #![cfg_attr(feature = "bare", no_std)]
 
 pub mod account;
+#[cfg(test)]
+mod fuzz;
 pub mod line;
 pub mod message;
 pub mod protection;
