@@ -13,6 +13,8 @@ mod decode;
 mod digest;
 mod disk;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod manifest;
 mod progress;
 pub mod reference;

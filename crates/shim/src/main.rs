@@ -35,6 +35,7 @@ use warren_shim::message::{
     KEPT_BASE, KEPT_MAX, MESSAGE_MAX, Message, Operation, Reply, Request, Step, TREES_MAX, Tag,
     flags,
 };
+use warren_shim::protection::{Protection, kept};
 use warren_shim::record::Run;
 
 use crate::container::Inherited;
@@ -81,7 +82,6 @@ fn run() -> i32 {
 
 fn start() -> Outcome<(Running, Mapping)> {
     sys::block_signals(true);
-    sys::reset_signals();
     sys::set_process_name(c"warren-shim");
     sys::close_range(3, 0).at(Step::Protocol)?;
     sys::new_session().at(Step::Protocol)?;
@@ -118,6 +118,7 @@ fn receive() -> Outcome<Received> {
 fn launch(received: &Received, mapping: &Mapping) -> Outcome<Running> {
     let message =
         Message::parse(mapping.bytes()).map_err(|_| Failure::new(Step::Protocol, libc::EBADMSG))?;
+    protect(&message)?;
     let (network, trees) = place(received, &message)?;
     let state = message.text(Tag::StateDir).unwrap_or_default();
     sys::change_folder(state).at(Step::StateDir)?;
@@ -163,6 +164,27 @@ fn launch(received: &Received, mapping: &Mapping) -> Outcome<Running> {
     Ok(Running { pid, message: received.message, children, listener, stdout, stderr, log_folder })
 }
 
+/// What protects this process itself, now that it knows whether something is to be left out.
+fn protect(message: &Message<'_>) -> Outcome<()> {
+    #[cfg(feature = "mutants")]
+    {
+        use warren_shim::protection::{FLAGS_SHIFT, leave_out};
+        leave_out(message.settings().flags >> FLAGS_SHIFT);
+    }
+    if kept(Protection::SignalDispositions) {
+        sys::reset_signals();
+    }
+    if !kept(Protection::NotDumpable) {
+        sys::process_control(libc::PR_SET_DUMPABLE, 1).at(Step::Protocol)?;
+    }
+    if kept(Protection::ShimGroup) {
+        for (index, tasks) in message.texts(Tag::ShimTasks).enumerate() {
+            container::join(tasks, index)?;
+        }
+    }
+    Ok(())
+}
+
 /// Moves kept descriptors to their numbers; returns the network namespace and trees of mounts.
 fn place<'r>(received: &'r Received, message: &Message<'_>) -> Outcome<(Option<Fd>, &'r [Fd])> {
     let settings = message.settings();
@@ -190,11 +212,15 @@ fn birth(message: &Message<'_>) -> Outcome<i32> {
     let folder = message.text(Tag::CgroupDir);
     let cgroup = folder.map(|path| sys::open(path, libc::O_PATH | libc::O_DIRECTORY));
     let cgroup = cgroup.transpose().at(Step::Cgroup)?;
-    let mut kinds = libc::CLONE_NEWNS | libc::CLONE_NEWUTS;
-    for (shared, kind) in
-        [(flags::HOST_PROCESSES, libc::CLONE_NEWPID), (flags::HOST_IPC, libc::CLONE_NEWIPC)]
-    {
-        kinds |= if message.settings().has(shared) { 0 } else { kind };
+    let mut kinds = libc::CLONE_NEWNS;
+    let settings = message.settings();
+    for (shared, protection, kind) in [
+        (0, Protection::UtsNamespace, libc::CLONE_NEWUTS),
+        (flags::HOST_PROCESSES, Protection::PidNamespace, libc::CLONE_NEWPID),
+        (flags::HOST_IPC, Protection::IpcNamespace, libc::CLONE_NEWIPC),
+    ] {
+        let is_shared = shared != 0 && settings.has(shared);
+        kinds |= if kept(protection) && !is_shared { kind } else { 0 };
     }
     let pid = sys::clone(u64::from(kinds.cast_unsigned()), cgroup).at(Step::Clone)?;
     if let Some(cgroup) = cgroup.filter(|_| pid != 0) {

@@ -106,6 +106,8 @@ numbered! {
         Sysctl = 34,
         /// Decimal, for `oom_score_adj`.
         OutOfMemoryScore = 35,
+        /// cgroup file that the shim itself writes itself into.
+        ShimTasks = 50,
     }
 }
 
@@ -508,6 +510,7 @@ fn check(tag: Tag, bytes: &[u8]) -> Option<()> {
         | Tag::User
         | Tag::Hostname
         | Tag::CgroupTasks
+        | Tag::ShimTasks
         | Tag::CgroupDir
         | Tag::OomFile
         | Tag::MaskedPath

@@ -11,6 +11,7 @@
 use core::ffi::CStr;
 
 use warren_shim::message::{Device, File, Message, Mount, MountKind, Step, Tag, flags};
+use warren_shim::protection::{Protection, kept};
 
 use crate::failure::{At, Outcome};
 use crate::sys::{self, Fd, Sys};
@@ -31,6 +32,9 @@ const RESOLVE_NO_MAGICLINKS: u64 = 0x2;
 const RESOLVE_NO_SYMLINKS: u64 = 0x4;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 
+/// linux/magic.h.
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
 const FOLDER: i32 = libc::O_PATH | libc::O_DIRECTORY;
 
 /// Roots of what was mounted, to find paths in.
@@ -38,15 +42,18 @@ struct Roots {
     root: Fd,
     proc: Fd,
     sys: Fd,
-    dev: Fd,
+    /// The null device below whatever is mounted on it later.
+    null: Fd,
     /// tmpfs of the injected files.
     files: Option<Fd>,
 }
 
 /// Everything up to and including `pivot_root`. The caller has joined the container's cgroups.
 pub(crate) fn build(message: &Message<'_>, trees: &[Fd]) -> Outcome<()> {
-    sys::mount(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE, c"")
-        .at(Step::Propagation)?;
+    if kept(Protection::Propagation) {
+        sys::mount(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE, c"")
+            .at(Step::Propagation)?;
+    }
     let state = message.text(Tag::StateDir).unwrap_or_default();
     let files = message.files().next().map(|_| file_store(state)).transpose()?;
     overlay(message, state)?;
@@ -55,10 +62,11 @@ pub(crate) fn build(message: &Message<'_>, trees: &[Fd]) -> Outcome<()> {
     for (index, setting) in message.pairs(Tag::Sysctl).enumerate() {
         set(proc, setting.first, setting.second).at_index(Step::Sysctl, index)?;
     }
-    let locked = locked(message);
+    let locked = if kept(Protection::ReadOnlySys) { locked(message) } else { 0 };
     let sysfs = kernel_file_system(root, c"sys", c"sysfs", locked).at(Step::Sys)?;
     let dev = devices(root, message.shared_memory()).at(Step::Dev)?;
-    let roots = Roots { root, proc, sys: sysfs, dev, files };
+    let null = sys::open_at(dev, c"null", libc::O_PATH | libc::O_NOFOLLOW, 0).at(Step::Dev)?;
+    let roots = Roots { root, proc, sys: sysfs, null, files };
     cgroup_view(message, &roots).at(Step::CgroupView)?;
     for (index, mount) in message.mounts().enumerate() {
         attach(&roots, &mount, trees, index)?;
@@ -76,12 +84,15 @@ pub(crate) fn build(message: &Message<'_>, trees: &[Fd]) -> Outcome<()> {
     for (index, file) in message.files().enumerate() {
         inject(&roots, &file, index, read_only).at_index(Step::File, index)?;
     }
-    mask(message, &roots)?;
-    for (index, path) in message.texts(Tag::ReadOnlyPath).enumerate() {
+    if kept(Protection::MaskedPaths) {
+        mask(message, &roots)?;
+    }
+    let locked = message.texts(Tag::ReadOnlyPath).filter(|_| kept(Protection::ReadOnlyPaths));
+    for (index, path) in locked.enumerate() {
         lock(&roots, path).at_index(Step::ReadOnlyPath, index)?;
     }
     sys::change_folder_fd(root).and_then(|()| sys::pivot_here()).at(Step::PivotRoot)?;
-    if read_only {
+    if read_only && kept(Protection::ReadOnlyRoot) {
         sys::open(c"/", libc::O_PATH)
             .and_then(|root| sys::change_mount(root, READ_ONLY, false))
             .at(Step::PivotRoot)?;
@@ -172,7 +183,8 @@ fn set(proc: Fd, file: &CStr, value: &CStr) -> Sys<()> {
 /// proc and sysfs go to real folders of the image only: a link there would move everything that
 /// is masked below.
 fn kernel_file_system(root: Fd, name: &CStr, kind: &CStr, attributes: u64) -> Sys<Fd> {
-    let mount = sys::new_file_system(kind, &[], NO_SUID | NO_DEVICES | NO_EXEC | attributes)?;
+    let fixed = if kept(Protection::KernelMountFlags) { NO_SUID | NO_DEVICES | NO_EXEC } else { 0 };
+    let mount = sys::new_file_system(kind, &[], fixed | attributes)?;
     sys::attach_mount(mount, real_folder(root, name)?, c"")?;
     Ok(mount)
 }
@@ -182,13 +194,20 @@ fn real_folder(root: Fd, name: &CStr) -> Sys<Fd> {
         Ok(()) | Err(libc::EEXIST) => {}
         Err(error) => return Err(error),
     }
-    sys::open_at(root, name, FOLDER | libc::O_NOFOLLOW, 0)
+    let own = if kept(Protection::RealProc) { libc::O_NOFOLLOW } else { 0 };
+    sys::open_at(root, name, FOLDER | own, 0)
 }
 
 fn devices(root: Fd, shared_memory: Option<u64>) -> Sys<Fd> {
     let options = [(c"mode", c"755"), (c"size", c"65536k")];
-    let dev = sys::new_file_system(c"tmpfs", &options, NO_SUID | STRICT_ATIME)?;
-    sys::attach_mount(dev, real_folder(root, c"dev")?, c"")?;
+    let folder = real_folder(root, c"dev")?;
+    let dev = if kept(Protection::FreshDevices) {
+        let dev = sys::new_file_system(c"tmpfs", &options, NO_SUID | STRICT_ATIME)?;
+        sys::attach_mount(dev, folder, c"")?;
+        dev
+    } else {
+        folder
+    };
     for (name, major, minor) in [
         (c"null", 1, 3),
         (c"zero", 1, 5),
@@ -240,7 +259,7 @@ fn below(
 /// The container's own cgroups, read-only: language runtimes find their limits there, and nobody
 /// writes a release agent.
 fn cgroup_view(message: &Message<'_>, roots: &Roots) -> Sys<()> {
-    let locked = locked(message);
+    let locked = if kept(Protection::ReadOnlyCgroups) { locked(message) } else { 0 };
     let attributes = locked | NO_SUID | NO_DEVICES | NO_EXEC;
     let mut store = None;
     for view in message.pairs(Tag::CgroupView) {
@@ -281,7 +300,8 @@ fn attach(roots: &Roots, mount: &Mount<'_>, trees: &[Fd], index: usize) -> Outco
         MountKind::Bind => {
             let copy = sys::copy_mount(libc::AT_FDCWD, mount.source, true)
                 .at_index(Step::MountSource, index)?;
-            sys::change_mount(copy, NO_SUID | NO_DEVICES | locked, true)
+            let fixed = if kept(Protection::VolumeFlags) { NO_SUID | NO_DEVICES } else { 0 };
+            sys::change_mount(copy, fixed | locked, kept(Protection::ReadOnlyRecursive))
                 .at_index(Step::Mount, index)?;
             let stat = sys::status(copy).at_index(Step::MountSource, index)?;
             (copy, sys::is_folder(&stat))
@@ -299,6 +319,7 @@ fn attach(roots: &Roots, mount: &Mount<'_>, trees: &[Fd], index: usize) -> Outco
         }
     };
     let target = target(roots.root, mount.target, is_folder).at_index(Step::MountTarget, index)?;
+    outside_proc(target).at_index(Step::MountTarget, index)?;
     let target_status = sys::status(target).at_index(Step::MountTarget, index)?;
     if sys::is_folder(&target_status) != is_folder {
         return Err(libc::ENOTDIR).at_index(Step::Mount, index);
@@ -351,6 +372,7 @@ fn inject(roots: &Roots, file: &File<'_>, index: usize, read_only: bool) -> Sys<
     let locked = if read_only && !file.is_of_user() { READ_ONLY } else { 0 };
     sys::change_mount(copy, NO_SUID | NO_DEVICES | locked, false)?;
     let target = target(roots.root, file.target, false)?;
+    outside_proc(target)?;
     sys::attach_mount(copy, target, c"")?;
     sys::close(target);
     sys::close(copy);
@@ -359,7 +381,8 @@ fn inject(roots: &Roots, file: &File<'_>, index: usize, read_only: bool) -> Sys<
 
 /// Finds a mount's place below `root`, making what is missing.
 fn target(root: Fd, path: &CStr, is_folder: bool) -> Sys<Fd> {
-    let inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+    let inside =
+        if kept(Protection::TargetsInRoot) { RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS } else { 0 };
     match sys::open_in_root(root, path, libc::O_PATH, inside) {
         Err(libc::ENOENT) => {}
         other => return other,
@@ -384,6 +407,15 @@ fn target(root: Fd, path: &CStr, is_folder: bool) -> Sys<Fd> {
         parent = next?;
     }
     Ok(parent)
+}
+
+/// The daemon has refused targets that are called so; links of the image may still lead there, and
+/// what a container sees of the kernel would be somebody's files (CVE-2019-16884).
+fn outside_proc(target: Fd) -> Sys<()> {
+    if kept(Protection::TargetsNotInProc) && sys::file_system(target)? == PROC_SUPER_MAGIC {
+        return Err(libc::EACCES);
+    }
+    Ok(())
 }
 
 /// A new folder or empty file; a dangling link in its place is an error, not followed.
@@ -415,7 +447,7 @@ fn mask(message: &Message<'_>, roots: &Roots) -> Outcome<()> {
 
 fn cover(roots: &Roots, target: Fd, empty: &mut Option<Fd>) -> Sys<()> {
     if !sys::is_folder(&sys::status(target)?) {
-        let null = sys::copy_mount(roots.dev, c"null", false)?;
+        let null = sys::copy_mount(roots.null, c"", false)?;
         sys::attach_mount(null, target, c"")?;
         sys::close(null);
         return Ok(());

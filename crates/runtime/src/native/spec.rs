@@ -205,6 +205,11 @@ pub(crate) fn message(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result
     ] {
         flag_bits |= if is_set { flag } else { 0 };
     }
+    #[cfg(feature = "mutants")]
+    {
+        use warren_shim::protection::{FLAGS_SHIFT, left_out};
+        flag_bits |= left_out() << FLAGS_SHIFT;
+    }
     let mut builder = Builder::new(&Settings {
         flags: flag_bits,
         kept: u32::try_from(spec.keep.len()).unwrap_or(u32::MAX),
@@ -325,6 +330,9 @@ fn push_mount(builder: &mut Builder, mount: &Mount, trees: &mut u32) -> Result<(
 fn push_membership(builder: &mut Builder, membership: &Membership) -> Result<(), HasNul> {
     for tasks in &membership.tasks {
         builder.text(Tag::CgroupTasks, bytes(tasks))?;
+    }
+    for tasks in &membership.shim_tasks {
+        builder.text(Tag::ShimTasks, bytes(tasks))?;
     }
     if let Some(folder) = &membership.folder {
         builder.text(Tag::CgroupDir, bytes(folder))?;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use warren_shim::protection::{Protection, kept};
 use warren_shim::record::{self, EXIT_FILE, RUN_FILE, Run, SOCKET};
 
 use crate::{ContainerSpec, Exit};
@@ -53,6 +54,11 @@ pub(crate) struct Folders {
     layers: PathBuf,
 }
 
+/// Mode of folders that are for root alone.
+fn private() -> u32 {
+    if kept(Protection::PrivateFolders) { 0o700 } else { 0o755 }
+}
+
 /// What the files of one container say.
 #[derive(Debug)]
 pub(crate) enum Found {
@@ -70,7 +76,7 @@ impl Folders {
     pub(crate) fn make(run_dir: &Path, data_dir: &Path) -> io::Result<Self> {
         let folders = Self { containers: run_dir.join("c"), layers: data_dir.join("containers") };
         for folder in [&folders.containers, &folders.layers] {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            DirBuilder::new().recursive(true).mode(private()).create(folder)?;
         }
         Ok(folders)
     }
@@ -101,7 +107,7 @@ impl Folders {
     /// container's own is to look like.
     pub(crate) fn create(&self, id: &str, state: &State, top: &Path) -> io::Result<()> {
         let mut private = DirBuilder::new();
-        private.mode(0o700);
+        private.mode(self::private());
         let folder = self.state(id);
         private.create(&folder)?;
         fs::write(folder.join("state.json"), serde_json::to_vec(state)?)?;

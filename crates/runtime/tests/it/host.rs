@@ -54,6 +54,11 @@ impl Host {
         );
     }
 
+    /// No daemon at all, until [`Self::reopen`].
+    pub(crate) fn close(&mut self) {
+        self.native = None;
+    }
+
     pub(crate) fn native(&self) -> &Native {
         self.native.as_ref().unwrap()
     }
@@ -180,7 +185,10 @@ impl Host {
         for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap() {
             let parent = hierarchy.unwrap().path().join(format!("warren-{}", self.key));
             let Ok(entries) = fs::read_dir(parent) else { continue };
-            groups.extend(entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()));
+            let entries = entries.map(|entry| entry.unwrap().path());
+            // The shims' own group stays for the next container.
+            let of_containers = |path: &PathBuf| path.is_dir() && !path.ends_with("_shims");
+            groups.extend(entries.filter(of_containers));
         }
         groups
     }
@@ -260,4 +268,16 @@ fn make_image(image: &Path) {
     fs::write(image.join("etc/passwd"), passwd).unwrap();
     let group = "root:x:0:\nbob:x:1000:\nstaff:x:50:bob,eve\naudio:x:29:bob\n";
     fs::write(image.join("etc/group"), group).unwrap();
+}
+
+/// Whether something that only the file system shows comes within a time.
+pub(crate) async fn within(limit: Duration, mut is_true: impl FnMut() -> bool) -> bool {
+    let begin = SystemTime::now();
+    while !is_true() {
+        if begin.elapsed().unwrap_or_default() > limit {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    true
 }

@@ -8,6 +8,9 @@
 mod host;
 
 mod exec;
+#[cfg(target_arch = "x86_64")]
+mod hardening;
+mod hostile;
 mod isolation;
 mod lifecycle;
 mod logs;

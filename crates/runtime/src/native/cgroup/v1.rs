@@ -4,10 +4,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use warren_shim::protection::{Protection, kept};
+
 use super::disks;
 use super::{
-    CPU_PERIOD_US, Cgroups, Membership, Mode, Mounted, NEEDED, check_limits, cpu_quota_us, devices,
-    kill_each, make, members, read, remove, set,
+    CPU_PERIOD_US, Cgroups, Membership, Mode, Mounted, NEEDED, SHIMS, check_limits, cpu_quota_us,
+    devices, kill_each, make, members, read, remove, set,
 };
 use crate::native::device::Node;
 use crate::{Error, IoKind, Limits};
@@ -138,6 +140,8 @@ impl V1 {
         match controller {
             "memory" => limit_memory(folder, limits),
             "cpu" => limit_cpu(folder, limits),
+            "pids" if !kept(Protection::ProcessLimit) => Ok(()),
+            "devices" if !kept(Protection::DeviceRules) => Ok(()),
             "pids" => {
                 let pids = limits.pids.filter(|pids| *pids > 0).unwrap_or(Limits::PIDS_DEFAULT);
                 set(&folder.join("pids.max"), &pids.to_string(), "the limit of processes")
@@ -176,6 +180,7 @@ impl Cgroups for V1 {
         }
         for hierarchy in &self.hierarchies {
             self.make(hierarchy, id)?;
+            self.make(hierarchy, SHIMS)?;
             let folder = self.folder(hierarchy, id);
             for controller in &hierarchy.controllers {
                 self.limit(controller, &folder, limits, nodes)?;
@@ -186,6 +191,8 @@ impl Cgroups for V1 {
 
     fn membership(&self, id: &str) -> Membership {
         let mut membership = Membership::default();
+        let shims = self.hierarchies.iter().map(|known| self.folder(known, SHIMS).join("tasks"));
+        membership.shim_tasks.extend(shims);
         for hierarchy in self.hierarchies.iter().chain(self.tuned(id)) {
             let folder = self.folder(hierarchy, id);
             membership.tasks.push(folder.join("tasks"));
@@ -220,7 +227,10 @@ impl Cgroups for V1 {
     fn dispose(&self) -> io::Result<()> {
         let all = self.hierarchies.iter().chain(&self.optional);
         let parents = all.map(|hierarchy| hierarchy.path.join(&self.parent));
-        parents.into_iter().try_for_each(|parent| remove(&parent))
+        parents.into_iter().try_for_each(|parent| {
+            remove(&parent.join(SHIMS))?;
+            remove(&parent)
+        })
     }
 }
 

@@ -5,10 +5,12 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use warren_shim::protection::{Protection, kept};
+
 use super::devices::Rule;
 use super::disks;
 use super::{
-    CPU_PERIOD_US, Cgroups, Membership, Mode, check_limits, cpu_quota_us, devices, io_error,
+    CPU_PERIOD_US, Cgroups, Membership, Mode, SHIMS, check_limits, cpu_quota_us, devices, io_error,
     is_busy, is_gone, kill_each, make, members, read, remove, set, write,
 };
 use crate::native::device::Node;
@@ -50,6 +52,7 @@ impl V2 {
         }
         let offered = self.offered();
         make(&self.parent)?;
+        make(&self.folder(SHIMS))?;
         self.hand_down(&self.root, &offered)?;
         self.hand_down(&self.parent, &offered)?;
         Ok(self.handed.get_or_init(|| offered))
@@ -85,7 +88,7 @@ impl V2 {
 
     fn guard_devices(&self, folder: &Path, nodes: &[Node]) -> Result<(), Error> {
         // A plain folder stands in for the kernel.
-        if cfg!(test) {
+        if cfg!(test) || !kept(Protection::DeviceRules) {
             return Ok(());
         }
         let load = |rules: &[Rule]| {
@@ -220,6 +223,9 @@ impl Cgroups for V2 {
         }
         self.tune(&folder, limits)?;
         need("pids")?;
+        if !kept(Protection::ProcessLimit) {
+            return Ok(());
+        }
         let pids = limits.pids.filter(|pids| *pids > 0).unwrap_or(Limits::PIDS_DEFAULT);
         set(&folder.join("pids.max"), &pids.to_string(), "the limit of processes")
     }
@@ -228,6 +234,7 @@ impl Cgroups for V2 {
         let folder = self.folder(id);
         Membership {
             tasks: Vec::new(),
+            shim_tasks: vec![self.folder(SHIMS).join("cgroup.procs")],
             folder: Some(folder.clone()),
             oom_file: Some(folder.join("memory.events")),
             views: vec![(String::new(), folder)],
@@ -254,6 +261,7 @@ impl Cgroups for V2 {
     }
 
     fn dispose(&self) -> io::Result<()> {
+        remove(&self.folder(SHIMS))?;
         remove(&self.parent)
     }
 }

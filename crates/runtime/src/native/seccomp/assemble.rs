@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use warren_shim::protection::{Protection, kept};
+
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
@@ -92,23 +94,31 @@ fn plain(code: u16, value: u32) -> Instruction {
 
 /// The program as the kernel takes it; numbers that are not in the table answer ENOSYS.
 pub(super) fn assemble(actions: &BTreeMap<u32, Action>) -> Vec<u8> {
-    assemble_with(actions, &Action::Errno(libc::ENOSYS.cast_unsigned()))
+    let unknown = match kept(Protection::SeccompUnknown) {
+        true => Action::Errno(libc::ENOSYS.cast_unsigned()),
+        false => Action::Errno(libc::EPERM.cast_unsigned()),
+    };
+    assemble_with(actions, &unknown)
 }
 
 /// With another answer to numbers that are not in the table; calls of other kinds of processors
 /// answer ENOSYS.
 pub(super) fn assemble_with(actions: &BTreeMap<u32, Action>, unknown: &Action) -> Vec<u8> {
-    let foreign = RET_ERRNO | libc::ENOSYS.cast_unsigned();
+    let nothing = Action::Errno(libc::ENOSYS.cast_unsigned());
+    let foreign = match kept(Protection::SeccompArchitecture) {
+        true => nothing.clone(),
+        false => Action::Allow,
+    };
     let ranges = ranges(actions, unknown);
     let mut program = vec![
         plain(LOAD, AT_ARCHITECTURE),
         Instruction { code: JUMP_EQUAL, if_true: 1, if_false: 0, value: ARCHITECTURE },
-        plain(RETURN, foreign),
+        plain(RETURN, result(&foreign)),
         plain(LOAD, AT_NUMBER),
     ];
     if cfg!(target_arch = "x86_64") {
         program.push(Instruction { code: JUMP_AT_LEAST, if_true: 0, if_false: 1, value: X32_BIT });
-        program.push(plain(RETURN, foreign));
+        program.push(plain(RETURN, result(&nothing)));
     }
     program.extend(search(&ranges));
     program.iter().flat_map(bytes).collect()

@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use assemble::{Action, Test, assemble};
 
+use warren_shim::protection::{Protection, kept};
+
 use super::capability;
 use crate::Error;
 
@@ -117,6 +119,8 @@ fn row(line: &str) -> Option<(&str, u32)> {
 fn action(section: &str, name: &str, capabilities: u64) -> Action {
     match section {
         "allow" => Action::Allow,
+        "socket" if !kept(Protection::SeccompSockets) => Action::Allow,
+        "personality" if !kept(Protection::SeccompPersonality) => Action::Allow,
         "socket" => Action::AllowIf(vec![Test {
             arg: 0,
             mask: u32::MAX,
@@ -135,6 +139,10 @@ fn action(section: &str, name: &str, capabilities: u64) -> Action {
                 return Action::Allow;
             }
             match name {
+                "clone" if !kept(Protection::SeccompClone) => Action::Allow,
+                "clone3" if !kept(Protection::SeccompClone3) => {
+                    Action::Errno(libc::EPERM.cast_unsigned())
+                }
                 "clone" => Action::AllowIf(vec![Test {
                     arg: 0,
                     mask: CLONE_NAMESPACES,
@@ -142,6 +150,7 @@ fn action(section: &str, name: &str, capabilities: u64) -> Action {
                     equal: true,
                 }]),
                 "clone3" => Action::Errno(libc::ENOSYS.cast_unsigned()),
+                _ if !kept(Protection::SeccompCalls) => Action::Allow,
                 _ => Action::Errno(libc::EPERM.cast_unsigned()),
             }
         }
