@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::manifest::{self, Config};
-use crate::testing::{Owner, Sample, Tar, gzip, mode};
+use crate::testing::{Sample, Tar, gzip, mode};
 use crate::unpack::{Limits, unpack};
 
 const LEN_MAX: usize = 60_000;
