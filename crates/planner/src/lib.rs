@@ -62,7 +62,7 @@ pub use crate::explain::{
 pub use crate::job::{Standing, next_time, run_progress, standing};
 use crate::liveness::Silence;
 pub use crate::liveness::{BEATS_MISSED, RETURN_MS, SUSPICION_MAX_MS, SUSPICION_MS, suspicion_ms};
-pub use crate::progress::{Convergence, completed_count, progress, task_counts};
+pub use crate::progress::{Convergence, completed_count, patience, progress, task_counts};
 pub use crate::simulate::{
     Change, STEPS_MAX, SimulateError, Simulation, Supposed, is_left_behind, like, simulate,
     slot_name,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use warren_model::Time;
 use warren_model::health::HealthState;
 use warren_model::id::ServiceId;
 use warren_model::service::{RestartCondition, Service, UpdatePhase, UpdateState};
@@ -88,7 +89,7 @@ pub fn progress(state: &State, service: ServiceId) -> Convergence {
     if let Some(message) = hooks::describe(state, service, &nodes) {
         return Convergence::Waiting { message };
     }
-    if let Some(reason) = watch::is_hopeless(state, service, &slots, &nodes) {
+    if let Err(reason) = watch::is_hopeless(state, service, &slots, &nodes, state.time()) {
         return Convergence::Failed { reason };
     }
     let keys = wanted_keys(service, &nodes);
@@ -115,6 +116,20 @@ pub fn progress(state: &State, service: ServiceId) -> Convergence {
         message = if message.is_empty() { reason } else { format!("{message}: {reason}") };
     }
     Convergence::Waiting { message }
+}
+
+/// Whether anybody need wait for a service any longer, whatever [`progress`] says: of an update that
+/// goes on whatever fails nothing may get any further, without anything ever happening again.
+/// Otherwise when to ask again.
+///
+/// # Errors
+/// Why it is no use.
+pub fn patience(state: &State, service: ServiceId, now: Time) -> Result<Option<Time>, String> {
+    let Some(service) = state.service(service).filter(|service| !service.removing) else {
+        return Ok(None);
+    };
+    let (slots, nodes) = (slots_of(state, service), Nodes::new(state));
+    watch::is_hopeless(state, service, &slots, &nodes, now)
 }
 
 /// Why tasks do not leave a draining node, if nothing else says so: those that must end before

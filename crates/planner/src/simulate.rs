@@ -306,12 +306,18 @@ fn changes(before: &State, after: &State) -> Vec<Change> {
     let (old, new) = (places(before), places(after));
     let keys: BTreeSet<_> = old.keys().chain(new.keys()).copied().collect();
     let lost = |node: NodeId| after.node(node).is_none_or(|node| node.status == NodeStatus::Down);
+    let drains = |node: NodeId| {
+        after.node(node).is_some_and(|node| node.availability == Availability::Drain)
+    };
+    // Its tasks end by themselves.
+    let job = |id: ServiceId| after.service(id).is_some_and(|service| service.job.is_some());
     let change = |key: (ServiceId, u32, Option<NodeId>)| {
         let (service, slot, _) = key;
         let (was, is) = (old.get(&key), new.get(&key));
         let node = |place: Option<&(&Task, bool)>| place.and_then(|(task, _)| task.node);
         let (from, to) = (node(was), node(is));
-        let pending = is.is_some_and(|(_, waits)| *waits);
+        let stays = from == to && to.is_some_and(drains) && !job(service);
+        let pending = stays || is.is_some_and(|(_, waits)| *waits);
         let kept = was.zip(is).is_some_and(|((was, _), (is, _))| was.id == is.id);
         // What is kept on a node that is gone is told: nobody replaces it.
         let told = from != to || pending || !kept || to.is_some_and(lost);

@@ -303,23 +303,26 @@ pub(crate) fn is_about_to_act(
 }
 
 /// Why nobody need wait for an update any longer that goes on whatever fails: nothing of it got any
-/// further for as long as its policy says, or [`UpdatePolicy::PATIENCE_MS`].
+/// further for as long as its policy says, or [`UpdatePolicy::PATIENCE_MS`]. Otherwise when that may
+/// be another answer though nothing happens.
 pub(crate) fn is_hopeless(
     state: &State,
     service: &Service,
     slots: &[Slot<'_>],
     nodes: &Nodes<'_>,
-) -> Option<String> {
-    let mut watch = Watch::of(service, slots).filter(|_| hooks::due(service).is_none())?;
+    now: Time,
+) -> Result<Option<Time>, String> {
+    let watch = Watch::of(service, slots).filter(|_| hooks::due(service).is_none());
+    let Some(mut watch) = watch else { return Ok(None) };
     if watch.pace.failure_action != FailureAction::Continue {
-        return None;
+        return Ok(None);
     }
     watch.pace.deadline_ms = watch.pace.deadline_ms.or(Some(UpdatePolicy::PATIENCE_MS));
     // However many fail.
     watch.pace.max_failure_millis = UpdatePolicy::FAILURE_MILLIS_MAX;
-    match watch.judge(state, service, slots, nodes, state.time()).0 {
-        Stand::Failed(why) => Some(why),
-        Stand::Moving | Stand::Done => None,
+    match watch.judge(state, service, slots, nodes, now) {
+        (Stand::Failed(why), _) => Err(why),
+        (Stand::Moving | Stand::Done, wake) => Ok(wake),
     }
 }
 

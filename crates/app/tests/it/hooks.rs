@@ -39,6 +39,9 @@ fn host_hooks_run_before_and_after_a_deploy() {
         lines.any(|(of, line)| of.trim() == name && line.trim() == text)
     };
     assert!(said("web.pre-deploy", "before 1") && said("web.post-deploy", "after"), "{logs}");
+    assert!(node.ok(&["service", "logs", "web.post-deploy"]).ends_with("after\n"));
+    let logs = node.ok(&["service", "logs", "web.pre-deploy"]);
+    assert!(logs.ends_with("before 1\n") && logs.lines().count() == 1, "{logs}");
     for hook in ["pre-deploy", "post-deploy"] {
         let tasks = hooks(&node, hook);
         assert_eq!(tasks.len(), 1, "{tasks:?}");

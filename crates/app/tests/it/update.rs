@@ -130,3 +130,22 @@ fn host_a_failing_update_goes_back_by_itself() {
     assert_eq!(inspected[0]["spec"]["update"]["order"], "start-first");
     assert_eq!(inspected[0]["update_state"], "rolled_back");
 }
+
+/// Nothing happens any more, and nobody waits for ever.
+#[test]
+fn host_an_update_without_a_place_is_given_up_by_who_waits() {
+    let node = Node::with_image();
+    create(&node, "2", &["--update-failure-action", "continue", "--update-deadline", "3s"]);
+    let before = pids(&node);
+    let said = node.warren(&["service", "update", "web", "--reserve-cpu", "1000"]);
+    assert_eq!(said.exit, 1, "{said:?}");
+    assert!(said.err.contains("no progress within 3s: web.1 is pending: "), "{said:?}");
+    assert_eq!((state(&node).0.as_str(), pids_of_running(&node)), ("updating", before));
+}
+
+fn pids_of_running(node: &Node) -> Vec<u64> {
+    let mut pids: Vec<u64> = node.tasks("web").iter().filter_map(|t| t["pid"].as_u64()).collect();
+    pids.retain(|pid| *pid != 0);
+    pids.sort_unstable();
+    pids
+}

@@ -68,12 +68,17 @@ async fn follow(
     // What a line depends on: while these stand, nothing is to be counted again.
     let mut counted = None;
     let mut steady_at_ms = None;
+    // An update that stands still is told of by nothing but the clock.
+    let (began, began_ms) = (core.store.view().time(), core.clock.monotonic_ms());
+    let mut stuck_at_ms: Option<u64> = None;
     loop {
         moved.mark_unchanged();
         let view = core.store.view();
         let basis = (view.activity(goal.service), view.topology());
         let moved_on = counted.replace(basis) != Some(basis);
-        if moved_on || steady_at_ms.is_some_and(|at| at <= core.clock.monotonic_ms()) {
+        let now_ms = core.clock.monotonic_ms();
+        let due = |at: Option<u64>| at.is_some_and(|at| at <= now_ms);
+        if moved_on || due(steady_at_ms) || due(stuck_at_ms) {
             let mut line = observe(&view, goal);
             let left = if line.converged { unsteady_ms(&view, goal, core.now()) } else { 0 };
             // Counted from here on the monotonic clock, once: clocks of nodes may differ.
@@ -84,6 +89,14 @@ async fn follow(
             if steady_at_ms.is_some_and(|at| at > core.clock.monotonic_ms()) {
                 line.converged = false;
                 line.message = "staying up".to_owned();
+            }
+            // Counted from the state's own time: clocks of nodes may differ.
+            let now = view.time().max(began.plus_ms(now_ms.saturating_sub(began_ms)));
+            if !goal.removed && !line.converged && line.failure.is_empty() {
+                match warren_planner::patience(&view, goal.service, now) {
+                    Ok(at) => stuck_at_ms = at.map(|at| now_ms + at.since_ms(now).max(1)),
+                    Err(reason) => line.failure = reason,
+                }
             }
             let last = line.converged || !line.failure.is_empty();
             if told.as_ref() != Some(&line) {
@@ -98,7 +111,7 @@ async fn follow(
         }
         tokio::select! {
             changed = moved.changed() => if changed.is_err() { return },
-            () = core.sleep_until(steady_at_ms) => {}
+            () = core.sleep_until(steady_at_ms.into_iter().chain(stuck_at_ms).min()) => {}
             () = out.closed() => return,
         }
     }

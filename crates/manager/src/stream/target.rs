@@ -3,7 +3,7 @@
 //! Pure. Names win over ids, since names are what people choose; a beginning
 //! of an id is enough if only one object's id begins so.
 
-use warren_model::service::Mode;
+use warren_model::service::{Hook, Mode};
 use warren_model::task::{Desired, Task, TaskState};
 use warren_model::{ServiceId, TaskId};
 use warren_state::State;
@@ -14,6 +14,8 @@ use crate::refusal::Refusal;
 pub(crate) enum Target {
     Service(ServiceId),
     Slot(ServiceId, u32),
+    /// A command before or after a deploy: `web.pre-deploy`.
+    Hook(ServiceId, Hook),
     Task(TaskId),
 }
 
@@ -27,6 +29,9 @@ pub(crate) fn resolve(view: &State, text: &str) -> Result<Target, Refusal> {
         let service = view
             .resolve_service(name)
             .ok_or_else(|| Refusal::not_found(format!("no service {name}")).hint(LISTING))?;
+        if let Some(hook) = Hook::ALL.into_iter().find(|hook| hook.as_str() == slot) {
+            return Ok(Target::Hook(service.id, hook));
+        }
         let slot = slot.parse::<u32>().map_err(|_| {
             Refusal::bad_input(format!("{text:?}: {slot:?} is not the number of a slot"))
                 .hint(format!("write e.g. {name}.1"))
@@ -77,7 +82,7 @@ pub(crate) fn one<'a>(view: &'a State, text: &str) -> Result<&'a Task, Refusal> 
             return Err(Refusal::bad_input(format!("{text:?} is a service, not a task"))
                 .hint(format!("write e.g. {name}.1; warren service ps {name} shows its tasks")));
         }
-        target @ (Target::Slot(..) | Target::Task(_)) => target,
+        target @ (Target::Slot(..) | Target::Hook(..) | Target::Task(_)) => target,
     };
     let preferred = |task: &&Task| {
         let wanted = task.desired == Desired::Running;
@@ -92,6 +97,9 @@ pub(crate) fn resolve_present(view: &State, text: &str) -> Result<Target, Refusa
     let target = resolve(view, text)?;
     let to_come = match target {
         Target::Service(_) | Target::Task(_) => true,
+        Target::Hook(id, hook) => view
+            .service(id)
+            .is_some_and(|service| !service.spec.hooks.command(hook).is_empty()),
         Target::Slot(id, slot) => view.service(id).is_some_and(|service| match service.spec.mode {
             Mode::Replicated { replicas } => (1..=replicas).contains(&slot),
             Mode::ReplicatedJob { completions, .. } => (1..=completions).contains(&slot),
@@ -109,6 +117,9 @@ pub(crate) fn tasks(view: &State, target: Target) -> Vec<&Task> {
     match target {
         Target::Service(id) => view.tasks_of(id).collect(),
         Target::Slot(id, slot) => view.tasks_of(id).filter(|task| task.slot == slot).collect(),
+        Target::Hook(id, hook) => {
+            view.tasks_of(id).filter(|task| task.hook() == Some(hook)).collect()
+        }
         Target::Task(id) => view.task(id).into_iter().collect(),
     }
 }
@@ -132,7 +143,7 @@ pub(crate) fn running(view: &State, text: &str, starting: bool) -> Result<Task, 
         return Ok((*task).clone());
     }
     Err(match (target, tasks.as_slice()) {
-        (Target::Slot(..), []) => Refusal::not_found(format!("no task {text}")).hint(LISTING),
+        (Target::Slot(..) | Target::Hook(..), []) => Refusal::not_found(format!("no task {text}")).hint(LISTING),
         (Target::Task(_), [task]) => {
             Refusal::not_now(format!("task {text} is {}, not running", task.status.state.as_str()))
         }
@@ -178,6 +189,9 @@ mod tests {
             ("web.0", "no task web.0"),
             ("web.4", "no task web.4"),
             ("db.2", "no task db.2"),
+            // It has no such command, nor ever had.
+            ("web.pre-deploy", "no task web.pre-deploy"),
+            ("shop.pre-deploy", "no service shop"),
         ] {
             let got = resolve_present(&view, text);
             let got = got.map_or_else(|refusal| refusal.to_string(), |_| "ok".to_owned());

@@ -333,7 +333,7 @@ fn times(from: Time, to: Time) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(crate::cases(128))]
 
     /// Whatever clocks of leaders say, and however late they look: each time of the schedule is
     /// begun once, or skipped, or missed, and all are counted. A new leader knows nothing (a fresh

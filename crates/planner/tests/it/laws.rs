@@ -201,16 +201,8 @@ fn places(state: &State) -> BTreeMap<(String, u32), Vec<String>> {
     places
 }
 
-/// As many cases as PROPTEST_CASES says; else few, for worlds take long.
-fn config() -> ProptestConfig {
-    const DEFAULT: u32 = 256;
-    let asked = ProptestConfig::default();
-    let cases = if asked.cases == DEFAULT { 192 } else { asked.cases };
-    ProptestConfig { cases, ..asked }
-}
-
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(crate::cases(192))]
 
     /// No node over its capacity, every constraint kept, whatever happens; what waits is told a
     /// reason, and its explanation finds no place either.

@@ -21,3 +21,13 @@ mod tables;
 mod updates;
 mod vips;
 mod world;
+
+use proptest::test_runner::Config;
+
+/// Laws are tried as often as PROPTEST_CASES says; else so often, for worlds take long.
+fn cases(otherwise: u32) -> Config {
+    const DEFAULT: u32 = 256;
+    let asked = Config::default();
+    let cases = if asked.cases == DEFAULT { otherwise } else { asked.cases };
+    Config { cases, ..asked }
+}

@@ -385,7 +385,7 @@ fn moves(world: &World) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(crate::cases(96))]
 
     /// Whatever nodes do, moves end, and once each node has opened after all tasks were placed they
     /// are even; time alone moves nothing then.

@@ -287,7 +287,7 @@ fn settle(world: &mut World) -> Result<usize, TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 64 } else { 512 }))]
+    #![proptest_config(crate::cases(if cfg!(debug_assertions) { 64 } else { 512 }))]
 
     #[test]
     fn preemption_keeps_its_laws(

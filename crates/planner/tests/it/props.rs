@@ -151,7 +151,7 @@ fn check_wait(world: &World, before: &State, task: &Task) -> Result<(), TestCase
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(crate::cases(256))]
 
     /// Whatever happens, plans are accepted and stable, the state stays sound, and once everything
     /// works again all services converge, or say why they do not.

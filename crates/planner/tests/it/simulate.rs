@@ -126,8 +126,25 @@ fn both(world: &World, step: &Step) -> Option<(Supposed, Vec<String>)> {
     })
 }
 
+/// Who has no other place is told of, also while others of its service wait their turn.
+#[test]
+fn what_stays_on_a_node_that_drains() {
+    for flags in ["", "stop-first", "par=0", "stop-first least=50%"] {
+        let mut world = World::new();
+        world.run("nodes a");
+        world.run(&format!("service web n=3 {flags}"));
+        world.settle();
+        world.run("wait 30s");
+        let drain = [Supposed::Drain(node_id("a"))];
+        let told = simulate(&world.state, &drain, &mut Ids::apart(), world.now).unwrap();
+        let slots: Vec<u32> = told.changes.iter().map(|change| change.slot).collect();
+        assert_eq!(slots, [1, 2, 3], "{flags}");
+        assert!(told.changes.iter().all(|change| change.pending), "{flags}: {:?}", told.changes);
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #![proptest_config(crate::cases(100))]
 
     /// Of any cluster and any steps: each slot is where it was told to be, and nothing is written.
     #[test]

@@ -265,6 +265,37 @@ fn no_progress_for_the_deadline_counts_as_failed() {
 }
 
 #[test]
+fn nobody_waits_for_ever_for_what_has_no_place() {
+    check(
+        "nodes a
+        service web n=2 deadline=60s fail=continue
+        plan => +web.1@a +web.2@a
+        start
+        wait 60s
+        patience web => for ever
+        update web image=b mem=99
+        plan => +web.1/2 wake 60s
+        patience web => ask in 60s
+        wait 59s
+        patience web => ask in 1s
+        wait 1s
+        patience web => none: no progress within 1m: web.1 is pending: no node fits: 1 short of memory (needs 99MiB)",
+    );
+    // Its policy acts by itself.
+    check(
+        "nodes a
+        service web n=1 deadline=60s
+        plan => +web.1@a
+        start
+        wait 60s
+        update web image=b mem=99
+        plan => +web.1/2 wake 60s
+        wait 60s
+        patience web => for ever",
+    );
+}
+
+#[test]
 fn people_pause_and_resume() {
     check(
         "nodes a
@@ -477,7 +508,7 @@ fn befall(world: &mut World, which: u16, what: u8) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(crate::cases(256))]
 
     /// What works nowhere: never more slots than may are touched; start-first costs no replica,
     /// stop-first no more than it may; going back restarts what was touched and nothing else.

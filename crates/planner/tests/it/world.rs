@@ -44,7 +44,7 @@ use warren_model::service::{
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_planner::{
     Beats, Convergence, Explanation, IdSource, Index, Plan, SUSPICION_MS, Seen, completed_count,
-    explain_service, explain_task, plan, progress, standing, task_counts, update_state,
+    explain_service, explain_task, plan, patience, progress, standing, task_counts, update_state,
 };
 use warren_state::State;
 use warren_state::change::{Mutation, Outcome, Transaction};
@@ -667,6 +667,14 @@ impl World {
                     Convergence::Converged => "converged".into(),
                     Convergence::Waiting { message } => message,
                     Convergence::Failed { reason } => format!("failed: {reason}"),
+                };
+            }
+            // What who waits for it is told if nothing else happens.
+            ["patience", name] => {
+                return match patience(&self.state, service_id(name), self.now) {
+                    Ok(None) => "for ever".into(),
+                    Ok(Some(at)) => format!("ask in {}s", at.since_ms(self.now) / 1000),
+                    Err(reason) => format!("none: {reason}"),
                 };
             }
             ["counts", name] => {
