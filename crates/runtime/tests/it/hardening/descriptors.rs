@@ -13,7 +13,8 @@ fn as_user(user: &str) -> ExecSpec {
 async fn host_user_files_bounded() {
     let host = Host::new();
     host.waiting("web.1").await;
-    let script = "busybox yes x:x:7:7::/:/x | head -c 5000000 > /etc/passwd
+    let script =
+        "dd if=/dev/zero bs=1000000 count=5 2>/dev/null | busybox tr '\\0' '\\n' > /etc/passwd
         echo eve:x:77:77::/:/x >> /etc/passwd";
     host.executed_in("web.1", exec(script)).await.unwrap();
     let late = host.executed_in("web.1", as_user("eve")).await;
