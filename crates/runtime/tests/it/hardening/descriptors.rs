@@ -93,8 +93,8 @@ async fn host_not_dumpable() {
     host.native().start(host.shell("web.1", watch)).await.unwrap();
     host.printed("up").await;
     // Between the end of its privileges and its program, it looks in all of these.
-    let path = format!("PATH={}/bin", "/n:".repeat(4000));
-    for _ in 0..20 {
+    let path = format!("PATH={}/bin", "/n:".repeat(2000));
+    for _ in 0..10 {
         let mut exec = exec("exit 0");
         exec.env = vec![path.clone()];
         host.executed_in("web.1", exec).await.unwrap();
