@@ -368,8 +368,11 @@ fn target(root: Fd, path: &CStr, is_folder: bool) -> Sys<Fd> {
 
 /// As a name within the root, not from it.
 fn below_root(path: &CStr) -> &CStr {
-    let bytes = path.to_bytes_with_nul();
-    CStr::from_bytes_with_nul(bytes.strip_prefix(b"/").unwrap_or(bytes)).unwrap_or(path)
+    match path.to_bytes_with_nul() {
+        b"/\0" => c".",
+        [b'/', rest @ ..] => CStr::from_bytes_with_nul(rest).unwrap_or(path),
+        _ => path,
+    }
 }
 
 /// The daemon has refused targets that are called so; links of the image may still lead there, and
