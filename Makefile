@@ -53,7 +53,8 @@ test-mutants:   ## breaks the program on purpose: the simulator must notice each
 	crates/sim/mutants/run
 
 fuzz:           ## hostile bytes to readers of images, of the supervisor's messages and of the container's files: FUZZ_SECONDS=600 FUZZ_SEED=1
-	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) cargo nextest run --locked --profile soak -p warren-shim -p warren-image --ignore-default-filter -E 'test(hostile_bytes)'
+	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) cargo nextest run --locked --profile soak -p warren-shim --ignore-default-filter -E 'test(hostile_bytes)'
+	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) cargo nextest run --locked --profile soak -p warren-image --ignore-default-filter -E 'test(hostile_bytes)'
 
 fuzz-wireguard: ## hostile bytes to the WireGuard engine, in both directions: FUZZ_SECONDS=600 FUZZ_SEED=1
 	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) cargo nextest run --locked --profile soak -p warren-wireguard --ignore-default-filter -E 'test(hostile_bytes)'

@@ -115,8 +115,8 @@ fn prepare(description: &Description<'_>, gate: Gate) -> Outcome<Identity> {
         sys::load_seccomp(program).at(Step::Seccomp)?;
     }
     let protection = if is_exec { Protection::ExecCapabilities } else { Protection::BoundingSet };
-    let capabilities = if kept(protection) { settings.capabilities } else { u64::MAX };
-    drop_privileges(&identity, capabilities)?;
+    let bounding = if kept(protection) { settings.capabilities } else { u64::MAX };
+    drop_privileges(&identity, bounding, settings.capabilities)?;
     if kept(Protection::Umask) {
         sys::set_umask(0o022);
     }
@@ -199,9 +199,9 @@ fn limits(container: &Message<'_>) -> Result<(), i32> {
     sys::set_limit(libc::RLIMIT_CORE, core)
 }
 
-fn drop_privileges(identity: &Identity, capabilities: u64) -> Outcome<()> {
+fn drop_privileges(identity: &Identity, bounding: u64, capabilities: u64) -> Outcome<()> {
     for bit in 0..64_u64 {
-        if capabilities >> bit & 1 != 0 {
+        if bounding >> bit & 1 != 0 {
             continue;
         }
         match sys::process_control(libc::PR_CAPBSET_DROP, bit) {

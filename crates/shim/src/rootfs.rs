@@ -383,7 +383,7 @@ fn inject(roots: &Roots, file: &File<'_>, index: usize, read_only: bool) -> Sys<
 fn target(root: Fd, path: &CStr, is_folder: bool) -> Sys<Fd> {
     let inside =
         if kept(Protection::TargetsInRoot) { RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS } else { 0 };
-    match sys::open_in_root(root, path, libc::O_PATH, inside) {
+    match sys::open_in_root(root, below_root(path), libc::O_PATH, inside) {
         Err(libc::ENOENT) => {}
         other => return other,
     }
@@ -396,7 +396,7 @@ fn target(root: Fd, path: &CStr, is_folder: bool) -> Sys<Fd> {
         let is_last = name.is_none();
         walked.push(b"/")?;
         walked.push(current)?;
-        let found = sys::open_in_root(root, walked.c_str(), libc::O_PATH, inside);
+        let found = sys::open_in_root(root, below_root(walked.c_str()), libc::O_PATH, inside);
         let next = match found {
             Err(libc::ENOENT) => make(parent, current, is_last && !is_folder),
             other => other,
@@ -407,6 +407,15 @@ fn target(root: Fd, path: &CStr, is_folder: bool) -> Sys<Fd> {
         parent = next?;
     }
     Ok(parent)
+}
+
+/// As a name within the root, not from it.
+fn below_root(path: &CStr) -> &CStr {
+    match path.to_bytes_with_nul() {
+        b"/\0" => c".",
+        [b'/', rest @ ..] => CStr::from_bytes_with_nul(rest).unwrap_or(path),
+        _ => path,
+    }
 }
 
 /// The daemon has refused targets that are called so; links of the image may still lead there, and

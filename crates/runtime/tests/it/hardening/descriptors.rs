@@ -13,7 +13,8 @@ fn as_user(user: &str) -> ExecSpec {
 async fn host_user_files_bounded() {
     let host = Host::new();
     host.waiting("web.1").await;
-    let script = "busybox yes x:x:7:7::/:/x | head -c 5000000 > /etc/passwd
+    let script =
+        "dd if=/dev/zero bs=1000000 count=5 2>/dev/null | busybox tr '\\0' '\\n' > /etc/passwd
         echo eve:x:77:77::/:/x >> /etc/passwd";
     host.executed_in("web.1", exec(script)).await.unwrap();
     let late = host.executed_in("web.1", as_user("eve")).await;
@@ -92,8 +93,8 @@ async fn host_not_dumpable() {
     host.native().start(host.shell("web.1", watch)).await.unwrap();
     host.printed("up").await;
     // Between the end of its privileges and its program, it looks in all of these.
-    let path = format!("PATH={}/bin", "/n:".repeat(4000));
-    for _ in 0..20 {
+    let path = format!("PATH={}/bin", "/n:".repeat(2000));
+    for _ in 0..10 {
         let mut exec = exec("exit 0");
         exec.env = vec![path.clone()];
         host.executed_in("web.1", exec).await.unwrap();

@@ -93,3 +93,11 @@ async fn host_seccomp_of_execs() {
     host.native().remove("web.1").await.unwrap();
     assert_eq!(text, "Seccomp:\t2\n");
 }
+
+#[tokio::test]
+async fn host_seccomp_without_no_new_privileges() {
+    let host = Host::new();
+    let mut spec = host.shell("filter", "grep Seccomp: /proc/self/status");
+    spec.no_new_privileges = false;
+    host.prints(spec, "Seccomp:\t2\n").await;
+}

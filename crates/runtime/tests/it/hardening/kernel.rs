@@ -78,7 +78,7 @@ async fn host_fresh_dev() {
 }
 
 #[tokio::test]
-async fn host_a_mount_on_what_masks_does_not_unmask() {
+async fn host_masked_paths_with_a_mount_on_null() {
     let host = Host::new();
     // Files are covered by a /dev/null: not by one that a volume has taken the place of.
     let file = host.base.path().join("file");
