@@ -29,7 +29,7 @@ use warren_model::service::{
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_model::{
-    AuditRecord, ClusterId, NetworkId, NodeId, OverlayKind, Secret, ServiceId, TaskId, Time,
+    Allowed, AuditRecord, ClusterId, NetworkId, NodeId, OverlayKind, Secret, ServiceId, TaskId, Time,
 };
 
 use super::Error;
@@ -512,6 +512,10 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             },
             rebalance: if history_limit % 2 == 0 { Rebalance::Auto } else { Rebalance::Never },
             defaults: defaults(epoch, history_limit),
+            allowed: match epoch % 2 {
+                0 => Allowed::default(),
+                _ => "host-pid,cap:NET_ADMIN,device:/dev/dri/*".parse().unwrap(),
+            },
         }
     })
 }
@@ -670,6 +674,7 @@ proptest! {
             certificate_lifetime_ms: cluster.certificate_lifetime_ms,
             epoch: cluster.epoch,
             defaults: cluster.defaults,
+            allowed: cluster.allowed.clone(),
             ..Cluster::new(cluster.id)
         };
         assert_eq!(settings, expected);
