@@ -31,7 +31,7 @@ use warren_model::service::{
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_model::{
-    AuditRecord, ClusterId, NetworkId, NodeId, OverlayKind, Secret, ServiceId, TaskId, Time,
+    Allowed, AuditRecord, ClusterId, NetworkId, NodeId, OverlayKind, Secret, ServiceId, TaskId, Time,
 };
 
 use super::Error;
@@ -705,6 +705,7 @@ proptest! {
             certificate_lifetime_ms: cluster.certificate_lifetime_ms,
             epoch: cluster.epoch,
             defaults: cluster.defaults,
+            allowed: cluster.allowed.clone(),
             ..Cluster::new(cluster.id)
         };
         assert_eq!(settings, expected);

@@ -1,5 +1,7 @@
 //! The program is run by the interpreter of the default profile's tests.
 
+use proptest::prelude::*;
+
 use super::super::tests::{run, word};
 use super::*;
 
@@ -146,4 +148,38 @@ fn refusals() {
     let profile = format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{many}]}}"#);
     let error = compile(&profile, 0, "6.1").unwrap_err().to_string();
     assert!(error.contains("the kernel takes 4096"), "{error}");
+}
+
+/// Numbers that are near each other in one half or in both.
+fn near() -> impl Strategy<Value = u64> {
+    let half = prop_oneof![0_u64..3, Just(u64::from(u32::MAX) - 1), Just(u64::from(u32::MAX))];
+    (half.clone(), half).prop_map(|(high, low)| high << 32 | low)
+}
+
+proptest! {
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn comparisons_are_those_of_numbers(
+        op in 0..7_usize,
+        value in near(),
+        second in near(),
+        given in near(),
+    ) {
+        let (name, holds) = [
+            ("EQ", given == value),
+            ("NE", given != value),
+            ("LT", given < value),
+            ("LE", given <= value),
+            ("GE", given >= value),
+            ("GT", given > value),
+            ("MASKED_EQ", given & value == second),
+        ][op];
+        let profile = format!(
+            r#"{{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{{"names": ["kill"], "action":
+            "SCMP_ACT_ALLOW", "args": [{{"index": 5, "value": {value}, "valueTwo": {second},
+            "op": "SCMP_CMP_{name}"}}]}}]}}"#
+        );
+        let answer = run(&program(&profile, 0), X86_64, 62, [0, 0, 0, 0, 0, given]);
+        prop_assert_eq!(word(answer), if holds { "allow" } else { "EPERM" });
+    }
 }
