@@ -15,8 +15,10 @@ mod disk;
 mod error;
 mod manifest;
 mod progress;
+mod recipe;
 pub mod reference;
 mod registry;
+mod retar;
 mod store;
 mod tarball;
 #[cfg(test)]
@@ -31,7 +33,11 @@ pub use digest::Digest;
 pub use error::Error;
 pub use progress::{Phase, Progress, Step};
 pub use reference::Reference;
-pub use store::{ImportOptions, Listed, Loaded, Prune, Removed, Store, StoreOptions, Watermarks};
+pub use registry::Mirror;
+pub use store::{
+    Checked, Fault, ImportOptions, Listed, Loaded, Prune, Pushed, Removed, Store, StoreOptions,
+    Watermarks,
+};
 pub use unpack::Limits;
 
 /// What a container needs of an image.
@@ -48,6 +54,9 @@ pub struct Image {
     /// what no registry was asked for.
     pub platforms: BTreeSet<String>,
     pub size_bytes: u64,
+    /// Device nodes of its layers that were left out: a container has those that its service
+    /// asks for.
+    pub devices_skipped: u64,
 }
 
 /// Docker's `HEALTHCHECK` in the config of an image, as written there: an extension of the OCI

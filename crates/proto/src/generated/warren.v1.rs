@@ -2826,7 +2826,7 @@ pub struct OpenStream {
     pub node: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "open_stream::Kind",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 50, 51, 72"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 50, 51, 72, 93, 94, 95"
     )]
     pub kind: ::core::option::Option<open_stream::Kind>,
 }
@@ -2861,6 +2861,14 @@ pub mod open_stream {
         RotateKey(super::RotateKey),
         #[prost(message, tag = "72")]
         ControlTask(super::ControlTask),
+        /// The archive comes as stdout frames.
+        #[prost(message, tag = "93")]
+        ImageSave(super::ImageSave),
+        #[prost(message, tag = "94")]
+        ImagePush(super::ImagePush),
+        /// Answered by findings.
+        #[prost(message, tag = "95")]
+        ImageFsck(super::ImageFsck),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2977,6 +2985,25 @@ pub struct ImagePrune {
     pub unused_for_ms: u64,
     #[prost(bool, tag = "3")]
     pub dry_run: bool,
+}
+/// Names or ids.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageSave {
+    #[prost(string, repeated, tag = "1")]
+    pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// reference: where to; empty: what the image is called.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImagePush {
+    #[prost(string, tag = "1")]
+    pub image: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reference: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageFsck {
+    #[prost(bool, tag = "1")]
+    pub repair: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegistryLogin {
@@ -3486,6 +3513,9 @@ pub struct AssignedService {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Of revisions that it may go back to: they stay on the node.
+    #[prost(string, repeated, tag = "47")]
+    pub kept_images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamRequest {
