@@ -65,8 +65,9 @@ impl Store {
         let in_use = in_use.clone();
         self.blocking("checking the store", move |inner| {
             let mut checked = Checked::default();
-            inner.check_images(repair, &in_use, &mut checked)?;
+            // First: what a damaged image leaves is no leftover of its own.
             inner.check_leftovers(repair, &mut checked)?;
+            inner.check_images(repair, &in_use, &mut checked)?;
             Ok(checked)
         })
         .await

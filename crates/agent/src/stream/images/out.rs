@@ -118,9 +118,9 @@ fn finding(Fault { what, problem, repaired, hint }: Fault) -> v1::Finding {
 }
 
 fn summary(images: usize, layers: usize, unverified: usize) -> String {
-    let mut text = format!("{images} images, {layers} layers compared");
+    let mut text = format!("images: {images}, layers compared: {layers}");
     if unverified > 0 {
-        text.push_str(&format!(", {unverified} without a recipe only looked for"));
+        text.push_str(&format!(", layers without a recipe, only looked for: {unverified}"));
     }
     text
 }
