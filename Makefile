@@ -15,7 +15,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 .PHONY: help build demo demo-clean test test-guest test-guest-runtime test-hardening-mutants test-hostile test-programs test-conformance fuzz test-mutants sim testbed soak check deps unit lint deny install bench \
 	bench-create bench-dns bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state \
 	bench-log bench-cluster bench-load bench-writes bench-form bench-failover bench-rotation bench-health bench-worker-loss bench-pause bench-edge \
-	bench-quorum bench-idle bench-agents bench-replicas bench-change bench-soak bench-wireguard fuzz-wireguard bench-net bench-attach bench-loop bench-place bench-steady bench-update
+	bench-quorum bench-idle bench-agents bench-replicas bench-change bench-soak bench-wireguard fuzz-wireguard bench-net bench-attach bench-loop bench-place bench-steady bench-update bench-images
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -145,6 +145,9 @@ bench-loop: build ## containers that end as soon as they begin, for ten minutes:
 
 bench-update: build ## a rolling update of 10 replicas, side by side with Docker Swarm
 	bench/update.py
+
+bench-images: build ## pull, save and load of an image, side by side with skopeo and containerd
+	bench/images.py
 
 bench-dns:      ## CPU and latency of a name's query, side by side with dnsmasq
 	cargo build --locked --release -q -p warren-net --example bench_dns

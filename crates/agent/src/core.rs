@@ -147,11 +147,13 @@ impl Core {
         up.map(|(id, held)| (*id, held.machine.attempt())).collect()
     }
 
-    /// References of the images that tasks of this node need.
+    /// References of the images that tasks of this node need, and that their services may go back
+    /// to.
     pub fn images(&self) -> BTreeSet<String> {
         let gone = |held: &&Held| !held.machine.is_gone();
         let images = self.tasks.values().filter(gone).map(|held| held.spec.template.image.clone());
-        images.chain(self.companion_images()).collect()
+        let kept = self.set.all_services().flat_map(|(_, service)| service.kept_images.clone());
+        images.chain(self.companion_images()).chain(kept).collect()
     }
 
     /// Those of init containers and sidecars alone.

@@ -65,7 +65,7 @@ fn try_layer(place: &Path, bytes: &[u8]) -> bool {
     let _ = fs::remove_dir_all(&layer);
     fs::create_dir_all(&layer).unwrap();
     let limits = Limits { bytes_max: 1 << 20, entries_max: 1000, ..Limits::default() };
-    let unpacked = unpack(bytes, &layer, None, &limits);
+    let unpacked = unpack(bytes, &layer, None, None, &limits);
     check(&layer);
     let secret = outer.join("secret");
     assert_eq!(fs::read_to_string(&secret).unwrap(), "secret");

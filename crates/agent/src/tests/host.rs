@@ -50,6 +50,7 @@ impl Host {
             dir: dir.path().join("images"),
             docker_config: dir.path().join("docker.json"),
             insecure: vec![],
+            mirrors: vec![],
             watermarks: None,
         });
         let mut host = Self {

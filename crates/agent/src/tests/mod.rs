@@ -323,6 +323,7 @@ impl Wish {
             templates: vec![template],
             on_disconnect: Some(self.on_disconnect.into()),
             labels: Default::default(),
+            kept_images: vec!["before:1".into()],
         };
         v1::Assignment {
             complete: false,

@@ -408,6 +408,7 @@ impl Tools {
             dir: dir("images"),
             docker_config: dir("docker/config.json"),
             insecure: settings.insecure_registries.clone(),
+            mirrors: settings.registry_mirrors.clone(),
             watermarks: settings.image_gc,
         });
         let net = Net::open(NetConfig {

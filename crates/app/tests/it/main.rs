@@ -15,6 +15,7 @@ mod daemon;
 mod damage;
 mod disaster;
 mod hooks;
+mod images;
 mod input;
 mod jobs;
 mod mounts;

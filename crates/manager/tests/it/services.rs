@@ -303,7 +303,10 @@ async fn what_endangers_nodes_must_be_allowed() {
     };
     let refused = soon(control.create_service(with(1, &["NET_ADMIN"], true))).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
-    assert_eq!(refused.message(), "pid: \"host\" is not allowed in this cluster, which allows none");
+    assert_eq!(
+        refused.message(),
+        "pid: \"host\" is not allowed in this cluster, which allows none"
+    );
     assert_eq!(hint(&refused), "warren cluster update --allow host-pid,cap:NET_ADMIN");
     soon(control.create_service(with(1, &["CHOWN"], false))).await.unwrap();
     let update = |wish: v1::CreateServiceRequest| v1::UpdateServiceRequest {

@@ -2,7 +2,6 @@
 
 use proptest::prelude::*;
 use prost::Message;
-use warren_model::allowance::Allowed;
 use warren_model::cluster::{Authority, BackupPolicy, Cluster, JoinToken, Subnet};
 use warren_model::defaults::Defaults;
 use warren_model::event::{Action, Event, Kind};
@@ -31,7 +30,8 @@ use warren_model::service::{
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_model::{
-    Allowed, AuditRecord, ClusterId, NetworkId, NodeId, OverlayKind, Secret, ServiceId, TaskId, Time,
+    Allowed, AuditRecord, ClusterId, NetworkId, NodeId, OverlayKind, Secret, ServiceId, TaskId,
+    Time,
 };
 
 use super::Error;

@@ -2938,7 +2938,7 @@ pub struct OpenStream {
     pub node: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "open_stream::Kind",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 50, 51, 72, 73, 74"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 50, 51, 72, 73, 74, 93, 94, 95"
     )]
     pub kind: ::core::option::Option<open_stream::Kind>,
 }
@@ -2977,6 +2977,14 @@ pub mod open_stream {
         VolumeList(super::VolumeList),
         #[prost(message, tag = "74")]
         VolumeRemove(super::VolumeRemove),
+        /// The archive comes as stdout frames.
+        #[prost(message, tag = "93")]
+        ImageSave(super::ImageSave),
+        #[prost(message, tag = "94")]
+        ImagePush(super::ImagePush),
+        /// Answered by findings.
+        #[prost(message, tag = "95")]
+        ImageFsck(super::ImageFsck),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3143,6 +3151,25 @@ pub struct Volumes {
     pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(uint64, tag = "3")]
     pub freed_bytes: u64,
+}
+/// Names or ids.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageSave {
+    #[prost(string, repeated, tag = "1")]
+    pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// reference: where to; empty: what the image is called.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImagePush {
+    #[prost(string, tag = "1")]
+    pub image: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reference: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageFsck {
+    #[prost(bool, tag = "1")]
+    pub repair: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegistryLogin {
@@ -3668,6 +3695,9 @@ pub struct AssignedService {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Of revisions that it may go back to: they stay on the node.
+    #[prost(string, repeated, tag = "47")]
+    pub kept_images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamRequest {

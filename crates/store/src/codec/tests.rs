@@ -18,8 +18,8 @@ use warren_model::placement::{Placement, Strategy};
 use warren_model::policy::{Policy, PolicyAction, PolicySpec};
 use warren_model::resources::Resources;
 use warren_model::service::{
-    Attachment, Change, ChangeKind, Endpoint, EndpointMode, Hook, Limits, OnDisconnect, Revision,
-    Privileges, ServiceSpec, UpdatePhase,
+    Attachment, Change, ChangeKind, Endpoint, EndpointMode, Hook, Limits, OnDisconnect, Privileges,
+    Revision, ServiceSpec, UpdatePhase,
 };
 use warren_model::task::{Desired, Task, TaskControl, TaskState, TaskStatus};
 use warren_model::{
