@@ -71,10 +71,7 @@ impl Session {
     /// Asks the registry to take a blob over from another of its repositories. Not all do,
     /// and none says why not.
     pub(crate) async fn mount(&self, digest: &Digest, from: &str, what: &str) -> bool {
-        let mut url = match Url::parse(&self.url("blobs/uploads/")) {
-            Ok(url) => url,
-            Err(_) => return false,
-        };
+        let Ok(mut url) = Url::parse(&self.url("blobs/uploads/")) else { return false };
         url.query_pairs_mut().append_pair("mount", digest.as_str()).append_pair("from", from);
         let ask = Ask::new(Method::POST, url.as_str());
         let Ok(response) = self.send(&ask, what).await else { return false };

@@ -197,7 +197,8 @@ impl Session {
             }
             let told = response.headers().get(RETRY_AFTER).and_then(|text| text.to_str().ok());
             let told = told.and_then(|text| text.parse().ok()).map(Duration::from_secs);
-            let delay = told.unwrap_or(REPEAT_DELAY * 2u32.pow(again)).min(REPEAT_DELAY_MAX);
+            let delay =
+                told.unwrap_or_else(|| REPEAT_DELAY * 2u32.pow(again)).min(REPEAT_DELAY_MAX);
             tracing::debug!(what, status = response.status().as_u16(), ?delay, "asking again");
             tokio::time::sleep(delay).await;
             again += 1;
@@ -281,7 +282,7 @@ impl Session {
         let plain = self.base.starts_with("http:");
         let own = format!("repository:{}:pull,push", self.repository);
         // A registry that does not say what for is told what we are about.
-        let scope = scope.or((!self.repository.is_empty()).then_some(own.as_str()));
+        let scope = scope.or_else(|| (!self.repository.is_empty()).then_some(own.as_str()));
         let url = auth::token_url(realm, service, scope, plain).map_err(denied)?;
         let request = match &self.credentials {
             Some(token) if token.is_identity_token() => {

@@ -231,7 +231,8 @@ impl Inner {
             let listed = listed().map_err(|error| Error::at("read", &path, error))?;
             extra.extend(listed.into_iter().filter(|path| {
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                !kept.contains(name) && !(folder != "blobs/sha256" && pulling.contains(name))
+                let is_coming = folder != "blobs/sha256" && pulling.contains(name);
+                !kept.contains(name) && !is_coming
             }));
         }
         let tmp = self.dir.join("tmp");

@@ -57,7 +57,8 @@ impl Store {
             let mut archive = Writer { out: sink, progress, written: BTreeSet::new() };
             let done = archive.images(&chosen, &opened);
             drop(opened);
-            done.and(inner.collect_gone(chosen.iter().map(|image| image.id.as_str())))
+            let swept = inner.collect_gone(chosen.iter().map(|image| image.id.as_str()));
+            done.and(swept)
         })
         .await
     }

@@ -336,7 +336,7 @@ async fn the_check_finds_and_repairs() {
         let path = |name: &str| layer.join(name);
         let (sh, passwd, etc) = (path("bin/sh"), path("etc/passwd"), path("etc"));
         let images = images.clone();
-        let (a, b, c, d) = (sh.clone(), passwd.clone(), passwd.clone(), passwd.clone());
+        let (a, b, c, d) = (sh, passwd.clone(), passwd.clone(), passwd.clone());
         let (leftover, stray) = (images.join("tmp/leftover"), images.join("layers/stray"));
         let (all, extra) = (layer.clone(), images.join("blobs/sha256/extra"));
         vec![

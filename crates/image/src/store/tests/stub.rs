@@ -271,7 +271,7 @@ async fn write_answer(
         Answer::Drop => Ok(()),
         Answer::Endless { len } => {
             socket.write_all(b"HTTP/1.1 200 X\r\nConnection: close\r\n\r\n").await?;
-            let piece = [b' '; 1 << 16];
+            let piece = vec![b' '; 1 << 16];
             for _ in 0..len / piece.len() {
                 socket.write_all(&piece).await?;
             }
