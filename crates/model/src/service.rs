@@ -189,6 +189,10 @@ pub struct TaskTemplate {
     pub companions: Vec<Companion>,
     /// Folders that it has in common with its companions.
     pub shared: Vec<SharedFolder>,
+    /// A terminal for its standard streams.
+    pub tty: bool,
+    /// Its standard input stays open, for those who attach to it.
+    pub open_stdin: bool,
 }
 
 impl TaskTemplate {

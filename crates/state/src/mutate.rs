@@ -279,6 +279,8 @@ impl Step<'_> {
         let message = match control {
             TaskControl::Restart => "a restart was asked for".to_owned(),
             TaskControl::Signal(number) => format!("{} was asked for", signal_name(number)),
+            TaskControl::Pause => "a pause was asked for".to_owned(),
+            TaskControl::Unpause => "the end of its pause was asked for".to_owned(),
         };
         self.emit_task(Action::Update, id, service, slot, message);
         Ok(())

@@ -231,6 +231,8 @@ impl From<&TaskTemplate> for v1::TaskTemplate {
             tuning: (!t.tuning.is_empty()).then(|| (&t.tuning).into()),
             companions: t.companions.iter().map(Into::into).collect(),
             shared: t.shared.iter().map(Into::into).collect(),
+            tty: t.tty,
+            open_stdin: t.open_stdin,
         }
     }
 }
@@ -262,6 +264,8 @@ impl TryFrom<v1::TaskTemplate> for TaskTemplate {
             health: part_or_default("health", wire.health)?,
             companions: each("companions", wire.companions)?,
             shared: each("shared", wire.shared)?,
+            tty: wire.tty,
+            open_stdin: wire.open_stdin,
         })
     }
 }

@@ -7,6 +7,7 @@
 
 mod host;
 
+mod attach;
 mod exec;
 mod isolation;
 mod lifecycle;
