@@ -615,18 +615,8 @@ fn add_task(digest: &mut Digest, task: &Task) {
     digest.word(u64::from(*slot) << 32 | u64::from(*template));
     digest.option(node.as_ref(), |digest, node| digest.bytes(node.as_bytes()));
     digest.option(*address, Digest::address);
-    let TaskStatus {
-        state,
-        since,
-        attempt,
-        pid,
-        started,
-        exit,
-        error,
-        health,
-        companions,
-        paused,
-    } = status;
+    let TaskStatus { state, since, attempt, pid, started, exit, error, health, companions, paused } =
+        status;
     let desired = match desired {
         Desired::Running => 1,
         Desired::Shutdown => 2,

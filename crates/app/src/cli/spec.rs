@@ -84,6 +84,12 @@ pub(crate) struct CreateFlags {
     /// Root file system cannot be written to
     #[arg(long)]
     read_only: bool,
+    /// A terminal for their standard streams: warren attach
+    #[arg(short, long)]
+    tty: bool,
+    /// Keep their standard input open: warren attach
+    #[arg(short, long)]
+    interactive: bool,
     #[command(flatten)]
     companions: CompanionFlags,
     #[command(flatten)]
@@ -320,6 +326,8 @@ impl CreateFlags {
             log: LogOptions::default(),
             companions: self.companions.companions(lookup)?,
             shared: self.companions.mount,
+            tty: self.tty,
+            open_stdin: self.interactive,
             ..TaskTemplate::default()
         };
         let mut spec = ServiceSpec {

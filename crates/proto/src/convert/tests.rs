@@ -193,6 +193,8 @@ fn template() -> impl Strategy<Value = TaskTemplate> {
             force: rest.3,
             companions: Vec::new(),
             shared: Vec::new(),
+            tty: rest.3 & 1 != 0,
+            open_stdin: rest.3 & 2 != 0,
         }
     })
 }
@@ -540,6 +542,7 @@ fn status() -> impl Strategy<Value = TaskStatus> {
             error: error.map(Into::into),
             health,
             companions: None,
+            paused: pid & 1 != 0,
         },
     )
 }

@@ -2795,6 +2795,7 @@ pub mod frame {
         Stderr(::prost::bytes::Bytes),
         #[prost(bool, tag = "5")]
         StdinClosed(bool),
+        /// From a node: what the caller is attached to has a terminal.
         #[prost(message, tag = "6")]
         Resize(super::Resize),
         #[prost(int32, tag = "7")]
