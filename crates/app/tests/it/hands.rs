@@ -63,8 +63,12 @@ fn host_attached_by_hand() {
     );
     let mut seat = Seat::new(&node, &line);
     let mut other = Seat::new(&node, &format!("exec {WARREN} attach --no-stdin term"));
-    seat.types("hello\r");
-    seat.sees("33 101\r\ngot hello\r\n");
+    // Its size arrives a moment after it is attached.
+    until("the size is there", || {
+        seat.types("hello\r");
+        seat.sees("got hello\r\n");
+        seat.text.contains("33 101\r\n").then_some(())
+    });
     other.sees("got hello\r\n");
     fs::write(&wider, "").unwrap();
     until("the other size is there", || {
@@ -162,26 +166,27 @@ fn host_copied_by_hand() {
     fs::write(here.join("site/index"), "hello").unwrap();
     fs::write(here.join("site/css/a"), "x".repeat(300_000)).unwrap();
     let path = |name: &str| here.join(name).to_str().unwrap().to_owned();
-    let said = node.warren(&["cp", &path("site"), "web.1:/srv/www"]);
+    let said = node.warren(&["cp", &path("site"), "web.1:/srv/pages"]);
     assert_eq!(said.exit, 3, "{said:?}");
-    node.ok(&["cp", "-q", &path("site"), "web.1:/www"]);
+    node.ok(&["cp", "-q", &path("site"), "web.1:/pages"]);
     node.ok(&["cp", "-q", &path("site/."), "web.1:/tmp"]);
-    let script = "cat /www/index; wc -c < /www/css/a; cat /tmp/index; stat -c %u:%g /www/index";
+    let script =
+        "cat /pages/index; wc -c < /pages/css/a; cat /tmp/index; stat -c %u:%g /pages/index";
     let said = node.ok(&["exec", "web.1", "sh", "-c", script]);
     assert_eq!(said, "hello300000\nhello0:0\n");
-    node.ok(&["cp", "web.1:/www", &path("back")]);
+    node.ok(&["cp", "web.1:/pages", &path("back")]);
     assert_eq!(fs::read_to_string(here.join("back/index")).unwrap(), "hello");
-    node.ok(&["cp", "web.1:/www/index", &path("back")]);
-    node.ok(&["cp", "web.1:/www/index", &path("one")]);
+    node.ok(&["cp", "web.1:/pages/index", &path("back")]);
+    node.ok(&["cp", "web.1:/pages/index", &path("one")]);
     assert_eq!(fs::read_to_string(here.join("one")).unwrap(), "hello");
 
     // As archives, and what is mounted is written over.
-    let tar = node.command(&["cp", "web.1:/www", "-"]).output().unwrap();
+    let tar = node.command(&["cp", "web.1:/pages", "-"]).output().unwrap();
     assert!(tar.status.success() && tar.stdout.len() > 300_000);
     node.ok(&["exec", "web.1", "mkdir", "/more"]);
     let said = node.warren_with_input(&["cp", "-", "web.1:/more"], &tar.stdout);
     assert_eq!(said.exit, 0, "{said:?}");
-    assert_eq!(node.ok(&["exec", "web.1", "cat", "/more/www/index"]), "hello");
+    assert_eq!(node.ok(&["exec", "web.1", "cat", "/more/pages/index"]), "hello");
     fs::write(here.join("hosts"), "127.0.0.1 mine\n").unwrap();
     node.ok(&["cp", "-q", &path("hosts"), "web.1:/etc/hosts"]);
     assert_eq!(node.ok(&["exec", "web.1", "cat", "/etc/hosts"]), "127.0.0.1 mine\n");
@@ -206,8 +211,8 @@ fn host_copied_by_hand() {
     assert!(!here.join("stolen").exists() && !here.join("planted").exists());
     // A link here is not followed by what comes.
     symlink(&here, here.join("back/css2")).unwrap();
-    node.ok(&["exec", "web.1", "sh", "-c", "mkdir /www/css2; echo bad > /www/css2/one"]);
-    let said = node.warren(&["cp", "web.1:/www/.", &path("back")]);
+    node.ok(&["exec", "web.1", "sh", "-c", "mkdir /pages/css2; echo bad > /pages/css2/one"]);
+    let said = node.warren(&["cp", "web.1:/pages/.", &path("back")]);
     assert_eq!(said.exit, 4, "{said:?}");
     assert_eq!(fs::read_to_string(here.join("one")).unwrap(), "hello");
 
@@ -219,7 +224,7 @@ fn host_copied_by_hand() {
         (&["web.1:/proc/version", "x"], 2, "made up by the kernel"),
         (&["none", "web.1:/"], 3, "SOURCE: none: No such file"),
         (&["shop.1:/a", "x"], 3, "no service shop"),
-        (&["--max-size", "10", "web.1:/www/css/a", "x"], 2, "more than 10 bytes"),
+        (&["--max-size", "10", "web.1:/pages/css/a", "x"], 2, "more than 10 bytes"),
     ] {
         let said = node.warren(&[&["cp"], words].concat());
         assert!(said.exit == exit && said.err.contains(why), "{words:?}: {said:?}");
