@@ -135,6 +135,8 @@ pub(crate) fn container(
             max_bytes: template.log.max_bytes,
             max_files: template.log.max_files,
         },
+        tty: template.tty,
+        open_stdin: template.open_stdin,
         labels: labels(task, template, facts.service_name, claims, &parts.image.id, attempt),
         layers: parts.image.layers,
     })
@@ -461,6 +463,7 @@ pub(crate) fn parse_labels(info: &ContainerInfo) -> Option<Listed> {
         restarts: label(RESTARTS).and_then(|text| text.parse().ok()).unwrap_or(0),
         last_exit,
         state,
+        paused: info.paused,
     };
     let addresses = label(ADDRESS)
         .and_then(|text| text.parse().ok())
@@ -484,6 +487,7 @@ pub(crate) fn by_attempt(listed: Vec<Listed>) -> Vec<(TaskId, Found)> {
         let of_task = found.entry((task, other.attempt)).or_insert_with(|| Found {
             state: FoundState::Beginning,
             restarts: 0,
+            paused: false,
             ..other
         });
         // Its sidecars are to be stopped yet: until then it has not ended.
@@ -644,12 +648,13 @@ mod tests {
             id: task.container_id(4),
             labels: labels(&task, &task.template, "web", &[], "sha256:ab", attempt),
             state: ContainerState::Running { pid: 11, started_at: at },
+            paused: true,
         };
         let listed = parse_labels(&info).unwrap();
         assert_eq!(listed.task, task.id);
         assert_eq!(listed.addresses, task.addresses());
         let state = FoundState::Running { pid: 11, at: Time(9) };
-        assert_eq!(listed.found, Found { attempt: 4, restarts: 2, last_exit, state });
+        assert_eq!(listed.found, Found { attempt: 4, restarts: 2, last_exit, state, paused: true });
         let foreign = ContainerInfo { labels: BTreeMap::new(), ..info };
         assert_eq!(parse_labels(&foreign), None);
     }

@@ -138,6 +138,7 @@ impl Core {
             status: held.machine.status().clone(),
             is_up: held.machine.is_up(),
             may_restart: held.machine.may_begin_anew(),
+            may_pause: held.machine.may_pause(),
         })
     }
 
@@ -212,6 +213,7 @@ impl Core {
                 self.step_all(|_| Some(Event::PortsFreed), now);
             }
             Input::Restart(task) => self.step(task, Event::Restart, now),
+            Input::Paused(task, paused) => self.step(task, Event::Paused(paused), now),
             Input::Wake => {
                 let due = |machine: &Machine| {
                     machine.wake_at().is_some_and(|at| at <= now.mono_ms).then_some(Event::Wake)

@@ -117,6 +117,7 @@ fn tell(event: &Event) {
         | Event::CutOff(_)
         | Event::Heard
         | Event::Restart
+        | Event::Paused(_)
         | Event::Companions(_)
         | Event::Ending
         | Event::SidecarIll(_)

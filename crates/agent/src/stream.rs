@@ -1,15 +1,17 @@
-//! Bytes to and from people: exec, logs, images, checks, doctor.
+//! Bytes to and from people: exec, attach, copies, logs, figures, images, checks, doctor.
 //!
 //! A manager asks for a stream; the agent opens a tunnel for it and serves it
 //! there. Every stream ends with its last frame: an exit code, an answer, or an
 //! error that carries the CLI's exit code and a hint.
 
 mod control;
+mod copy;
 mod exec;
 mod images;
 mod inspect;
 mod logs;
 mod resolve;
+mod usage;
 mod volumes;
 
 use std::sync::Arc;
@@ -234,6 +236,9 @@ async fn open(tools: &Arc<Tools>, line: &mut Line, kind: Option<Open>) -> Outcom
         Some(Open::CountPolicies(_)) => inspect::count_policies(tools, line).await,
         Some(Open::ControlTask(asked)) => control::serve(tools, asked, line).await,
         Some(Open::RotateKey(_)) => inspect::rotate_key(tools, line).await,
+        Some(Open::Copy(asked)) => copy::serve(tools, asked, line).await,
+        Some(Open::Usage(asked)) => usage::usage(tools, &asked, line).await,
+        Some(Open::Top(asked)) => usage::top(tools, &asked, line).await,
         None => Outcome::Failed(Failure::new(
             Code::BadInput,
             "this node does not know that kind of stream; is it older than its manager?",

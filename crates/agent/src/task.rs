@@ -11,7 +11,7 @@
 //! - a container is stopped only once the kernel's table no longer names it, or
 //!   could not be changed;
 //! - `Running` is reported only once the table names it, or as not healthy;
-//! - the table names it only while it is healthy, where that is to be found out;
+//! - the table names it only while it is healthy, where that is to be found out, and not paused;
 //! - a terminal state is reported only once address and ports are free again.
 //!
 //! Not here: which tasks exist (`reconcile`), how effects are done (`worker`).
@@ -31,6 +31,7 @@ mod cut_off;
 mod end;
 mod health;
 mod kinds;
+mod pause;
 
 pub use kinds::{
     Effect, Ended, Event, Failure, FailureKind, Found, FoundState, Gate, Now, Policy, Wanted,
@@ -133,7 +134,7 @@ impl Machine {
 
     /// Whether the table should name it.
     pub fn is_serving(&self) -> bool {
-        matches!(self.phase, Phase::Publishing | Phase::Running)
+        matches!(self.phase, Phase::Publishing | Phase::Running) && !self.status.paused
     }
 
     /// Whether it runs, and is to go on.
@@ -237,6 +238,7 @@ impl Machine {
             Event::SidecarIll(_) => {
                 self.phase == Phase::Starting || self.watched && self.is_running()
             }
+            Event::Paused(_) => self.is_running(),
         }
     }
 
@@ -311,6 +313,7 @@ impl Machine {
             Event::CutOff(why) => self.cut_off(why, now),
             Event::Heard => self.heard(now),
             Event::Restart => self.begin_anew(now),
+            Event::Paused(paused) => self.pause(paused, now),
             Event::Wake => self.wake(now),
         }
     }
@@ -345,6 +348,8 @@ impl Machine {
         self.status.since = now.wall;
         // Why it is being stopped is worth knowing until it has ended.
         let stops = matches!(state, TaskState::Draining | TaskState::Stopping);
+        // Whoever stops it lets it go on first.
+        self.status.paused &= state == TaskState::Running;
         if !stops && state != TaskState::Running {
             self.status.health = None;
         }

@@ -8,6 +8,7 @@
 
 mod archive;
 pub mod check;
+pub mod copy;
 mod credentials;
 mod decode;
 mod digest;

@@ -6,7 +6,7 @@
 //! way to the container. Nothing of a stream touches the state.
 //!
 //! [`target`] finds out which tasks are meant, [`route`] which nodes to ask,
-//! [`pipe`] moves the frames, [`logs`] does so for many nodes at once, [`relay`]
+//! [`pipe`] moves the frames, [`logs`] and [`usage`] do so for many nodes at once, [`relay`]
 //! reaches nodes whose session is with another manager.
 
 mod logs;
@@ -14,6 +14,7 @@ mod pipe;
 mod relay;
 pub(crate) mod route;
 pub(crate) mod target;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

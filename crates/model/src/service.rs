@@ -203,6 +203,10 @@ pub struct TaskTemplate {
     pub mounts: Vec<Mount>,
     /// Size of /dev/shm; `None`: [`TaskTemplate::SHM_BYTES`].
     pub shm_bytes: Option<u64>,
+    /// A terminal for its standard streams.
+    pub tty: bool,
+    /// Its standard input stays open, for those who attach to it.
+    pub open_stdin: bool,
 }
 
 impl TaskTemplate {

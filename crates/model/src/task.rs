@@ -56,6 +56,9 @@ pub enum TaskControl {
     Restart,
     /// A signal, by its number, to the first process.
     Signal(i32),
+    /// Its processes get no processor any more.
+    Pause,
+    Unpause,
 }
 
 /// What the agent saw last.
@@ -79,6 +82,8 @@ pub struct TaskStatus {
     /// Of its init containers and sidecars, in the order in which they are started; none of a task
     /// that has none, of which nothing was started yet, and of agents that know of no such thing.
     pub companions: Option<Arc<Vec<CompanionStatus>>>,
+    /// Its processes stand still because a person asked for it; only while it runs.
+    pub paused: bool,
 }
 
 /// One more container of a task, as the agent saw it last.
@@ -128,6 +133,7 @@ impl TaskStatus {
             error: None,
             health: None,
             companions: None,
+            paused: false,
         }
     }
 
@@ -166,9 +172,14 @@ impl TaskStatus {
         }
     }
 
-    /// Whether it does its work: it runs, and is healthy where that is to be found out.
+    /// How a paused task is shown, in place of its state.
+    pub const PAUSED: &str = "paused";
+
+    /// Whether it does its work: it runs, is not paused, and is healthy where that is to be found
+    /// out.
     pub fn is_ready(&self) -> bool {
         self.state == TaskState::Running
+            && !self.paused
             && self.health.is_none_or(|health| health.state == HealthState::Healthy)
     }
 
@@ -180,6 +191,9 @@ impl TaskStatus {
 
     /// Its state for people: `running (healthy)`.
     pub fn describe(&self) -> String {
+        if self.paused {
+            return Self::PAUSED.to_owned();
+        }
         let state = self.state.as_str();
         match (self.health, self.companion_note()) {
             (Some(health), None) => format!("{state} ({})", health.state.as_str()),

@@ -75,6 +75,8 @@ fn plain(rootfs: PathBuf, log: PathBuf) -> ContainerSpec {
         seccomp: Seccomp::Default,
         stop_signal: 15,
         netns: None,
+        tty: false,
+        open_stdin: false,
         keep: Vec::new(),
         log: LogPolicy { dir: log, max_bytes: 1 << 20, max_files: 3 },
         labels: BTreeMap::new(),

@@ -48,6 +48,8 @@ fn settings() -> Result<Settings, Box<dyn Error>> {
             netns: None,
             keep: Vec::new(),
             log: LogPolicy { dir: PathBuf::new(), max_bytes: 1 << 20, max_files: 2 },
+            tty: false,
+            open_stdin: false,
             labels: Default::default(),
         },
         base: std::env::temp_dir().join(format!("warren-cycle-{}", std::process::id())),

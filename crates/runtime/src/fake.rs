@@ -19,7 +19,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::{
     ContainerInfo, ContainerSpec, ContainerState, Error, Exec, ExecControl, ExecSpec, Exit,
-    LogLine, LogQuery, Runtime, Started,
+    LogLine, LogQuery, Process, Runtime, Started, Usage,
 };
 
 /// Bytes of an exec's input on their way back; any program reads and writes in smaller pieces.
@@ -62,6 +62,7 @@ struct Container {
     spec: ContainerSpec,
     started: Started,
     deaf: bool,
+    paused: bool,
     exit: watch::Sender<Option<Exit>>,
 }
 
@@ -213,6 +214,7 @@ impl Runtime for Fake {
             spec: spec.clone(),
             started: started.clone(),
             deaf: program == Program::Deaf,
+            paused: false,
             exit: watch::Sender::new(None),
         };
         if let Program::Ends(code) = program {
@@ -298,11 +300,42 @@ impl Runtime for Fake {
         })
     }
 
+    async fn attach(&self, id: &str) -> Result<Exec, Error> {
+        let stdin = self.lock().find(id)?.spec.open_stdin;
+        self.exec(id, ExecSpec { stdin, ..ExecSpec::default() }).await
+    }
+
+    async fn pause(&self, id: &str, paused: bool) -> Result<(), Error> {
+        let mut state = self.lock();
+        let gone = || Error::NotFound(id.to_owned());
+        let container = state.containers.get_mut(id).ok_or_else(gone)?;
+        if container.exit().is_some() {
+            return Err(Error::NotRunning(id.to_owned()));
+        }
+        container.paused = paused;
+        Ok(())
+    }
+
+    async fn usage(&self, id: &str) -> Result<Usage, Error> {
+        let paused = self.lock().find(id)?.paused;
+        Ok(Usage { pids: 1, paused, ..Usage::default() })
+    }
+
+    async fn processes(&self, id: &str) -> Result<Vec<Process>, Error> {
+        self.lock().find(id).map(|_| Vec::new())
+    }
+
+    async fn root(&self, id: &str) -> Result<OwnedFd, Error> {
+        self.lock().find(id)?;
+        Err(Error::Unsupported("containers in memory have no files".to_owned()))
+    }
+
     async fn list(&self) -> Result<Vec<ContainerInfo>, Error> {
         let state = self.lock();
         let info = |container: &Container| ContainerInfo {
             id: container.spec.id.clone(),
             labels: container.spec.labels.clone(),
+            paused: container.paused && container.exit().is_none(),
             state: match container.exit() {
                 Some(exit) => ContainerState::Exited(exit),
                 None => {

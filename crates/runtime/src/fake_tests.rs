@@ -29,6 +29,8 @@ fn spec(id: &str) -> ContainerSpec {
         netns: None,
         keep: Vec::new(),
         log: LogPolicy { dir: PathBuf::from("/logs"), max_bytes: 1 << 20, max_files: 1 },
+        tty: false,
+        open_stdin: false,
         labels: BTreeMap::new(),
     }
 }

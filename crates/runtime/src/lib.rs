@@ -16,6 +16,7 @@ mod logs;
 pub mod native;
 mod privileges;
 pub mod storage;
+mod usage;
 mod watched;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use self::privileges::{Privileges, Seccomp, Sysctl, Ulimit};
+pub use self::usage::{Pressure, Process, Traffic, Usage};
 pub use self::watched::{Watched, watch};
 
 /// What to run, with every reference resolved.
@@ -72,6 +74,10 @@ pub struct ContainerSpec {
     /// Descriptors that the shim keeps open for as long as the container lives, by label (reserved ports).
     pub keep: Vec<(String, Arc<OwnedFd>)>,
     pub log: LogPolicy,
+    /// A terminal for its standard streams; /dev/console leads to it as well.
+    pub tty: bool,
+    /// Standard input is a pipe that stays open, for those who attach; with a terminal it always is.
+    pub open_stdin: bool,
     /// Opaque to the runtime, kept beside the container and returned by [`Runtime::list`].
     pub labels: BTreeMap<String, String>,
 }
@@ -218,6 +224,8 @@ pub struct ContainerInfo {
     pub id: String,
     pub labels: BTreeMap<String, String>,
     pub state: ContainerState,
+    /// Its processes stand still; see [`Runtime::pause`].
+    pub paused: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -231,6 +239,8 @@ pub struct ExecSpec {
     pub tty: Option<(u16, u16)>,
     /// Give the process a standard input.
     pub stdin: bool,
+    /// Nobody reads what it writes: all its streams are /dev/null.
+    pub detached: bool,
 }
 
 /// A process started beside a container's own, its streams open.
@@ -306,7 +316,22 @@ pub trait Runtime: Send + Sync + 'static {
     async fn stop(&self, id: &str, grace: Duration) -> Result<Exit, Error>;
     /// Kills what still runs and removes mounts, cgroups and state; keeps logs. Unknown ids are fine.
     async fn remove(&self, id: &str) -> Result<(), Error>;
+    /// Starts a process in a running container, with what that may do and no more.
     async fn exec(&self, id: &str, exec: ExecSpec) -> Result<Exec, Error>;
+    /// The streams of the container's own first process, output from now on. Any number may be
+    /// attached; going away leaves the container as it is. Signals go to its first process, and
+    /// `wait` is for its end. Who reads too slowly misses something, and is told how much.
+    async fn attach(&self, id: &str) -> Result<Exec, Error>;
+    /// Stops all processes of a running container where they are, or lets them go on. Returns once
+    /// that is done. Outlives the process that holds this, and ends with [`Runtime::stop`].
+    async fn pause(&self, id: &str, paused: bool) -> Result<(), Error>;
+    /// What a running container uses, read now.
+    async fn usage(&self, id: &str) -> Result<Usage, Error>;
+    /// The processes of a running container, read now; at most [`Process::COUNT_MAX`].
+    async fn processes(&self, id: &str) -> Result<Vec<Process>, Error>;
+    /// The root folder of a running container, as it sees it. Paths in it are to be resolved with
+    /// `RESOLVE_IN_ROOT` alone: links in it are the container's.
+    async fn root(&self, id: &str) -> Result<OwnedFd, Error>;
     /// Every container known on this node, those of earlier processes included.
     async fn list(&self) -> Result<Vec<ContainerInfo>, Error>;
     /// A duplicate of a descriptor that a running container's shim keeps under `label`.

@@ -15,6 +15,7 @@ use crate::failure::{At, Failure, Outcome};
 use crate::process::{self, Description, Gate};
 use crate::rootfs;
 use crate::sys::{self, Fd};
+use crate::terminal;
 
 /// What the child inherits from the shim.
 pub(crate) struct Inherited<'a> {
@@ -60,6 +61,9 @@ fn set_up(message: &Message<'_>, inherited: &Inherited<'_>) -> Outcome<()> {
     let hostname = message.text(Tag::Hostname).unwrap_or_default();
     if !hostname.is_empty() && kept(Protection::UtsNamespace) {
         sys::set_hostname(hostname.to_bytes()).at(Step::Hostname)?;
+    }
+    if message.settings().has(flags::TERMINAL) {
+        terminal::take(message.settings(), process::SYNC, true)?;
     }
     Ok(())
 }

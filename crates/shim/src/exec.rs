@@ -4,17 +4,15 @@
 //! container's pid namespace. A program that does not exist ends the exec with 127 and one that
 //! cannot run with 126, as in a shell, with the reason on its standard error.
 
-use warren_shim::message::{MESSAGE_MAX, Message, Reply, Step, Tag, flags};
+use warren_shim::message::{MESSAGE_MAX, Message, Step, Tag, flags};
 use warren_shim::protection::{Protection, kept};
 
 use crate::container::{join_cgroups, new_keyring, set_oom_score};
 use crate::failure::{At, Failure, Outcome};
 use crate::process::{self, Description, Gate};
 use crate::sys::{self, Fd, Mapping};
+use crate::terminal;
 use crate::text::Text;
-
-/// linux/magic.h.
-const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 
 /// What an exec request came with; the caller closes them.
 pub(crate) struct Asked<'a> {
@@ -124,27 +122,7 @@ fn set_up(description: &Description<'_>, inside: &Inside) -> Outcome<()> {
         return process::place_streams(streams);
     }
     let settings = description.exec.unwrap_or(description.container).settings();
-    let (master, peer) = terminal().at(Step::Terminal)?;
-    sys::set_terminal_size(peer, settings.rows, settings.columns).at(Step::Terminal)?;
-    sys::send(inside.connection, &Reply::Terminal.encode(), Some(master)).at(Step::Terminal)?;
-    process::place_streams([peer; 3])?;
-    sys::take_terminal(0).at(Step::Terminal)
-}
-
-/// Both ends of a new terminal. The path is the container's to change: what it leads to must be
-/// the master of a devpts, and the other end is opened through it, not by name (CVE-2025-52565).
-fn terminal() -> Result<(Fd, Fd), i32> {
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_NOFOLLOW;
-    let master = sys::open(c"/dev/pts/ptmx", flags)?;
-    let stat = sys::status(master)?;
-    let is_ours = sys::file_system(master)? == DEVPTS_SUPER_MAGIC
-        && stat.st_mode & libc::S_IFMT == libc::S_IFCHR
-        && stat.st_rdev == libc::makedev(5, 2);
-    if kept(Protection::Terminal) && !is_ours {
-        return Err(libc::ENOTTY);
-    }
-    let peer = sys::terminal_peer(master)?;
-    Ok((master, peer))
+    terminal::take(settings, inside.connection, false)
 }
 
 fn as_in_a_shell(description: &Description<'_>, failure: Failure) -> Option<i32> {

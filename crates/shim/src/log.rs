@@ -9,7 +9,7 @@
 use core::ffi::CStr;
 
 use warren_shim::line::{self, LINE_MAX, PREFIX_LEN, Stream, WHOLE_MAX, file_name, file_number};
-use warren_shim::message::Settings;
+use warren_shim::message::{Settings, flags};
 
 use crate::sys::{self, Fd, Sys};
 use crate::text::Text;
@@ -66,6 +66,8 @@ pub(crate) struct Log<'b> {
     pub(crate) lost: u64,
     unmentioned: u64,
     last_ns: u64,
+    /// A terminal ends lines with a carriage return before the newline: not part of the line.
+    is_terminal: bool,
     buffers: &'b mut Buffers,
     output: usize,
     lines: u64,
@@ -83,20 +85,26 @@ impl<'b> Log<'b> {
             lost: 0,
             unmentioned: 0,
             last_ns: 0,
+            is_terminal: settings.has(flags::TERMINAL),
             buffers,
             output: 0,
             lines: 0,
         }
     }
 
-    /// Takes what a pipe holds, once.
-    pub(crate) fn pump(&mut self, source: &mut Source) -> Pumped {
+    /// Takes what a pipe holds, once; `copy` gets the bytes as they came.
+    pub(crate) fn pump(
+        &mut self,
+        source: &mut Source,
+        copy: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Pumped {
         let count = match sys::read(source.fd, &mut self.buffers.input) {
             Ok(0) => return Pumped::End,
             Ok(count) => count,
             Err(libc::EAGAIN) => return Pumped::None,
             Err(_) => return Pumped::End,
         };
+        copy(source.stream, &self.buffers.input[..count]);
         // Never backwards, so that readers can halve a file by time.
         self.last_ns = self.last_ns.max(sys::now_ns());
         let mut start = 0;
@@ -120,7 +128,16 @@ impl<'b> Log<'b> {
     }
 
     /// Input from `start` to `end`, which a newline follows or not.
-    fn take(&mut self, source: &mut Source, mut start: usize, end: usize, whole: bool) {
+    fn take(&mut self, source: &mut Source, mut start: usize, mut end: usize, whole: bool) {
+        if whole && self.is_terminal {
+            if end > start {
+                end -= usize::from(self.buffers.input[end - 1] == b'\r');
+            } else if let Some(before) = source.partial.checked_sub(1)
+                && self.buffers.partial[index(source.stream)][before] == b'\r'
+            {
+                source.partial = before;
+            }
+        }
         while source.partial + (end - start) > LINE_MAX {
             let piece = start + LINE_MAX - source.partial;
             self.emit(source, start, piece);

@@ -14,6 +14,7 @@
 #![no_main]
 #![cfg_attr(feature = "bare", no_std)]
 
+mod attach;
 #[cfg(feature = "bare")]
 mod bare;
 mod container;
@@ -26,14 +27,15 @@ mod process;
 mod rootfs;
 mod supervise;
 mod sys;
+mod terminal;
 mod text;
 
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 
 use warren_shim::message::{
-    KEPT_BASE, KEPT_MAX, MESSAGE_MAX, Message, Operation, Reply, Request, Step, TREES_MAX, Tag,
-    flags,
+    KEPT_BASE, KEPT_MAX, MESSAGE_MAX, Message, Operation, Reply, Request, Settings, Step,
+    TREES_MAX, Tag, flags,
 };
 use warren_shim::protection::{Protection, kept};
 use warren_shim::record::Run;
@@ -125,28 +127,21 @@ fn launch(received: &Received, mapping: &Mapping) -> Outcome<Running> {
     let listener = sys::listen(c"sock").at(Step::Socket)?;
     let logs = message.text(Tag::LogDir).unwrap_or_default();
     let log_folder = sys::open(logs, libc::O_RDONLY | libc::O_DIRECTORY).at(Step::LogFolder)?;
-    let (stdout, stdout_child) = sys::pipe().at(Step::Pipe)?;
-    let (stderr, stderr_child) = sys::pipe().at(Step::Pipe)?;
-    sys::set_nonblocking(stdout).at(Step::Pipe)?;
-    sys::set_nonblocking(stderr).at(Step::Pipe)?;
-    let stdin = sys::open(c"/dev/null", libc::O_RDWR).at(Step::Pipe)?;
+    let mut streams = Streams::make(message.settings()).at(Step::Pipe)?;
     let (sync, sync_child) = sys::socket_pair().at(Step::Pipe)?;
     let children = sys::child_events().at(Step::Pipe)?;
     let pid = birth(&message)?;
     if pid == 0 {
-        let inherited = Inherited {
-            streams: [stdin, stdout_child, stderr_child],
-            sync: sync_child,
-            network,
-            trees,
-        };
+        let inherited = Inherited { streams: streams.childs, sync: sync_child, network, trees };
         container::run(&message, &inherited);
     }
     let given = network.iter().chain(trees).copied();
-    for fd in [stdin, stdout_child, stderr_child, sync_child].into_iter().chain(given) {
+    for fd in streams.childs.into_iter().chain([sync_child]).chain(given) {
         sys::close(fd);
     }
-    let at_ns = match release(pid, sync) {
+    let is_terminal = message.settings().has(flags::TERMINAL);
+    let ready = if is_terminal { streams.take_terminal(sync) } else { Ok(()) };
+    let at_ns = match ready.and_then(|()| release(pid, sync)) {
         Ok(at_ns) => at_ns,
         Err(failure) => {
             let _ = sys::kill(pid, libc::SIGKILL);
@@ -161,7 +156,71 @@ fn launch(received: &Received, mapping: &Mapping) -> Outcome<Running> {
     let _ = sys::send(DAEMON, &started.encode(), None);
     // Keeps number 0 taken, by /dev/null.
     sys::dup_onto(1, DAEMON).at(Step::Pipe)?;
-    Ok(Running { pid, message: received.message, children, listener, stdout, stderr, log_folder })
+    let Streams { outputs, input, .. } = streams;
+    Ok(Running {
+        pid,
+        message: received.message,
+        children,
+        listener,
+        outputs,
+        input,
+        is_terminal,
+        log_folder,
+    })
+}
+
+/// The container's standard streams.
+struct Streams {
+    /// What it gets.
+    childs: [Fd; 3],
+    /// What we read its output from, or -1.
+    outputs: [Fd; 2],
+    /// What leads into it, or -1: a pipe, or the master of its terminal.
+    input: Fd,
+}
+
+impl Streams {
+    fn make(settings: &Settings) -> Sys<Self> {
+        let null = sys::open(c"/dev/null", libc::O_RDWR)?;
+        if settings.has(flags::TERMINAL) {
+            // Until its terminal takes their place.
+            let childs = [null, sys::dup_at_least(null, 0)?, sys::dup_at_least(null, 0)?];
+            return Ok(Self { childs, outputs: [-1; 2], input: -1 });
+        }
+        let (stdout, stdout_child) = sys::pipe()?;
+        let (stderr, stderr_child) = sys::pipe()?;
+        sys::set_nonblocking(stdout)?;
+        sys::set_nonblocking(stderr)?;
+        let (stdin, input) = match settings.has(flags::OPEN_STDIN) {
+            true => {
+                sys::close(null);
+                let (stdin, input) = sys::pipe()?;
+                sys::set_nonblocking(input)?;
+                (stdin, input)
+            }
+            false => (null, -1),
+        };
+        let childs = [stdin, stdout_child, stderr_child];
+        Ok(Self { childs, outputs: [stdout, stderr], input })
+    }
+
+    /// The master of the terminal that the child has made, or why it has not.
+    fn take_terminal(&mut self, sync: Fd) -> Outcome<()> {
+        let mut bytes = [0; Reply::LEN];
+        let mut fds = [-1; FDS_MAX];
+        let (len, count) = sys::receive(sync, &mut bytes, &mut fds).at(Step::Terminal)?;
+        match Reply::decode(&bytes[..len]) {
+            Some(Reply::Terminal) if count == 1 => {}
+            Some(Reply::Failed { step, errno, index }) => {
+                return Err(Failure::with_index(step, errno, index));
+            }
+            _ => return Err(Failure::new(Step::Terminal, libc::EBADMSG)),
+        }
+        self.outputs[0] = fds[0];
+        // Once nobody has its other end open, it is read no more, but stays.
+        self.input = sys::dup_at_least(fds[0], 3).at(Step::Terminal)?;
+        Ok(())
+    }
 }
 
 /// What protects this process itself, now that it knows whether something is to be left out.

@@ -35,7 +35,7 @@ use core::ffi::CStr;
 
 #[cfg(not(feature = "bare"))]
 pub use build::{Builder, HasNul};
-pub use datagram::{Operation, Reply, Request};
+pub use datagram::{Input, Operation, Reply, Request};
 
 /// "WRN1", little endian.
 pub const MAGIC: u32 = 0x314e_5257;
@@ -191,7 +191,7 @@ pub mod flags {
     pub const NETWORK_NAMESPACE: u32 = 1 << 2;
     /// The daemon's own oom_score_adj is not zero: put it back for the container.
     pub const RESET_OOM_SCORE: u32 = 1 << 3;
-    /// Exec: make a terminal; otherwise three descriptors follow the message's.
+    /// Make a terminal. Exec: otherwise three descriptors follow the message's.
     pub const TERMINAL: u32 = 1 << 4;
     /// Nothing below /sys is read-only.
     pub const PRIVILEGED: u32 = 1 << 10;
@@ -201,6 +201,8 @@ pub mod flags {
     pub const HOST_IPC: u32 = 1 << 12;
     /// The first process stays, passes signals on to the program and reaps.
     pub const INIT: u32 = 1 << 13;
+    /// Container: without a terminal its standard input is a pipe, kept open.
+    pub const OPEN_STDIN: u32 = 1 << 14;
 }
 
 /// Numbers of one container or exec.

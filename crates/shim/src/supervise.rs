@@ -6,10 +6,11 @@
 use core::ffi::c_int;
 
 use warren_shim::line::Stream;
-use warren_shim::message::{Message, Operation, Reply, Request, Step, Tag};
+use warren_shim::message::{Input, Message, Operation, Reply, Request, Step, Tag};
 use warren_shim::protection::{Protection, kept};
 use warren_shim::record::Exit;
 
+use crate::attach::{self, Attached};
 use crate::exec::{self, Asked};
 use crate::failure::Failure;
 use crate::log::{Buffers, Log, Pumped, Source};
@@ -30,21 +31,24 @@ pub(crate) struct Running {
     pub(crate) message: Fd,
     pub(crate) children: Fd,
     pub(crate) listener: Fd,
-    pub(crate) stdout: Fd,
-    pub(crate) stderr: Fd,
+    pub(crate) outputs: [Fd; 2],
+    /// What leads into it, for those who attach; -1: nothing does.
+    pub(crate) input: Fd,
+    pub(crate) is_terminal: bool,
     pub(crate) log_folder: Fd,
 }
 
 /// A connection and what was started over it.
 #[derive(Clone, Copy)]
-struct Caller {
+pub(crate) struct Caller {
     connection: Fd,
     /// Until the exec's program runs.
     sync: Fd,
     pid: i32,
+    pub(crate) attached: Attached,
 }
 
-const FREE: Caller = Caller { connection: NONE, sync: NONE, pid: 0 };
+const FREE: Caller = Caller { connection: NONE, sync: NONE, pid: 0, attached: Attached::NONE };
 
 impl Caller {
     fn is_free(&self) -> bool {
@@ -57,11 +61,12 @@ impl Caller {
         }
     }
 
-    fn hang_up(&mut self) {
+    pub(crate) fn hang_up(&mut self) {
         if self.connection != NONE {
             sys::close(self.connection);
             self.connection = NONE;
         }
+        self.attached.close();
     }
 
     /// The exec's child said why it failed, or went silent because its program runs.
@@ -91,8 +96,10 @@ pub(crate) fn run(running: &Running, message: Mapping, buffers: &mut Buffers) {
     // From here on the message costs no memory.
     drop(message);
     let mut log = Log::new(running.log_folder, &settings.unwrap_or_default(), buffers);
-    let mut sources =
-        [Source::new(running.stdout, Stream::Stdout), Source::new(running.stderr, Stream::Stderr)];
+    let mut sources = [
+        Source::new(running.outputs[0], Stream::Stdout),
+        Source::new(running.outputs[1], Stream::Stderr),
+    ];
     let mut callers = [FREE; CALLERS_MAX];
     let status = loop {
         if let Some(status) = turn(running, &mut log, &mut sources, &mut callers) {
@@ -101,13 +108,18 @@ pub(crate) fn run(running: &Running, message: Mapping, buffers: &mut Buffers) {
     };
     for source in &mut sources {
         for _ in 0..LAST_READS {
-            if source.fd == NONE || log.pump(source) != Pumped::Some {
+            let mut copy = |stream, bytes: &[u8]| attach::copy(&mut callers, stream, bytes);
+            if source.fd == NONE || log.pump(source, &mut copy) != Pumped::Some {
                 break;
             }
         }
         log.finish(source);
     }
     let (code, signal) = outcome(status);
+    for caller in callers.iter_mut().filter(|caller| caller.attached.is_any()) {
+        caller.answer(Reply::Exited { code });
+        caller.hang_up();
+    }
     let exit = Exit {
         code,
         signal,
@@ -147,7 +159,8 @@ fn turn(
         return None;
     }
     for (source, entry) in sources.iter_mut().zip(&entries[2..]) {
-        if entry.revents != 0 && log.pump(source) == Pumped::End {
+        let mut copy = |stream, bytes: &[u8]| attach::copy(callers, stream, bytes);
+        if entry.revents != 0 && log.pump(source, &mut copy) == Pumped::End {
             sys::close(source.fd);
             source.fd = NONE;
         }
@@ -225,7 +238,14 @@ fn hear(running: &Running, caller: &mut Caller) {
             let errno = killed.err().unwrap_or(0);
             caller.answer(Reply::Signalled { errno });
         }
-        Some(Request { operation: Operation::Exec, .. }) if caller.pid == 0 => {
+        Some(Request { operation: Operation::Attach, .. })
+            if caller.pid == 0 && !caller.attached.is_any() =>
+        {
+            return attach(running, caller, fds);
+        }
+        Some(Request { operation: Operation::Exec, .. })
+            if caller.pid == 0 && !caller.attached.is_any() =>
+        {
             let asked = Asked {
                 container_pid: running.pid,
                 container: running.message,
@@ -240,13 +260,34 @@ fn hear(running: &Running, caller: &mut Caller) {
                 Err(failure) => caller.answer(failure.reply()),
             }
         }
-        Some(Request { operation: Operation::Exec | Operation::Start, .. }) | None => {
+        Some(Request {
+            operation: Operation::Exec | Operation::Start | Operation::Attach, ..
+        })
+        | None => {
             caller.answer(Failure::new(Step::Protocol, libc::EBADMSG).reply());
             caller.hang_up();
         }
     }
     for fd in fds {
         sys::close(*fd);
+    }
+}
+
+/// Copies of the container's output go to `fds` from now on.
+fn attach(running: &Running, caller: &mut Caller, fds: &[Fd]) {
+    let Some(attached) = Attached::new(fds, running.is_terminal) else {
+        fds.iter().for_each(|fd| sys::close(*fd));
+        caller.answer(Failure::new(Step::Protocol, libc::EBADMSG).reply());
+        return caller.hang_up();
+    };
+    caller.attached = attached;
+    let (input, fd) = match (running.is_terminal, running.input) {
+        (_, NONE) => (Input::Closed, None),
+        (true, input) => (Input::Terminal, Some(input)),
+        (false, input) => (Input::Pipe, Some(input)),
+    };
+    if sys::send(caller.connection, &Reply::Attached { input }.encode(), fd).is_err() {
+        caller.hang_up();
     }
 }
 

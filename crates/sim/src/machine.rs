@@ -179,6 +179,7 @@ impl Machine {
                 restarts: container.restarts,
                 last_exit: container.last_exit,
                 state,
+                paused: false,
             };
             (*task, found)
         }))

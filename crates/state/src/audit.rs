@@ -209,6 +209,12 @@ fn note(state: &State, mutation: &Mutation) -> Option<Note> {
             let signal = signal_name(*number);
             note("task.signal", task(*id), format!("signal={signal} id={id}"))
         }
+        Mutation::ControlTask { id, control: TaskControl::Pause } => {
+            note("task.pause", task(*id), format!("id={id}"))
+        }
+        Mutation::ControlTask { id, control: TaskControl::Unpause } => {
+            note("task.unpause", task(*id), format!("id={id}"))
+        }
         Mutation::RemoveService { id } => note("service.remove", service(*id), String::new()),
         Mutation::DescribeNode { .. }
         | Mutation::SetNodeStatus { .. }
@@ -412,6 +418,8 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         shared,
         mounts,
         shm_bytes,
+        tty,
+        open_stdin,
     } = after;
     let word = |differs: bool, word: &str| (differs, word.to_owned());
     joined([
@@ -439,6 +447,8 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         word(*companions != before.companions, "companions"),
         word(*shared != before.shared || *mounts != before.mounts, "mounts"),
         word(*shm_bytes != before.shm_bytes, "shm_size"),
+        word(*tty != before.tty, "tty"),
+        word(*open_stdin != before.open_stdin, "interactive"),
     ])
 }
 

@@ -565,6 +565,8 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
         shared,
         mounts,
         shm_bytes,
+        tty,
+        open_stdin,
     } = template;
     digest.text(image);
     digest.option(entrypoint.as_deref(), Digest::texts);
@@ -606,6 +608,8 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
     digest.added(148, *shm_bytes, Digest::word);
     let privileges = Some(privileges).filter(|all| !all.is_empty());
     digest.added(161, privileges, privileges::add);
+    digest.added(180, Some(1).filter(|_| *tty), Digest::word);
+    digest.added(181, Some(1).filter(|_| *open_stdin), Digest::word);
 }
 
 fn add_task(digest: &mut Digest, task: &Task) {
@@ -629,7 +633,7 @@ fn add_task(digest: &mut Digest, task: &Task) {
     digest.word(u64::from(*slot) << 32 | u64::from(*template));
     digest.option(node.as_ref(), |digest, node| digest.bytes(node.as_bytes()));
     digest.option(*address, Digest::address);
-    let TaskStatus { state, since, attempt, pid, started, exit, error, health, companions } =
+    let TaskStatus { state, since, attempt, pid, started, exit, error, health, companions, paused } =
         status;
     let desired = match desired {
         Desired::Running => 1,
@@ -644,6 +648,7 @@ fn add_task(digest: &mut Digest, task: &Task) {
     digest.option(error.as_deref(), Digest::text);
     digest.added(61, *health, health::add_health);
     digest.added(141, companions.as_deref(), |digest, all| companion::add_statuses(digest, all));
+    digest.added(182, Some(1).filter(|_| *paused), Digest::word);
     digest.added(100, Some(*run).filter(|run| *run != 0).map(u64::from), Digest::word);
     digest.word(created.0);
     digest.word(*revision);

@@ -279,6 +279,8 @@ impl Step<'_> {
         let message = match control {
             TaskControl::Restart => "a restart was asked for".to_owned(),
             TaskControl::Signal(number) => format!("{} was asked for", signal_name(number)),
+            TaskControl::Pause => "a pause was asked for".to_owned(),
+            TaskControl::Unpause => "the end of its pause was asked for".to_owned(),
         };
         self.emit_task(Action::Update, id, service, slot, message);
         Ok(())
@@ -372,6 +374,10 @@ pub fn is_news(before: &TaskStatus, after: &TaskStatus) -> bool {
 /// for as long as it likes, and must not have it written over a later one. Where the task began to
 /// run at another time, the agent's clock was set, and its times tell nothing.
 fn is_overtaken(before: &TaskStatus, after: &TaskStatus) -> bool {
+    // So does a pause: its beginning and its end each have a time of their own.
+    if after.paused != before.paused && after.since < before.since {
+        return true;
+    }
     // Restarts of sidecars only go up.
     if after.companion_restarts() < before.companion_restarts() {
         return true;

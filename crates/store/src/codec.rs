@@ -258,8 +258,13 @@ fn mutation(from: &Mutation) -> v1::Mutation {
         Mutation::ControlTask { id, control } => Kind::ControlTask(wire::ControlTask {
             id: id.as_bytes().to_vec(),
             signal: match control {
-                TaskControl::Restart => None,
+                TaskControl::Restart | TaskControl::Pause | TaskControl::Unpause => None,
                 TaskControl::Signal(number) => Some(*number),
+            },
+            pause: match control {
+                TaskControl::Pause => Some(true),
+                TaskControl::Unpause => Some(false),
+                TaskControl::Restart | TaskControl::Signal(_) => None,
             },
         }),
         Mutation::RemovePolicy { id } => Kind::RemovePolicy(id.as_bytes().to_vec()),
@@ -432,7 +437,12 @@ fn mutation_from(wire: v1::Mutation) -> Result<Mutation, CodecError> {
         }
         Kind::ControlTask(m) => Mutation::ControlTask {
             id: task(&m.id)?,
-            control: m.signal.map_or(TaskControl::Restart, TaskControl::Signal),
+            control: match (m.signal, m.pause) {
+                (Some(number), _) => TaskControl::Signal(number),
+                (None, Some(true)) => TaskControl::Pause,
+                (None, Some(false)) => TaskControl::Unpause,
+                (None, None) => TaskControl::Restart,
+            },
         },
         Kind::RemovePolicy(id) => Mutation::RemovePolicy { id: policy(&id)? },
         Kind::GrantVip(m) => {

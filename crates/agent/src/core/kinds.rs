@@ -117,6 +117,8 @@ pub enum Input {
     PortsFreed,
     /// A person asked for the next attempt of a task.
     Restart(TaskId),
+    /// A person has its processes stand still, or go on.
+    Paused(TaskId, bool),
     Wake,
 }
 
@@ -199,6 +201,8 @@ pub struct TaskView {
     pub is_up: bool,
     /// Its next attempt may be asked for.
     pub may_restart: bool,
+    /// Its processes may be asked to stand still.
+    pub may_pause: bool,
 }
 
 /// Sorts what a runtime lists into tasks.

@@ -194,7 +194,7 @@ impl World {
         }
         let found = self.up.iter().map(|(task, attempt)| {
             let state = FoundState::Running { pid: 7, at: Time(1000) };
-            (*task, Found { attempt: *attempt, restarts: 0, last_exit: None, state })
+            (*task, Found { attempt: *attempt, restarts: 0, last_exit: None, state, paused: false })
         });
         self.core = Core::new(group(found)).with_cached(cached, self.now());
         self
@@ -471,7 +471,7 @@ fn containers_of_nobody_are_spared_by_a_new_epoch_alone() {
         drop(cached);
         let found = world.up.iter().map(|(task, attempt)| {
             let state = FoundState::Running { pid: 7, at: Time(1000) };
-            (*task, Found { attempt: *attempt, restarts: 0, last_exit: None, state })
+            (*task, Found { attempt: *attempt, restarts: 0, last_exit: None, state, paused: false })
         });
         world.core = Core::new(group(found));
         world.session(set(epoch, 9, "a", KEEP));

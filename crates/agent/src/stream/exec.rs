@@ -1,11 +1,12 @@
-//! A command beside a running container, its streams carried both ways.
+//! A command beside a running container, or the container itself, its streams carried both ways.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use warren_model::service::CompanionName;
+use warren_model::service::{CompanionName, TaskTemplate};
 use warren_model::task::CompanionState;
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
@@ -21,21 +22,72 @@ const INPUT_MAX: usize = 32;
 /// A process that left children behind may keep its output open for ever; what it wrote itself
 /// arrives well within this.
 const DRAIN_MS: u64 = 500;
+/// A command that cannot be executed ends at once: well within this, it is told of one that nobody
+/// waits for.
+const EARLY_MS: u64 = 200;
+/// Codes of a shell for what cannot be executed, and what is not there.
+const NOT_EXECUTED: [i32; 2] = [126, 127];
 /// The terminal is gone: what a closed SSH session sends.
 const SIGHUP: i32 = 1;
 
+/// What becomes of a process when nobody listens any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Alone {
+    /// It is told that its terminal is gone.
+    HangUp,
+    /// It is the container's own: nothing.
+    Stay,
+}
+
 pub(super) async fn serve(tools: &Arc<Tools>, request: v1::Exec, line: &mut Line) -> Outcome {
+    let (attach, detach) = (request.attach, request.detach);
     let started = match start(tools, request).await {
         Ok(started) => started,
         Err(failure) => return Outcome::Failed(failure),
     };
+    if detach {
+        return leave(tools, started, line).await;
+    }
+    if attach && started.stderr.is_none() {
+        // So that the caller knows what its own terminal is to be like.
+        let told = line.send(Kind::Resize(v1::Resize::default())).await;
+        if told.is_err() {
+            return Outcome::Gone;
+        }
+    }
+    let alone = if attach { Alone::Stay } else { Alone::HangUp };
     // Frames of every kind pass through it: it is on the heap.
-    Box::pin(carry(tools, started, line)).await
+    Box::pin(carry(tools, started, alone, line)).await
+}
+
+/// A command that nobody waits for goes on by itself, unless it cannot even begin.
+async fn leave(tools: &Tools, mut exec: Exec, line: &Line) -> Outcome {
+    let early = tokio::select! {
+        early = exec.control.wait() => early.ok(),
+        () = tools.clock.sleep(EARLY_MS) => None,
+    };
+    if let Some(code) = early.filter(|code| NOT_EXECUTED.contains(code)) {
+        let why = if code == 127 { "not found" } else { "cannot be executed" };
+        let code_text = format!("the command is {why} in the container (exit code {code})");
+        return Outcome::Failed(Failure::new(Code::Failed, code_text));
+    }
+    line.send(Kind::ExitCode(0)).await.map_or(Outcome::Gone, |()| Outcome::Served)
 }
 
 async fn start(tools: &Tools, request: v1::Exec) -> Result<Exec, Failure> {
     let task = find_task(tools, warren_proto::task_id("exec.task", &request.task)?).await?;
     let id = container(&task, &request.container)?;
+    if request.attach {
+        let exec = tools.runtime.attach(&id).await?;
+        let stdin = exec.stdin.filter(|_| request.stdin);
+        return Ok(Exec { stdin, ..exec });
+    }
+    must_go_on(&task)?;
+    if request.privileged && !is_privileged(&task.spec.template, &request.container) {
+        let text = format!("the container of task {} is not privileged", task.spec.id);
+        return Err(Failure::new(Code::Conflict, text)
+            .hint("what is executed in a container may do no more than the container"));
+    }
     if request.args.is_empty() {
         return Err(Failure::new(Code::BadInput, "no command is given"));
     }
@@ -46,14 +98,32 @@ async fn start(tools: &Tools, request: v1::Exec) -> Result<Exec, Failure> {
         env: request.env,
         cwd: request.workdir,
         user: request.user,
-        tty: request.tty.then(|| (cells(request.rows), cells(request.columns))),
-        stdin: request.stdin,
+        // Nobody looks at the terminal of what nobody waits for.
+        tty: (request.tty && !request.detach)
+            .then(|| (cells(request.rows), cells(request.columns))),
+        stdin: request.stdin && !request.detach,
+        detached: request.detach,
     };
     tools.runtime.exec(&id, spec).await.map_err(Failure::from)
 }
 
+/// Whether the container that is meant may do everything already.
+fn is_privileged(template: &TaskTemplate, container: &str) -> bool {
+    let companion = template.companions.iter().find(|known| known.name.as_str() == container);
+    companion.map_or(template, |known| &known.task).privileges.privileged
+}
+
+/// A process that is started in a container that stands still would stand still as well.
+fn must_go_on(task: &TaskView) -> Result<(), Failure> {
+    if !task.status.paused {
+        return Ok(());
+    }
+    let text = format!("task {} is paused", task.spec.id);
+    Err(Failure::new(Code::Conflict, text).hint("warren task unpause lets it go on"))
+}
+
 /// The id of the container that is meant.
-fn container(task: &TaskView, wanted: &str) -> Result<String, Failure> {
+pub(super) fn container(task: &TaskView, wanted: &str) -> Result<String, Failure> {
     if wanted.is_empty() || wanted == CompanionName::MAIN {
         must_run(task)?;
         return Ok(task.spec.container_id(task.status.attempt));
@@ -76,18 +146,20 @@ fn container(task: &TaskView, wanted: &str) -> Result<String, Failure> {
     Ok(companion_id(task.spec.id, task.status.attempt, &companion.name))
 }
 
-async fn carry(tools: &Tools, exec: Exec, line: &mut Line) -> Outcome {
+async fn carry(tools: &Tools, exec: Exec, alone: Alone, line: &mut Line) -> Outcome {
     let Exec { stdin, stdout, stderr, mut control } = exec;
     let (input, typed) = mpsc::channel(INPUT_MAX);
     let mut input = Some(input);
     // Input that waits for room; nothing more is read meanwhile.
     let mut held = None;
     let outgoing = line.outgoing.clone();
-    let out = copy_out(stdout, outgoing.clone(), Kind::Stdout);
+    // The caller went, and wants it to go on.
+    let left = AtomicBool::new(false);
+    let out = copy_out(stdout, outgoing.clone(), Kind::Stdout, &left);
     let errors = outgoing.clone();
     let err = async {
         if let Some(stderr) = stderr {
-            copy_out(stderr, errors, Kind::Stderr).await;
+            copy_out(stderr, errors, Kind::Stderr, &left).await;
         }
     };
     let feed = copy_in(stdin, typed);
@@ -113,16 +185,29 @@ async fn carry(tools: &Tools, exec: Exec, line: &mut Line) -> Outcome {
                     permit.send(bytes);
                 }
             }
-            () = outgoing.closed(), if listening => {
-                listening = false;
-                hang_up(control.as_mut()).await;
-            }
+            () = outgoing.closed(), if listening => match alone {
+                Alone::Stay => return Outcome::Gone,
+                Alone::HangUp => {
+                    listening = false;
+                    hang_up(control.as_mut()).await;
+                }
+            },
             heard = line.receive(), if listening && held.is_none() => match heard {
                 Heard::Frame(frame) => match *frame {
                     Kind::Stdin(bytes) => held = Some(bytes),
+                    Kind::Detach(_) => {
+                        left.store(true, Ordering::Relaxed);
+                        // So that the caller knows that it may go.
+                        let told = line.send(Kind::Detach(true)).await;
+                        if alone == Alone::Stay {
+                            return told.map_or(Outcome::Gone, |()| Outcome::Served);
+                        }
+                        listening = false;
+                    }
                     other => take(other, &mut input, control.as_mut()).await,
                 },
                 Heard::End => input = None,
+                Heard::Gone if alone == Alone::Stay => return Outcome::Gone,
                 Heard::Gone => {
                     listening = false;
                     input = None;
@@ -171,6 +256,9 @@ async fn take(frame: Kind, input: &mut Option<mpsc::Sender<Bytes>>, control: &mu
         | Kind::Findings(_)
         | Kind::PolicyCounts(_)
         | Kind::KeyRotated(_)
+        | Kind::Detach(_)
+        | Kind::Usage(_)
+        | Kind::Processes(_)
         | Kind::ControlDone(_) => Ok(()),
     };
     if let Err(error) = result {
@@ -197,11 +285,14 @@ async fn copy_out(
     mut from: Box<dyn AsyncRead + Send + Unpin>,
     to: Outgoing,
     wrap: fn(Bytes) -> Kind,
+    left: &AtomicBool,
 ) {
     let mut buffer = vec![0; CHUNK];
     // A terminal whose process ended reads as an error: the end all the same.
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        if to.send(wrap(Bytes::copy_from_slice(&buffer[..count]))).await.is_err() {
+        let sent = to.send(wrap(Bytes::copy_from_slice(&buffer[..count]))).await;
+        // What was left alone must not wait for somebody to read.
+        if sent.is_err() && !left.load(Ordering::Relaxed) {
             return;
         }
     }

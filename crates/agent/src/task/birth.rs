@@ -30,6 +30,7 @@ impl Machine {
             gate: Gate::Open,
         };
         machine.status.pid = 0;
+        machine.status.paused = false;
         let effects = match wanted {
             Wanted::Running if ended => vec![],
             Wanted::Shutdown if ended => vec![],
@@ -118,6 +119,7 @@ impl Machine {
                 machine.status.pid = pid;
                 machine.status.started = Some(at);
                 machine.status.error = None;
+                machine.status.paused = found.paused;
                 let mut effects = vec![Effect::Wait, Effect::Claim];
                 effects.extend(machine.go_on_watching(at, now));
                 if machine.status.state != TaskState::Running {
@@ -133,6 +135,11 @@ impl Machine {
             }
         };
         effects.extend(machine.step(Event::Wanted(wanted), now));
+        // Of what is paused nobody asks anything.
+        if machine.status.paused {
+            effects.retain(|effect| !matches!(effect, Effect::Watch { .. }));
+            machine.watched = false;
+        }
         (machine, effects)
     }
 }

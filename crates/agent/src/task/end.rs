@@ -10,6 +10,7 @@ impl Machine {
     pub(super) fn exited(&mut self, ended: Ended, now: Now) -> Vec<Effect> {
         let well = ended.code == 0 && !ended.oom_killed && !ended.supervisor_lost;
         self.status.pid = 0;
+        self.status.paused = false;
         self.status.exit = Some(TaskExit { code: ended.code, oom_killed: ended.oom_killed });
         self.claim_at_ms = None;
         self.claim_failed = false;

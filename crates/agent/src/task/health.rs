@@ -80,14 +80,14 @@ impl Machine {
         (!passed).then(|| self.watch(state, started, now))
     }
 
-    fn watch(&mut self, known: HealthState, started: Time, now: Now) -> Effect {
+    pub(super) fn watch(&mut self, known: HealthState, started: Time, now: Now) -> Effect {
         self.watched = true;
         Effect::Watch { known, ran_ms: now.wall.since_ms(started) }
     }
 
-    /// Nobody asks for the health of what drains, stops or has ended.
+    /// Nobody asks for the health of what is paused, drains, stops or has ended.
     pub(super) fn look_away(&mut self) -> Option<Effect> {
-        let over = self.watched && !self.is_running();
+        let over = self.watched && (!self.is_running() || self.status.paused);
         if over {
             self.watched = false;
         }

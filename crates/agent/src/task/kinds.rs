@@ -133,6 +133,8 @@ pub enum Event {
     Heard,
     /// A person asked for its next attempt.
     Restart,
+    /// A person has its processes stand still, or go on.
+    Paused(bool),
     /// [`Machine::wake_at`] has come.
     Wake,
 }
@@ -177,6 +179,8 @@ pub struct Found {
     /// End of the attempt before it.
     pub last_exit: Option<TaskExit>,
     pub state: FoundState,
+    /// Its processes stand still.
+    pub paused: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,7 @@ mod anew;
 mod crew;
 mod cut_off;
 mod health;
+mod pause;
 
 /// A machine driven by words; each word prints what it caused and, where it moved, the state.
 ///
@@ -118,6 +119,8 @@ impl Script {
             ("lost", _) => Event::Exited(Ended { supervisor_lost: true, ..ended(137) }),
             ("cleared", attempt) => Event::Cleared { attempt: attempt.parse().unwrap() },
             ("released", _) => Event::Released,
+            ("pause", _) => Event::Paused(true),
+            ("unpause", _) => Event::Paused(false),
             ("cleaned", _) => Event::Cleaned,
             ("ports", _) => Event::PortsChanged,
             ("freed", _) => Event::PortsFreed,
@@ -373,6 +376,7 @@ fn check_adopt(wanted: Wanted, state: TaskState, attempt: u32, found: &str, expe
         restarts: 1,
         last_exit: None,
         state: state_found,
+        paused: false,
     };
     let adopted = Machine::adopt(wanted, any(100), known(state, attempt), &found, now(0));
     assert_eq!(Script::new(adopted).out.join(""), expected);

@@ -1,6 +1,6 @@
 //! Containers that only exist on paper, and outlive the agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use warren_base::clock::Clock;
 use warren_runtime::{
     ContainerInfo, ContainerSpec, ContainerState, Error, Exec, ExecControl, ExecSpec, Exit,
-    LogLine, LogQuery, Runtime, Started,
+    LogLine, LogQuery, Process, Runtime, Started, Usage,
 };
 
 pub(super) struct Pretend {
@@ -27,6 +27,7 @@ struct State {
     /// Every container ever started, in order.
     started: Vec<String>,
     removed: Vec<String>,
+    paused: BTreeSet<String>,
     refusal: Option<String>,
     logs: BTreeMap<PathBuf, Vec<LogLine>>,
     pid: u32,
@@ -186,11 +187,47 @@ impl Runtime for Pretend {
         })
     }
 
+    async fn attach(&self, id: &str) -> Result<Exec, Error> {
+        let args = vec!["attached".to_owned()];
+        self.exec(id, ExecSpec { args, stdin: true, ..ExecSpec::default() }).await
+    }
+
+    async fn pause(&self, id: &str, paused: bool) -> Result<(), Error> {
+        let mut state = self.lock();
+        if !state.containers.contains_key(id) {
+            return Err(not_found(id));
+        }
+        match paused {
+            true => state.paused.insert(id.to_owned()),
+            false => state.paused.remove(id),
+        };
+        Ok(())
+    }
+
+    async fn usage(&self, id: &str) -> Result<Usage, Error> {
+        let known = self.lock().containers.contains_key(id);
+        let usage = Usage { cpu_ns: 7, memory_limit: Some(9), ..Usage::default() };
+        known.then_some(usage).ok_or_else(|| not_found(id))
+    }
+
+    async fn processes(&self, id: &str) -> Result<Vec<Process>, Error> {
+        let known = self.lock().containers.contains_key(id);
+        known.then(Vec::new).ok_or_else(|| not_found(id))
+    }
+
+    async fn root(&self, id: &str) -> Result<OwnedFd, Error> {
+        match self.lock().containers.contains_key(id) {
+            true => Err(Error::Unsupported("no files".to_owned())),
+            false => Err(not_found(id)),
+        }
+    }
+
     async fn list(&self) -> Result<Vec<ContainerInfo>, Error> {
         let state = self.lock();
         let info = |(id, container): (&String, &Container)| ContainerInfo {
             id: id.clone(),
             labels: container.spec.labels.clone(),
+            paused: state.paused.contains(id),
             state: match container.exit.borrow().clone() {
                 None => ContainerState::Running { pid: container.pid, started_at: container.at },
                 Some(exit) => ContainerState::Exited(exit),

@@ -286,7 +286,11 @@ async fn one_container_is_signalled_or_begins_anew() {
     let bench = Bench::new().await;
     let mut session = running(&bench).await;
     let control = |task, signal| {
-        Open::ControlTask(v1::ControlTask { task: task_id(task).as_bytes().to_vec(), signal })
+        Open::ControlTask(v1::ControlTask {
+            task: task_id(task).as_bytes().to_vec(),
+            signal,
+            pause: None,
+        })
     };
     let done = ask(&bench, &session, control(1, None)).await;
     assert_eq!(done, [Kind::ControlDone(v1::ControlDone { attempt: 1 })]);
@@ -297,5 +301,46 @@ async fn one_container_is_signalled_or_begins_anew() {
     session.until(task_id(1), TaskState::Running, 3).await;
     for (kind, code) in [(control(1, Some(65)), 2), (control(9, None), 3)] {
         assert_eq!(error(&ask(&bench, &session, kind).await).0, code);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_container_stands_still_and_is_looked_at() {
+    let bench = Bench::new().await;
+    let session = running(&bench).await;
+    let task = task_id(1).as_bytes().to_vec();
+    let pause = |paused| {
+        Open::ControlTask(v1::ControlTask { task: task.clone(), signal: None, pause: Some(paused) })
+    };
+    let done = ask(&bench, &session, pause(true)).await;
+    assert_eq!(done, [Kind::ControlDone(v1::ControlDone { attempt: 1 })]);
+    // What would stand still as well is refused.
+    let refused = error(&ask(&bench, &session, exec(&["cat"], 1)).await);
+    assert_eq!(refused.0, 4, "{refused:?}");
+    assert!(refused.1.ends_with(" is paused"), "{refused:?}");
+    let usage = v1::Usage { targets: Vec::new(), tasks: vec![task.clone(), vec![9; 10]] };
+    let rows = ask(&bench, &session, Open::Usage(usage)).await;
+    let [Kind::Usage(rows)] = &rows[..] else { panic!("{rows:?}") };
+    let row = &rows.rows[0];
+    assert_eq!((rows.rows.len(), row.slot, row.cpu_ns, row.memory_limit), (1, 1, 7, 9));
+    let top = v1::Top { task: task.clone(), ..v1::Top::default() };
+    let found = ask(&bench, &session, Open::Top(top)).await;
+    assert_eq!(found, [Kind::Processes(v1::Processes::default())]);
+    for _ in 0..2 {
+        let done = ask(&bench, &session, pause(false)).await;
+        assert_eq!(done, [Kind::ControlDone(v1::ControlDone { attempt: 1 })]);
+    }
+    let privileged = v1::Exec {
+        args: vec!["cat".to_owned()],
+        task: task.clone(),
+        privileged: true,
+        ..v1::Exec::default()
+    };
+    let refused = error(&ask(&bench, &session, Open::Exec(privileged)).await);
+    assert_eq!(refused.0, 4, "{refused:?}");
+    for (path, code) in [("", 2), ("/x", 1)] {
+        let copy = v1::Copy { task: task.clone(), path: path.to_owned(), ..v1::Copy::default() };
+        let refused = error(&ask(&bench, &session, Open::Copy(copy)).await);
+        assert_eq!(refused.0, code, "{refused:?}");
     }
 }

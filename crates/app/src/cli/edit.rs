@@ -71,6 +71,12 @@ pub(crate) struct EditFlags {
     /// Whether the root file system cannot be written to
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) read_only: Option<bool>,
+    /// Whether their standard streams are a terminal
+    #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) tty: Option<bool>,
+    /// Whether their standard input stays open
+    #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) interactive: Option<bool>,
     /// Replace the containers even if nothing else changes
     #[arg(long)]
     pub(crate) force: bool,
@@ -109,6 +115,8 @@ impl EditFlags {
         if let Some(read_only) = self.read_only {
             task.read_only = read_only;
         }
+        task.tty = self.tty.unwrap_or(task.tty);
+        task.open_stdin = self.interactive.unwrap_or(task.open_stdin);
         if self.force {
             task.force = task.force.wrapping_add(1);
         }

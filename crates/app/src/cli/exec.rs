@@ -1,15 +1,17 @@
-//! `warren exec`: a command beside a container's own, its streams joined to ours.
+//! `warren exec`: a command beside a container's own, its streams joined to ours; and `warren
+//! attach`: those of the container itself.
+
+use std::path::PathBuf;
 
 use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
 use warren_proto::v1;
-use warren_proto::v1::{frame, open_stream};
+use warren_proto::v1::open_stream;
 
-use super::client::{Frames, frame as wrap};
 use super::context::Context;
+use super::detach_keys::DetachKeys;
 use super::env;
-use super::failure::{Exit, Failure};
+use super::failure::Failure;
+use super::talk::{Manner, talk};
 use super::terminal;
 
 #[derive(Debug, Args)]
@@ -23,6 +25,18 @@ pub(crate) struct ExecArgs {
     /// Set a variable; KEY alone takes the caller's value
     #[arg(short, long, value_name = "KEY=VALUE")]
     env: Vec<String>,
+    /// Read variables from a file of KEY=VALUE lines
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// Let it run by itself: nobody waits for it, nor hears it
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty", "detach_keys"])]
+    detach: bool,
+    /// With everything that the container may do; refused unless it is privileged
+    #[arg(long)]
+    privileged: bool,
+    /// Keys that leave the command running, with a terminal
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT)]
+    detach_keys: DetachKeys,
     /// User: name, uid, user:group or uid:gid
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
@@ -46,98 +60,58 @@ pub(crate) async fn run(context: &mut Context<'_>, args: ExecArgs) -> Result<(),
             .hint("leave out -t to pipe data through"));
     }
     let (rows, columns) = terminal::size().unwrap_or((24, 80));
+    let (input, tty) = (args.interactive, args.tty);
     let request = v1::Exec {
         target: args.target,
         args: args.command,
-        env: env::gather::<&str>(&[], &args.env, &env::of_caller)?,
+        env: env::gather(&args.env_file, &args.env, &env::of_caller)?,
         workdir: args.workdir,
         user: args.user,
-        tty: args.tty,
-        stdin: args.interactive,
+        tty,
+        stdin: input,
         rows,
         columns,
-        task: Vec::new(),
         container: args.container,
+        detach: args.detach,
+        privileged: args.privileged,
+        ..v1::Exec::default()
     };
     let frames = context.client.open(open_stream::Kind::Exec(request)).await?;
-    let _raw = match args.tty && args.interactive {
-        true => Some(terminal::Mode::raw()?),
-        false => None,
+    let keys = Some(args.detach_keys).filter(|_| tty && input);
+    talk(context, frames, Manner { input, tty, keys, signals: true }).await?.finish(context)
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// Keys that leave the container running
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT)]
+    detach_keys: DetachKeys,
+    /// Only look and listen
+    #[arg(long)]
+    no_stdin: bool,
+    /// Whether signals to this command go to the container instead
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    sig_proxy: bool,
+    /// An init container or a sidecar of the task, instead of its own
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    container: String,
+    /// Task id, SERVICE.SLOT, or SERVICE for any of its running tasks
+    #[arg(value_name = "TARGET")]
+    target: String,
+}
+
+pub(crate) async fn attach(context: &mut Context<'_>, args: AttachArgs) -> Result<(), Failure> {
+    let input = !args.no_stdin;
+    let request = v1::Exec {
+        target: args.target,
+        container: args.container,
+        stdin: input,
+        attach: true,
+        ..v1::Exec::default()
     };
-    match talk(context, frames, args.interactive, args.tty).await? {
-        0 => Ok(()),
-        code => Err(Failure::new(Exit::Silent(code), "")),
-    }
-}
-
-fn listen(kind: SignalKind) -> Result<Signal, Failure> {
-    signal(kind).map_err(|e| Failure::failed(format!("listen for signals: {e}")))
-}
-
-/// Passes everything through until the command ended; returns its exit code.
-///
-/// Sending never waits in the loop that receives: a command that writes while
-/// it is written to would otherwise stop both.
-async fn talk(
-    context: &mut Context<'_>,
-    mut frames: Frames,
-    interactive: bool,
-    tty: bool,
-) -> Result<u8, Failure> {
-    if interactive {
-        tokio::spawn(pump(terminal::input(), frames.to.clone()));
-    }
-    let mut resized = listen(SignalKind::window_change())?;
-    let mut interrupted = listen(SignalKind::interrupt())?;
-    let mut terminated = listen(SignalKind::terminate())?;
-    let mut hung_up = listen(SignalKind::hangup())?;
-    loop {
-        let send = tokio::select! {
-            message = frames.from.message() => match message? {
-                None => {
-                    let message = "the node ended the conversation before the command ended";
-                    return Err(Failure::new(Exit::Unreachable, message));
-                }
-                Some(message) => match receive(context, message)? {
-                    Some(code) => return Ok(code),
-                    None => continue,
-                },
-            },
-            _ = resized.recv(), if tty => match terminal::size() {
-                Some((rows, columns)) => frame::Kind::Resize(v1::Resize { rows, columns }),
-                None => continue,
-            },
-            _ = interrupted.recv() => frame::Kind::Signal(2),
-            _ = terminated.recv() => frame::Kind::Signal(15),
-            _ = hung_up.recv() => frame::Kind::Signal(1),
-        };
-        let to = frames.to.clone();
-        tokio::spawn(async move {
-            // A node that takes no more still has its last words for us.
-            let _ = to.send(wrap(send)).await;
-        });
-    }
-}
-
-async fn pump(mut input: mpsc::Receiver<std::io::Result<Vec<u8>>>, to: mpsc::Sender<v1::Frame>) {
-    while let Some(Ok(bytes)) = input.recv().await {
-        if to.send(wrap(frame::Kind::Stdin(bytes.into()))).await.is_err() {
-            return;
-        }
-    }
-    let _ = to.send(wrap(frame::Kind::StdinClosed(true))).await;
-}
-
-fn receive(context: &mut Context<'_>, message: v1::Frame) -> Result<Option<u8>, Failure> {
-    match message.kind {
-        Some(frame::Kind::Stdout(bytes)) => context.printer.raw(&bytes)?,
-        Some(frame::Kind::Stderr(bytes)) => context.printer.raw_error(&bytes),
-        Some(frame::Kind::ExitCode(code)) => {
-            // Codes of processes fit a byte; anything else is a failure all the same.
-            return Ok(Some(u8::try_from(code).unwrap_or(u8::MAX)));
-        }
-        Some(frame::Kind::Error(error)) => return Err(error.into()),
-        _ => {}
-    }
-    Ok(None)
+    let frames = context.client.open(open_stream::Kind::Exec(request)).await?;
+    let keys = Some(args.detach_keys);
+    // Whether it has a terminal, its node says.
+    let manner = Manner { input, tty: false, keys, signals: args.sig_proxy };
+    talk(context, frames, manner).await?.finish(context)
 }

@@ -167,6 +167,8 @@ fn template_json(task: &TaskTemplate) -> Value {
         "stop_signal": task.stop_signal,
         "stop_grace_period": format_duration_ms(grace),
         "read_only": task.read_only,
+        "tty": task.tty,
+        "interactive": task.open_stdin,
         "mounts": mounts_json(task),
         "shm_bytes": task.shm_bytes.unwrap_or(TaskTemplate::SHM_BYTES),
         "cap_add": task.cap_add,

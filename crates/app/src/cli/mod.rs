@@ -10,8 +10,10 @@ mod cluster;
 mod companion;
 mod completion;
 mod context;
+mod copy;
 mod dataplane;
 mod defaults;
+mod detach_keys;
 mod dispatch;
 mod doctor;
 mod edit;
@@ -50,6 +52,8 @@ mod service;
 mod settle;
 mod simulate;
 mod spec;
+mod stats;
+mod talk;
 mod task;
 mod template;
 mod terminal;
@@ -121,6 +125,14 @@ enum Verb {
     Simulate(simulate::SimulateArgs),
     /// Run a command in a container
     Exec(exec::ExecArgs),
+    /// Join the streams of a container itself
+    Attach(exec::AttachArgs),
+    /// Copy files into a container, or out of it
+    Cp(copy::CopyArgs),
+    /// Show what containers use
+    Stats(stats::StatsArgs),
+    /// Show the processes of a container
+    Top(stats::TopArgs),
     /// Images of this node
     #[command(subcommand, arg_required_else_help = true)]
     Image(image::ImageVerb),
@@ -336,7 +348,11 @@ pub(crate) async fn run(
         Verb::Ps(args) => service::ps(&mut context, args).await,
         Verb::Explain(verb) => explain::run(&mut context, verb).await,
         Verb::Simulate(args) => simulate::run(&mut context, args).await,
-        Verb::Exec(args) => exec::run(&mut context, args).await,
+        Verb::Exec(args) => Box::pin(exec::run(&mut context, args)).await,
+        Verb::Attach(args) => Box::pin(exec::attach(&mut context, args)).await,
+        Verb::Cp(args) => Box::pin(copy::run(&mut context, args)).await,
+        Verb::Stats(args) => Box::pin(stats::stats(&mut context, args)).await,
+        Verb::Top(args) => Box::pin(stats::top(&mut context, args)).await,
         Verb::Image(verb) => image::run(&mut context, verb).await,
         Verb::Volume(verb) => volume::run(&mut context, verb).await,
         Verb::Registry(verb) => image::registry(&mut context, verb).await,

@@ -280,7 +280,10 @@ impl From<&v1::Task> for TaskRow {
                 .origin
                 .and_then(|origin| Cause::try_from(origin.cause()).ok())
                 .map(Cause::as_str),
-            state: state.map_or("unknown", TaskState::as_str),
+            state: match status.paused {
+                true => TaskStatus::PAUSED,
+                false => state.map_or("unknown", TaskState::as_str),
+            },
             health: health_of(&status),
             health_implicit: task.health_implicit,
             attempt: status.attempt,
@@ -381,7 +384,10 @@ impl Record for TaskRow {
     fn allowed(key: &str) -> Allowed {
         match key {
             "slot" | "attempt" | "restarts" | "pid" => Allowed::Number,
-            "state" => Allowed::Words(TaskState::ALL.iter().map(|state| state.as_str()).collect()),
+            "state" => {
+                let states = TaskState::ALL.iter().map(|state| state.as_str());
+                Allowed::Words(states.chain([TaskStatus::PAUSED]).collect())
+            }
             "desired_state" => Allowed::Words(vec!["running", "shutdown", "remove"]),
             "health" => Allowed::Words(vec!["starting", "healthy", "unhealthy", "none"]),
             "node_status" => Allowed::Words(vec!["ready", "down", "unknown"]),

@@ -90,6 +90,12 @@ pub(crate) struct CreateFlags {
     /// Root file system cannot be written to
     #[arg(long)]
     read_only: bool,
+    /// A terminal for their standard streams: warren attach
+    #[arg(short, long)]
+    tty: bool,
+    /// Keep their standard input open: warren attach
+    #[arg(short, long)]
+    interactive: bool,
     #[command(flatten)]
     companions: CompanionFlags,
     #[command(flatten)]
@@ -338,6 +344,8 @@ impl CreateFlags {
             restart,
             log: LogOptions::default(),
             companions: self.companions.companions(lookup)?,
+            tty: self.tty,
+            open_stdin: self.interactive,
             ..TaskTemplate::default()
         };
         self.mounts.apply(&mut task);

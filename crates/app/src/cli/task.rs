@@ -1,4 +1,4 @@
-//! `warren task …`: list, inspect, stop, restart, signal single tasks.
+//! `warren task …`: list, inspect, stop, restart, signal, pause single tasks.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -29,6 +29,17 @@ pub(crate) enum TaskVerb {
     Restart(NamesArgs),
     /// Send a signal to the first process of a container
     Signal(SignalArgs),
+    /// Let all processes of tasks stand still; nothing leads to them meanwhile
+    Pause(TasksArgs),
+    /// Let paused tasks go on
+    Unpause(TasksArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TasksArgs {
+    /// Ids, beginnings of ids, or SERVICE.SLOT
+    #[arg(value_name = "TASK", required = true)]
+    tasks: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -71,7 +82,23 @@ pub(crate) async fn run(context: &mut Context<'_>, verb: TaskVerb) -> Result<(),
             let done = control(context, &args.task, What::Signal(args.signal)).await?;
             context.printer.line(&done.name)
         }
+        TaskVerb::Pause(args) => pause(context, args, true).await,
+        TaskVerb::Unpause(args) => pause(context, args, false).await,
     }
+}
+
+async fn pause(context: &mut Context<'_>, args: TasksArgs, paused: bool) -> Result<(), Failure> {
+    for task in &args.tasks {
+        let done = control(context, task, What::Pause(paused)).await?;
+        context.printer.line(&done.name)?;
+        // So that what is asked next finds it so.
+        until(context, &done, |status| {
+            let runs = state_of(status.state) == Some(TaskState::Running);
+            (!runs || status.paused == paused).then_some(Ok(()))
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// The tasks that are meant, in the order in which they were named.

@@ -123,6 +123,9 @@ impl Streams {
             Some(
                 open_stream::Kind::Exec(_)
                 | open_stream::Kind::Logs(_)
+                | open_stream::Kind::Copy(_)
+                | open_stream::Kind::Usage(_)
+                | open_stream::Kind::Top(_)
                 | open_stream::Kind::ControlTask(_),
             ) => Err(elsewhere()),
             _ => Ok(()),

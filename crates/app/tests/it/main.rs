@@ -14,6 +14,7 @@ mod contexts;
 mod daemon;
 mod damage;
 mod disaster;
+mod hands;
 mod hooks;
 mod images;
 mod input;

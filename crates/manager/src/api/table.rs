@@ -193,8 +193,11 @@ pub(crate) fn may_stream(role: Role, kind: &StreamKind) -> bool {
         | StreamKind::ImageList(_)
         | StreamKind::VolumeList(_)
         | StreamKind::Doctor(_)
+        | StreamKind::Usage(_)
+        | StreamKind::Top(_)
         | StreamKind::CountPolicies(_) => &[Local, Admin, Deploy, Read, Manager],
         StreamKind::Exec(_)
+        | StreamKind::Copy(_)
         | StreamKind::ImagePull(_)
         | StreamKind::ImageLoad(_)
         | StreamKind::ImageImport(_)
@@ -325,6 +328,9 @@ mod tests {
             (StreamKind::CountPolicies(v1::CountPolicies::default()), "LADRm"),
             (StreamKind::RotateKey(v1::RotateKey::default()), "LAm"),
             (StreamKind::ControlTask(v1::ControlTask::default()), "m"),
+            (StreamKind::Copy(v1::Copy::default()), "LADm"),
+            (StreamKind::Usage(v1::Usage::default()), "LADRm"),
+            (StreamKind::Top(v1::Top::default()), "LADRm"),
         ];
         for (kind, expected) in rows {
             assert_eq!(letters(|role| may_stream(role, &kind)), expected, "{kind:?}");

@@ -1,13 +1,13 @@
-//! What people do to one task: stop, restart, signal.
+//! What people do to one task: stop, restart, signal, pause.
 //!
-//! Stopping is a wish like any other and goes through the state. Restarts and
+//! Stopping is a wish like any other and goes through the state. Restarts, pauses and
 //! signals are done by the node: they are recorded first, so that nothing is
 //! done that nobody can be asked about, and then passed on to the node, wherever
 //! its session is. A call that is tried again because its answer was lost is
 //! recorded once and passed on each time.
 
 use warren_model::service::{PublishMode, Service, UpdateOrder, parse_signal};
-use warren_model::task::{Desired, Task, TaskControl};
+use warren_model::task::{Desired, Task, TaskControl, TaskState};
 use warren_proto::v1;
 use warren_proto::v1::control_task_request::What;
 use warren_proto::v1::frame::Kind;
@@ -43,7 +43,7 @@ pub(super) async fn control(
         // By now it may have ended.
         return Ok(answer(task, service, name, revision, true));
     }
-    let (mutation, signal) = match what {
+    let (mutation, by_node) = match what {
         What::Stop(_) => {
             may_stop(&name, task)?;
             (Mutation::SetDesired { id: task.id, desired: Desired::Shutdown }, None)
@@ -51,16 +51,20 @@ pub(super) async fn control(
         What::Restart(_) => {
             may_restart(&name, task)?;
             let control = TaskControl::Restart;
-            (Mutation::ControlTask { id: task.id, control }, None)
+            (Mutation::ControlTask { id: task.id, control }, Some(control))
+        }
+        What::Pause(pause) => {
+            may_pause(&name, task)?;
+            let control = if pause { TaskControl::Pause } else { TaskControl::Unpause };
+            (Mutation::ControlTask { id: task.id, control }, Some(control))
         }
         What::Signal(text) => {
             let number = signal_of(&text)?;
             may_signal(&name, task)?;
             let control = TaskControl::Signal(number);
-            (Mutation::ControlTask { id: task.id, control }, Some(number))
+            (Mutation::ControlTask { id: task.id, control }, Some(control))
         }
     };
-    let by_node = matches!(mutation, Mutation::ControlTask { .. });
     let transaction = Transaction {
         request,
         principal: who.audit(),
@@ -68,10 +72,10 @@ pub(super) async fn control(
         mutations: vec![mutation],
     };
     let revision = propose(core, transaction).await?;
-    if by_node {
-        deliver(core, task, signal).await?;
+    if let Some(control) = by_node {
+        deliver(core, task, control).await?;
     }
-    Ok(answer(task, service, name, revision, !by_node))
+    Ok(answer(task, service, name, revision, by_node.is_none()))
 }
 
 fn answer(
@@ -92,6 +96,8 @@ fn content(task: &str, what: &What) -> Content {
         What::Stop(_) => content.with(b"stop"),
         What::Restart(_) => content.with(b"restart"),
         What::Signal(text) => content.with(b"signal").with(text.as_bytes()),
+        What::Pause(true) => content.with(b"pause"),
+        What::Pause(false) => content.with(b"unpause"),
     }
 }
 
@@ -134,6 +140,14 @@ fn may_restart(name: &str, task: &Task) -> Result<(), Refusal> {
     }
 }
 
+fn may_pause(name: &str, task: &Task) -> Result<(), Refusal> {
+    must_live(name, task)?;
+    match task.status.state {
+        TaskState::Running => Ok(()),
+        state => Err(Refusal::not_now(format!("{name} is {}, not running", state.as_str()))),
+    }
+}
+
 fn may_signal(name: &str, task: &Task) -> Result<(), Refusal> {
     must_live(name, task)
 }
@@ -156,9 +170,15 @@ fn successor(service: &Service) -> String {
 }
 
 /// Has the node of a task do what was asked for.
-async fn deliver(core: &Core, task: &Task, signal: Option<i32>) -> Result<(), Refusal> {
+async fn deliver(core: &Core, task: &Task, control: TaskControl) -> Result<(), Refusal> {
     let Some(node) = task.node else { return Err(Refusal::not_now("it has no place yet")) };
-    let asked = v1::ControlTask { task: task.id.as_bytes().to_vec(), signal };
+    let (signal, pause) = match control {
+        TaskControl::Restart => (None, None),
+        TaskControl::Signal(number) => (Some(number), None),
+        TaskControl::Pause => (None, Some(true)),
+        TaskControl::Unpause => (None, Some(false)),
+    };
+    let asked = v1::ControlTask { task: task.id.as_bytes().to_vec(), signal, pause };
     let open = route::request(node, open_stream::Kind::ControlTask(asked));
     let mut tunnel = core.broker.open(core, node, open).await?;
     let answer = async {
@@ -202,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_may_be_asked_of_which() {
-        for may in [may_stop, may_restart, may_signal] {
+        for may in [may_stop, may_restart, may_signal, may_pause] {
             check("web.1", may, "ok");
             check("web.2", may, "web.2 is failed: nothing of it runs");
             check("db.1", may, "db.1 is pending: it has no place yet");

@@ -17,7 +17,7 @@ use crate::api::table::may_stream;
 use crate::core::Core;
 use crate::refusal::Refusal;
 use crate::stream::route::{Route, route};
-use crate::stream::{FRAMES_MAX, Frames, Tunnel, logs, node_name};
+use crate::stream::{FRAMES_MAX, Frames, Tunnel, logs, node_name, usage};
 
 /// The first frame comes with the call; a tool that sends none is no tool of ours.
 const FIRST_FRAME_MS: u64 = 5000;
@@ -59,6 +59,10 @@ pub(crate) async fn open(
             let tunnel = core.broker.open(core, node, *request).await?;
             let name = node_name(core, node);
             core.tasks.spawn("stream", pipe(from_tool, tunnel, to_tool, name));
+        }
+        Route::Usage(asked) => {
+            let job = usage::start(core, asked)?;
+            core.tasks.spawn("usage", job.run(from_tool, to_tool));
         }
         Route::Logs(target, request) => {
             let job = logs::start(core, target, request).await?;

@@ -20,6 +20,8 @@ pub(crate) enum Route {
     Node(NodeId, Box<v1::OpenStream>),
     /// Log lines of a target, wherever its tasks are or were.
     Logs(Target, v1::Logs),
+    /// What tasks use, on every node that has some.
+    Usage(v1::Usage),
 }
 
 /// Decides where a request goes, and fills in what only a manager knows.
@@ -29,14 +31,21 @@ pub(crate) fn route(core: &Core, open: v1::OpenStream) -> Result<Route, Refusal>
     };
     match kind {
         Kind::Exec(mut exec) => {
-            let view = core.store.view();
-            let task = target::running(&view, &exec.target, !exec.container.is_empty())?;
-            let node = task.node.ok_or_else(|| {
-                Refusal::not_now(format!("{} is not placed on a node", exec.target))
-            })?;
-            exec.task = task.id.as_bytes().to_vec();
+            let (node, task) = one(core, &exec.target, !exec.container.is_empty())?;
+            exec.task = task.as_bytes().to_vec();
             Ok(Route::Node(node, Box::new(request(node, Kind::Exec(exec)))))
         }
+        Kind::Copy(mut copy) => {
+            let (node, task) = one(core, &copy.target, !copy.container.is_empty())?;
+            copy.task = task.as_bytes().to_vec();
+            Ok(Route::Node(node, Box::new(request(node, Kind::Copy(copy)))))
+        }
+        Kind::Top(mut top) => {
+            let (node, task) = one(core, &top.target, !top.container.is_empty())?;
+            top.task = task.as_bytes().to_vec();
+            Ok(Route::Node(node, Box::new(request(node, Kind::Top(top)))))
+        }
+        Kind::Usage(usage) => Ok(Route::Usage(usage)),
         Kind::Logs(logs) => {
             let target = target::resolve_present(&core.store.view(), &logs.target)?;
             Ok(Route::Logs(target, logs))
@@ -67,6 +76,14 @@ pub(crate) fn route(core: &Core, open: v1::OpenStream) -> Result<Route, Refusal>
             Ok(Route::Node(node, Box::new(request(node, kind))))
         }
     }
+}
+
+/// The running task that is meant, and where it is.
+fn one(core: &Core, text: &str, starting: bool) -> Result<(NodeId, TaskId), Refusal> {
+    let task = target::running(&core.store.view(), text, starting)?;
+    let node =
+        task.node.ok_or_else(|| Refusal::not_now(format!("{text} is not placed on a node")))?;
+    Ok((node, task.id))
 }
 
 /// The node that the call arrived at, a worker or not: people mean the machine that they are on. Its

@@ -234,6 +234,8 @@ impl From<&TaskTemplate> for v1::TaskTemplate {
             mounts: t.mounts.iter().map(Into::into).collect(),
             shm_bytes: t.shm_bytes,
             privileges: (!t.privileges.is_empty()).then(|| (&t.privileges).into()),
+            tty: t.tty,
+            open_stdin: t.open_stdin,
         }
     }
 }
@@ -268,6 +270,8 @@ impl TryFrom<v1::TaskTemplate> for TaskTemplate {
             mounts: each("mounts", wire.mounts)?,
             shm_bytes: wire.shm_bytes,
             privileges: part_if_any("privileges", wire.privileges)?.unwrap_or_default(),
+            tty: wire.tty,
+            open_stdin: wire.open_stdin,
         })
     }
 }

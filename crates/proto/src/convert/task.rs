@@ -57,6 +57,7 @@ impl From<&TaskStatus> for v1::TaskStatus {
             error: status.error.as_deref().map(str::to_owned),
             health: status.health.as_ref().map(Into::into),
             companions: status.companions().iter().map(Into::into).collect(),
+            paused: status.paused,
         }
     }
 }
@@ -75,6 +76,7 @@ impl TryFrom<v1::TaskStatus> for TaskStatus {
             error: wire.error.map(Into::into),
             health: part_if_any("health", wire.health)?,
             companions: super::companion::statuses(wire.companions)?,
+            paused: wire.paused,
         })
     }
 }

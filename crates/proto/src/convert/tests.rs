@@ -203,6 +203,8 @@ fn template() -> impl Strategy<Value = TaskTemplate> {
                 oom_score_adj: limits.2.map(|n| i16::try_from(n % 1000).unwrap()),
                 ..Privileges::default()
             },
+            tty: rest.3 & 1 != 0,
+            open_stdin: rest.3 & 2 != 0,
         }
     })
 }
@@ -581,6 +583,7 @@ fn status() -> impl Strategy<Value = TaskStatus> {
             error: error.map(Into::into),
             health,
             companions: None,
+            paused: pid & 1 != 0,
         },
     )
 }

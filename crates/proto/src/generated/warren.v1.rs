@@ -777,6 +777,11 @@ pub struct TaskTemplate {
     /// Absent: none.
     #[prost(message, optional, tag = "93")]
     pub privileges: ::core::option::Option<Privileges>,
+    #[prost(bool, tag = "113")]
+    pub tty: bool,
+    /// For those who attach.
+    #[prost(bool, tag = "114")]
+    pub open_stdin: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Mount {
@@ -1227,6 +1232,9 @@ pub struct TaskStatus {
     pub health: ::core::option::Option<Health>,
     #[prost(message, repeated, tag = "61")]
     pub companions: ::prost::alloc::vec::Vec<CompanionStatus>,
+    /// Its processes stand still.
+    #[prost(bool, tag = "92")]
+    pub paused: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CompanionStatus {
@@ -1570,12 +1578,15 @@ pub mod mutation {
         pub suspended: bool,
     }
     /// What a person asked the node of a task to do with it. Absent signal: to restart it.
+    /// Neither: begin anew.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct ControlTask {
         #[prost(bytes = "vec", tag = "1")]
         pub id: ::prost::alloc::vec::Vec<u8>,
         #[prost(int32, optional, tag = "2")]
         pub signal: ::core::option::Option<i32>,
+        #[prost(bool, optional, tag = "33")]
+        pub pause: ::core::option::Option<bool>,
     }
     /// Ended for a slot of another service.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2000,7 +2011,7 @@ pub struct ControlTaskRequest {
     pub task: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "5")]
     pub request_id: ::prost::alloc::vec::Vec<u8>,
-    #[prost(oneof = "control_task_request::What", tags = "2, 3, 4")]
+    #[prost(oneof = "control_task_request::What", tags = "2, 3, 4, 36")]
     pub what: ::core::option::Option<control_task_request::What>,
 }
 /// Nested message and enum types in `ControlTaskRequest`.
@@ -2020,6 +2031,9 @@ pub mod control_task_request {
         /// Name or number, to its first process.
         #[prost(string, tag = "4")]
         Signal(::prost::alloc::string::String),
+        /// Its processes stand still until it is ended; false: it ends.
+        #[prost(bool, tag = "36")]
+        Pause(bool),
     }
 }
 /// `attempt`: the one that was there. `remark`: what follows, for people.
@@ -2873,7 +2887,7 @@ pub struct Renewed {
 pub struct Frame {
     #[prost(
         oneof = "frame::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 50, 51, 72, 73"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 50, 51, 72, 73, 103, 104, 105"
     )]
     pub kind: ::core::option::Option<frame::Kind>,
 }
@@ -2891,6 +2905,7 @@ pub mod frame {
         Stderr(::prost::bytes::Bytes),
         #[prost(bool, tag = "5")]
         StdinClosed(bool),
+        /// From a node: what the caller is attached to has a terminal.
         #[prost(message, tag = "6")]
         Resize(super::Resize),
         #[prost(int32, tag = "7")]
@@ -2922,6 +2937,14 @@ pub mod frame {
         ControlDone(super::ControlDone),
         #[prost(message, tag = "73")]
         Volumes(super::Volumes),
+        /// The caller goes; what it was attached to, or started, goes on.
+        #[prost(bool, tag = "103")]
+        Detach(bool),
+        /// What tasks of the node use, as of now.
+        #[prost(message, tag = "104")]
+        Usage(super::UsageRows),
+        #[prost(message, tag = "105")]
+        Processes(super::Processes),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2938,7 +2961,7 @@ pub struct OpenStream {
     pub node: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "open_stream::Kind",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 50, 51, 72, 73, 74, 93, 94, 95"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 50, 51, 72, 73, 74, 93, 94, 95, 103, 104, 105"
     )]
     pub kind: ::core::option::Option<open_stream::Kind>,
 }
@@ -2985,6 +3008,13 @@ pub mod open_stream {
         /// Answered by findings.
         #[prost(message, tag = "95")]
         ImageFsck(super::ImageFsck),
+        #[prost(message, tag = "103")]
+        Copy(super::Copy),
+        #[prost(message, tag = "104")]
+        Usage(super::Usage),
+        /// The processes of a container.
+        #[prost(message, tag = "105")]
+        Top(super::Top),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3014,6 +3044,161 @@ pub struct Exec {
     /// An init container or a sidecar of the task; empty: its own.
     #[prost(string, tag = "11")]
     pub container: ::prost::alloc::string::String,
+    /// The streams of the container itself; no arguments then.
+    #[prost(bool, tag = "42")]
+    pub attach: bool,
+    /// Nobody waits for it, nor hears it.
+    #[prost(bool, tag = "43")]
+    pub detach: bool,
+    /// Refused unless the container is.
+    #[prost(bool, tag = "44")]
+    pub privileged: bool,
+}
+/// Files into a container, as a tar archive in stdin frames, or out of it, in stdout frames. What is
+/// to be known besides comes in stderr frames; the last frame is an exit code.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Copy {
+    #[prost(string, tag = "1")]
+    pub target: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub container: ::prost::alloc::string::String,
+    /// Set by the manager once it has resolved the target.
+    #[prost(bytes = "vec", tag = "3")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    /// Absolute, within the container.
+    #[prost(string, tag = "4")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(bool, tag = "5")]
+    pub out: bool,
+    /// Out: of what a link leads to, not of the link.
+    #[prost(bool, tag = "6")]
+    pub follow: bool,
+    /// In: owners stay as they are in the archive.
+    #[prost(bool, tag = "7")]
+    pub archive: bool,
+    /// In: the archive goes into the folder `path` as it is.
+    #[prost(bool, tag = "8")]
+    pub plain: bool,
+    /// In: the first entry is not put below the folder `path`, but becomes it.
+    #[prost(bool, tag = "9")]
+    pub contents: bool,
+    #[prost(uint64, tag = "10")]
+    pub bytes_max: u64,
+}
+/// What tasks use: of these services, slots and tasks; of none: of all.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Usage {
+    #[prost(string, repeated, tag = "1")]
+    pub targets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Set by the manager: the tasks on this node.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub tasks: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UsageRows {
+    #[prost(message, repeated, tag = "1")]
+    pub rows: ::prost::alloc::vec::Vec<UsageRow>,
+}
+/// Counters since the container began; whoever asks twice knows a rate.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageRow {
+    #[prost(bytes = "vec", tag = "1")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub slot: u32,
+    /// An init container or a sidecar; empty: the task's own.
+    #[prost(string, tag = "4")]
+    pub container: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub node: ::prost::alloc::string::String,
+    /// When it was read, by a clock that is never set.
+    #[prost(uint64, tag = "6")]
+    pub at_ns: u64,
+    #[prost(uint64, tag = "7")]
+    pub cpu_ns: u64,
+    #[prost(uint64, tag = "8")]
+    pub periods: u64,
+    #[prost(uint64, tag = "9")]
+    pub throttled_periods: u64,
+    #[prost(uint64, tag = "10")]
+    pub throttled_ns: u64,
+    /// Without what the kernel gives up when it is needed.
+    #[prost(uint64, tag = "11")]
+    pub memory_bytes: u64,
+    /// 0: none.
+    #[prost(uint64, tag = "12")]
+    pub memory_limit: u64,
+    #[prost(uint64, tag = "13")]
+    pub cache_bytes: u64,
+    #[prost(uint64, optional, tag = "14")]
+    pub read_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "15")]
+    pub written_bytes: ::core::option::Option<u64>,
+    #[prost(uint32, tag = "16")]
+    pub pids: u32,
+    #[prost(uint32, tag = "17")]
+    pub pids_limit: u32,
+    #[prost(uint64, optional, tag = "18")]
+    pub received_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "19")]
+    pub sent_bytes: ::core::option::Option<u64>,
+    /// Hundredths of a percent of the last ten seconds in which something of it waited: for a
+    /// processor, for memory, for disks.
+    #[prost(uint32, optional, tag = "20")]
+    pub cpu_pressure: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "21")]
+    pub memory_pressure: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "22")]
+    pub io_pressure: ::core::option::Option<u32>,
+    #[prost(bool, tag = "23")]
+    pub paused: bool,
+    #[prost(uint32, tag = "24")]
+    pub hook: u32,
+    #[prost(uint32, tag = "25")]
+    pub run: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Top {
+    #[prost(string, tag = "1")]
+    pub target: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub container: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "3")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Processes {
+    #[prost(message, repeated, tag = "1")]
+    pub processes: ::prost::alloc::vec::Vec<Process>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Process {
+    /// As the node numbers them.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    #[prost(uint32, tag = "2")]
+    pub parent: u32,
+    /// Within the container.
+    #[prost(uint32, tag = "3")]
+    pub inner: u32,
+    #[prost(uint32, tag = "4")]
+    pub uid: u32,
+    /// One letter, as ps shows it.
+    #[prost(string, tag = "5")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "6")]
+    pub resident_bytes: u64,
+    #[prost(uint64, tag = "7")]
+    pub cpu_ms: u64,
+    /// ms since the epoch.
+    #[prost(uint64, tag = "8")]
+    pub started: u64,
+    #[prost(uint32, tag = "9")]
+    pub threads: u32,
+    #[prost(string, tag = "10")]
+    pub command: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Logs {
@@ -3276,6 +3461,8 @@ pub struct ControlTask {
     pub task: ::prost::alloc::vec::Vec<u8>,
     #[prost(int32, optional, tag = "2")]
     pub signal: ::core::option::Option<i32>,
+    #[prost(bool, optional, tag = "33")]
+    pub pause: ::core::option::Option<bool>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ControlDone {

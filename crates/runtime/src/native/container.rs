@@ -71,7 +71,8 @@ impl Container {
         self.exit.borrow().clone()
     }
 
-    pub(crate) fn info(&self) -> ContainerInfo {
+    /// `paused`: as its control group says.
+    pub(crate) fn info(&self, paused: bool) -> ContainerInfo {
         let state = match self.exit() {
             Some(exit) => ContainerState::Exited(exit),
             None => {
@@ -79,7 +80,7 @@ impl Container {
                 ContainerState::Running { pid, started_at: at }
             }
         };
-        ContainerInfo { id: self.id.clone(), labels: self.state.labels.clone(), state }
+        ContainerInfo { id: self.id.clone(), labels: self.state.labels.clone(), state, paused }
     }
 
     /// The shim's pidfd while the container runs.

@@ -31,7 +31,7 @@ struct Pipes {
 }
 
 impl Pipes {
-    fn new(with_stdin: bool) -> io::Result<Self> {
+    fn new(with_stdin: bool, detached: bool) -> io::Result<Self> {
         let (stdin_theirs, stdin) = if with_stdin {
             let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
             (read, Some(Sender::from_owned_fd(write)?))
@@ -40,8 +40,13 @@ impl Pipes {
         };
         let (stdout, stdout_theirs) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stderr, stderr_theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+        let nobody = || File::options().write(true).open("/dev/null").map(OwnedFd::from);
+        let theirs = match detached {
+            true => [stdin_theirs, nobody()?, nobody()?],
+            false => [stdin_theirs, stdout_theirs, stderr_theirs],
+        };
         Ok(Self {
-            theirs: [stdin_theirs, stdout_theirs, stderr_theirs],
+            theirs,
             stdin,
             stdout: Receiver::from_owned_fd(stdout)?,
             stderr: Receiver::from_owned_fd(stderr)?,
@@ -54,8 +59,10 @@ impl Shared {
         let at = |source| Error::Io { action: format!("execute in container {id}"), source };
         let message = sealed_bytes(&spec::exec_message(exec)?).map_err(at)?;
         let channel = self.channel(id)?;
-        let pipes =
-            if exec.tty.is_some() { None } else { Some(Pipes::new(exec.stdin).map_err(at)?) };
+        let pipes = match exec.tty {
+            Some(_) => None,
+            None => Some(Pipes::new(exec.stdin, exec.detached).map_err(at)?),
+        };
         let theirs = pipes.iter().flat_map(|pipes| &pipes.theirs).map(AsFd::as_fd);
         let fds = std::iter::once(message.as_fd()).chain(theirs).collect::<Vec<BorrowedFd<'_>>>();
         let request = Request { operation: Operation::Exec, argument: 0 };
@@ -70,7 +77,7 @@ impl Shared {
         }
         let id = id.to_owned();
         if let Some(pipes) = pipes {
-            let control = Control { id, channel, terminal: None, code: None };
+            let control = Control::new(id, channel, None);
             return Ok(Exec {
                 stdin: pipes.stdin.map(|stdin| Box::new(stdin) as _),
                 stdout: Box::new(pipes.stdout),
@@ -79,8 +86,8 @@ impl Shared {
             });
         }
         let master = master.ok_or_else(|| at(io::ErrorKind::InvalidData.into()))?;
-        let terminal = Terminal { master: Arc::new(watch(master).map_err(at)?) };
-        let control = Control { id, channel, terminal: Some(terminal.clone()), code: None };
+        let terminal = Terminal::new(master).map_err(at)?;
+        let control = Control::new(id, channel, Some(terminal.clone()));
         Ok(Exec {
             stdin: exec.stdin.then(|| Box::new(terminal.clone()) as _),
             stdout: Box::new(terminal),
@@ -90,7 +97,7 @@ impl Shared {
     }
 }
 
-struct Control {
+pub(crate) struct Control {
     id: String,
     channel: Channel,
     terminal: Option<Terminal>,
@@ -98,11 +105,17 @@ struct Control {
     code: Option<i32>,
 }
 
+impl Control {
+    pub(crate) fn new(id: String, channel: Channel, terminal: Option<Terminal>) -> Self {
+        Self { id, channel, terminal, code: None }
+    }
+}
+
 #[async_trait]
 impl ExecControl for Control {
     async fn resize(&mut self, rows: u16, columns: u16) -> Result<(), Error> {
         let Some(terminal) = &self.terminal else {
-            return Err(Error::Rejected("this exec has no terminal".to_owned()));
+            return Err(Error::Rejected("it has no terminal".to_owned()));
         };
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(terminal.master.get_ref(), size).map_err(|error| Error::Io {
@@ -147,8 +160,14 @@ impl ExecControl for Control {
 
 /// The master of a terminal, read and written at once.
 #[derive(Clone)]
-struct Terminal {
+pub(crate) struct Terminal {
     master: Arc<Watched>,
+}
+
+impl Terminal {
+    pub(crate) fn new(master: OwnedFd) -> io::Result<Self> {
+        Ok(Self { master: Arc::new(watch(master)?) })
+    }
 }
 
 impl AsyncRead for Terminal {

@@ -41,7 +41,8 @@ impl<'a> Subject<'a> {
             Reply::Started { .. }
             | Reply::Terminal
             | Reply::Exited { .. }
-            | Reply::Signalled { .. } => Error::Io {
+            | Reply::Signalled { .. }
+            | Reply::Attached { .. } => Error::Io {
                 action: "talk to the shim".to_owned(),
                 source: io::ErrorKind::InvalidData.into(),
             },

@@ -7,6 +7,7 @@
 //! Operations on one container exclude each other; different containers do not wait for one
 //! another. Nothing polls: exits are pidfds, replies are sockets.
 
+mod attach;
 mod binary;
 mod capability;
 mod cgroup;
@@ -16,6 +17,7 @@ mod device;
 mod exec;
 mod explain;
 mod features;
+mod processes;
 mod seccomp;
 mod spec;
 mod start;
@@ -32,13 +34,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
 use warren_shim::message::{KEPT_BASE, Operation, Reply, Request};
 
 use crate::logs;
 use crate::{
-    ContainerInfo, ContainerSpec, Error, Exec, ExecSpec, Exit, LogLine, LogQuery, Runtime, Started,
+    ContainerInfo, ContainerSpec, Error, Exec, ExecSpec, Exit, LogLine, LogQuery, Process, Runtime,
+    Started, Usage,
 };
 
 pub use features::{Feature, cgroup_version, features};
@@ -263,6 +267,11 @@ impl Shared {
         }
     }
 
+    /// Whether a container stands still; one that cannot be asked does not.
+    fn is_paused(&self, container: &Container, id: &str) -> bool {
+        container.exit().is_none() && self.cgroups.is_frozen(id).unwrap_or(false)
+    }
+
     /// The containers of an unfinished sweep keep their data; it is tried again at the next start.
     fn sweep_once(self: &Arc<Self>) {
         if self.swept.swap(true, Ordering::Relaxed) {
@@ -330,6 +339,10 @@ impl Runtime for Native {
             Ok(()) | Err(Error::NotRunning(_)) => {}
             Err(error) => return Err(error),
         }
+        if self.shared.is_paused(&container, id) {
+            // Its signal is heard once it goes on. What cannot go on is killed in the end.
+            let _ = self.pause(id, false).await;
+        }
         match tokio::time::timeout(grace, container.wait()).await {
             Ok(exit) => exit,
             Err(_elapsed) => container.kill(&self.shared).await,
@@ -357,13 +370,55 @@ impl Runtime for Native {
         self.shared.exec(id, &exec).await
     }
 
+    async fn attach(&self, id: &str) -> Result<Exec, Error> {
+        self.shared.find_running(id).await?;
+        self.shared.attach_to(id).await
+    }
+
+    async fn pause(&self, id: &str, paused: bool) -> Result<(), Error> {
+        self.shared.find_running(id).await?;
+        let done = self.shared.blocking(id, move |shared, id| shared.cgroups.freeze(id, paused));
+        done.await.map_err(|source| {
+            let action = if paused { "pause" } else { "unpause" };
+            Error::Io { action: format!("{action} container {id}"), source }
+        })
+    }
+
+    async fn usage(&self, id: &str) -> Result<Usage, Error> {
+        let pid = self.shared.find_running(id).await?.started().pid;
+        let read = self.shared.blocking(id, move |shared, id| shared.usage(id, pid)).await;
+        read.map_err(io_error(format!("read what container {id} uses")))
+    }
+
+    async fn processes(&self, id: &str) -> Result<Vec<Process>, Error> {
+        self.shared.find_running(id).await?;
+        let read = self.shared.blocking(id, |shared, id| shared.processes(id)).await;
+        read.map_err(io_error(format!("read the processes of container {id}")))
+    }
+
+    async fn root(&self, id: &str) -> Result<OwnedFd, Error> {
+        let container = self.shared.find_running(id).await?;
+        let pid = container.started().pid;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty());
+        // The number may be somebody else's by now; not if the container still runs.
+        if container.exit().is_some() {
+            return Err(Error::NotRunning(id.to_owned()));
+        }
+        let action = format!("open the root of container {id}");
+        root.map_err(|error| Error::Io { action, source: error.into() })
+    }
+
     async fn list(&self) -> Result<Vec<ContainerInfo>, Error> {
         self.shared.sweep_once();
         let ids = self.shared.blocking("", |shared, _| shared.folders.ids()).await;
         let mut containers = Vec::new();
         for id in ids.map_err(io_error("list the folders of containers"))? {
             match self.shared.find(&id).await {
-                Ok(container) => containers.push(container.info()),
+                Ok(container) => {
+                    let paused = self.shared.is_paused(&container, &id);
+                    containers.push(container.info(paused));
+                }
                 // Removed meanwhile, rubbish, or a name that we never gave.
                 Err(Error::NotFound(_) | Error::Rejected(_)) => {}
                 Err(error) => return Err(error),

@@ -26,6 +26,9 @@ const PATH_DEFAULT: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 /// Rotating after each line helps nobody.
 const LOG_MIN_BYTES: u64 = 64 << 10;
 const SIGNAL_MAX: i32 = 64;
+/// Of a terminal that nobody has attached to yet: programs take none for an error.
+const ROWS: u16 = 24;
+const COLUMNS: u16 = 80;
 
 /// moby's current lists.
 const MASKED: [&str; 12] = [
@@ -202,6 +205,8 @@ pub(crate) fn message(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result
         (flags::HOST_PROCESSES, spec.privileges.host_pid),
         (flags::HOST_IPC, spec.privileges.host_ipc),
         (flags::INIT, spec.privileges.init),
+        (flags::TERMINAL, spec.tty),
+        (flags::OPEN_STDIN, spec.open_stdin),
     ] {
         flag_bits |= if is_set { flag } else { 0 };
     }
@@ -216,8 +221,8 @@ pub(crate) fn message(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result
         capabilities: around.capabilities,
         log_max_bytes: spec.log.max_bytes.max(LOG_MIN_BYTES),
         log_max_files: spec.log.max_files.max(1),
-        rows: 0,
-        columns: 0,
+        rows: if spec.tty { ROWS } else { 0 },
+        columns: if spec.tty { COLUMNS } else { 0 },
     });
     fill(&mut builder, spec, around).map_err(|HasNul| has_nul())?;
     builder.finish().ok_or_else(too_large)
@@ -352,11 +357,16 @@ fn environment(spec: &ContainerSpec) -> Vec<String> {
     fn key(entry: &str) -> &str {
         entry.split_once('=').map_or(entry, |(key, _)| key)
     }
-    let mut kept: Vec<String> = Vec::with_capacity(spec.env.len() + 2);
+    let mut kept: Vec<String> = Vec::with_capacity(spec.env.len() + 3);
     let host = format!("HOSTNAME={}", spec.hostname);
-    let defaults = [PATH_DEFAULT, host.as_str()];
-    let defaults = &defaults[..if spec.hostname.is_empty() { 1 } else { 2 }];
-    for entry in defaults.iter().copied().chain(spec.env.iter().map(String::as_str)) {
+    let mut defaults = vec![PATH_DEFAULT];
+    if !spec.hostname.is_empty() {
+        defaults.push(&host);
+    }
+    if spec.tty {
+        defaults.push("TERM=xterm");
+    }
+    for entry in defaults.into_iter().chain(spec.env.iter().map(String::as_str)) {
         match kept.iter_mut().find(|known| key(known) == key(entry)) {
             Some(known) => entry.clone_into(known),
             None => kept.push(entry.to_owned()),

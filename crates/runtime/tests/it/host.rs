@@ -44,14 +44,17 @@ impl Host {
     /// A new runtime over the same folders, as after a restart of the daemon.
     pub(crate) fn reopen(&mut self) {
         self.native = None;
-        self.native = Some(
-            Native::open(Options {
-                run_dir: self.base.path().join("run"),
-                data_dir: self.base.path().join("data"),
-                node_key: self.key.clone(),
-            })
-            .unwrap(),
-        );
+        self.native = Some(self.other());
+    }
+
+    /// One more runtime over the same folders.
+    pub(crate) fn other(&self) -> Native {
+        Native::open(Options {
+            run_dir: self.base.path().join("run"),
+            data_dir: self.base.path().join("data"),
+            node_key: self.key.clone(),
+        })
+        .unwrap()
     }
 
     /// No daemon at all, until [`Self::reopen`].
@@ -99,6 +102,8 @@ impl Host {
             netns: None,
             keep: Vec::new(),
             log: LogPolicy { dir: self.log_dir(), max_bytes: 1 << 20, max_files: 3 },
+            tty: false,
+            open_stdin: false,
             labels: BTreeMap::from([("task".to_owned(), id.to_owned())]),
         }
     }

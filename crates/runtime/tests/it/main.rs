@@ -7,6 +7,7 @@
 
 mod host;
 
+mod attach;
 mod exec;
 #[cfg(target_arch = "x86_64")]
 mod hardening;

@@ -11,6 +11,9 @@ numbered! {
         Exec = 2,
         /// `argument`: signal for the container's first process, or for this connection's exec.
         Signal = 3,
+        /// Descriptors: pipes that the container's output is copied to, from now on. What a pipe
+        /// has no room for is left out.
+        Attach = 34,
     }
 }
 
@@ -65,6 +68,21 @@ pub enum Reply {
     Signalled {
         errno: i32,
     },
+    /// Attached. With a pipe or a terminal, its descriptor comes with this datagram.
+    Attached {
+        input: Input,
+    },
+}
+
+numbered! {
+    /// What leads into a container.
+    Input {
+        /// It reads from /dev/null.
+        Closed = 0,
+        Pipe = 1,
+        /// The master of its terminal.
+        Terminal = 2,
+    }
 }
 
 impl Reply {
@@ -77,6 +95,7 @@ impl Reply {
             Self::Terminal => (3, 0, 0, 0, 0),
             Self::Exited { code } => (4, 0, code, 0, 0),
             Self::Signalled { errno } => (5, 0, errno, 0, 0),
+            Self::Attached { input } => (36, input.number(), 0, 0, 0),
         };
         let mut bytes = [0; Self::LEN];
         bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
@@ -101,6 +120,7 @@ impl Reply {
             3 => Self::Terminal,
             4 => Self::Exited { code: b },
             5 => Self::Signalled { errno: b },
+            36 => Self::Attached { input: Input::from_number(a)? },
             _ => return None,
         })
     }

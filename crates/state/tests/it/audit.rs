@@ -114,6 +114,8 @@ fn what_was_asked_of_one_task() {
     apply(&mut state, Mutation::CreateTask(task));
     apply(&mut state, Mutation::ControlTask { id, control: TaskControl::Signal(1) });
     apply(&mut state, Mutation::ControlTask { id, control: TaskControl::Restart });
+    apply(&mut state, Mutation::ControlTask { id, control: TaskControl::Pause });
+    apply(&mut state, Mutation::ControlTask { id, control: TaskControl::Unpause });
     apply(&mut state, Mutation::SetDesired { id, desired: Desired::Shutdown });
     let said = state.audit().map(|record| {
         let detail = record.detail.replace(&id.to_string(), "ID");
@@ -125,6 +127,8 @@ fn what_was_asked_of_one_task() {
         [
             "task.signal web.2 signal=SIGHUP id=ID",
             "task.restart web.2 id=ID",
+            "task.pause web.2 id=ID",
+            "task.unpause web.2 id=ID",
             "task.stop web.2 id=ID",
         ]
     );

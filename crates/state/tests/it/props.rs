@@ -46,6 +46,7 @@ fn any_status() -> impl Strategy<Value = TaskStatus> {
                 since: Time(since + 1),
             }),
             companions: None,
+            paused: since % 5 == 0,
         },
     )
 }

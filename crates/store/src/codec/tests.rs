@@ -245,6 +245,8 @@ fn mutations() -> Vec<Mutation> {
         Mutation::PreemptTask { id, by: service, slot: 2 },
         Mutation::ControlTask { id, control: TaskControl::Restart },
         Mutation::ControlTask { id, control: TaskControl::Signal(10) },
+        Mutation::ControlTask { id, control: TaskControl::Pause },
+        Mutation::ControlTask { id, control: TaskControl::Unpause },
     ]
 }
 

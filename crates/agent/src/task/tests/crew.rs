@@ -62,8 +62,13 @@ fn nothing_leads_to_it_once_its_own_container_has_ended() {
 #[test]
 fn a_start_that_an_earlier_process_began() {
     let adopt = |wanted| {
-        let found =
-            Found { attempt: 2, restarts: 0, last_exit: None, state: FoundState::Beginning };
+        let found = Found {
+            attempt: 2,
+            restarts: 0,
+            last_exit: None,
+            state: FoundState::Beginning,
+            paused: false,
+        };
         let policy = Policy { crew: true, ..any(0) };
         let known = known(TaskState::Starting, 2);
         Script::new(Machine::adopt(wanted, policy, known, &found, now(0))).out.join("")

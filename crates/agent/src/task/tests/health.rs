@@ -116,7 +116,7 @@ fn adopted(gate: Gate, health: Option<HealthState>, state: TaskState, expected: 
     let mut known = known(state, 1);
     known.health = health.map(|state| Health { state, since: Time(3) });
     let found = FoundState::Running { pid: 7, at: Time(5) };
-    let found = Found { attempt: 1, restarts: 0, last_exit: None, state: found };
+    let found = Found { attempt: 1, restarts: 0, last_exit: None, state: found, paused: false };
     let policy = Policy { gate, ..any(100) };
     let adopted = Machine::adopt(Wanted::Running, policy, known, &found, now(0));
     let script = Script::new(adopted);

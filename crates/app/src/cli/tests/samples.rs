@@ -102,6 +102,7 @@ pub(crate) fn task(slot: u32, state: v1::TaskState, desired: v1::Desired) -> v1:
             error: None,
             health: None,
             companions: Vec::new(),
+            paused: false,
         }),
         created: NOW,
         revision: 6,

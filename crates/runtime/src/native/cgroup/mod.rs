@@ -8,6 +8,8 @@
 
 mod devices;
 mod disks;
+mod freeze;
+mod usage;
 mod v1;
 mod v2;
 
@@ -20,7 +22,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::device::Node;
-use crate::{Error, Limits};
+use crate::{Error, Limits, Usage};
 
 pub(crate) use devices::Rule;
 pub(crate) use v1::V1;
@@ -74,7 +76,13 @@ pub(crate) trait Cgroups: Debug + Send + Sync {
     fn membership(&self, id: &str) -> Membership;
     /// Members, as the host numbers them.
     fn processes(&self, id: &str) -> io::Result<Vec<i32>>;
-    /// Sends SIGKILL to every member once.
+    /// Counters of a container's groups; what /proc says is left out.
+    fn usage(&self, id: &str) -> io::Result<Usage>;
+    /// Stops all members where they are, or lets them go on; returns once that is done.
+    fn freeze(&self, id: &str, frozen: bool) -> io::Result<()>;
+    /// Whether members stand still, or are about to.
+    fn is_frozen(&self, id: &str) -> io::Result<bool>;
+    /// Sends SIGKILL to every member once, who must not stand still for it.
     fn kill(&self, id: &str) -> io::Result<()>;
     /// Removes groups, killing who is left in them; those that are missing are fine.
     fn remove(&self, id: &str) -> io::Result<()>;

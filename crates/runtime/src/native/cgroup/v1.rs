@@ -9,19 +9,25 @@ use warren_shim::protection::{Protection, kept};
 use super::disks;
 use super::{
     CPU_PERIOD_US, Cgroups, Membership, Mode, Mounted, NEEDED, SHIMS, check_limits, cpu_quota_us,
-    devices, kill_each, make, members, read, remove, set,
+    devices, freeze, is_gone, kill_each, make, members, read, remove, set, usage, write,
 };
 use crate::native::device::Node;
-use crate::{Error, IoKind, Limits};
+use crate::{Error, IoKind, Limits, Usage};
 
 /// Controllers of limits that few ask for.
 const OPTIONAL: [&str; 2] = ["cpuset", "blkio"];
+/// Of containers that are paused; they are moved in when they are for the first time.
+const FREEZER: &str = "freezer";
+/// Rounds of moving: each takes those who were forked during the one before.
+const MOVE_ROUNDS: usize = 100;
 
 #[derive(Debug)]
 pub(crate) struct V1 {
     hierarchies: Vec<Hierarchy>,
     /// Of which only those containers are that ask for it.
     optional: Vec<Hierarchy>,
+    /// Where it is mounted.
+    freezer: Option<PathBuf>,
     parent: String,
     hybrid: bool,
 }
@@ -48,7 +54,10 @@ impl V1 {
             }
         }
         let optional = optional(mounts, &hierarchies);
-        Self { hierarchies, optional, parent: parent.to_owned(), hybrid }
+        let mut freezers = mounts.iter().filter(|mount| mount.kind == "cgroup");
+        let freezer = freezers.find(|mount| mount.options.iter().any(|option| option == FREEZER));
+        let freezer = freezer.map(|mount| mount.path.clone());
+        Self { hierarchies, optional, freezer, parent: parent.to_owned(), hybrid }
     }
 
     /// Whether containers can be limited here at all; otherwise version 2 has the controllers.
@@ -91,6 +100,32 @@ impl V1 {
         })?;
         self.make(hierarchy, id)?;
         Ok(self.folder(hierarchy, id))
+    }
+
+    fn freezer_folder(&self, id: &str) -> Option<PathBuf> {
+        self.freezer.as_ref().map(|path| path.join(&self.parent).join(id))
+    }
+
+    /// Moves all processes of a container to another group, those included that they fork
+    /// meanwhile.
+    fn move_all(&self, id: &str, folder: &Path) -> io::Result<()> {
+        for _ in 0..MOVE_ROUNDS {
+            let there = members(folder)?;
+            let mut left = self.processes(id)?;
+            left.retain(|pid| !there.contains(pid));
+            if left.is_empty() {
+                return Ok(());
+            }
+            for pid in left {
+                match write(&folder.join("cgroup.procs"), &pid.to_string()) {
+                    // It has ended meanwhile.
+                    Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        let text = "its processes multiply faster than they are stopped";
+        Err(io::Error::new(io::ErrorKind::TimedOut, text))
     }
 
     fn tune(&self, id: &str, limits: &Limits) -> Result<(), Error> {
@@ -215,22 +250,103 @@ impl Cgroups for V1 {
         hierarchy.map_or(Ok(Vec::new()), |hierarchy| members(&self.folder(hierarchy, id)))
     }
 
+    fn usage(&self, id: &str) -> io::Result<Usage> {
+        let folder = |controller| self.hierarchy(controller).map(|known| self.folder(known, id));
+        let mut usage = Usage::default();
+        if let Some(folder) = folder("cpuacct") {
+            usage.cpu_ns = usage::number(&folder.join("cpuacct.usage"))?.unwrap_or(0);
+        }
+        if let Some(folder) = folder("cpu") {
+            let lines = usage::Lines::of(&folder.join("cpu.stat"))?;
+            usage.periods = lines.get("nr_periods");
+            usage.throttled_periods = lines.get("nr_throttled");
+            usage.throttled_ns = lines.get("throttled_time");
+        }
+        if let Some(folder) = folder("memory") {
+            let all = usage::number(&folder.join("memory.usage_in_bytes"))?.unwrap_or(0);
+            let lines = usage::Lines::of(&folder.join("memory.stat"))?;
+            usage.memory_bytes = all.saturating_sub(lines.get("total_inactive_file"));
+            usage.cache_bytes = lines.get("total_cache");
+            usage.memory_limit = usage::limit(&folder.join("memory.limit_in_bytes"))?;
+        }
+        if let Some(folder) = folder("pids") {
+            let pids = usage::number(&folder.join("pids.current"))?.unwrap_or(0);
+            usage.pids = u32::try_from(pids).unwrap_or(u32::MAX);
+            let limit = usage::number(&folder.join("pids.max"))?;
+            usage.pids_limit = limit.and_then(|limit| u32::try_from(limit).ok());
+        }
+        let disks = self.tuned(id).find(|known| known.controllers.contains(&"blkio"));
+        if let Some(hierarchy) = disks {
+            let file = self.folder(hierarchy, id).join("blkio.throttle.io_service_bytes");
+            usage.io = read(&file).ok().map(|text| usage::disks_v1(&text));
+        }
+        usage.paused = self.is_frozen(id)?;
+        Ok(usage)
+    }
+
+    fn freeze(&self, id: &str, frozen: bool) -> io::Result<()> {
+        let Some(folder) = self.freezer_folder(id) else {
+            let text = "this kernel has no freezer controller";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        };
+        if !frozen {
+            return thaw(&folder);
+        }
+        let parent = folder.parent().unwrap_or(&folder);
+        for folder in [parent, &folder] {
+            match fs::create_dir(folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        let done = self.move_all(id, &folder).and_then(|()| {
+            write(&folder.join("freezer.state"), "FROZEN")?;
+            // It must be asked: reading is what makes the kernel look at stragglers again.
+            freeze::wait(|| Ok(read(&folder.join("freezer.state"))?.trim() == "FROZEN"))
+        });
+        // Half of them would be worse than none.
+        done.inspect_err(|_| drop(thaw(&folder)))
+    }
+
+    fn is_frozen(&self, id: &str) -> io::Result<bool> {
+        let Some(folder) = self.freezer_folder(id) else { return Ok(false) };
+        match read(&folder.join("freezer.state")) {
+            Ok(state) => Ok(state.trim() != "THAWED"),
+            Err(error) if is_gone(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn kill(&self, id: &str) -> io::Result<()> {
-        kill_each(&self.processes(id)?)
+        kill_each(&self.processes(id)?)?;
+        // The frozen die only once they go on.
+        self.freezer_folder(id).map_or(Ok(()), |folder| thaw(&folder))
     }
 
     fn remove(&self, id: &str) -> io::Result<()> {
+        if let Some(folder) = self.freezer_folder(id) {
+            thaw(&folder)?;
+            remove(&folder)?;
+        }
         let all = self.hierarchies.iter().chain(&self.optional);
         all.into_iter().try_for_each(|hierarchy| remove(&self.folder(hierarchy, id)))
     }
 
     fn dispose(&self) -> io::Result<()> {
-        let all = self.hierarchies.iter().chain(&self.optional);
-        let parents = all.map(|hierarchy| hierarchy.path.join(&self.parent));
+        let all = self.hierarchies.iter().chain(&self.optional).map(|known| &known.path);
+        let parents = all.chain(&self.freezer).map(|path| path.join(&self.parent));
         parents.into_iter().try_for_each(|parent| {
             remove(&parent.join(SHIMS))?;
             remove(&parent)
         })
+    }
+}
+
+/// Lets the members of a freezer group go on; one that is not there has none.
+fn thaw(folder: &Path) -> io::Result<()> {
+    match write(&folder.join("freezer.state"), "THAWED") {
+        Err(error) if !is_gone(&error) => Err(error),
+        _ => Ok(()),
     }
 }
 

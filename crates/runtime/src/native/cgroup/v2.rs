@@ -10,11 +10,11 @@ use warren_shim::protection::{Protection, kept};
 use super::devices::Rule;
 use super::disks;
 use super::{
-    CPU_PERIOD_US, Cgroups, Membership, Mode, SHIMS, check_limits, cpu_quota_us, devices, io_error,
-    is_busy, is_gone, kill_each, make, members, read, remove, set, write,
+    CPU_PERIOD_US, Cgroups, Membership, Mode, SHIMS, check_limits, cpu_quota_us, devices, freeze,
+    io_error, is_busy, is_gone, kill_each, make, members, read, remove, set, usage, write,
 };
 use crate::native::device::Node;
-use crate::{Error, IoKind, Limits};
+use crate::{Error, IoKind, Limits, Usage};
 
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
@@ -244,6 +244,47 @@ impl Cgroups for V2 {
 
     fn processes(&self, id: &str) -> io::Result<Vec<i32>> {
         members(&self.folder(id))
+    }
+
+    fn usage(&self, id: &str) -> io::Result<Usage> {
+        let folder = self.folder(id);
+        let cpu = usage::Lines::of(&folder.join("cpu.stat"))?;
+        let memory = usage::Lines::of(&folder.join("memory.stat"))?;
+        let held = usage::number(&folder.join("memory.current"))?.unwrap_or(0);
+        let pids = usage::number(&folder.join("pids.current"))?.unwrap_or(0);
+        let pids_limit = usage::number(&folder.join("pids.max"))?;
+        let disks = read(&folder.join("io.stat")).ok();
+        Ok(Usage {
+            cpu_ns: cpu.get("usage_usec").saturating_mul(1000),
+            periods: cpu.get("nr_periods"),
+            throttled_periods: cpu.get("nr_throttled"),
+            throttled_ns: cpu.get("throttled_usec").saturating_mul(1000),
+            memory_bytes: held.saturating_sub(memory.get("inactive_file")),
+            cache_bytes: memory.get("file"),
+            memory_limit: usage::limit(&folder.join("memory.max"))?,
+            io: disks.map(|text| usage::disks_v2(&text)),
+            pids: u32::try_from(pids).unwrap_or(u32::MAX),
+            pids_limit: pids_limit.and_then(|limit| u32::try_from(limit).ok()),
+            pressure: usage::pressure(&folder),
+            paused: self.is_frozen(id)?,
+            ..Usage::default()
+        })
+    }
+
+    fn freeze(&self, id: &str, frozen: bool) -> io::Result<()> {
+        let folder = self.folder(id);
+        write(&folder.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+        if !frozen {
+            return Ok(());
+        }
+        let done = freeze::wait(|| Ok(read(&folder.join("cgroup.events"))?.contains("frozen 1")));
+        // Half of them would be worse than none.
+        done.inspect_err(|_| drop(write(&folder.join("cgroup.freeze"), "0")))
+    }
+
+    fn is_frozen(&self, id: &str) -> io::Result<bool> {
+        let state = usage::number(&self.folder(id).join("cgroup.freeze"))?;
+        Ok(state.is_some_and(|state| state != 0))
     }
 
     fn kill(&self, id: &str) -> io::Result<()> {
