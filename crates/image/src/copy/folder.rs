@@ -90,7 +90,7 @@ impl<'a> Base<'a> {
             };
             self.cached = Some((path, fd));
         }
-        Ok(self.cached.as_ref().map_or(self.fd.as_fd(), |(_, fd)| fd.as_fd()))
+        Ok(self.cached.as_ref().map_or_else(|| self.fd.as_fd(), |(_, fd)| fd.as_fd()))
     }
 
     fn resolve(&self, path: &[u8]) -> Result<OwnedFd, Errno> {

@@ -78,7 +78,7 @@ pub fn pack(root: BorrowedFd<'_>, asked: &Pack<'_>, to: impl Write) -> Result<Ta
 }
 
 fn is_made_up(fd: BorrowedFd<'_>) -> bool {
-    fstatfs(fd).is_ok_and(|found| MADE_UP.contains(&i64::from(found.f_type)))
+    fstatfs(fd).is_ok_and(|found| MADE_UP.contains(&found.f_type))
 }
 
 struct Packer<'a, W: Write> {

@@ -53,7 +53,7 @@ pub(super) async fn run(
     // It may be the retry of one that this manager had not heard of, with others after it.
     let view = core.store.view();
     let now = view.service(id).unwrap_or(service);
-    let begun = begun_at(&view, now, revision, &given).unwrap_or(last.saturating_add(1));
+    let begun = begun_at(&view, now, revision, &given).unwrap_or_else(|| last.saturating_add(1));
     Ok(told(service, revision, vec![begun]))
 }
 

@@ -104,7 +104,7 @@ pub(super) async fn update(
         false => wanted(Some(&before.spec), &spec, wire.resolve_image),
     };
     let same_containers = before.spec.task == spec.task && before.spec.ports == spec.ports;
-    let check = !wire.no_check && !(same_containers && resolve.is_empty());
+    let check = !(wire.no_check || same_containers && resolve.is_empty());
     let repeated = is_repeated(core, &transaction)?;
     let ask = Ask { id, before: Some(&before.spec), check, resolve };
     let looked = match repeated {

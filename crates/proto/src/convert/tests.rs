@@ -212,22 +212,22 @@ fn template() -> impl Strategy<Value = TaskTemplate> {
 fn mounts(number: u64, other: u32) -> Vec<Mount> {
     let bind = Bind {
         source: format!("/srv/{number}"),
-        recursive: number % 2 == 0,
-        follows: number % 3 == 0,
+        recursive: number.is_multiple_of(2),
+        follows: number.is_multiple_of(3),
     };
     let volume = Volume {
-        name: (number % 2 == 0).then(|| format!("data-{number}")),
-        copy: number % 3 == 0,
+        name: number.is_multiple_of(2).then(|| format!("data-{number}")),
+        copy: number.is_multiple_of(3),
         labels: [("a".to_owned(), number.to_string())].into(),
-        subpath: (other % 2 == 0).then(|| "x/y".to_owned()),
+        subpath: other.is_multiple_of(2).then(|| "x/y".to_owned()),
     };
     let tmpfs = Tmpfs {
         size_bytes: Some(number),
-        mode: (other % 2 == 0).then_some(other % 0o7777),
-        exec: number % 2 == 0,
+        mode: other.is_multiple_of(2).then_some(other % 0o7777),
+        exec: number.is_multiple_of(2),
     };
     let kinds = [MountKind::Bind(bind), MountKind::Volume(volume), MountKind::Tmpfs(tmpfs)];
-    let read_only = other % 3 == 0;
+    let read_only = other.is_multiple_of(3);
     let mount = |(at, kind)| Mount { target: format!("/mnt/{at}"), read_only, kind };
     kinds.into_iter().enumerate().map(mount).collect()
 }

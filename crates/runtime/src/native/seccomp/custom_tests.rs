@@ -74,7 +74,7 @@ fn compared(op: &str, value: u64, value_two: u64, allowed: &[u64], refused: &[u6
 #[cfg(target_arch = "x86_64")]
 fn arguments() {
     const HIGH: u64 = 1 << 32;
-    compared("EQ", HIGH | 7, 0, &[HIGH | 7], &[7, HIGH, HIGH | 8, 2 * HIGH | 7]);
+    compared("EQ", HIGH | 7, 0, &[HIGH | 7], &[7, HIGH, HIGH | 8, (2 * HIGH) | 7]);
     compared("NE", HIGH | 7, 0, &[7, HIGH, HIGH | 8, 0], &[HIGH | 7]);
     compared(
         "LT",
@@ -86,7 +86,7 @@ fn arguments() {
     compared("LE", HIGH | 7, 0, &[0, HIGH | 7], &[HIGH | 8, 2 * HIGH, u64::MAX]);
     compared("GE", HIGH | 7, 0, &[HIGH | 7, HIGH | 8, 2 * HIGH, u64::MAX], &[0, 9, HIGH | 6]);
     compared("GT", HIGH | 7, 0, &[HIGH | 8, 2 * HIGH], &[0, 9, HIGH | 7]);
-    compared("MASKED_EQ", HIGH | 6, 2, &[2, 3, 2 * HIGH | 2], &[0, 4, 6, HIGH | 2]);
+    compared("MASKED_EQ", HIGH | 6, 2, &[2, 3, (2 * HIGH) | 2], &[0, 4, 6, HIGH | 2]);
 }
 
 #[test]

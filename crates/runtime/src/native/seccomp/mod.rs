@@ -30,11 +30,14 @@ const AF_VSOCK: u32 = 40;
 /// PER_LINUX, PER_LINUX32, UNAME26, both, and "tell me".
 const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, u32::MAX];
 
+/// Programs by the profile's text and the set of capabilities.
+type Custom = BTreeMap<(Arc<str>, u64), Arc<[u8]>>;
+
 /// Programs made so far.
 #[derive(Debug, Default)]
 pub(crate) struct Programs {
     by_capabilities: Mutex<BTreeMap<u64, Arc<[u8]>>>,
-    custom: Mutex<BTreeMap<(Arc<str>, u64), Arc<[u8]>>>,
+    custom: Mutex<Custom>,
 }
 
 /// A service may ask for any capabilities; only sets in use are worth keeping.
