@@ -114,7 +114,7 @@ struct Bind0 {
 pub(crate) fn long(text: &str) -> Result<Given, String> {
     let mut read = Reading::default();
     for pair in split(text)? {
-        let (key, value) = bare(pair).split_once('=').unwrap_or((bare(pair), ""));
+        let (key, value) = bare(pair).split_once('=').unwrap_or_else(|| (bare(pair), ""));
         read.take(key, bare(value))?;
     }
     read.finish()

@@ -178,7 +178,7 @@ pub(crate) async fn run(context: &mut Context<'_>, verb: ServiceVerb) -> Result<
         ServiceVerb::Ps(args) => tasks(context, args.services, true, args.read, &args.list).await,
         ServiceVerb::Inspect(args) => show(context, args).await,
         ServiceVerb::Logs(args) => logs::run(context, args).await,
-        ServiceVerb::Update(args) => update(context, *args).await,
+        ServiceVerb::Update(args) => Box::pin(update(context, *args)).await,
         ServiceVerb::Scale(args) => scale_all(context, args).await,
         ServiceVerb::Restart(args) => restart(context, args).await,
         ServiceVerb::History(args) => revisions::history(context, args).await,

@@ -169,7 +169,8 @@ impl Record for StatsRow {
     ];
 
     fn cells(&self, _: View) -> Vec<String> {
-        let percent = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.2}%"));
+        let percent =
+            |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}%"));
         let both = |one: Option<u64>, two: Option<u64>| match (one, two) {
             (Some(one), Some(two)) => format!("{} / {}", size(one), size(two)),
             _ => "-".to_owned(),

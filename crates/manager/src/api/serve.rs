@@ -33,7 +33,7 @@ impl v1::control_server::Control for Control {
         request: Request<v1::CreateServiceRequest>,
     ) -> Answer<v1::Changed> {
         call(&self.core, Rpc::CreateService, request, |core, who, wire| async move {
-            Ok(Response::new(services::create(&core, &who, wire).await?))
+            Ok(Response::new(Box::pin(services::create(&core, &who, wire)).await?))
         })
         .await
     }
@@ -43,7 +43,7 @@ impl v1::control_server::Control for Control {
         request: Request<v1::UpdateServiceRequest>,
     ) -> Answer<v1::Changed> {
         call(&self.core, Rpc::UpdateService, request, |core, who, wire| async move {
-            Ok(Response::new(services::update(&core, &who, wire).await?))
+            Ok(Response::new(Box::pin(services::update(&core, &who, wire)).await?))
         })
         .await
     }

@@ -34,10 +34,10 @@ use warren_trust::{Authority, Peer, PeerRole};
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 const PIPE_BYTES: usize = 64 * 1024;
 
-/// Waits for what must come.
+/// Waits for what must come. Boxed: requests are large.
 #[track_caller]
 pub(crate) fn soon<F: Future>(what: F) -> impl Future<Output = F::Output> {
-    let place = std::panic::Location::caller();
+    let (place, what) = (std::panic::Location::caller(), Box::pin(what));
     async move {
         let outcome = tokio::time::timeout(SOON, what).await;
         outcome.unwrap_or_else(|_| panic!("nothing came, at {place}"))
