@@ -342,7 +342,12 @@ async fn help() {
           explain     Show why something is where it is, or nowhere, and what would help
           simulate    Show what would be where if; changes nothing
           exec        Run a command in a container
+          attach      Join the streams of a container itself
+          cp          Copy files into a container, or out of it
+          stats       Show what containers use
+          top         Show the processes of a container
           image       Images of this node
+          volume      Volumes of nodes
           registry    Registries that images are pulled from
           wait        Wait until something is as it should be
           events      Show what happens in the cluster
@@ -379,6 +384,8 @@ async fn help() {
                   Do not wait until the service has converged
               --no-check
                   Do not check image, command, user and ports on a node before accepting
+              --no-resolve-image
+                  Do not pin images to the digests that their registries have
               --image <REF>
                   Image to run, e.g. nginx:1.27
               --replicas <N>
@@ -413,12 +420,20 @@ async fn help() {
                   Setting of its own namespaces, e.g. net.core.somaxconn=1024
               --read-only
                   Root file system cannot be written to
+          -t, --tty
+                  A terminal for their standard streams: warren attach
+          -i, --interactive
+                  Keep their standard input open: warren attach
               --init-container <CONTAINER>
                   Run a container to its end before the service's own starts: name=,image=[,cmd=,env=K=V, user=,workdir=,limit-memory=,reserve-cpu=,…]; repeat for more, they run in this order
               --sidecar <CONTAINER>
                   Run a container beside the service's own, in its network: keys as above, and health-cmd=, health-http=, health-tcp=,…
               --mount <MOUNT>
-                  Mount a folder that the containers of a task have in common: type=task,name=NAME,target=/PATH[,readonly]
+                  Mount something: type=bind|volume|tmpfs|task,source=,target=[,readonly,…]; repeat for more
+          -v, --volume <VOLUME>
+                  Mount a path of the node or a volume: SOURCE:TARGET[:ro,…], or TARGET alone for a volume of the task's own
+              --tmpfs <TMPFS>
+                  Mount memory: TARGET[:size=64m,mode=1777,…]
               --constraint <CONSTRAINT>
                   Only on nodes of which this holds, e.g. node.labels.disk==ssd; also !=, =~ (a pattern with * and ?), in a,b, < and >
               --prefer <CONSTRAINT>
@@ -443,6 +458,8 @@ async fn help() {
                   Memory, e.g. 128MiB
               --limit-pids <N>
                   Processes and threads
+              --shm-size <SIZE>
+                  Size of /dev/shm, e.g. 256m; 0 is the default [default: 64MiB]
               --stop-signal <SIGNAL>
                   Signal that asks a container to end
               --stop-grace-period <DURATION>
@@ -561,8 +578,8 @@ async fn help() {
                   Operations that write to a device of the node in a second
               --min-available <N|P%>
                   Replicas that must work while others are moved or renewed: a number, a part such as 80%, or none
-              --rebalance <auto|never>
-                  Whether replicas are moved to nodes that came later: auto or never
+              --rebalance <auto|never|always>
+                  Whether replicas are moved to nodes that came later: auto (not those with volumes of a node), never or always
               --endpoint-mode <MODE>
                   What its name stands for: a virtual IP, or the addresses of its replicas [default: vip] [possible values: vip, dnsrr]
               --endpoint-affinity <AFFINITY>

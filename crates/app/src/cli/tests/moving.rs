@@ -45,15 +45,15 @@ async fn services_say_how_they_are_moved() {
     check(
         "service create db -d --image nginx --rebalance sometimes",
         expect![[r#"
-        exit 2
-        --- err
-        error: --rebalance: "sometimes" is not known; write auto or never
-    "#]],
+            exit 2
+            --- err
+            error: --rebalance: "sometimes" is not known; write auto, never or, of a service, always
+        "#]],
     )
     .await;
     check("cluster update --rebalance never", expect![[r#"
         exit 0
-        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: false, request_id: [], strategy: Unspecified, rebalance: Never, defaults: None, allowed: None }
+        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: false, request_id: [], strategy: Unspecified, rebalance: Never, defaults: None, allow_bind: [], allow_bind_rm: [], allowed: None }
     "#]]).await;
 }
 

@@ -57,6 +57,7 @@ async fn services() {
                 "desired": 3,
                 "id": "0c1g60r30c1g60r3",
                 "image": "nginx:1.27",
+                "image_digest": null,
                 "job_state": null,
                 "mode": "replicated",
                 "name": "web",
@@ -84,6 +85,7 @@ async fn services() {
               desired: 3
               id: "0c1g60r30c1g60r3"
               image: "nginx:1.27"
+              image_digest: null
               job_state: null
               mode: replicated
               name: web
@@ -397,6 +399,7 @@ async fn inspect() {
                   "hostname": null,
                   "image": "nginx:1.27",
                   "init_containers": [],
+                  "interactive": false,
                   "job": null,
                   "labels": {
                     "team": "shop"
@@ -486,9 +489,11 @@ async fn inspect() {
                     "order": "start-first",
                     "parallelism": 1
                   },
+                  "shm_bytes": 67108864,
                   "sidecars": [],
                   "stop_grace_period": "10s",
                   "stop_signal": null,
+                  "tty": false,
                   "tuning": {
                     "blkio_weight": null,
                     "cpu_shares": null,

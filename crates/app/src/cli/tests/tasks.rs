@@ -99,7 +99,7 @@ async fn filters_of_tasks() {
     expect![[r#"
         exit 2
         --- err
-        error: --filter: state: "runing" is not one of pending, assigned, preparing, starting, running, draining, stopping, complete, failed, rejected, removed
+        error: --filter: state: "runing" is not one of pending, assigned, preparing, starting, running, draining, stopping, complete, failed, rejected, removed, paused
         hint: did you mean running?
     "#]].assert_eq(&said.all());
 }
