@@ -346,7 +346,11 @@ impl FakeImages {
 impl Images for FakeImages {
     fn get(&self, reference: &Reference) -> Option<Image> {
         let state = lock(&self.state);
-        state.here.get(reference).map(|image| state.unpacked(image))
+        // The digest decides, whatever tag is beside.
+        let bare = reference.digest().map(|digest| reference.by_digest(digest.clone()));
+        let found = bare.and_then(|bare| state.here.get(&bare));
+        let found = found.or_else(|| state.here.get(reference));
+        found.map(|image| state.unpacked(image))
     }
 
     fn find(&self, text: &str) -> Result<Image, ImageError> {

@@ -90,7 +90,9 @@ impl Job {
         let view = self.core.store.view();
         self.logs.follow
             && match self.target {
-                Target::Service(id) | Target::Slot(id, _) | Target::Hook(id, _) => view.service(id).is_some(),
+                Target::Service(id) | Target::Slot(id, _) | Target::Hook(id, _) => {
+                    view.service(id).is_some()
+                }
                 Target::Task(id) => view.task(id).is_some_and(|task| task.node.is_none()),
             }
     }

@@ -97,9 +97,9 @@ pub(crate) fn resolve_present(view: &State, text: &str) -> Result<Target, Refusa
     let target = resolve(view, text)?;
     let to_come = match target {
         Target::Service(_) | Target::Task(_) => true,
-        Target::Hook(id, hook) => view
-            .service(id)
-            .is_some_and(|service| !service.spec.hooks.command(hook).is_empty()),
+        Target::Hook(id, hook) => {
+            view.service(id).is_some_and(|service| !service.spec.hooks.command(hook).is_empty())
+        }
         Target::Slot(id, slot) => view.service(id).is_some_and(|service| match service.spec.mode {
             Mode::Replicated { replicas } => (1..=replicas).contains(&slot),
             Mode::ReplicatedJob { completions, .. } => (1..=completions).contains(&slot),
@@ -143,7 +143,9 @@ pub(crate) fn running(view: &State, text: &str, starting: bool) -> Result<Task, 
         return Ok((*task).clone());
     }
     Err(match (target, tasks.as_slice()) {
-        (Target::Slot(..) | Target::Hook(..), []) => Refusal::not_found(format!("no task {text}")).hint(LISTING),
+        (Target::Slot(..) | Target::Hook(..), []) => {
+            Refusal::not_found(format!("no task {text}")).hint(LISTING)
+        }
         (Target::Task(_), [task]) => {
             Refusal::not_now(format!("task {text} is {}, not running", task.status.state.as_str()))
         }

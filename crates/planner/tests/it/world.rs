@@ -43,7 +43,7 @@ use warren_model::service::{
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_planner::{
     Beats, Convergence, Explanation, IdSource, Index, Plan, SUSPICION_MS, Seen, completed_count,
-    explain_service, explain_task, plan, patience, progress, standing, task_counts, update_state,
+    explain_service, explain_task, patience, plan, progress, standing, task_counts, update_state,
 };
 use warren_state::State;
 use warren_state::change::{Mutation, Outcome, Transaction};
