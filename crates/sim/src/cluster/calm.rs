@@ -233,6 +233,7 @@ fn plan(world: &World, leader: &Host, view: &State) -> Held {
     let seen = view.nodes().filter(|node| node.status == NodeStatus::Ready);
     let beats = Beats {
         since: now,
+        wall: Some(warren_model::Time(leader.clock.now_ms())),
         seen: seen.map(|node| (node.id, Seen { at: now, rtt_ms: 2 })).collect(),
         ..Beats::default()
     };

@@ -91,6 +91,7 @@ async fn happen(world: Arc<World>, fault: Fault) {
         Fault::Demote => demote(&world).await,
         Fault::Drain => drain(&world).await,
         Fault::Lie => lie(&world),
+        Fault::SetClock => set_clock(&world),
     };
     world.trace(happened.is_some());
 }
@@ -344,6 +345,18 @@ fn lie(world: &World) -> Option<()> {
     let host = any(world, |_| true)?;
     host.lies.store(true, Ordering::Relaxed);
     host.poke();
+    Some(())
+}
+
+/// By minutes, or by hours.
+fn set_clock(world: &World) -> Option<()> {
+    const MINUTE_MS: u64 = 60_000;
+    let host = any(world, |_| true)?;
+    let most_ms = if world.rng.below(2) == 0 { 10 * MINUTE_MS } else { 300 * MINUTE_MS };
+    let by_ms = i64::try_from(world.rng.below(most_ms)).ok()?;
+    let by_ms = if world.rng.below(2) == 0 { by_ms } else { -by_ms };
+    world.note(|| format!("{}: its clock is set by {by_ms} ms", host.name));
+    host.clock.set(by_ms);
     Some(())
 }
 

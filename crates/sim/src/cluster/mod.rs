@@ -26,6 +26,8 @@ mod calm;
 mod clock;
 mod faults;
 mod host;
+mod laws;
+mod mend;
 mod net;
 mod plan;
 mod session;
@@ -89,6 +91,8 @@ pub struct Counts {
     pub lost: u32,
     pub acknowledged: u32,
     pub container_crashes: u32,
+    /// Answers that told of a run that somebody wished for.
+    pub runs: u32,
 }
 
 /// What a run did.
@@ -172,8 +176,16 @@ async fn live(world: Arc<World>) -> Result<u64, String> {
     people.shutdown().await;
     faults::heal(&world);
     faults::repair(&world).await;
-    calm::settle(&world).await?;
-    calm::replay(&world).await?;
+    let mending = Arc::clone(&world);
+    let calm = async {
+        calm::settle(&world).await?;
+        calm::replay(&world).await
+    };
+    tokio::select! {
+        biased;
+        calm = calm => calm?,
+        () = mend::mend(mending) => {}
+    }
     calm::revision(&world)
 }
 

@@ -15,6 +15,9 @@ pub(crate) const LIE: &str = "a lie";
 /// Networks that services are on, beside the default one.
 pub(crate) const NETWORKS: [&str; 3] = ["red", "green", "blue"];
 
+/// A kind of devices that some hosts have.
+pub(crate) const DEVICE: &str = "sim.test/gpu";
+
 /// Services that nobody touches: their slots never have two copies at once.
 const SENTINELS: [[u8; 10]; 2] = [[0xee; 10], [0xed; 10]];
 
@@ -37,10 +40,13 @@ pub enum Profile {
     Network,
     /// Managers come and go, some for good.
     Members,
+    /// Wall clocks are set, and managers die.
+    Clocks,
 }
 
 impl Profile {
-    pub const ALL: [Self; 4] = [Self::Mixed, Self::Power, Self::Network, Self::Members];
+    pub const ALL: [Self; 5] =
+        [Self::Mixed, Self::Power, Self::Network, Self::Members, Self::Clocks];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -48,6 +54,7 @@ impl Profile {
             Self::Power => "power",
             Self::Network => "network",
             Self::Members => "members",
+            Self::Clocks => "clocks",
         }
     }
 }
@@ -77,6 +84,8 @@ pub(crate) enum Fault {
     Drain,
     /// A node speaks for tasks of another.
     Lie,
+    /// Of any host, back or ahead.
+    SetClock,
 }
 
 /// Weights of faults.
@@ -102,6 +111,7 @@ const MIXED: Mix = &[
     (Fault::Demote, 2),
     (Fault::Drain, 2),
     (Fault::Lie, 2),
+    (Fault::SetClock, 3),
 ];
 const POWER: Mix = &[
     (Fault::KillManager, 6),
@@ -136,6 +146,17 @@ const MEMBERS: Mix = &[
     (Fault::CrashContainers, 2),
 ];
 
+const CLOCKS: Mix = &[
+    (Fault::SetClock, 10),
+    (Fault::KillManager, 5),
+    (Fault::PowerManagers, 1),
+    (Fault::StopHost, 2),
+    (Fault::CutHosts, 2),
+    (Fault::KillWorker, 3),
+    (Fault::PowerWorker, 2),
+    (Fault::CrashContainers, 3),
+];
+
 /// One run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Script {
@@ -163,10 +184,11 @@ impl Script {
             2..=5 => 3,
             _ => 5,
         };
-        let drawn = match rng.below(8) {
+        let drawn = match rng.below(10) {
             0..=2 => Profile::Mixed,
             3 | 4 => Profile::Power,
             5 | 6 => Profile::Network,
+            7 | 8 => Profile::Clocks,
             _ => Profile::Members,
         };
         Self {
@@ -188,6 +210,7 @@ impl Script {
             Profile::Power => POWER,
             Profile::Network => NETWORK,
             Profile::Members => MEMBERS,
+            Profile::Clocks => CLOCKS,
         };
         let total = mix.iter().map(|(_, weight)| weight).sum();
         let mut at = rng.below(total);

@@ -8,21 +8,24 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 use warren_base::rng::{Rng, SeededRng};
-use warren_model::ServiceSpec;
 use warren_model::health::{HealthAction, HealthSpec, Healthcheck, Probe};
+use warren_model::placement::Preempt;
 use warren_model::service::{
     Attachment, Endpoint, EndpointMode, FailureAction, Mode, OnDisconnect, PortSpec, Protocol,
-    PublishMode, RestartPolicy, TaskTemplate, UpdateOrder, UpdatePolicy,
+    PublishMode, RestartPolicy, Service, TaskTemplate, UpdateOrder, UpdatePolicy,
 };
+use warren_model::task::{Desired, Task};
+use warren_model::{NodeId, ServiceSpec, TaskId};
 use warren_proto::v1;
 
 use super::book::{Ack, Held};
 use super::call::{self, Ask};
 use super::host::Host;
-use super::plan::{NETWORKS, SHARED, TOKEN};
+use super::laws::WISH;
+use super::plan::{DEVICE, NETWORKS, SHARED, TOKEN, is_sentinel};
 use super::world::{World, held};
-use crate::jobs;
 use crate::machine::pick;
+use crate::{hooks, jobs};
 
 /// Of one person; enough to overlap, few enough to be changed often.
 const SERVICES_MAX: usize = 3;
@@ -75,8 +78,15 @@ impl User {
     async fn act(&mut self) -> Held {
         self.writes += 1;
         let token = format!("{}-{}", self.name, self.writes);
-        if self.rng.below(8) == 0 {
-            return self.contend(token).await;
+        match self.rng.below(16) {
+            0 | 1 => return self.contend(token).await,
+            2 => return self.touch_a_task().await,
+            3..=5 => {
+                if let Some(job) = self.any_job() {
+                    return self.dispatch(&job, token).await;
+                }
+            }
+            _ => {}
         }
         match (self.rng.below(10), pick(&self.rng, self.own.len())) {
             (9, Some(at)) => self.remove(at).await,
@@ -109,7 +119,7 @@ impl User {
 
     async fn change(&mut self, at: usize, token: String) -> Held {
         let mut spec = self.own[at].spec.clone();
-        match self.rng.below(11) {
+        match self.rng.below(12) {
             8 => spec.networks = self.networks(),
             9 => spec.endpoint.mode = self.endpoint_mode(),
             0..=3 if spec.mode.is_job() => jobs::resize(&mut spec, &self.rng),
@@ -119,6 +129,7 @@ impl User {
                 let replicas = u32::try_from(self.rng.below(6)).unwrap_or(1);
                 spec.mode = Mode::Replicated { replicas };
             }
+            11 if !spec.mode.is_job() => hooks::make(&mut spec, &self.rng),
             4 | 5 => spec.task.env = vec![format!("V={}", self.rng.below(1000))],
             6 => spec.task.force += 1,
             _ => spec.ports = self.ports(),
@@ -156,6 +167,60 @@ impl User {
             Outcome::Done | Outcome::Unknown | Outcome::Refused => drop(self.own.remove(at)),
         }
         Ok(())
+    }
+
+    /// Of anybody, so that people begin runs of one at the same time.
+    fn any_job(&self) -> Option<String> {
+        let (_, running) = self.any_manager()?.running()?;
+        let view = running.store.view();
+        let takes = |service: &&Service| !service.removing && service.spec.job.inputs.is_any();
+        let jobs: Vec<String> =
+            view.services().filter(takes).map(|service| service.spec.name.to_string()).collect();
+        pick(&self.rng, jobs.len()).map(|at| jobs[at].clone())
+    }
+
+    /// Begins a run, once, whatever becomes of the answers.
+    async fn dispatch(&mut self, name: &str, token: String) -> Held {
+        let payload = (self.rng.below(2) == 0).then(|| vec![7; 9]);
+        let wire = v1::RunJobRequest {
+            service: name.to_owned(),
+            request_id: self.request_id(),
+            params: [(WISH.to_owned(), token)].into(),
+            payload,
+        };
+        self.ask(Ask::Run(wire), name, "").await.map(|_| ())
+    }
+
+    /// Stops a task, or restarts it in place.
+    async fn touch_a_task(&mut self) -> Held {
+        let Some(host) = self.any_manager() else { return Ok(()) };
+        let Some((_, running)) = host.running() else { return Ok(()) };
+        let view = running.store.view();
+        let fits = |task: &&Task| {
+            task.desired == Desired::Running
+                && !task.status.state.is_terminal()
+                && task.node.is_some()
+                && !is_sentinel(task.service)
+        };
+        let tasks: Vec<(TaskId, Option<NodeId>)> =
+            view.tasks().filter(fits).map(|task| (task.id, task.node)).collect();
+        let Some(at) = pick(&self.rng, tasks.len()) else { return Ok(()) };
+        let (task, node) = tasks[at];
+        if self.rng.below(2) == 0 {
+            let there = self.world.hosts().into_iter().find(|host| Some(host.node) == node);
+            if let Some(there) = there {
+                held(&there.restarts).push(task);
+                there.poke();
+            }
+            return Ok(());
+        }
+        let stop = v1::control_task_request::Stop {};
+        let wire = v1::ControlTaskRequest {
+            task: task.to_string(),
+            request_id: self.request_id(),
+            what: Some(v1::control_task_request::What::Stop(stop)),
+        };
+        self.ask(Ask::Control(wire), "", "").await.map(|_| ())
     }
 
     /// Reads must show what was acknowledged before, from whichever manager.
@@ -329,8 +394,18 @@ impl User {
             endpoint: Endpoint { mode: self.endpoint_mode(), ..Endpoint::default() },
             ..ServiceSpec::new(name, template)
         };
-        if self.rng.below(5) == 0 {
-            jobs::make(&mut spec, &self.rng);
+        match self.rng.below(10) {
+            0 | 1 => jobs::make(&mut spec, &self.rng),
+            2 => hooks::make(&mut spec, &self.rng),
+            3 => drop(spec.task.reserve.generic.insert(DEVICE.to_owned(), 1)),
+            // More than there is, so that some end for others.
+            4 | 5 => {
+                spec.task.reserve.cpu_millis = 1_000 + self.rng.below(2_000);
+                spec.placement.priority = i16::try_from(self.rng.below(4)).unwrap_or(0);
+                spec.placement.preempt =
+                    if self.rng.below(2) == 0 { Preempt::Lower } else { Preempt::Never };
+            }
+            _ => {}
         }
         Some(spec)
     }
