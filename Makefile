@@ -12,10 +12,10 @@ FUZZ_SEED ?= 1
 FROM ?= 0
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help build demo demo-clean test test-guest test-mutants sim testbed soak check deps unit lint deny install bench \
+.PHONY: help build demo demo-clean test test-guest test-guest-runtime test-hardening-mutants test-hostile test-programs test-conformance fuzz test-mutants sim testbed soak check deps unit lint deny install bench \
 	bench-create bench-dns bench-scale bench-storm bench-cycle bench-memory bench-heal bench-crash bench-state \
 	bench-log bench-cluster bench-load bench-writes bench-form bench-failover bench-rotation bench-health bench-worker-loss bench-pause bench-edge \
-	bench-quorum bench-idle bench-agents bench-replicas bench-change bench-soak bench-wireguard fuzz-wireguard bench-net bench-attach bench-loop bench-place bench-steady bench-update
+	bench-quorum bench-idle bench-agents bench-replicas bench-change bench-soak bench-wireguard fuzz-wireguard bench-net bench-attach bench-loop bench-place bench-steady bench-update bench-images
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -52,12 +52,34 @@ sim:            ## simulated clusters with faults, one a seed: SEEDS=20000 FROM=
 test-mutants:   ## breaks the program on purpose: the simulator must notice each time
 	crates/sim/mutants/run
 
+fuzz:           ## hostile bytes to readers of images, of the supervisor's messages and of the container's files: FUZZ_SECONDS=600 FUZZ_SEED=1
+	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) cargo nextest run --locked --profile soak -p warren-shim --ignore-default-filter -E 'test(hostile_bytes)'
+	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) cargo nextest run --locked --profile soak -p warren-image --ignore-default-filter -E 'test(hostile_bytes)'
+
 fuzz-wireguard: ## hostile bytes to the WireGuard engine, in both directions: FUZZ_SECONDS=600 FUZZ_SEED=1
 	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) cargo nextest run --locked --profile soak -p warren-wireguard --ignore-default-filter -E 'test(hostile_bytes)'
 
 soak: deps      ## tests that take long: load, and faults for minutes
 	cargo build --locked -p warren
 	cargo nextest run --locked --profile soak -p warren-testbed -p warren
+
+test-hardening-mutants: deps ## leaves out one protection of containers at a time: its test, and no other, must fail
+	scripts/hardening-mutants
+
+test-hostile: deps build ## containers that attack: races and bombs, and what a neighbour feels
+	cargo nextest run --locked --profile soak -p warren-runtime
+	bench/hostile.py
+
+test-programs: deps build ## a dozen real programs of Debian packages, each as a service and used
+	scripts/test-programs $(WARREN)
+
+test-conformance: deps ## the same containers by runc, crun and our runtime
+	cargo build --locked -p warren-runtime --example conform
+	scripts/conformance target/debug/examples/conform
+
+test-guest-runtime: deps ## the runtime's tests on pure cgroup v2, in a virtual machine with Debian's kernel
+	cargo nextest run --locked --no-run -p warren-runtime
+	scripts/guest-tests warren-runtime host_
 
 test-guest: deps ## what needs WireGuard, netem or pure cgroup v2 of the kernel, in a virtual machine with Debian's
 	cargo build --locked -p warren
@@ -123,6 +145,9 @@ bench-loop: build ## containers that end as soon as they begin, for ten minutes:
 
 bench-update: build ## a rolling update of 10 replicas, side by side with Docker Swarm
 	bench/update.py
+
+bench-images: build ## pull, save and load of an image, side by side with skopeo and containerd
+	bench/images.py
 
 bench-dns:      ## CPU and latency of a name's query, side by side with dnsmasq
 	cargo build --locked --release -q -p warren-net --example bench_dns

@@ -37,7 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn build(shim: &Path, target: &str, target_dir: &Path) -> Result<(), Box<dyn Error>> {
     let mut cargo = Command::new(env::var("CARGO")?);
     cargo.current_dir(shim).args(["build", "--release", "--offline", "--bin", "warren-shim"]);
-    cargo.args(["--features", "bare"]);
+    let mutants = env::var_os("CARGO_FEATURE_MUTANTS").is_some();
+    cargo.args(["--features", if mutants { "bare,mutants" } else { "bare" }]);
     cargo.arg("--target").arg(target).arg("--target-dir").arg(target_dir);
     for setting in [
         "opt-level=\"z\"",

@@ -61,6 +61,8 @@ pub struct AssignedService {
     pub ports: Vec<PortSpec>,
     pub on_disconnect: OnDisconnect,
     pub labels: BTreeMap<String, String>,
+    /// References of images of revisions that it may go back to.
+    pub kept_images: Vec<String>,
     pub templates: BTreeMap<u32, Arc<TaskTemplate>>,
 }
 

@@ -4,6 +4,7 @@
 //! process of the agent finds its tasks by ([`parse_labels`]).
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,15 +20,17 @@ use warren_model::task::TaskExit;
 use warren_model::{ServiceId, TaskId, Time};
 use warren_net::{Addresses, Sandbox};
 use warren_runtime::{
-    ContainerInfo, ContainerSpec, ContainerState, Device, Exit, InjectedFile, IoKind, IoLimit,
-    Limits, LogPolicy, Mount, MountKind, Seccomp,
+    ContainerInfo, ContainerSpec, ContainerState, Exit, InjectedFile, IoKind, IoLimit, Limits,
+    LogPolicy, Mount, MountKind,
 };
 
-use crate::cdi::{BindMount, DeviceNode, Edits};
+use crate::cdi::{BindMount, Edits};
 use crate::core::{Order, TaskSpec, companion_id};
 use crate::crew::{self, FoundCompanion};
 use crate::published::Claim;
 use crate::task::{Ended, Found, FoundState};
+
+mod privileges;
 
 const TASK: &str = "warren.task";
 const ATTEMPT: &str = "warren.attempt";
@@ -66,7 +69,8 @@ pub(crate) enum Error {
 #[derive(Debug, Clone)]
 pub(crate) struct Parts {
     pub(crate) image: Image,
-    pub(crate) sandbox: Sandbox,
+    /// On the node's own network: none.
+    pub(crate) sandbox: Option<Sandbox>,
     pub(crate) keep: Vec<(String, Arc<OwnedFd>)>,
     /// What its devices need.
     pub(crate) edits: Edits,
@@ -101,7 +105,7 @@ pub(crate) fn container(
     if args.is_empty() {
         return Err(Error::NoCommand { image: template.image.clone() });
     }
-    let hostname = hostname(task, template);
+    let hostname = hostname(task, template, facts.hostname);
     Ok(ContainerSpec {
         id: task.container_id(attempt.number),
         args,
@@ -111,18 +115,20 @@ pub(crate) fn container(
         ),
         cwd: template.workdir.clone().unwrap_or_else(|| config.workdir.clone()),
         user: template.user.clone().unwrap_or_else(|| config.user.clone()),
-        files: files(task, &hostname, &parts.sandbox, resolver),
+        files: files(task, &hostname, parts.sandbox.as_ref(), resolver),
         hostname,
         read_only: template.read_only,
         limits: limits_of(order.defaults.limits_of(template), template),
         mounts: parts.edits.mounts.into_iter().map(mount).collect(),
-        devices: parts.edits.nodes.into_iter().map(device).collect(),
+        shm_bytes: template.shm_bytes,
+        devices: privileges::devices(template, parts.edits.nodes),
         cap_add: template.cap_add.clone(),
         cap_drop: template.cap_drop.clone(),
-        no_new_privileges: true,
-        seccomp: Seccomp::Default,
+        no_new_privileges: template.privileges.forbids_new(),
+        seccomp: privileges::seccomp(template),
+        privileges: privileges::of(template),
         stop_signal: stop_signal(template, config),
-        netns: Some(parts.sandbox.netns),
+        netns: parts.sandbox.map(|sandbox| sandbox.netns),
         keep: parts.keep,
         log: LogPolicy {
             dir: logs.to_owned(),
@@ -241,11 +247,6 @@ fn mount(mount: BindMount) -> Mount {
     Mount { kind: MountKind::Bind { source: host_path.into() }, target, read_only }
 }
 
-fn device(node: DeviceNode) -> Device {
-    let DeviceNode { path, host_path, read, write, mode, uid, gid } = node;
-    Device { path, host_path: host_path.into(), read, write, mode, uid, gid }
-}
-
 /// The template with everything filled in that is to be.
 fn filled(template: &TaskTemplate, facts: &Facts<'_>) -> Result<TaskTemplate, Error> {
     let mut filled = template.clone();
@@ -269,8 +270,12 @@ fn filled(template: &TaskTemplate, facts: &Facts<'_>) -> Result<TaskTemplate, Er
     Ok(filled)
 }
 
-fn hostname(task: &TaskSpec, template: &TaskTemplate) -> String {
+/// On the node's own network it has the node's name, as in Docker.
+fn hostname(task: &TaskSpec, template: &TaskTemplate, node: &str) -> String {
     template.hostname.clone().unwrap_or_else(|| {
+        if template.privileges.host_network {
+            return node.to_owned();
+        }
         let mut id = task.id.to_string();
         id.truncate(HOSTNAME_LEN);
         id
@@ -282,15 +287,21 @@ fn stop_signal(template: &TaskTemplate, config: &ImageConfig) -> i32 {
     parse_signal(given).unwrap_or(SIGTERM)
 }
 
-fn files(task: &TaskSpec, hostname: &str, sandbox: &Sandbox, resolver: &str) -> Vec<InjectedFile> {
+fn files(
+    task: &TaskSpec,
+    hostname: &str,
+    sandbox: Option<&Sandbox>,
+    resolver: &str,
+) -> Vec<InjectedFile> {
+    // Debian's way for a name without an address of its own.
+    let address = sandbox.map_or(Ipv4Addr::new(127, 0, 1, 1), |sandbox| sandbox.address);
     let short = hostname.split('.').next().unwrap_or(hostname);
     let names = if short == hostname { short.to_owned() } else { format!("{hostname} {short}") };
     let mut hosts = format!(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
-         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n{}\t{names}\n",
-        sandbox.address
+         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n{address}\t{names}\n"
     );
-    if let Some(address) = sandbox.address6 {
+    if let Some(address) = sandbox.and_then(|sandbox| sandbox.address6) {
         hosts.push_str(&format!("{address}\t{names}\n"));
     }
     let file = |target: &str, text: String| InjectedFile {
@@ -503,7 +514,6 @@ pub(crate) fn time(at: SystemTime) -> Time {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
     use warren_model::job::Given;
 
     use warren_model::NodeId;

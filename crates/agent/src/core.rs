@@ -13,11 +13,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use warren_model::bind::BindRule;
 use warren_model::defaults::Defaults;
 use warren_model::health;
 use warren_model::service::PortSpec;
 use warren_model::task::TaskStatus;
-use warren_model::{ServiceId, TaskId};
+use warren_model::{Allowed, ServiceId, TaskId, TaskTemplate};
 
 use crate::assignments::Set;
 use crate::cache::{Cached, Changed};
@@ -42,7 +43,8 @@ mod tests;
 
 pub use alone::{ALONE_MS, KEPT_MS, RULES_KEPT_MS};
 pub use kinds::{
-    Command, FoundTask, Input, Order, TaskSpec, TaskView, companion_id, container_id, group,
+    Command, FoundTask, Input, Order, TaskSpec, TaskView, VolumeUser, companion_id, container_id,
+    group,
 };
 
 #[derive(Debug)]
@@ -145,11 +147,13 @@ impl Core {
         up.map(|(id, held)| (*id, held.machine.attempt())).collect()
     }
 
-    /// References of the images that tasks of this node need.
+    /// References of the images that tasks of this node need, and that their services may go back
+    /// to.
     pub fn images(&self) -> BTreeSet<String> {
         let gone = |held: &&Held| !held.machine.is_gone();
         let images = self.tasks.values().filter(gone).map(|held| held.spec.template.image.clone());
-        images.chain(self.companion_images()).collect()
+        let kept = self.set.all_services().flat_map(|(_, service)| service.kept_images.clone());
+        images.chain(self.companion_images()).chain(kept).collect()
     }
 
     /// Those of init containers and sidecars alone.
@@ -157,6 +161,22 @@ impl Core {
         let gone = |held: &&Held| !held.machine.is_gone();
         let companions = self.tasks.values().filter(gone).flat_map(|h| &h.spec.template.companions);
         companions.map(|companion| companion.task.image.clone()).collect()
+    }
+
+    /// Tasks of this node that use volumes with a name.
+    pub fn volume_users(&self) -> Vec<VolumeUser> {
+        let held = self.tasks.values().filter(|held| !held.machine.is_gone());
+        let held = held.filter(|held| held.spec.template.keeps_data());
+        held.map(|held| VolumeUser {
+            spec: Arc::clone(&held.spec),
+            service_name: self.service_name(held.spec.service).to_owned(),
+            labels: self
+                .set
+                .service(held.spec.service)
+                .map(|s| s.labels.clone())
+                .unwrap_or_default(),
+        })
+        .collect()
     }
 
     /// When to send [`Input::Wake`], on the monotonic clock.
@@ -274,7 +294,8 @@ impl Core {
                 spec: Arc::clone(&held.spec),
                 service_name: self.service_name(held.spec.service).to_owned(),
                 labels: match (&effect, self.set.service(held.spec.service)) {
-                    (Effect::Start, Some(service)) => service.labels.clone(),
+                    // Whoever looks after sidecars from then on may start them again.
+                    (Effect::Start | Effect::Wait, Some(service)) => service.labels.clone(),
                     (_, _) => BTreeMap::new(),
                 },
                 claims: match held.spec.hook() {
@@ -287,6 +308,11 @@ impl Core {
                 asker: held.asker.clone(),
                 generation: self.publisher.needed(held.spec.service),
                 defaults: self.defaults(),
+                allow_bind: match &effect {
+                    Effect::Start | Effect::Wait => self.allow_bind(),
+                    _ => Vec::new(),
+                },
+                refused: self.refused(&held.spec.template),
                 parted: self.parted(held.spec.service),
                 port: health::first_tcp(self.ports(held.spec.service)),
                 effect,
@@ -295,8 +321,21 @@ impl Core {
         }
     }
 
+    /// Managers have looked when the service was made; since then less may be allowed.
+    fn refused(&self, template: &TaskTemplate) -> Option<String> {
+        let none = Allowed::default();
+        let allowed = self.set.settings.as_ref().map_or(&none, |settings| &settings.allowed);
+        let error = allowed.check(template).err()?;
+        Some(format!("{error}; {}", error.hint()))
+    }
+
     fn defaults(&self) -> Defaults {
         self.set.settings.as_ref().map(|settings| settings.defaults).unwrap_or_default()
+    }
+
+    fn allow_bind(&self) -> Vec<BindRule> {
+        let settings = self.set.settings.as_ref();
+        settings.map(|settings| settings.allow_bind.clone()).unwrap_or_default()
     }
 
     fn tell(&mut self, id: TaskId, now: Now) {

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use warren_model::service::expand::Facts;
 use warren_model::{TaskId, TaskTemplate};
 use warren_runtime::Error as RuntimeError;
 
+pub(crate) mod mounts;
 mod network;
 
 pub(crate) use network::{Roll, apply, hold, readmit, resolve};
@@ -134,6 +134,10 @@ fn claimant(order: &Order) -> Claimant {
 
 /// Gets image, namespace and ports. Whatever was half done is undone by a release.
 pub(crate) async fn prepare(tools: &Tools, order: Order, cancel: &CancellationToken) {
+    if let Some(why) = &order.refused {
+        let refused = Event::PrepareFailed(permanent(why.clone()));
+        return answer(tools, &order, refused, None).await;
+    }
     let image = tokio::select! {
         biased;
         () = cancel.cancelled() => return,
@@ -286,46 +290,28 @@ pub(crate) async fn try_start(
     };
     let resolver = resolver(tools, order).await;
     let logs = tools.log_dir(order.spec.id);
+    let volumes = parts.image.config.volumes.clone();
     let mut spec =
         container::container(order, &facts(tools, order), attempt, parts, &resolver, &logs)
             .map_err(|error| permanent(error.to_string()))?;
-    share(tools, order.spec.id, &order.spec.template, &mut spec).await?;
+    let (template, volumes) = (&*order.spec.template, &*volumes);
+    let own = mounts::Container { companion: None, template, volumes };
+    mounts::add(tools, order, &own, &mut spec).await?;
     start_container(tools, spec).await
 }
 
 /// The text of the containers' resolv.conf.
 pub(crate) async fn resolver(tools: &Tools, order: &Order) -> String {
+    if order.spec.template.privileges.host_network {
+        // Whoever answers the node answers the container, on its loopback too.
+        return tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default();
+    }
     let host = container::host_resolver().await;
     let stack = order.asker.as_ref().and_then(|asker| asker.stack.as_deref());
     match &tools.names {
         Some(_) => names::resolv_conf(&host, stack),
         None => container::resolv_conf(&host),
     }
-}
-
-/// Makes the folders of a task that a container of it has in common with others, and mounts them.
-pub(crate) async fn share(
-    tools: &Tools,
-    task: TaskId,
-    template: &TaskTemplate,
-    spec: &mut warren_runtime::ContainerSpec,
-) -> Result<(), Failure> {
-    for folder in &template.shared {
-        let source = tools.shared_dir().join(task.to_string()).join(folder.name.as_str());
-        let failed = |error: io::Error| {
-            transient(format!("make the folder {} of the task: {error}", folder.name))
-        };
-        tokio::fs::create_dir_all(&source).await.map_err(failed)?;
-        // As of /tmp: whoever the programs of the task run as.
-        let open = std::fs::Permissions::from_mode(0o1777);
-        tokio::fs::set_permissions(&source, open).await.map_err(failed)?;
-        spec.mounts.push(warren_runtime::Mount {
-            kind: warren_runtime::MountKind::Bind { source },
-            target: folder.target.clone(),
-            read_only: folder.read_only,
-        });
-    }
-    Ok(())
 }
 
 pub(crate) async fn start_container(

@@ -159,6 +159,7 @@ fn what(order: &Order) -> Option<(Probe, u64, Rhythm)> {
 /// Whom to ask of the containers of an order.
 fn asks(order: &Order) -> Vec<(Ask, Rhythm)> {
     let (task, attempt) = (order.spec.id, order.attempt);
+    let address = order.spec.probed_at();
     let mut asks = Vec::new();
     if let Some((probe, timeout_ms, rhythm)) = what(order) {
         let ask = Ask {
@@ -169,7 +170,7 @@ fn asks(order: &Order) -> Vec<(Ask, Rhythm)> {
             before: false,
             attempt,
             container: order.spec.container_id(attempt),
-            address: order.spec.address,
+            address,
             probe,
             timeout_ms,
             gone: CancellationToken::new(),
@@ -193,7 +194,7 @@ fn of_sidecar(order: &Order, at: usize, companion: &Companion) -> Option<(Ask, R
         before: false,
         attempt,
         container: companion_id(task, attempt, &companion.name),
-        address: order.spec.address,
+        address: order.spec.probed_at(),
         probe: spec.probe.clone(),
         timeout_ms: spec.timeout_ms,
         gone: CancellationToken::new(),

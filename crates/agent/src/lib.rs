@@ -56,6 +56,7 @@ pub mod task;
 mod tests;
 mod tunnel;
 mod underlay;
+mod volumes;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -99,6 +100,7 @@ use crate::health::Prober;
 use crate::parted::Parted;
 use crate::ports::{Claimant, Ports, User};
 use crate::session::Session;
+use crate::volumes::Volumes;
 use crate::worker::{INBOX_MAX, Message, Tools, Worker};
 
 /// How long effects under way may take when the agent stops; their containers
@@ -133,8 +135,10 @@ pub struct Options {
     pub net_table: Arc<dyn NetTable>,
     /// Where files are that say which devices this machine has; later ones count more.
     pub device_folders: Vec<PathBuf>,
-    /// Holds `logs/<task id>` and `agent/assignments`.
+    /// Holds `logs/<task id>`, `agent/assignments` and `volumes`.
     pub data_dir: PathBuf,
+    /// Folders of the daemon itself, which no container may mount, nor what they are in.
+    pub own_folders: Vec<PathBuf>,
     /// Seals what is kept on disk.
     pub key: Arc<KeyFile>,
     /// The cluster's container pool, for `doctor`.
@@ -201,7 +205,9 @@ impl Agent {
             ports,
             devices: Arc::clone(&devices),
             clock: options.clock,
+            volumes: Arc::new(Volumes::new(&options.data_dir)),
             data_dir: options.data_dir,
+            own_folders: options.own_folders,
             starts: Arc::new(Semaphore::new(worker::STARTS_MAX)),
             pulls: Semaphore::new(worker::PULLS_MAX),
             removals: Semaphore::new(worker::REMOVALS_MAX),

@@ -8,9 +8,12 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::io::AsyncRead;
+use tokio::sync::mpsc;
 use warren_image::{
-    Error, Image, ImportOptions, Listed, Loaded, Progress, Prune, Reference, Remote, Removed, Store,
+    Checked, Error, Image, ImportOptions, Listed, Loaded, Progress, Prune, Pushed, Reference,
+    Remote, Removed, Store,
 };
 use warren_net::{Addresses, Count, Net, Protocol, Sandbox, Table};
 
@@ -102,6 +105,19 @@ pub trait Images: Send + Sync + 'static {
         options: ImportOptions,
         progress: Progress,
     ) -> Result<Image, Error>;
+    async fn save(
+        &self,
+        images: &[String],
+        out: mpsc::Sender<Bytes>,
+        progress: Progress,
+    ) -> Result<(), Error>;
+    async fn push(
+        &self,
+        image: &str,
+        to: Option<&Reference>,
+        progress: Progress,
+    ) -> Result<Pushed, Error>;
+    async fn fsck(&self, repair: bool, in_use: &BTreeSet<String>) -> Result<Checked, Error>;
     fn list(&self) -> Vec<Listed>;
     async fn remove(&self, text: &str, in_use: &BTreeSet<String>) -> Result<Removed, Error>;
     async fn prune(&self, which: Prune, in_use: &BTreeSet<String>) -> Result<Removed, Error>;
@@ -145,6 +161,28 @@ impl Images for Store {
         progress: Progress,
     ) -> Result<Image, Error> {
         self.import(archive, name, options, progress).await
+    }
+
+    async fn save(
+        &self,
+        images: &[String],
+        out: mpsc::Sender<Bytes>,
+        progress: Progress,
+    ) -> Result<(), Error> {
+        self.save(images, out, progress).await
+    }
+
+    async fn push(
+        &self,
+        image: &str,
+        to: Option<&Reference>,
+        progress: Progress,
+    ) -> Result<Pushed, Error> {
+        self.push(image, to, progress).await
+    }
+
+    async fn fsck(&self, repair: bool, in_use: &BTreeSet<String>) -> Result<Checked, Error> {
+        self.fsck(repair, in_use).await
     }
 
     fn list(&self) -> Vec<Listed> {

@@ -10,6 +10,7 @@ mod images;
 mod inspect;
 mod logs;
 mod resolve;
+mod volumes;
 
 use std::sync::Arc;
 
@@ -222,6 +223,11 @@ async fn open(tools: &Arc<Tools>, line: &mut Line, kind: Option<Open>) -> Outcom
         Some(Open::ImageImport(import)) => images::import(tools, import, line).await,
         Some(Open::ImageList(_)) => images::list(tools, line).await,
         Some(Open::ImageRemove(remove)) => images::remove(tools, remove, line).await,
+        Some(Open::VolumeList(asked)) => volumes::list(tools, asked, line).await,
+        Some(Open::VolumeRemove(asked)) => volumes::remove(tools, asked, line).await,
+        Some(Open::ImageSave(save)) => images::out::save(tools, save, line).await,
+        Some(Open::ImagePush(push)) => images::out::push(tools, push, line).await,
+        Some(Open::ImageFsck(fsck)) => images::out::fsck(tools, fsck.repair, line).await,
         Some(Open::RegistryLogin(login)) => images::login(tools, login).await,
         Some(Open::Check(check)) => inspect::check(tools, check, line).await,
         Some(Open::Doctor(asked)) => inspect::doctor(tools, asked, line).await,

@@ -18,7 +18,7 @@ use warren_proto::v1;
 use crate::assignments::Gap;
 use crate::cache::{Cache, Cached, Changed, Pace};
 use crate::container::Parts;
-use crate::core::{Command, Core, Input, Order, TaskView};
+use crate::core::{Command, Core, Input, Order, TaskView, VolumeUser};
 use crate::crew;
 use crate::doctor::Map;
 use crate::effects;
@@ -62,6 +62,8 @@ pub(crate) enum Message {
     },
     Task(TaskId, oneshot::Sender<Option<TaskView>>),
     Images(oneshot::Sender<Pins>),
+    /// Whose volumes must not be removed.
+    VolumeUsers(oneshot::Sender<Vec<VolumeUser>>),
     /// How many tasks managers do not know any more, and for how long they run on.
     Forgotten(oneshot::Sender<Option<(usize, Option<u64>)>>),
     /// What cannot be done for networks.
@@ -206,6 +208,9 @@ impl Worker {
                 let running = self.images.values().cloned().collect();
                 let beside = self.core.companion_images();
                 let _ = reply.send(Pins { running, beside, wanted: self.core.images() });
+            }
+            Message::VolumeUsers(reply) => {
+                let _ = reply.send(self.core.volume_users());
             }
             Message::Forgotten(reply) => {
                 let _ = reply.send(self.core.forgotten(self.tools.now()));

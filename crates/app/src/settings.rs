@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use warren_base::telemetry::LogFormat;
-use warren_image::Watermarks;
+use warren_image::{Mirror, Watermarks};
 
 use crate::address::Address;
 use crate::cli::failure::{Failure, nearest, plain};
@@ -39,7 +39,7 @@ const PID_NAME: &str = "warren.pid";
 const FILE_MAX: u64 = 1 << 20;
 
 /// Keys that the file may have.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "data_dir",
     "run_dir",
     "listen",
@@ -50,6 +50,7 @@ const KEYS: [&str; 14] = [
     "profile",
     list::REGISTRIES,
     list::MANAGERS,
+    list::MIRRORS,
     "image_gc",
     list::DEVICES,
     "log_level",
@@ -101,6 +102,10 @@ pub(crate) struct NodeFlags {
     /// [env: WARREN_INSECURE_REGISTRY]
     #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
     insecure_registry: Vec<String>,
+    /// Registry that is asked for another one's images before it; repeat for more, commas in the
+    /// environment [env: WARREN_REGISTRY_MIRROR]
+    #[arg(long, value_name = "HOST=URL", value_delimiter = ',')]
+    registry_mirror: Vec<String>,
     /// When images that nothing uses are removed: from how many percent of the disk, until how
     /// many; off for never [env: WARREN_IMAGE_GC] [default: 85:80]
     #[arg(long, value_name = "HIGH:LOW")]
@@ -156,6 +161,7 @@ pub(crate) struct NodeSettings {
     pub(crate) profile: Profile,
     /// `host` or `host:port`.
     pub(crate) insecure_registries: Vec<String>,
+    pub(crate) registry_mirrors: Vec<Mirror>,
     /// When images that nothing uses go.
     pub(crate) image_gc: Option<Watermarks>,
     /// Of files that say which devices there are.
@@ -278,6 +284,7 @@ impl Place {
             wireguard,
             profile,
             insecure_registries: list::registries(env, file, &flags.insecure_registry)?,
+            registry_mirrors: list::mirrors(env, file, &flags.registry_mirror)?,
             image_gc: image_gc(pick_text(env, file, flags.image_gc.as_deref(), "image_gc"))?,
             cdi_spec_dirs: list::devices(env, file, &flags.cdi_spec_dir)?,
             managers: Vec::new(),

@@ -231,6 +231,7 @@ mod tests {
             config: ImageConfig::default(),
             platforms: std::collections::BTreeSet::new(),
             size_bytes: 0,
+            devices_skipped: 0,
         };
         Rig { _dir: dir, image }
     }

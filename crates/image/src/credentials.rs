@@ -1,8 +1,11 @@
 //! Credentials of registries, in the format of Docker's `config.json`.
 //!
-//! Only `auths` with base64 `user:password` are used; everything else in the
-//! file is kept as it is. Credential helpers are not run: the daemon executes no
-//! programs named by a file. Passwords are wiped from memory and never printed.
+//! Asked are, in this order: the helper of the registry (`credHelpers`), its entry in
+//! `auths` (`auth`, base64 `user:password`, or `identitytoken`), the helper of all others
+//! (`credsStore`). Everything else in the file is kept as it is. Passwords are wiped from
+//! memory and never printed.
+
+mod helper;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,11 +24,21 @@ const DOCKER_KEY: &str = "https://index.docker.io/v1/";
 /// Far more than a file of many registries.
 const FILE_LEN_MAX: u64 = 1 << 20;
 
+/// As whom an identity token is shown, in Docker's words.
+const TOKEN_USER: &str = "<token>";
+
 /// A user and a password or token.
 #[derive(Clone)]
 pub(crate) struct Credentials {
     pub(crate) user: String,
     pub(crate) password: Zeroizing<String>,
+}
+
+impl Credentials {
+    /// Whether the password is an identity token: good for access tokens alone.
+    pub(crate) fn is_identity_token(&self) -> bool {
+        self.user == TOKEN_USER
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -45,17 +58,46 @@ impl Keyring {
         Self { path }
     }
 
-    /// What to show to `registry`, if anything.
+    /// What to show to `registry`, if anything. Blocking: a helper may be asked.
     pub(crate) fn find(&self, registry: &str) -> Result<Option<Credentials>, Error> {
         let document = self.read()?;
+        let helpers = document.get("credHelpers").and_then(Value::as_object);
+        let helper = helpers.and_then(|all| all.iter().find(|(key, _)| host_of(key) == registry));
+        if let Some((_, helper)) = helper {
+            return self.ask(helper, registry);
+        }
+        if let Some(found) = self.entry(&document, registry)? {
+            return Ok(Some(found));
+        }
+        match document.get("credsStore") {
+            Some(helper) => self.ask(helper, registry),
+            None => Ok(None),
+        }
+    }
+
+    fn ask(&self, helper: &Value, registry: &str) -> Result<Option<Credentials>, Error> {
+        let problem = |problem| self.problem(format!("{registry}: {problem}"));
+        let name = helper.as_str().unwrap_or_default();
+        helper::ask(name, &key_of(registry), helper::PATIENCE).map_err(problem)
+    }
+
+    fn entry(
+        &self,
+        document: &Map<String, Value>,
+        registry: &str,
+    ) -> Result<Option<Credentials>, Error> {
         let Some(auths) = document.get("auths").and_then(Value::as_object) else {
             return Ok(None);
         };
         let Some((_, entry)) = auths.iter().find(|(key, _)| host_of(key) == registry) else {
             return Ok(None);
         };
-        let Some(auth) = entry.get("auth").and_then(Value::as_str).filter(|auth| !auth.is_empty())
-        else {
+        let text = |key: &str| entry.get(key).and_then(Value::as_str).filter(|t| !t.is_empty());
+        if let Some(token) = text("identitytoken") {
+            let (user, password) = (TOKEN_USER.to_owned(), Zeroizing::new(token.to_owned()));
+            return Ok(Some(Credentials { user, password }));
+        }
+        let Some(auth) = text("auth") else {
             return Ok(None);
         };
         decode(auth).map(Some).ok_or_else(|| {
@@ -195,6 +237,18 @@ mod tests {
         assert_eq!(keyring.find("a.io").unwrap().unwrap().user, "a");
         keyring.store("b.io", &pair("u", "p")).unwrap();
         assert!(std::fs::read_to_string(&path).unwrap().contains("credsStore"));
+        // Its own entry first; of others the helper is asked, which is not there.
+        assert_eq!(keyring.find("b.io").unwrap().unwrap().user, "u");
+        let error = keyring.find("c.io").unwrap_err().to_string();
+        assert!(error.contains("c.io: docker-credential-x: "), "{error}");
+        std::fs::write(
+            &path,
+            r#"{"credHelpers":{"a.io":"../x"},"auths":{"b.io":{"identitytoken":"t"}}}"#,
+        )
+        .unwrap();
+        assert!(keyring.find("a.io").unwrap_err().to_string().contains("no name of a credential"));
+        assert!(keyring.find("b.io").unwrap().unwrap().is_identity_token());
+        assert!(keyring.find("c.io").unwrap().is_none());
         std::fs::write(&path, r#"{"auths":{"a.io":{"auth":"%%"}}}"#).unwrap();
         assert!(matches!(keyring.find("a.io"), Err(Error::BadCredentials { .. })));
         std::fs::write(&path, "{").unwrap();

@@ -4,6 +4,7 @@
 //! aside, their file system flushed once, renamed, parent flushed. What lies
 //! aside is rubbish after a restart.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -11,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 use rustix::io::Errno;
@@ -24,7 +25,41 @@ const FILE_MODE: u32 = 0o600;
 #[derive(Debug)]
 pub(crate) struct Scratch {
     dir: PathBuf,
-    next: AtomicU64,
+    names: Arc<Mutex<Names>>,
+}
+
+/// One process owns the store, so counting makes names that nobody else has.
+#[derive(Debug, Default)]
+struct Names {
+    next: u64,
+    /// Somebody works with these.
+    live: BTreeSet<u64>,
+}
+
+/// A name in the folder of unfinished things, nobody else's for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    path: PathBuf,
+    number: u64,
+    names: Arc<Mutex<Names>>,
+}
+
+impl Aside {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Beside what it is about: a layer's recipe.
+    fn recipe(&self) -> PathBuf {
+        self.path.with_extension("recipe")
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.live.remove(&self.number);
+    }
 }
 
 impl Scratch {
@@ -37,32 +72,49 @@ impl Scratch {
         for path in left {
             remove(&path)?;
         }
-        Ok(Self { dir, next: AtomicU64::new(0) })
+        Ok(Self { dir, names: Arc::default() })
     }
 
-    /// A name nobody else has. One process owns the store, so counting suffices.
-    pub(crate) fn path(&self) -> PathBuf {
-        self.dir.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+    /// A name nobody else has.
+    pub(crate) fn name(&self) -> Aside {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = names.next;
+        names.next += 1;
+        names.live.insert(number);
+        Aside { path: self.dir.join(number.to_string()), number, names: Arc::clone(&self.names) }
+    }
+
+    /// What lies here and nobody works with: what could not be removed.
+    pub(crate) fn leftovers(&self) -> io::Result<Vec<PathBuf>> {
+        // Listed first: what comes after that is not looked at.
+        let listed: Vec<PathBuf> =
+            fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_live = |path: &PathBuf| {
+            let number = path.file_name().and_then(|name| name.to_str()?.split('.').next());
+            number.and_then(|text| text.parse().ok()).is_some_and(|n: u64| names.live.contains(&n))
+        };
+        Ok(listed.into_iter().filter(|path| !is_live(path)).collect())
     }
 
     /// An empty folder that vanishes unless it is [kept](Draft::keep).
     pub(crate) fn draft(&self) -> io::Result<Draft> {
-        let path = self.path();
-        fs::DirBuilder::new().mode(DIR_MODE).create(&path)?;
-        Ok(Draft { path, kept: false, flushed: false })
+        let aside = self.name();
+        fs::DirBuilder::new().mode(DIR_MODE).create(aside.path())?;
+        Ok(Draft { aside, kept: false, flushed: false, has_recipe: false })
     }
 
     /// A file without a name: it vanishes when closed.
     pub(crate) fn file(&self) -> io::Result<File> {
-        let path = self.path();
-        let file = create_file(&path, true)?;
-        fs::remove_file(&path)?;
+        let aside = self.name();
+        let file = create_file(aside.path(), true)?;
+        fs::remove_file(aside.path())?;
         Ok(file)
     }
 
     /// Replaces `target` by `bytes`.
     pub(crate) fn write(&self, target: &Path, bytes: &[u8]) -> io::Result<()> {
-        write_by(&self.path(), target, bytes)
+        write_by(self.name().path(), target, bytes)
     }
 }
 
@@ -189,20 +241,31 @@ impl Trash {
 /// A folder being filled. Dropping it removes it; that takes time for a full one.
 #[derive(Debug)]
 pub(crate) struct Draft {
-    path: PathBuf,
+    aside: Aside,
     kept: bool,
     flushed: bool,
+    has_recipe: bool,
 }
 
 impl Draft {
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.aside.path()
+    }
+
+    /// A file beside it for its recipe; dropped with it unless [said](Self::has_recipe) whole.
+    pub(crate) fn recipe(&self) -> io::Result<File> {
+        create_file(&self.aside.recipe(), false)
+    }
+
+    /// What was written to the recipe is whole.
+    pub(crate) fn has_recipe(&mut self) {
+        self.has_recipe = true;
     }
 
     /// Flushes what was written so far: one call for the whole file system, since one
     /// for each file costs a journal commit each.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        rustix::fs::syncfs(File::open(&self.path)?)?;
+        rustix::fs::syncfs(File::open(self.path())?)?;
         self.flushed = true;
         Ok(())
     }
@@ -212,13 +275,18 @@ impl Draft {
         self.flushed = false;
     }
 
-    /// Flushes the folder and gives it its name. If that name is taken, by the same
-    /// content since names are digests, the draft goes.
-    pub(crate) fn keep(mut self, target: &Path) -> io::Result<()> {
+    /// Flushes the folder and gives it its name, and its recipe that one. If the name is
+    /// taken, by the same content since names are digests, the draft goes.
+    pub(crate) fn keep(mut self, target: &Path, recipe: &Path) -> io::Result<()> {
         if !self.flushed {
             self.flush()?;
         }
-        match rustix::fs::rename(&self.path, target) {
+        // Before the folder: what is there has its recipe. Flushed with the folder's name,
+        // in the same journal; one that a crash loses is no harm.
+        if self.has_recipe {
+            fs::rename(self.aside.recipe(), recipe)?;
+        }
+        match rustix::fs::rename(self.path(), target) {
             Ok(()) => {
                 self.kept = true;
                 sync_parent(target)
@@ -231,10 +299,12 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
+        // Renamed, or of no use.
+        let _ = fs::remove_file(self.aside.recipe());
         if !self.kept
-            && let Err(error) = remove(&self.path)
+            && let Err(error) = remove(self.path())
         {
-            tracing::warn!(path = %self.path.display(), %error, "unfinished layer stays until restart");
+            tracing::warn!(path = %self.path().display(), %error, "unfinished layer stays until restart");
         }
     }
 }
@@ -294,7 +364,7 @@ mod tests {
         for content in ["first", "second"] {
             let draft = scratch.draft().unwrap();
             fs::write(draft.path().join("file"), content).unwrap();
-            draft.keep(&target).unwrap();
+            draft.keep(&target, &dir.path().join("recipe")).unwrap();
         }
         assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "first");
         assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);

@@ -36,6 +36,9 @@ pub enum Error {
     /// A manifest, index or config that does not make sense.
     #[error("{what}: {problem}")]
     BadImage { what: String, problem: String },
+    /// What the store holds of a layer is not what was unpacked, or cannot be written out.
+    #[error("layer {layer} in the store: {what}")]
+    DamagedLayer { layer: String, what: String },
     #[error("archive cannot be loaded: {problem}")]
     BadArchive { problem: String },
     #[error("invalid {what} {value:?}: {problem}")]
@@ -93,6 +96,7 @@ impl Error {
             | Self::NoPlatform { .. }
             | Self::BadLayer { .. }
             | Self::BadImage { .. }
+            | Self::DamagedLayer { .. }
             | Self::BadArchive { .. }
             | Self::BadOption { .. }
             | Self::Reference(_)
@@ -130,6 +134,10 @@ impl Error {
             }
             Self::BadLayer { .. } | Self::BadImage { .. } => {
                 "the image or archive is broken or hostile: make it anew, or use another".to_owned()
+            }
+            Self::DamagedLayer { .. } => {
+                "warren image fsck tells which images have it; remove those and pull them again"
+                    .to_owned()
             }
             Self::DiskFull { .. } => {
                 "free space in the data folder: warren image rm what is not needed, or a larger disk"

@@ -13,10 +13,14 @@ mod decode;
 mod digest;
 mod disk;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod manifest;
 mod progress;
+mod recipe;
 pub mod reference;
 mod registry;
+mod retar;
 mod store;
 mod tarball;
 #[cfg(test)]
@@ -31,8 +35,10 @@ pub use digest::Digest;
 pub use error::Error;
 pub use progress::{Phase, Progress, Step};
 pub use reference::Reference;
+pub use registry::Mirror;
 pub use store::{
-    ImportOptions, Listed, Loaded, Prune, Remote, Removed, Store, StoreOptions, Watermarks,
+    Checked, Fault, ImportOptions, Listed, Loaded, Prune, Pushed, Remote, Removed, Store,
+    StoreOptions, Watermarks,
 };
 pub use unpack::Limits;
 
@@ -50,6 +56,9 @@ pub struct Image {
     /// what no registry was asked for.
     pub platforms: BTreeSet<String>,
     pub size_bytes: u64,
+    /// Device nodes of its layers that were left out: a container has those that its service
+    /// asks for.
+    pub devices_skipped: u64,
 }
 
 /// Docker's `HEALTHCHECK` in the config of an image, as written there: an extension of the OCI

@@ -27,6 +27,12 @@ pub enum Phase {
     Fetching,
     /// Being flushed to disk.
     Flushing,
+    /// Being written into an archive.
+    Writing,
+    /// Being compressed.
+    Packing,
+    /// Being sent to a registry.
+    Pushing,
     Done,
     /// It was there already.
     Present,

@@ -1,7 +1,7 @@
 //! Registries over HTTP: where they are and how they are reached.
 //!
 //! The distribution protocol is spoken directly over `reqwest`, as far as pulling
-//! needs it. (`oci-client` reads manifests and error pages of any size into
+//! and pushing need it. (`oci-client` reads manifests and error pages of any size into
 //! memory, panics on a token with a line feed, loses the HTTP status, follows
 //! redirects from HTTPS to HTTP and asks Google's DNS if resolv.conf is missing.)
 //!
@@ -13,7 +13,9 @@
 //! Plain HTTP: only loopback and registries that the operator listed.
 
 mod auth;
+mod mirror;
 mod pace;
+mod push;
 mod session;
 mod stream;
 
@@ -29,6 +31,8 @@ use crate::credentials::Credentials;
 use crate::error::Error;
 use crate::reference::DEFAULT_REGISTRY;
 
+pub use mirror::Mirror;
+pub(crate) use push::{Content, Sending};
 pub(crate) use session::Session;
 pub(crate) use stream::BlobStream;
 
@@ -50,11 +54,17 @@ pub(crate) struct Timeouts {
     pub(crate) connect: Duration,
     /// Without a byte, or with fewer than [`PROGRESS_MIN_BYTES`].
     pub(crate) stall: Duration,
+    /// A busy registry is asked again so often.
+    pub(crate) repeats: u32,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(10), stall: Duration::from_secs(30) }
+        Self {
+            connect: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
+            repeats: session::REPEATS_MAX,
+        }
     }
 }
 
@@ -63,6 +73,7 @@ impl Default for Timeouts {
 pub(crate) struct Registries {
     /// `host` or `host:port`.
     insecure: Vec<String>,
+    mirrors: Vec<Mirror>,
     timeouts: Timeouts,
     /// Built when first needed: the root certificates cost memory.
     direct: OnceLock<reqwest::Client>,
@@ -70,8 +81,8 @@ pub(crate) struct Registries {
 }
 
 impl Registries {
-    pub(crate) fn new(insecure: Vec<String>, timeouts: Timeouts) -> Self {
-        Self { insecure, timeouts, direct: OnceLock::new(), proxied: OnceLock::new() }
+    pub(crate) fn new(insecure: Vec<String>, mirrors: Vec<Mirror>, timeouts: Timeouts) -> Self {
+        Self { insecure, mirrors, timeouts, direct: OnceLock::new(), proxied: OnceLock::new() }
     }
 
     /// A conversation with `registry` about `what`, an image for messages.
@@ -82,11 +93,7 @@ impl Registries {
         what: &str,
         credentials: Option<Credentials>,
     ) -> Result<Session, Error> {
-        let client = self.client(registry).map_err(|detail| Error::Unreachable {
-            what: what.to_owned(),
-            registry: registry.to_owned(),
-            detail,
-        })?;
+        let client = self.client_for(registry, what)?;
         let host = if registry == DEFAULT_REGISTRY { DEFAULT_HOST } else { registry };
         let mut session =
             Session::new(client, registry, repository, what, credentials, self.timeouts);
@@ -100,6 +107,34 @@ impl Registries {
             }
         }
         Ok(session)
+    }
+
+    /// What is asked before `registry` itself, in this order.
+    pub(crate) fn mirrors(&self, registry: &str) -> Vec<Mirror> {
+        self.mirrors.iter().filter(|mirror| mirror.of() == registry).cloned().collect()
+    }
+
+    /// A conversation with a mirror, as its operator wrote it: with HTTP if that says so.
+    pub(crate) fn mirror_session(
+        &self,
+        mirror: &Mirror,
+        repository: &str,
+        what: &str,
+        credentials: Option<Credentials>,
+    ) -> Result<Session, Error> {
+        let client = self.client_for(mirror.host(), what)?;
+        let host = mirror.host();
+        let mut session = Session::new(client, host, repository, what, credentials, self.timeouts);
+        session.base = mirror.url().to_owned();
+        Ok(session)
+    }
+
+    fn client_for(&self, registry: &str, what: &str) -> Result<reqwest::Client, Error> {
+        self.client(registry).map_err(|detail| Error::Unreachable {
+            what: what.to_owned(),
+            registry: registry.to_owned(),
+            detail,
+        })
     }
 
     fn may_be_plain(&self, registry: &str) -> bool {
@@ -226,7 +261,7 @@ mod tests {
     #[test]
     fn plain_http_is_for_loopback_and_the_listed() {
         let listed = vec!["10.0.0.1:5000".to_owned(), "lab".to_owned()];
-        let registries = Registries::new(listed, Timeouts::default());
+        let registries = Registries::new(listed, Vec::new(), Timeouts::default());
         for plain in
             ["localhost", "localhost:5000", "127.0.0.1", "127.9.9.9:1", "[::1]:5000", "[::1]"]
         {

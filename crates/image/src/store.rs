@@ -4,6 +4,7 @@
 //! images/index.json           names and records, replaced as a whole
 //!        blobs/sha256/<hex>   manifests and configs; layers are not kept packed
 //!        layers/<chain id>/   one unpacked layer each, lower folders of overlayfs
+//!        recipes/<chain id>   how the tar of a layer is put together again from its folder
 //!        tmp/                 unfinished things, emptied at start
 //! ```
 //!
@@ -16,12 +17,16 @@
 
 mod bridge;
 mod flight;
+mod fsck;
 mod index;
 mod layers;
 mod load;
 mod look_up;
+mod outgoing;
 mod pull;
+mod push;
 mod remove;
+mod save;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -34,18 +39,20 @@ use tokio::sync::Semaphore;
 
 use crate::credentials::{Credentials, Keyring};
 use crate::digest::Digest;
-use crate::disk::{self, Scratch};
+use crate::disk::{self, Aside, Scratch};
 use crate::error::Error;
 use crate::reference::{self, Reference};
-use crate::registry::{Registries, Timeouts};
+use crate::registry::{Mirror, Registries, Session, Timeouts};
 use crate::unpack::Limits;
 use crate::{Image, manifest};
 use flight::Flights;
 use index::{Index, Record};
 use layers::LayerResult;
 
+pub use fsck::{Checked, Fault};
 pub use load::{ImportOptions, Loaded};
 pub use look_up::Remote;
+pub use push::Pushed;
 pub use remove::{Prune, Removed, Watermarks};
 
 /// Layers fetched and unpacked at once, over all pulls. Docker's default is 3;
@@ -62,6 +69,8 @@ pub struct StoreOptions {
     /// Registries that may be spoken to over plain HTTP, `host` or `host:port`.
     /// Loopback always may.
     pub insecure: Vec<String>,
+    /// Asked before the registries whose images they have, in this order.
+    pub mirrors: Vec<Mirror>,
     /// When images that nothing uses go by themselves; nothing: never.
     pub watermarks: Option<Watermarks>,
 }
@@ -108,8 +117,10 @@ struct Inner {
 struct Held {
     /// In use by so many pulls and loads.
     counts: BTreeMap<Digest, usize>,
-    /// Bytes of layers that were unpacked since the start.
-    sizes: BTreeMap<Digest, u64>,
+    /// Layers that were unpacked since the start.
+    fresh: BTreeMap<Digest, StoredLayer>,
+    /// What layers are when they are compressed here, of those that were since the start.
+    packed: BTreeMap<Digest, manifest::Blob>,
 }
 
 impl std::fmt::Debug for Store {
@@ -132,8 +143,9 @@ impl Store {
     ) -> Result<Self, Error> {
         let dir = options.dir;
         let at = |error| Error::at("open image store", &dir, error);
-        for folder in [dir.clone(), dir.join("layers"), dir.join("blobs/sha256")] {
-            disk::make_dir(&folder).map_err(at)?;
+        let folders = ["layers", "recipes", "blobs/sha256"].map(|name| dir.join(name));
+        for folder in [dir.clone()].iter().chain(&folders) {
+            disk::make_dir(folder).map_err(at)?;
         }
         // Layers hold set-user-id programs: nobody else may come by.
         fs::set_permissions(&dir, fs::Permissions::from_mode(disk::DIR_MODE)).map_err(at)?;
@@ -145,7 +157,7 @@ impl Store {
         let store = Self(Arc::new(Inner {
             scratch,
             keyring: Keyring::new(options.docker_config),
-            registries: Registries::new(options.insecure, timeouts),
+            registries: Registries::new(options.insecure, options.mirrors, timeouts),
             limits,
             index: RwLock::new(Arc::new(index)),
             writer: Mutex::new(()),
@@ -180,6 +192,18 @@ impl Store {
     /// All images, by name.
     pub fn list(&self) -> Vec<Listed> {
         self.0.index().list()
+    }
+
+    /// A conversation with the registry of an image, as whom it knows us.
+    async fn session(&self, reference: &Reference, what: &str) -> Result<Session, Error> {
+        let credentials = self.credentials(reference.registry()).await?;
+        let (registries, repository) = (&self.0.registries, reference.repository());
+        registries.session(reference.registry(), repository, what, credentials).await
+    }
+
+    async fn credentials(&self, registry: &str) -> Result<Option<Credentials>, Error> {
+        let registry = registry.to_owned();
+        self.blocking("reading credentials", move |inner| inner.keyring.find(&registry)).await
     }
 
     /// Verifies the credentials with the registry, then stores them.
@@ -228,13 +252,8 @@ impl Store {
             .unwrap_or_else(|_| Err(Error::Interrupted { what: what.to_owned() }))
     }
 
-    /// Removes layers and blobs that nothing refers to.
     fn collect(&self) -> Result<u64, Error> {
-        let rubbish = {
-            let _writer = self.0.writer();
-            self.0.set_aside()?
-        };
-        self.0.discard(rubbish)
+        self.0.collect()
     }
 }
 
@@ -243,6 +262,8 @@ impl Store {
 struct StoredLayer {
     chain: Digest,
     size: u64,
+    /// Device nodes that were left out.
+    devices: u64,
 }
 
 /// An image whose layers are all there.
@@ -279,6 +300,11 @@ impl Inner {
 
     fn layer_path(&self, chain: &Digest) -> PathBuf {
         self.dir.join("layers").join(chain.hex())
+    }
+
+    /// There may be none: the layer's tar is gone for good, then.
+    fn recipe_path(&self, chain: &Digest) -> PathBuf {
+        self.dir.join("recipes").join(chain.hex())
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {
@@ -335,7 +361,7 @@ impl Inner {
 
     /// Moves what nothing refers to into `tmp/`, where a crash cannot bring it back.
     /// The caller holds the writer's lock.
-    fn set_aside(&self) -> Result<Vec<PathBuf>, Error> {
+    fn set_aside(&self) -> Result<Vec<Aside>, Error> {
         let index = self.index();
         // Held, so that nobody finds a layer here that is about to go.
         let mut held = self.held();
@@ -344,8 +370,8 @@ impl Inner {
             for entry in fs::read_dir(folder)? {
                 let entry = entry?;
                 if !entry.file_name().to_str().is_some_and(is_kept) {
-                    let aside = self.scratch.path();
-                    fs::rename(entry.path(), &aside)?;
+                    let aside = self.scratch.name();
+                    fs::rename(entry.path(), aside.path())?;
                     rubbish.push(aside);
                 }
             }
@@ -353,22 +379,43 @@ impl Inner {
         };
         let layers = index.layers();
         let pulling = |hex: &str| held.counts.keys().any(|chain| chain.hex() == hex);
-        let folder = self.dir.join("layers");
-        sweep(&folder, &|hex| layers.contains(hex) || pulling(hex))
-            .map_err(|error| Error::at("sweep", &folder, error))?;
+        for folder in ["layers", "recipes"].map(|name| self.dir.join(name)) {
+            sweep(&folder, &|hex| layers.contains(hex) || pulling(hex))
+                .map_err(|error| Error::at("sweep", &folder, error))?;
+        }
         let blobs = index.blobs();
         let folder = self.dir.join("blobs/sha256");
         sweep(&folder, &|hex| blobs.contains(hex))
             .map_err(|error| Error::at("sweep", &folder, error))?;
-        let Held { counts, sizes } = &mut *held;
-        sizes.retain(|chain, _| counts.contains_key(chain));
+        let Held { counts, fresh, packed } = &mut *held;
+        fresh.retain(|chain, _| counts.contains_key(chain));
+        packed.retain(|chain, _| layers.contains(chain.hex()));
         Ok(rubbish)
     }
 
-    fn discard(&self, rubbish: Vec<PathBuf>) -> Result<u64, Error> {
+    /// Removes layers and blobs that nothing refers to.
+    fn collect(&self) -> Result<u64, Error> {
+        let rubbish = {
+            let _writer = self.writer();
+            self.set_aside()?
+        };
+        self.discard(rubbish)
+    }
+
+    /// What was held for some images is no longer: if one of them went meanwhile, so do its layers.
+    fn collect_gone<'a>(&self, mut ids: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+        let index = self.index();
+        match ids.any(|id| index.image(id).is_none()) {
+            true => self.collect().map(drop),
+            false => Ok(()),
+        }
+    }
+
+    fn discard(&self, rubbish: Vec<Aside>) -> Result<u64, Error> {
         let count = rubbish.len() as u64;
-        for path in rubbish {
-            disk::remove(&path).map_err(|error| Error::at("remove", &path, error))?;
+        for aside in rubbish {
+            let path = aside.path();
+            disk::remove(path).map_err(|error| Error::at("remove", path, error))?;
         }
         Ok(count)
     }

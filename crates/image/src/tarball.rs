@@ -101,6 +101,11 @@ impl<R: Read> Reader<R> {
         Self { inner, position: 0, left: 0, padding: 0 }
     }
 
+    /// What is behind the last block that was read.
+    pub(crate) fn into_inner(self) -> R {
+        self.inner
+    }
+
     /// The next member, or `None` at the end of the archive.
     pub(crate) fn next(&mut self) -> Result<Option<Member>, Error> {
         let mut extensions = Extensions::default();

@@ -110,6 +110,11 @@ impl Tar {
         self.entry(kind, "././@LongLink", "", Owner::default(), &data)
     }
 
+    /// Without an end.
+    pub(crate) fn raw_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
     pub(crate) fn end(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 1024, 0);
         self.0

@@ -27,11 +27,13 @@ use rustix::io::Errno;
 
 use crate::decode;
 use crate::digest::Digest;
+use crate::recipe::{Tape, Taped};
 use crate::tarball::{self, Kind, Member, printable};
 use attributes::Times;
 use meter::{Bomb, HashRead, Metered};
 use root::Root;
 
+pub(crate) use attributes::is_kept;
 pub(crate) use inherit::{inherit, is_opaque};
 pub(crate) use meter::Aborted;
 
@@ -134,20 +136,25 @@ pub(crate) struct Unpacked {
     pub(crate) size: u64,
     pub(crate) devices_skipped: u64,
     pub(crate) xattrs_dropped: u64,
+    /// The tar can be put together again by what was written down.
+    pub(crate) has_recipe: bool,
     /// Folders that entries lie in but that have no entry themselves.
     pub(crate) implied: Vec<Vec<u8>>,
 }
 
 /// Unpacks the layer that `source` yields into the empty folder `target`.
-/// `expected` is the digest of the bytes as they come.
+/// `expected` is the digest of the bytes as they come; `recipe` an empty file to write
+/// down how the tar is put together again.
 pub(crate) fn unpack(
     source: impl Read,
     target: &Path,
     expected: Option<&Digest>,
+    recipe: Option<File>,
     limits: &Limits,
 ) -> Result<Unpacked, Error> {
+    let tape = Tape::new(recipe).map_err(|error| Error::io("write recipe", error))?;
     let mut raw = HashRead::new(source);
-    let result = unpack_from(&mut raw, target, limits);
+    let result = unpack_from(&mut raw, target, &tape, limits);
     match &result {
         // Altered bytes look like a bad layer: read on and tell the cause, not the symptom.
         Err(Error::Bad(_)) if expected.is_some() => drain(&mut raw)?,
@@ -159,7 +166,10 @@ pub(crate) fn unpack(
         (Ok(_) | Err(Error::Bad(_)), Some(expected)) if *expected != actual => {
             Err(Error::Digest { expected: expected.clone(), actual })
         }
-        (Ok((diff, layer)), _) => Ok(layer.unpacked(diff)),
+        (Ok((diff, layer)), _) => {
+            let has_recipe = tape.finish().map_err(|error| Error::io("write recipe", error))?;
+            Ok(layer.unpacked(diff, has_recipe))
+        }
         (Err(error), _) => Err(error),
     }
 }
@@ -167,16 +177,18 @@ pub(crate) fn unpack(
 fn unpack_from(
     raw: &mut HashRead<impl Read>,
     target: &Path,
+    tape: &Rc<Tape>,
     limits: &Limits,
 ) -> Result<(Digest, Layer), Error> {
     let tally = raw.tally();
     let decoded = decode::decode(raw).map_err(Error::read)?;
     let mut tar = HashRead::new(Metered::new(decoded, tally, limits));
-    let mut layer = Layer::open(target)?;
-    let mut reader = tarball::Reader::new(io::BufReader::with_capacity(COPY_LEN, &mut tar));
+    let mut layer = Layer::open(target, tape)?;
+    let buffered = io::BufReader::with_capacity(COPY_LEN, &mut tar);
+    let mut reader = tarball::Reader::new(Taped::new(buffered, Rc::clone(tape)));
     layer.take_all(&mut reader, limits)?;
     layer.times.apply(&layer.root)?;
-    drain(&mut tar)?;
+    drain(&mut reader.into_inner())?;
     Ok((tar.finish(), layer))
 }
 
@@ -188,6 +200,7 @@ fn drain(source: &mut impl Read) -> Result<(), Error> {
 struct Layer {
     root: Root,
     times: Times,
+    tape: Rc<Tape>,
     buffer: Vec<u8>,
     size: u64,
     devices_skipped: u64,
@@ -195,10 +208,11 @@ struct Layer {
 }
 
 impl Layer {
-    fn open(target: &Path) -> Result<Self, Error> {
+    fn open(target: &Path, tape: &Rc<Tape>) -> Result<Self, Error> {
         Ok(Self {
-            root: Root::open(target)?,
+            root: Root::open(target, Rc::clone(tape))?,
             times: Times::default(),
+            tape: Rc::clone(tape),
             buffer: vec![0; COPY_LEN],
             size: 0,
             devices_skipped: 0,
@@ -254,7 +268,7 @@ impl Layer {
         }
         match member.kind {
             Kind::Dir => self.dir(member, &dir, name, &parts),
-            Kind::File => self.file(member, &dir, name, data),
+            Kind::File => self.file(member, &dir, &parts, data),
             Kind::Symlink => self.symlink(member, &dir, name),
             Kind::HardLink => self.hard_link(member, &dir, name),
             Kind::Fifo => self.fifo(member, &dir, name),
@@ -310,9 +324,14 @@ impl Layer {
         &mut self,
         member: &Member,
         dir: &OwnedFd,
-        name: &[u8],
+        parts: &[&[u8]],
         data: &mut impl Read,
     ) -> Result<(), Error> {
+        let name = parts.last().copied().unwrap_or_default();
+        let path = parts.join(&b'/');
+        let note = |tape: &Tape, offset, length| {
+            tape.content(&path, offset, length).map_err(|error| Error::io("write recipe", error))
+        };
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY;
         let create =
             || rustix::fs::openat(dir, name, flags | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
@@ -320,10 +339,12 @@ impl Layer {
         let mut file = File::from(fd);
         match &member.sparse {
             None => {
+                note(&self.tape, 0, member.size)?;
                 self.copy(data, &mut file, member.size)?;
             }
             Some(pieces) => {
                 for &(offset, length) in pieces {
+                    note(&self.tape, offset, length)?;
                     file.seek(SeekFrom::Start(offset))
                         .map_err(|error| Error::io("seek in file", error))?;
                     self.copy(data, &mut file, length)?;
@@ -414,12 +435,13 @@ impl Layer {
         })
     }
 
-    fn unpacked(self, diff: Digest) -> Unpacked {
+    fn unpacked(self, diff: Digest, has_recipe: bool) -> Unpacked {
         Unpacked {
             diff,
             size: self.size,
             devices_skipped: self.devices_skipped,
             xattrs_dropped: self.xattrs_dropped,
+            has_recipe,
             implied: self.root.into_implied(),
         }
     }

@@ -17,6 +17,7 @@ mod jobs;
 mod leave;
 mod list;
 mod lock;
+mod mounts;
 mod networks;
 pub(crate) mod nodes;
 mod number;

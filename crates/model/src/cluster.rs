@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use zeroize::Zeroize;
 
+use crate::allowance::Allowed;
+use crate::bind::BindRule;
 use crate::defaults::Defaults;
 use crate::id::ClusterId;
 use crate::moving::Rebalance;
@@ -50,6 +52,10 @@ pub struct Cluster {
     pub rebalance: Rebalance,
     /// Of tasks that say nothing of it.
     pub defaults: Defaults,
+    /// Paths of nodes that containers may mount; none: no path.
+    pub allow_bind: Vec<BindRule>,
+    /// What services may ask for that endangers nodes.
+    pub allowed: Allowed,
 }
 
 impl Cluster {
@@ -85,6 +91,8 @@ impl Cluster {
             strategy: Strategy::default(),
             rebalance: Rebalance::default(),
             defaults: Defaults::default(),
+            allow_bind: Vec::new(),
+            allowed: Allowed::default(),
         }
     }
 }

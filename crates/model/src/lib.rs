@@ -4,7 +4,9 @@
 //! Pure data and validation. No I/O, no clock, no randomness: whoever makes an
 //! id brings the bytes, whoever needs the time passes a [`Time`].
 
+pub mod allowance;
 pub mod audit;
+pub mod bind;
 pub mod cluster;
 pub mod defaults;
 pub mod device;
@@ -31,7 +33,9 @@ mod secret;
 pub mod service;
 pub mod task;
 
+pub use allowance::Allowed;
 pub use audit::AuditRecord;
+pub use bind::BindRule;
 pub use cluster::Cluster;
 pub use defaults::Defaults;
 pub use event::Event;

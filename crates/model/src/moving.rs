@@ -73,9 +73,12 @@ impl fmt::Display for MinAvailable {
 /// both must agree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Rebalance {
+    /// But for services that keep data in volumes of their node.
     #[default]
     Auto,
     Never,
+    /// Of a service alone: volumes or not. What it kept in them stays where it was.
+    Always,
 }
 
 impl Rebalance {
@@ -83,13 +86,14 @@ impl Rebalance {
         match self {
             Self::Auto => "auto",
             Self::Never => "never",
+            Self::Always => "always",
         }
     }
 }
 
 /// Why a text does not say whether to balance.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not known; write auto or never")]
+#[error("{0:?} is not known; write auto, never or, of a service, always")]
 pub struct RebalanceError(String);
 
 impl FromStr for Rebalance {
@@ -99,6 +103,7 @@ impl FromStr for Rebalance {
         match text {
             "auto" => Ok(Self::Auto),
             "never" => Ok(Self::Never),
+            "always" => Ok(Self::Always),
             _ => Err(RebalanceError(text.to_owned())),
         }
     }

@@ -139,6 +139,8 @@ pub struct PortNameError(String);
 impl NetworkName {
     /// Of the network that services are on which name none.
     pub const DEFAULT: &str = "default";
+    /// The node's own, which is none of the cluster's.
+    pub const HOST: &str = "host";
 }
 
 #[cfg(test)]

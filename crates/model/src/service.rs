@@ -4,6 +4,8 @@ mod companion;
 mod endpoint;
 pub mod expand;
 mod hooks;
+mod mounts;
+mod privileges;
 mod rules;
 mod shared;
 #[cfg(test)]
@@ -27,6 +29,12 @@ use crate::resources::Resources;
 pub use crate::service::companion::{Companion, CompanionKind, CompanionName, CompanionNameError};
 pub use crate::service::endpoint::{Affinity, Attachment, Endpoint, EndpointMode};
 pub use crate::service::hooks::{Hook, HookStatus, Hooks};
+pub use crate::service::mounts::{
+    Bind, Mount, MountKind, Tmpfs, Volume, is_plain_path, is_volume_name,
+};
+pub use crate::service::privileges::{
+    HostDevice, HostDeviceError, Privileges, SeccompProfile, Ulimit, UlimitError, UlimitKind,
+};
 pub use crate::service::shared::SharedFolder;
 pub use crate::service::tuning::{IoKind, IoLimit, Tuning};
 pub use crate::service::update::{
@@ -34,7 +42,8 @@ pub use crate::service::update::{
     UpdatePhase, UpdatePolicy, UpdateState, UpdateStatus,
 };
 pub use crate::service::words::{
-    CAPABILITIES, is_capability, is_hostname, is_user, parse_signal, signal_name,
+    CAPABILITIES, capability_name, is_capability, is_default_capability, is_hostname, is_user,
+    parse_signal, signal_name,
 };
 
 /// A service as the state holds it.
@@ -176,6 +185,7 @@ pub struct TaskTemplate {
     pub read_only: bool,
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
+    pub privileges: Privileges,
     pub limits: Limits,
     pub tuning: Tuning,
     /// Kept free for it on its node, whether it uses it or not.
@@ -189,6 +199,10 @@ pub struct TaskTemplate {
     pub companions: Vec<Companion>,
     /// Folders that it has in common with its companions.
     pub shared: Vec<SharedFolder>,
+    /// Paths of the node, volumes and memory.
+    pub mounts: Vec<Mount>,
+    /// Size of /dev/shm; `None`: [`TaskTemplate::SHM_BYTES`].
+    pub shm_bytes: Option<u64>,
 }
 
 impl TaskTemplate {
@@ -203,7 +217,9 @@ impl TaskTemplate {
             + self.image.len()
             + self.health.text_len()
             + self.tuning.text_len()
+            + self.privileges.text_len()
             + self.shared.iter().map(SharedFolder::text_len).sum::<usize>()
+            + self.mounts.iter().map(Mount::text_len).sum::<usize>()
             + self.companions_text_len()
     }
 }

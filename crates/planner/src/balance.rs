@@ -107,8 +107,14 @@ pub(crate) fn applies(state: &State, service: &Service) -> bool {
     let Some(cluster) = state.cluster() else { return false };
     let updating = service.update.as_ref().is_some_and(|u| u.phase != UpdatePhase::Done);
     let strategy = service.spec.placement.strategy.unwrap_or(cluster.strategy);
-    cluster.rebalance == Rebalance::Auto
-        && service.spec.moving.rebalance == Rebalance::Auto
+    // What a service keeps in volumes of a node does not move with it.
+    let may_move = match service.spec.moving.rebalance {
+        Rebalance::Auto => !service.spec.task.keeps_data(),
+        Rebalance::Never => false,
+        Rebalance::Always => true,
+    };
+    cluster.rebalance != Rebalance::Never
+        && may_move
         && strategy == Strategy::Spread
         // Others are tied to their node, or must never run twice.
         && matches!(service.spec.on_disconnect, OnDisconnect::ReplaceAfter { .. })
@@ -233,6 +239,11 @@ pub(crate) fn balance(pass: &mut Pass<'_, '_>, progress: Progress) {
     let live = pass.slots.iter().flat_map(|slot| &slot.wanted).filter(|task| is_live(task));
     let Some(oldest) = live.map(|task| task.created).min() else { return };
     if pass.draft.nodes.newest_opening() <= oldest {
+        return;
+    }
+    if pass.slots.iter().any(|slot| slot.renewed != Renewed::No) {
+        // What this very plan placed is not among the tasks that are counted here.
+        pass.is_held_back = true;
         return;
     }
     let spread =

@@ -7,7 +7,7 @@ use warren_model::task::Desired;
 
 use crate::hooks;
 use crate::service::Pass;
-use crate::slot::{Slot, Wanted, is_stop_first, is_up, wanted, wanted_keys};
+use crate::slot::{Key, Slot, Wanted, is_stop_first, is_up, wanted, wanted_keys};
 
 /// Puts a task into every wanted slot that has none.
 pub(crate) fn fill(pass: &mut Pass<'_, '_>) {
@@ -42,8 +42,13 @@ fn is_in_the_way(pass: &mut Pass<'_, '_>, at: usize) -> bool {
 /// Adds the wanted slots that have no tasks yet; the list stays in order.
 fn add_missing(pass: &mut Pass<'_, '_>) {
     let keys = wanted_keys(pass.service, &pass.draft.nodes);
-    let missing = |key: &_| pass.slots.binary_search_by_key(key, |slot| slot.key).is_err();
-    let missing: Vec<Slot<'_>> = keys.into_iter().filter(missing).map(Slot::new).collect();
+    debug_assert!(keys.is_sorted(), "keys are in order, as slots are");
+    let mut there = pass.slots.iter().map(|slot| slot.key).peekable();
+    let is_missing = |key: &Key| {
+        while there.next_if(|known| known < key).is_some() {}
+        there.peek() != Some(key)
+    };
+    let missing: Vec<Slot<'_>> = keys.into_iter().filter(is_missing).map(Slot::new).collect();
     if !missing.is_empty() {
         pass.slots.extend(missing);
         pass.slots.sort_by_key(|slot| slot.key);

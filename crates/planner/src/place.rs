@@ -5,7 +5,8 @@
 //! the same template there, preferences, soft affinities; then the least loaded
 //! branch of each level that is spread over; then, as the strategy says, where
 //! the fewest tasks of the service are, then the emptiest or the fullest node;
-//! at last the lowest id. What a slot has already counts as if it were not
+//! at last the lowest id. Before all that comes the node of the slot's last task,
+//! if the service keeps data in volumes there. What a slot has already counts as if it were not
 //! there, since it is about to be replaced. What cannot be placed may have tasks
 //! of lower priority ended for it (`preempt`), is created all the same and says
 //! why.
@@ -129,6 +130,7 @@ impl<'a> Pass<'_, 'a> {
     ) {
         let key = self.slots[at].key;
         let renewed = if place.is_some() { Renewed::Placed } else { Renewed::Waiting };
+        let own_address = self.has_address(template);
         let task = Task {
             id: self.new_id(),
             service: self.service.id,
@@ -136,7 +138,7 @@ impl<'a> Pass<'_, 'a> {
             template,
             run: key.run(),
             node: place.as_ref().map(|place| place.node),
-            address: place.as_ref().map(|place| place.address),
+            address: place.as_ref().map(|place| place.address).filter(|_| own_address),
             devices: place.map(|place| place.devices).unwrap_or_default(),
             desired: Desired::Running,
             status,
@@ -147,6 +149,14 @@ impl<'a> Pass<'_, 'a> {
         };
         self.draft.push(Mutation::CreateTask(task));
         self.slots[at].renewed = renewed;
+    }
+
+    /// Whether tasks of a template have an address of their own. On the node's own network they
+    /// do not, and what was found for one is given back with the plan.
+    fn has_address(&self, template: u32) -> bool {
+        let known = self.draft.state.template(self.service.id, template);
+        let template = known.map_or(&self.service.spec.task, |known| known);
+        !template.privileges.host_network
     }
 
     /// A node and an address for a task of a slot.
@@ -215,9 +225,13 @@ impl<'a> Pass<'_, 'a> {
 
     fn best(&mut self, at: usize, template: u32) -> Option<usize> {
         let key = self.slots[at].key;
+        let home = self.home(at);
         let (board, nodes) = self.board(template);
         match key.node() {
-            None => board.best(template, nodes),
+            None => {
+                let home = home.filter(|site| board.fits(template, *site, nodes));
+                home.or_else(|| board.best(template, nodes))
+            }
             Some(node) => nodes.position(node).filter(|site| board.fits(template, *site, nodes)),
         }
     }
@@ -237,6 +251,16 @@ impl<'a> Pass<'_, 'a> {
         if let Some(board) = &mut self.board {
             board.change(site, &self.draft.nodes, edit);
         }
+    }
+
+    /// Where the volumes are that a slot's last task used: elsewhere it would begin with others.
+    fn home(&self, at: usize) -> Option<usize> {
+        if !self.service.spec.task.keeps_data() {
+            return None;
+        }
+        let placed = self.slots[at].tasks().filter(|task| task.node.is_some());
+        let last = placed.max_by_key(|task| (task.created, task.id))?;
+        self.draft.nodes.position(last.node?)
     }
 
     /// Where what a slot has is, which its new task is to stand in for.
@@ -304,7 +328,8 @@ pub(crate) fn place_pending(pass: &mut Pass<'_, '_>) {
                 return;
             }
             if let Some(Place { node, address, devices }) = pass.choose(at, task.template) {
-                let (id, address) = (task.id, Some(address));
+                let own_address = pass.has_address(task.template);
+                let (id, address) = (task.id, Some(address).filter(|_| own_address));
                 pass.draft.push(Mutation::PlaceTask { id, node, address, devices });
                 continue;
             }

@@ -77,16 +77,7 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
     } else if service.job.is_some() {
         job::look(&mut pass);
     } else if !watch::look(&mut pass) {
-        vips::assign(&mut pass);
-        drain::evict(&mut pass);
-        orchestrate::fill(&mut pass);
-        let progress = rollout::advance(&mut pass);
-        replace::replace(&mut pass, progress);
-        rollout::resume(&mut pass, progress);
-        orchestrate::scale_down(&mut pass);
-        place::place_pending(&mut pass);
-        balance::balance(&mut pass, progress);
-        reap::history(&mut pass);
+        stages(&mut pass);
     }
     let wrote = pass.draft.len() > before;
     if wrote && (pass.is_held_back || watch::has_more_to_say(&pass)) {
@@ -104,6 +95,25 @@ fn full_pass<'a>(draft: &mut Draft<'a>, service: &'a Service) -> Verdict {
     draft.note_hunger(hungry);
     let idle = !wrote && !depends_on_others && !hungry && !draft.is_cut();
     Verdict { wake_at, idle, unplaced }
+}
+
+/// What keeps a service that runs as its spec says.
+fn stages(pass: &mut Pass<'_, '_>) {
+    vips::assign(pass);
+    drain::evict(pass);
+    orchestrate::fill(pass);
+    if pass.draft.is_cut() {
+        // Nothing more fits, and the next plan begins with this service: what the other stages would
+        // find out among thousands of slots would be thrown away.
+        return;
+    }
+    let progress = rollout::advance(pass);
+    replace::replace(pass, progress);
+    rollout::resume(pass, progress);
+    orchestrate::scale_down(pass);
+    place::place_pending(pass);
+    balance::balance(pass, progress);
+    reap::history(pass);
 }
 
 /// What passes leave to say together.
@@ -150,6 +160,9 @@ fn is_quiet(draft: &Draft<'_>, service: &Service) -> bool {
         return false;
     }
     let Mode::Replicated { replicas } = service.spec.mode else { return false };
+    if draft.state.task_count(service.id) < usize::try_from(replicas).unwrap_or(usize::MAX) {
+        return false;
+    }
     let (mut slot, mut wanted, mut ended) = (0, 1, 0);
     let (mut oldest, mut sites) = (Time(u64::MAX), Vec::new());
     let opened = draft.nodes.newest_opening();

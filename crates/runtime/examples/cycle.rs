@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use warren_runtime::native::{Native, Options};
-use warren_runtime::{ContainerSpec, Limits, LogPolicy, Runtime, Seccomp};
+use warren_runtime::{ContainerSpec, Limits, LogPolicy, Privileges, Runtime, Seccomp};
 
 struct Settings {
     spec: ContainerSpec,
@@ -36,12 +36,14 @@ fn settings() -> Result<Settings, Box<dyn Error>> {
             read_only: false,
             limits: Limits::default(),
             mounts: Vec::new(),
+            shm_bytes: None,
             devices: Vec::new(),
             files: Vec::new(),
             cap_add: Vec::new(),
             cap_drop: Vec::new(),
             no_new_privileges: true,
             seccomp: Seccomp::Default,
+            privileges: Privileges::default(),
             stop_signal: 15,
             netns: None,
             keep: Vec::new(),

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::{Limits, LogPolicy, Seccomp, Stream};
+use crate::{Limits, LogPolicy, Privileges, Seccomp, Stream};
 
 fn spec(id: &str) -> ContainerSpec {
     ContainerSpec {
@@ -17,12 +17,14 @@ fn spec(id: &str) -> ContainerSpec {
         read_only: false,
         limits: Limits::default(),
         mounts: Vec::new(),
+        shm_bytes: None,
         devices: Vec::new(),
         files: Vec::new(),
         cap_add: Vec::new(),
         cap_drop: Vec::new(),
         no_new_privileges: true,
         seccomp: Seccomp::Default,
+        privileges: Privileges::default(),
         stop_signal: 15,
         netns: None,
         keep: Vec::new(),

@@ -14,6 +14,8 @@
 pub mod fake;
 mod logs;
 pub mod native;
+mod privileges;
+pub mod storage;
 mod watched;
 
 use std::collections::BTreeMap;
@@ -25,6 +27,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use self::privileges::{Privileges, Seccomp, Sysctl, Ulimit};
 pub use self::watched::{Watched, watch};
 
 /// What to run, with every reference resolved.
@@ -47,6 +50,8 @@ pub struct ContainerSpec {
     pub read_only: bool,
     pub limits: Limits,
     pub mounts: Vec<Mount>,
+    /// Size of /dev/shm; `None` is 64 MiB.
+    pub shm_bytes: Option<u64>,
     /// Of the machine, beside those that every container has.
     pub devices: Vec<Device>,
     /// Small files that the runtime writes and bind-mounts, e.g. `/etc/hosts`.
@@ -56,8 +61,10 @@ pub struct ContainerSpec {
     pub cap_drop: Vec<String>,
     /// On by default.
     pub no_new_privileges: bool,
-    /// Default seccomp profile, or none.
+    /// Default seccomp profile, none, or one of its own.
     pub seccomp: Seccomp,
+    /// What it may do beyond what all may, and limits of its processes.
+    pub privileges: Privileges,
     /// Signal number of a graceful stop, from the image or an override.
     pub stop_signal: i32,
     /// Network namespace made and wired beforehand; `None` shares the host's.
@@ -67,12 +74,6 @@ pub struct ContainerSpec {
     pub log: LogPolicy,
     /// Opaque to the runtime, kept beside the container and returned by [`Runtime::list`].
     pub labels: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seccomp {
-    Default,
-    Unconfined,
 }
 
 /// Zero or `None` means no limit, except pids, which always have one.
@@ -128,13 +129,28 @@ pub struct Mount {
 #[derive(Debug, Clone)]
 pub enum MountKind {
     /// Host folder or file.
-    Bind {
-        source: PathBuf,
-    },
+    Bind { source: PathBuf },
     Tmpfs {
         size_bytes: Option<u64>,
         mode: u32,
+        /// Programs in it may be executed.
+        exec: bool,
     },
+    /// What a descriptor stands for, wherever its path leads by then.
+    Open(Arc<Opened>),
+}
+
+/// A folder or file of the host, found and judged by the caller (see [`storage`]).
+#[derive(Debug)]
+pub struct Opened {
+    /// As `O_PATH` opens it.
+    pub file: OwnedFd,
+    /// How errors call it.
+    pub name: String,
+    /// With what is mounted below it.
+    pub recursive: bool,
+    /// Mounts that the host makes below it later are seen, too.
+    pub follows: bool,
 }
 
 /// A device of the machine that a container may open.

@@ -5,8 +5,9 @@
 //! cannot run with 126, as in a shell, with the reason on its standard error.
 
 use warren_shim::message::{MESSAGE_MAX, Message, Reply, Step, Tag, flags};
+use warren_shim::protection::{Protection, kept};
 
-use crate::container::{join_cgroups, new_keyring, reset_oom_score};
+use crate::container::{join_cgroups, new_keyring, set_oom_score};
 use crate::failure::{At, Failure, Outcome};
 use crate::process::{self, Description, Gate};
 use crate::sys::{self, Fd, Mapping};
@@ -64,7 +65,7 @@ pub(crate) fn spawn(asked: &Asked<'_>) -> Outcome<Child> {
 /// Clones into the container's pid namespace and, with cgroup v2, its cgroup.
 fn birth(container: &Message<'_>, namespaces: Fd) -> Outcome<i32> {
     sys::enter(namespaces, libc::CLONE_NEWPID).at(Step::Namespaces)?;
-    let folder = container.text(Tag::CgroupDir);
+    let folder = container.text(Tag::CgroupDir).filter(|_| kept(Protection::ExecCgroup));
     let cgroup = folder.map(|path| sys::open(path, libc::O_PATH | libc::O_DIRECTORY));
     let cgroup = cgroup.transpose().at(Step::Cgroup)?;
     let born = sys::clone(0, cgroup).at(Step::Clone);
@@ -75,7 +76,7 @@ fn birth(container: &Message<'_>, namespaces: Fd) -> Outcome<i32> {
 }
 
 fn map(fd: Fd) -> Outcome<Mapping> {
-    if !sys::is_sealed(fd) {
+    if kept(Protection::SealedMessages) && !sys::is_sealed(fd) {
         return Err(Failure::new(Step::Protocol, libc::EPERM));
     }
     Mapping::new(fd, MESSAGE_MAX).at(Step::Protocol)
@@ -109,10 +110,10 @@ fn set_up(description: &Description<'_>, inside: &Inside) -> Outcome<()> {
     process::place_sync(inside.sync)?;
     sys::new_session().at(Step::Identity)?;
     new_keyring()?;
-    join_cgroups(description.container)?;
-    if description.container.settings().has(flags::RESET_OOM_SCORE) {
-        reset_oom_score()?;
+    if kept(Protection::ExecCgroup) {
+        join_cgroups(description.container)?;
     }
+    set_oom_score(description.container)?;
     let kinds = libc::CLONE_NEWNS
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWIPC
@@ -136,10 +137,10 @@ fn terminal() -> Result<(Fd, Fd), i32> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_NOFOLLOW;
     let master = sys::open(c"/dev/pts/ptmx", flags)?;
     let stat = sys::status(master)?;
-    if sys::file_system(master)? != DEVPTS_SUPER_MAGIC
-        || stat.st_mode & libc::S_IFMT != libc::S_IFCHR
-        || stat.st_rdev != libc::makedev(5, 2)
-    {
+    let is_ours = sys::file_system(master)? == DEVPTS_SUPER_MAGIC
+        && stat.st_mode & libc::S_IFMT == libc::S_IFCHR
+        && stat.st_rdev == libc::makedev(5, 2);
+    if kept(Protection::Terminal) && !is_ours {
         return Err(libc::ENOTTY);
     }
     let peer = sys::terminal_peer(master)?;

@@ -8,6 +8,7 @@ use core::ffi::CStr;
 
 use warren_shim::account::{Group, Passwd, Wanted, id};
 use warren_shim::message::Step;
+use warren_shim::protection::{Protection, kept};
 
 use crate::failure::{At, Failure, Outcome};
 use crate::sys::{self, Fd, Sys};
@@ -37,6 +38,29 @@ impl Identity {
 
     pub(crate) fn home(&self) -> &[u8] {
         if self.home_len == 0 { b"/" } else { &self.home[..self.home_len] }
+    }
+
+    /// Adds supplementary groups, each a name or a number.
+    pub(crate) fn join<'a>(&mut self, groups: impl Iterator<Item = &'a CStr>) -> Outcome<()> {
+        for (index, wanted) in groups.enumerate() {
+            let wanted = Wanted { user: b"", group: wanted.to_bytes() };
+            let mut found = None;
+            each_line(c"/etc/group", |line| {
+                let entry = Group::parse(line).filter(|entry| wanted.is_group(entry));
+                found = entry.map(|entry| entry.gid);
+                found.is_some()
+            })
+            .at(Step::UserFile)?;
+            let group = found.or_else(|| id(wanted.group));
+            let group = group.ok_or(libc::ENOENT).at_index(Step::ExtraGroup, index)?;
+            if self.others().contains(&group) {
+                continue;
+            }
+            let slot = self.others.get_mut(self.others_len);
+            *slot.ok_or(libc::EINVAL).at_index(Step::ExtraGroup, index)? = group;
+            self.others_len += 1;
+        }
+        Ok(())
     }
 
     /// Looks up what `user[:group]` means here.
@@ -126,7 +150,8 @@ fn each_line(path: &CStr, mut stop: impl FnMut(&[u8]) -> bool) -> Sys<bool> {
 }
 
 fn lines_of(file: Fd, stop: &mut impl FnMut(&[u8]) -> bool) -> Sys<bool> {
-    if sys::status(file)?.st_mode & libc::S_IFMT != libc::S_IFREG {
+    let is_regular = sys::status(file)?.st_mode & libc::S_IFMT == libc::S_IFREG;
+    if kept(Protection::UserFilesRegular) && !is_regular {
         return Err(libc::EINVAL);
     }
     let mut buffer = [0; LINE_MAX];
@@ -135,7 +160,7 @@ fn lines_of(file: Fd, stop: &mut impl FnMut(&[u8]) -> bool) -> Sys<bool> {
         let count = sys::read(file, &mut buffer[len..])?;
         total += count;
         len += count;
-        if count == 0 || total > FILE_MAX {
+        if count == 0 || (total > FILE_MAX && kept(Protection::UserFilesBounded)) {
             // The last line may lack its newline.
             return Ok(!too_long && len > 0 && stop(&buffer[..len]));
         }

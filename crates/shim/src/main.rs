@@ -20,6 +20,7 @@ mod container;
 mod exec;
 mod failure;
 mod identity;
+mod init;
 mod log;
 mod process;
 mod rootfs;
@@ -31,8 +32,10 @@ use core::cell::UnsafeCell;
 use core::ffi::CStr;
 
 use warren_shim::message::{
-    KEPT_BASE, KEPT_MAX, MESSAGE_MAX, Message, Operation, Reply, Request, Step, Tag, flags,
+    KEPT_BASE, KEPT_MAX, MESSAGE_MAX, Message, Operation, Reply, Request, Step, TREES_MAX, Tag,
+    flags,
 };
+use warren_shim::protection::{Protection, kept};
 use warren_shim::record::Run;
 
 use crate::container::Inherited;
@@ -79,7 +82,6 @@ fn run() -> i32 {
 
 fn start() -> Outcome<(Running, Mapping)> {
     sys::block_signals(true);
-    sys::reset_signals();
     sys::set_process_name(c"warren-shim");
     sys::close_range(3, 0).at(Step::Protocol)?;
     sys::new_session().at(Step::Protocol)?;
@@ -116,7 +118,8 @@ fn receive() -> Outcome<Received> {
 fn launch(received: &Received, mapping: &Mapping) -> Outcome<Running> {
     let message =
         Message::parse(mapping.bytes()).map_err(|_| Failure::new(Step::Protocol, libc::EBADMSG))?;
-    let network = place(received, &message)?;
+    protect(&message)?;
+    let (network, trees) = place(received, &message)?;
     let state = message.text(Tag::StateDir).unwrap_or_default();
     sys::change_folder(state).at(Step::StateDir)?;
     let listener = sys::listen(c"sock").at(Step::Socket)?;
@@ -131,11 +134,16 @@ fn launch(received: &Received, mapping: &Mapping) -> Outcome<Running> {
     let children = sys::child_events().at(Step::Pipe)?;
     let pid = birth(&message)?;
     if pid == 0 {
-        let inherited =
-            Inherited { streams: [stdin, stdout_child, stderr_child], sync: sync_child, network };
+        let inherited = Inherited {
+            streams: [stdin, stdout_child, stderr_child],
+            sync: sync_child,
+            network,
+            trees,
+        };
         container::run(&message, &inherited);
     }
-    for fd in [stdin, stdout_child, stderr_child, sync_child].into_iter().chain(network) {
+    let given = network.iter().chain(trees).copied();
+    for fd in [stdin, stdout_child, stderr_child, sync_child].into_iter().chain(given) {
         sys::close(fd);
     }
     let at_ns = match release(pid, sync) {
@@ -156,17 +164,40 @@ fn launch(received: &Received, mapping: &Mapping) -> Outcome<Running> {
     Ok(Running { pid, message: received.message, children, listener, stdout, stderr, log_folder })
 }
 
-/// Moves kept descriptors to their numbers; returns the network namespace.
-fn place(received: &Received, message: &Message<'_>) -> Outcome<Option<Fd>> {
+/// What protects this process itself, now that it knows whether something is to be left out.
+fn protect(message: &Message<'_>) -> Outcome<()> {
+    #[cfg(feature = "mutants")]
+    {
+        use warren_shim::protection::{FLAGS_SHIFT, leave_out};
+        leave_out(message.settings().flags >> FLAGS_SHIFT);
+    }
+    if kept(Protection::SignalDispositions) {
+        sys::reset_signals();
+    }
+    if !kept(Protection::NotDumpable) {
+        sys::process_control(libc::PR_SET_DUMPABLE, 1).at(Step::Protocol)?;
+    }
+    if kept(Protection::ShimGroup) {
+        for (index, tasks) in message.texts(Tag::ShimTasks).enumerate() {
+            container::join(tasks, index)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves kept descriptors to their numbers; returns the network namespace and trees of mounts.
+fn place<'r>(received: &'r Received, message: &Message<'_>) -> Outcome<(Option<Fd>, &'r [Fd])> {
     let settings = message.settings();
     let others = &received.others[..received.others_len];
-    let (network, kept) = match (settings.has(flags::NETWORK_NAMESPACE), others) {
-        (true, [network, kept @ ..]) => (Some(*network), kept),
-        (false, kept) => (None, kept),
-        (true, []) => return Err(Failure::new(Step::Protocol, libc::EBADF)),
+    let bad = || Failure::new(Step::Protocol, libc::EBADF);
+    let (network, rest) = match (settings.has(flags::NETWORK_NAMESPACE), others) {
+        (true, [network, rest @ ..]) => (Some(*network), rest),
+        (false, rest) => (None, rest),
+        (true, []) => return Err(bad()),
     };
-    if kept.len() != settings.kept as usize || kept.len() > KEPT_MAX {
-        return Err(Failure::new(Step::Protocol, libc::EBADF));
+    let (kept, trees) = rest.split_at_checked(settings.kept as usize).ok_or_else(bad)?;
+    if kept.len() > KEPT_MAX || trees.len() != message.trees() || trees.len() > TREES_MAX {
+        return Err(bad());
     }
     for (fd, number) in kept.iter().zip(KEPT_BASE..) {
         if sys::dup_at_least(*fd, number).at(Step::Protocol)? != number {
@@ -174,14 +205,23 @@ fn place(received: &Received, message: &Message<'_>) -> Outcome<Option<Fd>> {
         }
         sys::close(*fd);
     }
-    Ok(network)
+    Ok((network, trees))
 }
 
 fn birth(message: &Message<'_>) -> Outcome<i32> {
     let folder = message.text(Tag::CgroupDir);
     let cgroup = folder.map(|path| sys::open(path, libc::O_PATH | libc::O_DIRECTORY));
     let cgroup = cgroup.transpose().at(Step::Cgroup)?;
-    let kinds = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+    let mut kinds = libc::CLONE_NEWNS;
+    let settings = message.settings();
+    for (shared, protection, kind) in [
+        (0, Protection::UtsNamespace, libc::CLONE_NEWUTS),
+        (flags::HOST_PROCESSES, Protection::PidNamespace, libc::CLONE_NEWPID),
+        (flags::HOST_IPC, Protection::IpcNamespace, libc::CLONE_NEWIPC),
+    ] {
+        let is_shared = shared != 0 && settings.has(shared);
+        kinds |= if kept(protection) && !is_shared { kind } else { 0 };
+    }
     let pid = sys::clone(u64::from(kinds.cast_unsigned()), cgroup).at(Step::Clone)?;
     if let Some(cgroup) = cgroup.filter(|_| pid != 0) {
         sys::close(cgroup);

@@ -49,6 +49,8 @@ pub const LAYERS_MAX: usize = 128;
 pub const STRINGS_MAX: usize = 4096;
 /// One datagram carries 253 descriptors at most (SCM_MAX_FD).
 pub const KEPT_MAX: usize = 128;
+/// Trees of mounts that come as descriptors; numbers of all that came stay below [`KEPT_BASE`].
+pub const TREES_MAX: usize = 96;
 /// Kept descriptor `i` is number `KEPT_BASE + i` in the shim, where `pidfd_getfd` finds it.
 pub const KEPT_BASE: i32 = 256;
 
@@ -93,6 +95,19 @@ numbered! {
         LogDir = 21,
         /// [`Device`].
         Device = 22,
+        /// Size of /dev/shm in bytes, 8 bytes; missing is 64 MiB.
+        SharedMemory = 23,
+        /// Supplementary group: a name in the container's `/etc/group`, or a number.
+        Group = 32,
+        /// [`Ulimit`].
+        Ulimit = 33,
+        /// [`Pair`]: file below `/proc/sys` and what is written to it. With a `-` before it, a
+        /// file that is not there is done without.
+        Sysctl = 34,
+        /// Decimal, for `oom_score_adj`.
+        OutOfMemoryScore = 35,
+        /// cgroup file that the shim itself writes itself into.
+        ShimTasks = 50,
     }
 }
 
@@ -148,6 +163,13 @@ numbered! {
         OutOfMemoryScore = 42,
         /// Index: of the device.
         Device = 43,
+        /// Index: of the setting.
+        Sysctl = 53,
+        /// Index: of the limit.
+        Ulimit = 54,
+        /// Index: of the group.
+        ExtraGroup = 55,
+        Init = 56,
     }
 }
 
@@ -171,6 +193,14 @@ pub mod flags {
     pub const RESET_OOM_SCORE: u32 = 1 << 3;
     /// Exec: make a terminal; otherwise three descriptors follow the message's.
     pub const TERMINAL: u32 = 1 << 4;
+    /// Nothing below /sys is read-only.
+    pub const PRIVILEGED: u32 = 1 << 10;
+    /// No namespace of its own for processes.
+    pub const HOST_PROCESSES: u32 = 1 << 11;
+    /// No namespace of its own for shared memory and message queues.
+    pub const HOST_IPC: u32 = 1 << 12;
+    /// The first process stays, passes signals on to the program and reaps.
+    pub const INIT: u32 = 1 << 13;
 }
 
 /// Numbers of one container or exec.
@@ -211,14 +241,22 @@ impl Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MountKind {
     Bind,
-    Tmpfs { size_bytes: u64, mode: u32 },
+    Tmpfs {
+        size_bytes: u64,
+        mode: u32,
+        exec: bool,
+    },
+    /// One of the descriptors behind the kept ones, with everything set.
+    Tree {
+        index: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mount<'a> {
     pub kind: MountKind,
     pub read_only: bool,
-    /// Empty for tmpfs.
+    /// Empty but for binds.
     pub source: &'a CStr,
     pub target: &'a CStr,
 }
@@ -228,7 +266,12 @@ impl<'a> Mount<'a> {
         let (head, rest) = bytes.split_at_checked(24)?;
         let kind = match u32_at(head, 0)? {
             1 => MountKind::Bind,
-            2 => MountKind::Tmpfs { size_bytes: u64_at(head, 8)?, mode: u32_at(head, 16)? },
+            2 => MountKind::Tmpfs {
+                size_bytes: u64_at(head, 8)?,
+                mode: u32_at(head, 16)?,
+                exec: u32_at(head, 20)? != 0,
+            },
+            3 => MountKind::Tree { index: u32_at(head, 16)? },
             _ => return None,
         };
         let pair = Pair::decode(rest)?;
@@ -267,6 +310,22 @@ impl<'a> Device<'a> {
             group: u32_at(head, 20)?,
             path: CStr::from_bytes_with_nul(rest).ok()?,
         })
+    }
+}
+
+/// One limit of the container's processes (`setrlimit(2)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ulimit {
+    pub resource: u32,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+impl Ulimit {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 24] = bytes.try_into().ok()?;
+        let (soft, hard) = (u64_at(bytes, 8)?, u64_at(bytes, 16)?);
+        Some(Self { resource: u32_at(bytes, 0)?, soft, hard })
     }
 }
 
@@ -371,8 +430,22 @@ impl<'a> Message<'a> {
         self.all(Tag::Mount).filter_map(Mount::decode)
     }
 
+    /// Descriptors of trees that its mounts name.
+    pub fn trees(&self) -> usize {
+        self.mounts().filter(|mount| matches!(mount.kind, MountKind::Tree { .. })).count()
+    }
+
+    /// Bytes of /dev/shm, if it says so.
+    pub fn shared_memory(&self) -> Option<u64> {
+        u64_at(self.bytes(Tag::SharedMemory)?, 0)
+    }
+
     pub fn devices(&self) -> impl Iterator<Item = Device<'a>> + use<'a> {
         self.all(Tag::Device).filter_map(Device::decode)
+    }
+
+    pub fn ulimits(&self) -> impl Iterator<Item = Ulimit> + use<'a> {
+        self.all(Tag::Ulimit).filter_map(Ulimit::decode)
     }
 
     pub fn files(&self) -> impl Iterator<Item = File<'a>> + use<'a> {
@@ -422,7 +495,9 @@ fn check(tag: Tag, bytes: &[u8]) -> Option<()> {
         Tag::Mount => Mount::decode(bytes).map(drop),
         Tag::File => File::decode(bytes).map(drop),
         Tag::Device => Device::decode(bytes).map(drop),
-        Tag::CgroupView | Tag::CgroupLink => Pair::decode(bytes).map(drop),
+        Tag::SharedMemory => (bytes.len() == 8).then_some(()),
+        Tag::Ulimit => Ulimit::decode(bytes).map(drop),
+        Tag::CgroupView | Tag::CgroupLink | Tag::Sysctl => Pair::decode(bytes).map(drop),
         // Instructions of eight bytes; the kernel takes 4096 of them.
         Tag::Seccomp => (bytes.len().is_multiple_of(8) && bytes.len() <= 4096 * 8).then_some(()),
         Tag::StateDir
@@ -435,10 +510,13 @@ fn check(tag: Tag, bytes: &[u8]) -> Option<()> {
         | Tag::User
         | Tag::Hostname
         | Tag::CgroupTasks
+        | Tag::ShimTasks
         | Tag::CgroupDir
         | Tag::OomFile
         | Tag::MaskedPath
         | Tag::ReadOnlyPath
+        | Tag::Group
+        | Tag::OutOfMemoryScore
         | Tag::LogDir => CStr::from_bytes_with_nul(bytes).ok().map(drop),
     }
 }

@@ -8,10 +8,12 @@
 use core::ffi::CStr;
 use core::ptr::null;
 
-use warren_shim::message::{Message, STRINGS_MAX, Step, Tag, flags};
+use warren_shim::message::{Message, STRINGS_MAX, Step, Tag, Ulimit, flags};
+use warren_shim::protection::{Protection, kept};
 
 use crate::failure::{At, Failure, Outcome};
 use crate::identity::Identity;
+use crate::init;
 use crate::rootfs;
 use crate::sys::{self, Fd};
 use crate::text::Text;
@@ -66,7 +68,14 @@ pub(crate) fn place_streams(streams: [Fd; 3]) -> Outcome<()> {
 
 /// Becomes the program. Returns only to say why not.
 pub(crate) fn become_program(description: &Description<'_>, gate: Gate) -> Failure {
-    match prepare(description, gate) {
+    let prepared = prepare(description, gate).and_then(|identity| {
+        let settings = description.container.settings();
+        if description.exec.is_none() && settings.has(flags::INIT) {
+            init::stay_behind()?;
+        }
+        Ok(identity)
+    });
+    match prepared {
         Ok(identity) => execute(description, &identity),
         Err(failure) => failure,
     }
@@ -75,9 +84,12 @@ pub(crate) fn become_program(description: &Description<'_>, gate: Gate) -> Failu
 fn prepare(description: &Description<'_>, gate: Gate) -> Outcome<Identity> {
     // Before anything is looked up inside the container: paths of the image may lead through
     // `/proc/self/fd` to whatever is open here (CVE-2024-21626).
-    sys::close_range(SYNC.cast_unsigned() + 1, 0).at(Step::Exec)?;
+    if kept(Protection::Descriptors) {
+        sys::close_range(SYNC.cast_unsigned() + 1, 0).at(Step::Exec)?;
+    }
     let settings = description.container.settings();
-    let identity = Identity::find(description.text(Tag::User))?;
+    let mut identity = Identity::find(description.text(Tag::User))?;
+    identity.join(description.container.texts(Tag::Group))?;
     for stream in 0..SYNC {
         sys::give_stream(stream, identity.user, identity.group);
     }
@@ -87,14 +99,27 @@ fn prepare(description: &Description<'_>, gate: Gate) -> Outcome<Identity> {
     // A folder that an exec names is somebody's input: a typo must not make one.
     let named = description.exec.is_some_and(|exec| exec.text(Tag::Cwd).is_some());
     enter_folder(description.text(Tag::Cwd), if named { Missing::Refuse } else { Missing::Make })?;
-    limits().at(Step::Limits)?;
+    limits(description.container).at(Step::Limits)?;
+    for (index, limit) in description.container.ulimits().enumerate() {
+        let Ulimit { resource, soft: rlim_cur, hard: rlim_max } = limit;
+        sys::set_limit(resource, libc::rlimit { rlim_cur, rlim_max })
+            .at_index(Step::Ulimit, index)?;
+    }
+    let is_exec = description.exec.is_some();
     let seccomp = description.container.bytes(Tag::Seccomp);
-    let no_new_privileges = settings.has(flags::NO_NEW_PRIVILEGES);
+    let seccomp = seccomp.filter(|_| kept(Protection::Seccomp));
+    let seccomp = seccomp.filter(|_| !is_exec || kept(Protection::SeccompExec));
+    let no_new_privileges =
+        settings.has(flags::NO_NEW_PRIVILEGES) && kept(Protection::NoNewPrivileges);
     if let Some(program) = seccomp.filter(|_| !no_new_privileges) {
         sys::load_seccomp(program).at(Step::Seccomp)?;
     }
-    drop_privileges(&identity, settings.capabilities)?;
-    sys::set_umask(0o022);
+    let protection = if is_exec { Protection::ExecCapabilities } else { Protection::BoundingSet };
+    let bounding = if kept(protection) { settings.capabilities } else { u64::MAX };
+    drop_privileges(&identity, bounding, settings.capabilities)?;
+    if kept(Protection::Umask) {
+        sys::set_umask(0o022);
+    }
     if no_new_privileges {
         sys::process_control(libc::PR_SET_NO_NEW_PRIVS, 1).at(Step::NoNewPrivileges)?;
         if let Some(program) = seccomp {
@@ -103,7 +128,9 @@ fn prepare(description: &Description<'_>, gate: Gate) -> Outcome<Identity> {
     }
     // After the user change, which clears it. Then make sure that the parent still lives.
     let kill = u64::from(libc::SIGKILL.cast_unsigned());
-    sys::process_control(libc::PR_SET_PDEATHSIG, kill).at(Step::Identity)?;
+    if kept(Protection::DeathSignal) {
+        sys::process_control(libc::PR_SET_PDEATHSIG, kill).at(Step::Identity)?;
+    }
     if gate == Gate::Wait {
         let mut byte = [0];
         if sys::read(SYNC, &mut byte).at(Step::DaemonGone)? == 0 {
@@ -112,7 +139,9 @@ fn prepare(description: &Description<'_>, gate: Gate) -> Outcome<Identity> {
     }
     const CLOSE_RANGE_CLOEXEC: u32 = 4;
     sys::close_range(SYNC.cast_unsigned(), CLOSE_RANGE_CLOEXEC).at(Step::Exec)?;
-    sys::block_signals(false);
+    if kept(Protection::SignalMask) {
+        sys::block_signals(false);
+    }
     Ok(identity)
 }
 
@@ -150,20 +179,29 @@ fn enter_folder(path: &CStr, missing: Missing) -> Outcome<()> {
 }
 
 /// Puts back what the daemon may have raised for itself. Never raises a hard limit, which would
-/// need CAP_SYS_RESOURCE.
-fn limits() -> Result<(), i32> {
-    let mut files = sys::limit(libc::RLIMIT_NOFILE)?;
-    files.rlim_max = files.rlim_max.min(FILES_HARD);
-    files.rlim_cur = files.rlim_max.min(FILES_SOFT);
-    sys::set_limit(libc::RLIMIT_NOFILE, files)?;
+/// need CAP_SYS_RESOURCE. What the container is given limits of its own for is left as it is.
+fn limits(container: &Message<'_>) -> Result<(), i32> {
+    if !kept(Protection::ResourceLimits) {
+        return Ok(());
+    }
+    let is_given = |resource| container.ulimits().any(|limit| limit.resource == resource);
+    if !is_given(libc::RLIMIT_NOFILE) {
+        let mut files = sys::limit(libc::RLIMIT_NOFILE)?;
+        files.rlim_max = files.rlim_max.min(FILES_HARD);
+        files.rlim_cur = files.rlim_max.min(FILES_SOFT);
+        sys::set_limit(libc::RLIMIT_NOFILE, files)?;
+    }
+    if is_given(libc::RLIMIT_CORE) {
+        return Ok(());
+    }
     let mut core = sys::limit(libc::RLIMIT_CORE)?;
     core.rlim_cur = 0;
     sys::set_limit(libc::RLIMIT_CORE, core)
 }
 
-fn drop_privileges(identity: &Identity, capabilities: u64) -> Outcome<()> {
+fn drop_privileges(identity: &Identity, bounding: u64, capabilities: u64) -> Outcome<()> {
     for bit in 0..64_u64 {
-        if capabilities >> bit & 1 != 0 {
+        if bounding >> bit & 1 != 0 {
             continue;
         }
         match sys::process_control(libc::PR_CAPBSET_DROP, bit) {
@@ -174,9 +212,16 @@ fn drop_privileges(identity: &Identity, capabilities: u64) -> Outcome<()> {
         }
     }
     let clear_all = u64::from(libc::PR_CAP_AMBIENT_CLEAR_ALL.cast_unsigned());
-    sys::process_control(libc::PR_CAP_AMBIENT, clear_all).at(Step::Capabilities)?;
-    sys::set_groups(identity.others()).at(Step::Identity)?;
+    if kept(Protection::InheritedCapabilities) {
+        sys::process_control(libc::PR_CAP_AMBIENT, clear_all).at(Step::Capabilities)?;
+    }
+    if kept(Protection::SupplementaryGroups) {
+        sys::set_groups(identity.others()).at(Step::Identity)?;
+    }
     sys::set_ids(identity.user, identity.group).at(Step::Identity)?;
+    if !kept(Protection::InheritedCapabilities) {
+        return Ok(());
+    }
     // Leaving root has dropped them already; what is inheritable goes in both cases.
     let kept = if identity.user == 0 { capabilities } else { 0 };
     sys::set_capabilities(kept).at(Step::Capabilities)

@@ -11,6 +11,7 @@
 use core::ffi::CStr;
 
 use warren_shim::message::{Device, File, Message, Mount, MountKind, Step, Tag, flags};
+use warren_shim::protection::{Protection, kept};
 
 use crate::failure::{At, Outcome};
 use crate::sys::{self, Fd, Sys};
@@ -23,10 +24,16 @@ const NO_DEVICES: u64 = 0x4;
 const NO_EXEC: u64 = 0x8;
 const STRICT_ATIME: u64 = 0x20;
 
+/// Of /dev/shm, as Docker has it.
+const SHARED_MEMORY: u64 = 64 << 20;
+
 /// linux/openat2.h.
 const RESOLVE_NO_MAGICLINKS: u64 = 0x2;
 const RESOLVE_NO_SYMLINKS: u64 = 0x4;
 const RESOLVE_IN_ROOT: u64 = 0x10;
+
+/// linux/magic.h.
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 const FOLDER: i32 = libc::O_PATH | libc::O_DIRECTORY;
 
@@ -35,26 +42,34 @@ struct Roots {
     root: Fd,
     proc: Fd,
     sys: Fd,
-    dev: Fd,
+    /// The null device below whatever is mounted on it later.
+    null: Fd,
     /// tmpfs of the injected files.
     files: Option<Fd>,
 }
 
 /// Everything up to and including `pivot_root`. The caller has joined the container's cgroups.
-pub(crate) fn build(message: &Message<'_>) -> Outcome<()> {
-    sys::mount(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE, c"")
-        .at(Step::Propagation)?;
+pub(crate) fn build(message: &Message<'_>, trees: &[Fd]) -> Outcome<()> {
+    if kept(Protection::Propagation) {
+        sys::mount(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE, c"")
+            .at(Step::Propagation)?;
+    }
     let state = message.text(Tag::StateDir).unwrap_or_default();
     let files = message.files().next().map(|_| file_store(state)).transpose()?;
     overlay(message, state)?;
     let root = sys::open(state, FOLDER).at(Step::Overlay)?;
     let proc = kernel_file_system(root, c"proc", c"proc", 0).at(Step::Proc)?;
-    let sysfs = kernel_file_system(root, c"sys", c"sysfs", READ_ONLY).at(Step::Sys)?;
-    let dev = devices(root).at(Step::Dev)?;
-    let roots = Roots { root, proc, sys: sysfs, dev, files };
+    for (index, setting) in message.pairs(Tag::Sysctl).enumerate() {
+        set(proc, setting.first, setting.second).at_index(Step::Sysctl, index)?;
+    }
+    let locked = if kept(Protection::ReadOnlySys) { locked(message) } else { 0 };
+    let sysfs = kernel_file_system(root, c"sys", c"sysfs", locked).at(Step::Sys)?;
+    let dev = devices(root, message.shared_memory()).at(Step::Dev)?;
+    let null = sys::open_at(dev, c"null", libc::O_PATH | libc::O_NOFOLLOW, 0).at(Step::Dev)?;
+    let roots = Roots { root, proc, sys: sysfs, null, files };
     cgroup_view(message, &roots).at(Step::CgroupView)?;
     for (index, mount) in message.mounts().enumerate() {
-        attach(&roots, &mount, index)?;
+        attach(&roots, &mount, trees, index)?;
     }
     for (index, device) in message.devices().enumerate() {
         make_device(root, &device).at_index(Step::Device, index)?;
@@ -69,12 +84,15 @@ pub(crate) fn build(message: &Message<'_>) -> Outcome<()> {
     for (index, file) in message.files().enumerate() {
         inject(&roots, &file, index, read_only).at_index(Step::File, index)?;
     }
-    mask(message, &roots)?;
-    for (index, path) in message.texts(Tag::ReadOnlyPath).enumerate() {
+    if kept(Protection::MaskedPaths) {
+        mask(message, &roots)?;
+    }
+    let locked = message.texts(Tag::ReadOnlyPath).filter(|_| kept(Protection::ReadOnlyPaths));
+    for (index, path) in locked.enumerate() {
         lock(&roots, path).at_index(Step::ReadOnlyPath, index)?;
     }
     sys::change_folder_fd(root).and_then(|()| sys::pivot_here()).at(Step::PivotRoot)?;
-    if read_only {
+    if read_only && kept(Protection::ReadOnlyRoot) {
         sys::open(c"/", libc::O_PATH)
             .and_then(|root| sys::change_mount(root, READ_ONLY, false))
             .at(Step::PivotRoot)?;
@@ -137,10 +155,36 @@ fn push_folder(options: &mut Text<4096>, key: &[u8], path: &CStr) -> Sys<()> {
     options.push_decimal(u64::from(fd.cast_unsigned()))
 }
 
+/// What keeps containers from changing the machine below /sys.
+fn locked(message: &Message<'_>) -> u64 {
+    if message.settings().has(flags::PRIVILEGED) { 0 } else { READ_ONLY }
+}
+
+/// Writes a setting of our namespaces, through the descriptor of our own proc and no link.
+fn set(proc: Fd, file: &CStr, value: &CStr) -> Sys<()> {
+    let name = file.to_bytes();
+    let (name, optional) = match name.strip_prefix(b"-") {
+        Some(name) => (name, true),
+        None => (name, false),
+    };
+    let mut path = Text::<512>::new();
+    path.push(b"sys/")?;
+    path.push(name)?;
+    let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+    let file = match sys::open_in_root(proc, path.c_str(), libc::O_WRONLY, resolve) {
+        Err(libc::ENOENT) if optional => return Ok(()),
+        opened => opened?,
+    };
+    let written = sys::write_all(file, value.to_bytes());
+    sys::close(file);
+    written
+}
+
 /// proc and sysfs go to real folders of the image only: a link there would move everything that
 /// is masked below.
 fn kernel_file_system(root: Fd, name: &CStr, kind: &CStr, attributes: u64) -> Sys<Fd> {
-    let mount = sys::new_file_system(kind, &[], NO_SUID | NO_DEVICES | NO_EXEC | attributes)?;
+    let fixed = if kept(Protection::KernelMountFlags) { NO_SUID | NO_DEVICES | NO_EXEC } else { 0 };
+    let mount = sys::new_file_system(kind, &[], fixed | attributes)?;
     sys::attach_mount(mount, real_folder(root, name)?, c"")?;
     Ok(mount)
 }
@@ -150,13 +194,20 @@ fn real_folder(root: Fd, name: &CStr) -> Sys<Fd> {
         Ok(()) | Err(libc::EEXIST) => {}
         Err(error) => return Err(error),
     }
-    sys::open_at(root, name, FOLDER | libc::O_NOFOLLOW, 0)
+    let own = if kept(Protection::RealProc) { libc::O_NOFOLLOW } else { 0 };
+    sys::open_at(root, name, FOLDER | own, 0)
 }
 
-fn devices(root: Fd) -> Sys<Fd> {
+fn devices(root: Fd, shared_memory: Option<u64>) -> Sys<Fd> {
     let options = [(c"mode", c"755"), (c"size", c"65536k")];
-    let dev = sys::new_file_system(c"tmpfs", &options, NO_SUID | STRICT_ATIME)?;
-    sys::attach_mount(dev, real_folder(root, c"dev")?, c"")?;
+    let folder = real_folder(root, c"dev")?;
+    let dev = if kept(Protection::FreshDevices) {
+        let dev = sys::new_file_system(c"tmpfs", &options, NO_SUID | STRICT_ATIME)?;
+        sys::attach_mount(dev, folder, c"")?;
+        dev
+    } else {
+        folder
+    };
     for (name, major, minor) in [
         (c"null", 1, 3),
         (c"zero", 1, 5),
@@ -180,7 +231,9 @@ fn devices(root: Fd) -> Sys<Fd> {
     // Group 5 is tty in every distribution; each mount of devpts is an instance of its own.
     let terminals = [(c"ptmxmode", c"0666"), (c"mode", c"0620"), (c"gid", c"5")];
     below(dev, c"pts", c"devpts", &terminals, NO_SUID | NO_EXEC)?;
-    let shared = [(c"mode", c"1777"), (c"size", c"65536k")];
+    let mut size = Text::<32>::new();
+    size.push_decimal(shared_memory.unwrap_or(SHARED_MEMORY))?;
+    let shared = [(c"mode", c"1777"), (c"size", size.c_str())];
     below(dev, c"shm", c"tmpfs", &shared, NO_SUID | NO_DEVICES | NO_EXEC)?;
     match below(dev, c"mqueue", c"mqueue", &[], NO_SUID | NO_DEVICES | NO_EXEC) {
         // A kernel without POSIX message queues.
@@ -206,11 +259,12 @@ fn below(
 /// The container's own cgroups, read-only: language runtimes find their limits there, and nobody
 /// writes a release agent.
 fn cgroup_view(message: &Message<'_>, roots: &Roots) -> Sys<()> {
-    const LOCKED: u64 = READ_ONLY | NO_SUID | NO_DEVICES | NO_EXEC;
+    let locked = if kept(Protection::ReadOnlyCgroups) { locked(message) } else { 0 };
+    let attributes = locked | NO_SUID | NO_DEVICES | NO_EXEC;
     let mut store = None;
     for view in message.pairs(Tag::CgroupView) {
         let copy = sys::copy_mount(libc::AT_FDCWD, view.second, false)?;
-        sys::change_mount(copy, LOCKED, false)?;
+        sys::change_mount(copy, attributes, false)?;
         if view.first.is_empty() {
             sys::attach_mount(copy, roots.sys, c"fs/cgroup")?;
         } else {
@@ -227,7 +281,10 @@ fn cgroup_view(message: &Message<'_>, roots: &Roots) -> Sys<()> {
     for link in message.pairs(Tag::CgroupLink) {
         sys::make_link(link.second, store, link.first)?;
     }
-    sys::change_mount(store, READ_ONLY, false)
+    match locked {
+        0 => Ok(()),
+        locked => sys::change_mount(store, locked, false),
+    }
 }
 
 fn cgroup_store(sysfs: Fd) -> Sys<Fd> {
@@ -237,23 +294,32 @@ fn cgroup_store(sysfs: Fd) -> Sys<Fd> {
     Ok(store)
 }
 
-fn attach(roots: &Roots, mount: &Mount<'_>, index: usize) -> Outcome<()> {
+fn attach(roots: &Roots, mount: &Mount<'_>, trees: &[Fd], index: usize) -> Outcome<()> {
     let locked = if mount.read_only { READ_ONLY } else { 0 };
     let (copy, is_folder) = match mount.kind {
         MountKind::Bind => {
             let copy = sys::copy_mount(libc::AT_FDCWD, mount.source, true)
                 .at_index(Step::MountSource, index)?;
-            sys::change_mount(copy, NO_SUID | NO_DEVICES | locked, true)
+            let fixed = if kept(Protection::VolumeFlags) { NO_SUID | NO_DEVICES } else { 0 };
+            sys::change_mount(copy, fixed | locked, kept(Protection::ReadOnlyRecursive))
                 .at_index(Step::Mount, index)?;
             let stat = sys::status(copy).at_index(Step::MountSource, index)?;
             (copy, sys::is_folder(&stat))
         }
-        MountKind::Tmpfs { size_bytes, mode } => {
+        MountKind::Tree { index: tree } => {
+            let given = trees.get(tree as usize).ok_or(libc::EBADF);
+            let tree = *given.at_index(Step::MountSource, index)?;
+            let stat = sys::status(tree).at_index(Step::MountSource, index)?;
+            (tree, sys::is_folder(&stat))
+        }
+        MountKind::Tmpfs { size_bytes, mode, exec } => {
+            let locked = locked | if exec { 0 } else { NO_EXEC };
             let copy = memory(size_bytes, mode, locked).at_index(Step::Mount, index)?;
             (copy, true)
         }
     };
     let target = target(roots.root, mount.target, is_folder).at_index(Step::MountTarget, index)?;
+    outside_proc(target).at_index(Step::MountTarget, index)?;
     let target_status = sys::status(target).at_index(Step::MountTarget, index)?;
     if sys::is_folder(&target_status) != is_folder {
         return Err(libc::ENOTDIR).at_index(Step::Mount, index);
@@ -283,11 +349,11 @@ fn make_device(root: Fd, device: &Device<'_>) -> Sys<()> {
     Ok(())
 }
 
-fn memory(size_bytes: u64, mode: u32, locked: u64) -> Sys<Fd> {
+fn memory(size_bytes: u64, mode: u32, more: u64) -> Sys<Fd> {
     let (mut size, mut mode_text) = (Text::<32>::new(), Text::<32>::new());
     mode_text.push_octal(u64::from(mode))?;
     size.push_decimal(size_bytes)?;
-    let attributes = NO_SUID | NO_DEVICES | NO_EXEC | locked;
+    let attributes = NO_SUID | NO_DEVICES | more;
     let options = [(c"mode", mode_text.c_str()), (c"size", size.c_str())];
     let options = if size_bytes == 0 { &options[..1] } else { &options[..] };
     sys::new_file_system(c"tmpfs", options, attributes)
@@ -306,6 +372,7 @@ fn inject(roots: &Roots, file: &File<'_>, index: usize, read_only: bool) -> Sys<
     let locked = if read_only && !file.is_of_user() { READ_ONLY } else { 0 };
     sys::change_mount(copy, NO_SUID | NO_DEVICES | locked, false)?;
     let target = target(roots.root, file.target, false)?;
+    outside_proc(target)?;
     sys::attach_mount(copy, target, c"")?;
     sys::close(target);
     sys::close(copy);
@@ -314,8 +381,9 @@ fn inject(roots: &Roots, file: &File<'_>, index: usize, read_only: bool) -> Sys<
 
 /// Finds a mount's place below `root`, making what is missing.
 fn target(root: Fd, path: &CStr, is_folder: bool) -> Sys<Fd> {
-    let inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
-    match sys::open_in_root(root, path, libc::O_PATH, inside) {
+    let inside =
+        if kept(Protection::TargetsInRoot) { RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS } else { 0 };
+    match sys::open_in_root(root, below_root(path), libc::O_PATH, inside) {
         Err(libc::ENOENT) => {}
         other => return other,
     }
@@ -328,7 +396,7 @@ fn target(root: Fd, path: &CStr, is_folder: bool) -> Sys<Fd> {
         let is_last = name.is_none();
         walked.push(b"/")?;
         walked.push(current)?;
-        let found = sys::open_in_root(root, walked.c_str(), libc::O_PATH, inside);
+        let found = sys::open_in_root(root, below_root(walked.c_str()), libc::O_PATH, inside);
         let next = match found {
             Err(libc::ENOENT) => make(parent, current, is_last && !is_folder),
             other => other,
@@ -339,6 +407,24 @@ fn target(root: Fd, path: &CStr, is_folder: bool) -> Sys<Fd> {
         parent = next?;
     }
     Ok(parent)
+}
+
+/// As a name within the root, not from it.
+fn below_root(path: &CStr) -> &CStr {
+    match path.to_bytes_with_nul() {
+        b"/\0" => c".",
+        [b'/', rest @ ..] => CStr::from_bytes_with_nul(rest).unwrap_or(path),
+        _ => path,
+    }
+}
+
+/// The daemon has refused targets that are called so; links of the image may still lead there, and
+/// what a container sees of the kernel would be somebody's files (CVE-2019-16884).
+fn outside_proc(target: Fd) -> Sys<()> {
+    if kept(Protection::TargetsNotInProc) && sys::file_system(target)? == PROC_SUPER_MAGIC {
+        return Err(libc::EACCES);
+    }
+    Ok(())
 }
 
 /// A new folder or empty file; a dangling link in its place is an error, not followed.
@@ -370,7 +456,7 @@ fn mask(message: &Message<'_>, roots: &Roots) -> Outcome<()> {
 
 fn cover(roots: &Roots, target: Fd, empty: &mut Option<Fd>) -> Sys<()> {
     if !sys::is_folder(&sys::status(target)?) {
-        let null = sys::copy_mount(roots.dev, c"null", false)?;
+        let null = sys::copy_mount(roots.null, c"", false)?;
         sys::attach_mount(null, target, c"")?;
         sys::close(null);
         return Ok(());

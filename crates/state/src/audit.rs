@@ -302,6 +302,8 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         strategy,
         rebalance,
         defaults,
+        allow_bind,
+        allowed,
     } = after;
     let words = [
         (*history_limit != before.history_limit, format!("history_limit={history_limit}")),
@@ -324,8 +326,15 @@ fn settings(before: &Cluster, after: &Cluster) -> String {
         (*strategy != before.strategy, format!("strategy={strategy}")),
         (*rebalance != before.rebalance, format!("rebalance={rebalance}")),
         (*defaults != before.defaults, format!("defaults={defaults}")),
+        (*allow_bind != before.allow_bind, format!("allow_bind={}", texts(allow_bind))),
+        (*allowed != before.allowed, format!("allowed={allowed}")),
     ];
     joined(words)
+}
+
+/// In a list, without spaces.
+fn texts<T: std::fmt::Display>(all: &[T]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Names alone: what is given may be nobody else's business.
@@ -391,6 +400,7 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         read_only,
         cap_add,
         cap_drop,
+        privileges,
         limits,
         tuning,
         reserve,
@@ -400,6 +410,8 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         force,
         companions,
         shared,
+        mounts,
+        shm_bytes,
     } = after;
     let word = |differs: bool, word: &str| (differs, word.to_owned());
     joined([
@@ -416,6 +428,7 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         word(*read_only != before.read_only, "read_only"),
         word(*cap_add != before.cap_add, "cap_add"),
         word(*cap_drop != before.cap_drop, "cap_drop"),
+        word(*privileges != before.privileges, "privileges"),
         word(*limits != before.limits, "limits"),
         word(*tuning != before.tuning, "tuning"),
         word(*reserve != before.reserve, "reserve"),
@@ -424,7 +437,8 @@ fn template_changes(before: &TaskTemplate, after: &TaskTemplate) -> String {
         word(*health != before.health, "health"),
         word(*force != before.force, "restart"),
         word(*companions != before.companions, "companions"),
-        word(*shared != before.shared, "mounts"),
+        word(*shared != before.shared || *mounts != before.mounts, "mounts"),
+        word(*shm_bytes != before.shm_bytes, "shm_size"),
     ])
 }
 

@@ -8,9 +8,11 @@
 mod companion;
 mod health;
 mod job;
+mod mounts;
 mod moving;
 mod placement;
 mod policy;
+mod privileges;
 mod update;
 
 use std::collections::BTreeMap;
@@ -184,6 +186,8 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
         strategy,
         rebalance,
         defaults,
+        allow_bind,
+        allowed,
     } = cluster;
     digest.bytes(id.as_bytes());
     digest.word(u64::from(*history_limit));
@@ -218,6 +222,12 @@ fn add_cluster(digest: &mut Digest, cluster: &Cluster) {
     digest
         .added(100, rebalance, |digest, rebalance| digest.word(moving::rebalance_word(rebalance)));
     digest.added(DEFAULTS, Some(defaults).filter(|all| !all.is_empty()), add_defaults);
+    digest.added(149, Some(allow_bind).filter(|all| !all.is_empty()), |digest, all| {
+        digest.word(all.len() as u64);
+        all.iter().for_each(|rule| digest.text(&rule.to_string()));
+    });
+    let allowed = Some(allowed).filter(|all| !all.is_empty());
+    digest.added(160, allowed, |digest, all| digest.text(&all.to_string()));
 }
 
 fn add_token(digest: &mut Digest, token: &JoinToken) {
@@ -543,6 +553,7 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
         read_only,
         cap_add,
         cap_drop,
+        privileges,
         limits,
         tuning,
         reserve,
@@ -552,6 +563,8 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
         force,
         companions,
         shared,
+        mounts,
+        shm_bytes,
     } = template;
     digest.text(image);
     digest.option(entrypoint.as_deref(), Digest::texts);
@@ -588,6 +601,11 @@ fn add_template(digest: &mut Digest, template: &TaskTemplate) {
     digest.added(140, companions, |digest, all| companion::add_all(digest, all));
     let shared = Some(shared).filter(|all| !all.is_empty());
     digest.added(142, shared, |digest, all| companion::add_shared(digest, all));
+    let mounts = Some(mounts).filter(|all| !all.is_empty());
+    digest.added(147, mounts, |digest, all| mounts::add(digest, all));
+    digest.added(148, *shm_bytes, Digest::word);
+    let privileges = Some(privileges).filter(|all| !all.is_empty());
+    digest.added(161, privileges, privileges::add);
 }
 
 fn add_task(digest: &mut Digest, task: &Task) {

@@ -248,6 +248,11 @@ impl State {
         slots.into_iter().flatten().filter_map(|(_, id)| self.task(*id))
     }
 
+    /// How many tasks a service has, ended ones included; costs nothing.
+    pub fn task_count(&self, service: ServiceId) -> usize {
+        self.services.get(&service).map_or(0, |row| row.tasks.len())
+    }
+
     /// In order of address, ended ones included.
     pub fn tasks_on(&self, node: NodeId) -> impl Iterator<Item = &Task> {
         let ids = self.nodes.get(&node).map(|row| row.tasks.iter());

@@ -12,7 +12,9 @@ use warren_model::node::Description;
 use warren_model::placement::{Placement, Taint};
 use warren_model::policy::{PolicyPeer, PolicySpec};
 use warren_model::resources::Resources;
-use warren_model::service::{Attachment, Companion, ServiceSpec, SharedFolder, TaskTemplate};
+use warren_model::service::{
+    Attachment, Companion, Mount, ServiceSpec, SharedFolder, TaskTemplate,
+};
 use warren_model::task::TaskStatus;
 
 use crate::change::{Mutation, Rejection, Transaction};
@@ -121,7 +123,8 @@ fn of_cluster(cluster: &Cluster) -> usize {
     });
     let backup = cluster.backup.as_ref();
     let backup = backup.map_or(0, |policy| policy.folder.len() + policy.recipient.len());
-    authority + backup + 3 * HASH_BYTES
+    let binds = cluster.allow_bind.iter().map(|rule| rule.path().len() + 4);
+    authority + backup + binds.sum::<usize>() + 3 * HASH_BYTES
 }
 
 fn of_devices(devices: &Devices) -> usize {
@@ -165,7 +168,9 @@ fn of_template(task: &TaskTemplate) -> usize {
         + of_resources(&task.reserve)
         + task.shared.iter().map(SharedFolder::text_len).sum::<usize>()
         + task.shared.len() * 8
+        + task.mounts.iter().map(|mount| Mount::text_len(mount) + 32).sum::<usize>()
         + task.companions.iter().map(of_companion).sum::<usize>()
+        + if task.privileges.is_empty() { 0 } else { 64 + task.privileges.text_len() }
 }
 
 fn of_status(status: &TaskStatus) -> usize {

@@ -40,11 +40,14 @@ pub(crate) struct Peer {
 struct Place {
     direct: Option<SocketAddr>,
     via: Option<SocketAddr>,
+    /// Where messages were passed on before: what still comes from there says nothing of where the
+    /// peer is.
+    former_via: Option<SocketAddr>,
 }
 
 impl Peer {
     pub(crate) fn new(direct: Option<SocketAddr>, via: Option<SocketAddr>) -> Self {
-        Self { place: RwLock::new(Place { direct, via }), ..Self::default() }
+        Self { place: RwLock::new(Place { direct, via, former_via: None }), ..Self::default() }
     }
 
     fn place(&self) -> Place {
@@ -57,7 +60,7 @@ impl Peer {
 
     /// Where messages go.
     pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
-        let Place { direct, via } = self.place();
+        let Place { direct, via, .. } = self.place();
         via.or(direct)
     }
 
@@ -75,9 +78,19 @@ impl Peer {
         self.change_place(|place| place.direct = endpoint);
     }
 
+    /// Packets go by `via` from now on, or directly again. The other end may have turned before, so
+    /// that this one took those in between for the peer: it is where the table says then (`told`).
     /// Says whether something else is known of how it is reached.
-    pub(crate) fn set_via(&self, via: Option<SocketAddr>, now_ms: u64) -> bool {
-        self.change_place(|place| place.via = via);
+    pub(crate) fn set_via(
+        &self,
+        via: Option<SocketAddr>,
+        told: Option<SocketAddr>,
+        now_ms: u64,
+    ) -> bool {
+        self.change_place(|place| {
+            let direct = place.direct.filter(|direct| Some(*direct) != via).or(told);
+            *place = Place { direct, via, former_via: place.via };
+        });
         self.heard();
         self.reach().turn(via.is_some(), now_ms)
     }
@@ -85,8 +98,8 @@ impl Peer {
     /// It has proven to be where this came from. While others pass messages on, they alone know
     /// where that is.
     pub(crate) fn heard_from(&self, from: SocketAddr) {
-        let Place { direct, via } = self.place();
-        if via.is_none() && direct != Some(from) {
+        let Place { direct, via, former_via } = self.place();
+        if via.is_none() && direct != Some(from) && former_via != Some(from) {
             self.set_direct(Some(from));
         }
     }
@@ -183,5 +196,44 @@ impl Peer {
     /// How long ago that was.
     pub(crate) fn since_nudge_ms(&self, now_ms: u64) -> u64 {
         now_ms.saturating_sub(self.nudged_ms.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(port: u16) -> Option<SocketAddr> {
+        Some(SocketAddr::from(([10, 0, 0, 1], port)))
+    }
+
+    #[test]
+    fn who_passes_on_is_not_where_a_peer_is() {
+        let (home, between) = (at(1), at(2));
+        let peer = Peer::new(home, None);
+        // The other end turned first: its messages come by the node in between already.
+        peer.heard_from(between.unwrap());
+        assert_eq!(peer.direct(), between);
+        peer.set_via(between, home, 0);
+        assert_eq!((peer.direct(), peer.endpoint()), (home, between));
+        // This one turns back first.
+        peer.set_via(None, home, 0);
+        peer.heard_from(between.unwrap());
+        assert_eq!((peer.direct(), peer.endpoint()), (home, home));
+        peer.heard_from(at(3).unwrap());
+        assert_eq!(peer.endpoint(), at(3));
+    }
+
+    #[test]
+    fn where_a_peer_is_that_no_table_tells_is_kept() {
+        let (home, between) = (at(1), at(2));
+        let peer = Peer::new(None, None);
+        peer.heard_from(home.unwrap());
+        peer.set_via(between, None, 0);
+        assert_eq!(peer.direct(), home);
+        let peer = Peer::new(None, None);
+        peer.heard_from(between.unwrap());
+        peer.set_via(between, None, 0);
+        assert_eq!(peer.direct(), None);
     }
 }

@@ -111,7 +111,7 @@ impl Shared {
             }
             let via = old.of(&entry.peer).and_then(|former| former.config.via);
             if via != entry.config.via {
-                moved |= entry.peer.set_via(entry.config.via, now);
+                moved |= entry.peer.set_via(entry.config.via, entry.config.endpoint, now);
                 turned.push(Arc::clone(&entry.peer));
             }
         }

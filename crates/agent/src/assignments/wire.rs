@@ -78,7 +78,8 @@ fn parse_service(
 ) -> Result<(ServiceId, AssignedService), Error> {
     let id = warren_proto::service_id("service.id", &service.id)?;
     let labels = service.labels.into_iter().collect();
-    let mut out = AssignedService { name: service.name, labels, ..AssignedService::default() };
+    let (name, kept_images) = (service.name, service.kept_images);
+    let mut out = AssignedService { name, labels, kept_images, ..AssignedService::default() };
     match service.on_disconnect.map(OnDisconnect::try_from) {
         None => {}
         Some(Ok(policy)) => out.on_disconnect = policy,
@@ -136,6 +137,7 @@ fn wire_service((id, service): (&ServiceId, &AssignedService)) -> v1::AssignedSe
         templates: templates.collect(),
         on_disconnect: Some(service.on_disconnect.into()),
         labels: service.labels.clone().into_iter().collect(),
+        kept_images: service.kept_images.clone(),
         id,
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use warren_model::bind::BindRule;
 use warren_model::defaults::Defaults;
 use warren_model::device::Devices;
 use warren_model::job::Given;
@@ -46,6 +47,14 @@ impl TaskSpec {
     /// Of its container.
     pub fn addresses(&self) -> Option<Addresses> {
         self.address.map(|v4| Addresses { v4, v6: self.address6 })
+    }
+
+    /// Where its containers are asked for their health: on the node's network, the node itself.
+    pub fn probed_at(&self) -> Option<Ipv4Addr> {
+        match self.template.privileges.host_network {
+            true => Some(Ipv4Addr::LOCALHOST),
+            false => self.address,
+        }
     }
 
     /// Of the container of one attempt.
@@ -150,7 +159,7 @@ pub enum Command {
 pub struct Order {
     pub spec: Arc<TaskSpec>,
     pub service_name: String,
-    /// Of its service; for a start alone.
+    /// Of its service; for what starts containers.
     pub labels: BTreeMap<String, String>,
     pub claims: Vec<Claim>,
     pub attempt: u32,
@@ -162,11 +171,23 @@ pub struct Order {
     pub generation: u64,
     /// For containers that say nothing.
     pub defaults: Defaults,
+    /// Paths of the node that it may mount; for what starts containers.
+    pub allow_bind: Vec<BindRule>,
+    /// Why its containers may not be started; of what the cluster does not allow.
+    pub refused: Option<String>,
     /// Other nodes may send connections until they act upon the set of this revision.
     pub parted: Option<u64>,
     /// The first TCP port that its service publishes, within the container.
     pub port: Option<u16>,
     pub effect: Effect,
+}
+
+/// A task that uses volumes of this node.
+#[derive(Debug, Clone)]
+pub struct VolumeUser {
+    pub spec: Arc<TaskSpec>,
+    pub service_name: String,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What streams ask of a task.

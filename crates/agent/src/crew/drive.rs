@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use warren_base::tasks::Tasks;
-use warren_model::service::{Companion, CompanionName};
+use warren_model::service::{Companion, CompanionName, Privileges};
 use warren_model::task::CompanionStatus;
 use warren_model::{TaskId, TaskTemplate, Time};
 
@@ -385,6 +385,7 @@ async fn start(
         last_exit: None,
         at: Time(tools.clock.now_ms()),
     };
+    let volumes = image.config.volumes.clone();
     let parts = Parts { image, sandbox, keep: Vec::new(), edits: Edits::default() };
     let mut made = container::companion(
         order,
@@ -396,8 +397,20 @@ async fn start(
         &tools.companion_log_dir(spec.id, name.as_str()),
     )
     .map_err(|error| effects::permanent(error.to_string()))?;
-    effects::share(tools, spec.id, &companion.task, &mut made).await?;
+    let (companion, template) = (Some(name), &companion.task);
+    let container = effects::mounts::Container { companion, template, volumes: &volumes };
+    effects::mounts::add(tools, order, &container, &mut made).await?;
     effects::start_container(tools, made).await
+}
+
+/// Its own, but for the network, which is the task's with its settings.
+fn privileges(task: &TaskSpec, companion: &Companion) -> Privileges {
+    let all = &task.template.privileges;
+    let mut own = companion.task.privileges.clone();
+    own.host_network = all.host_network;
+    let shared = all.sysctls.iter().filter(|(key, _)| key.starts_with("net."));
+    own.sysctls.extend(shared.map(|(key, value)| (key.clone(), value.clone())));
+    own
 }
 
 /// What a companion's container is made of: its own template, with what is the task's.
@@ -406,6 +419,7 @@ pub(crate) fn merged(task: &TaskSpec, companion: &Companion) -> TaskTemplate {
         hostname: task.template.hostname.clone(),
         container_labels: task.template.container_labels.clone(),
         log: task.template.log,
+        privileges: privileges(task, companion),
         ..companion.task.clone()
     }
 }

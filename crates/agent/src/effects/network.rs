@@ -38,12 +38,16 @@ impl Roll {
     }
 }
 
-pub(crate) async fn attach(tools: &Tools, order: &Order) -> Result<Sandbox, Failure> {
+/// A network namespace of its own; on the node's network: none.
+pub(crate) async fn attach(tools: &Tools, order: &Order) -> Result<Option<Sandbox>, Failure> {
+    if order.spec.template.privileges.host_network {
+        return Ok(None);
+    }
     let Some(addresses) = order.spec.addresses() else {
         return Err(transient("no address was assigned".to_owned()));
     };
     let attached = tools.network.attach(&order.spec.id.to_string(), addresses).await;
-    attached.map_err(|error| net_failure(&error))
+    attached.map(Some).map_err(|error| net_failure(&error))
 }
 
 /// Before its first instruction a container can ask for names.

@@ -38,6 +38,8 @@ fn order(n: u8, health: Healthcheck, port: Option<u16>) -> Order {
         asker: None,
         generation: 0,
         defaults: Default::default(),
+        allow_bind: Vec::new(),
+        refused: None,
         parted: None,
         port,
         effect: Effect::Wait,

@@ -165,6 +165,7 @@ async fn take(frame: Kind, input: &mut Option<mpsc::Sender<Bytes>>, control: &mu
         | Kind::Log(_)
         | Kind::Progress(_)
         | Kind::Images(_)
+        | Kind::Volumes(_)
         | Kind::Error(_)
         | Kind::Checked(_)
         | Kind::Findings(_)

@@ -1,4 +1,7 @@
 //! Images of this node on behalf of people: pull, load, import, list, remove, log in.
+//! What goes out of the node is in [`out`].
+
+pub(super) mod out;
 
 use std::future::Future;
 use std::io;
@@ -48,6 +51,7 @@ impl From<Error> for Failure {
             | Error::TooSlow { .. }
             | Error::DigestMismatch { .. }
             | Error::Truncated { .. }
+            | Error::DamagedLayer { .. }
             | Error::DiskFull { .. }
             | Error::BadCredentials { .. }
             | Error::StoreInUse { .. }
@@ -75,6 +79,7 @@ pub(super) async fn pull(tools: &Arc<Tools>, reference: &str, line: &mut Line) -
         Ok(Ok(image)) => {
             let images = vec![row(&name.to_string(), &image)];
             tools.image_came.notify_one();
+            tell_of(&image, line).await;
             answer(line, v1::Images { images, removed: vec![], freed_bytes: 0 }).await
         }
         Ok(Err(error)) => Outcome::Failed(error.into()),
@@ -90,6 +95,17 @@ fn row(name: &str, image: &Image) -> v1::ImageRow {
         created: 0,
         digest: image.digest.clone().unwrap_or_default(),
     }
+}
+
+/// What people should know of an image that came.
+async fn tell_of(image: &Image, line: &Line) {
+    let text = match image.devices_skipped {
+        0 => return,
+        1 => "1 device node of the image was left out".to_owned(),
+        count => format!("{count} device nodes of the image were left out"),
+    };
+    // Who is gone does not want to know; the answer that follows finds out.
+    let _ = line.send(Kind::Stderr(text.into())).await;
 }
 
 async fn answer(line: &Line, images: v1::Images) -> Outcome {
@@ -131,6 +147,9 @@ fn frame(step: Step) -> Kind {
         Phase::Waiting => "waiting",
         Phase::Fetching => "fetching",
         Phase::Flushing => "flushing",
+        Phase::Writing => "writing",
+        Phase::Packing => "packing",
+        Phase::Pushing => "pushing",
         Phase::Done => "done",
         Phase::Present => "present",
     };
@@ -209,6 +228,9 @@ pub(super) async fn load(tools: &Arc<Tools>, line: &mut Line) -> Outcome {
     match with_archive(line, steps, work).await {
         Ok(Ok(loaded)) => {
             tools.image_came.notify_one();
+            for one in &loaded {
+                tell_of(&one.image, line).await;
+            }
             let rows = loaded.iter().flat_map(|one| {
                 let names: Vec<String> = match one.names.as_slice() {
                     [] => vec![String::new()],
@@ -249,6 +271,7 @@ pub(super) async fn import(
     match with_archive(line, steps, work).await {
         Ok(Ok(image)) => {
             tools.image_came.notify_one();
+            tell_of(&image, line).await;
             let images = v1::Images {
                 images: vec![row(&name.to_string(), &image)],
                 removed: vec![],

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use warren_image::{Image, check as image_check};
 use warren_model::PolicyId;
+use warren_model::bind::is_below;
 use warren_model::health::{HealthSpec, Healthcheck};
-use warren_model::service::{Companion, ServiceSpec, TaskTemplate};
+use warren_model::service::expand::is_template;
+use warren_model::service::{
+    Companion, Mount, MountKind, SeccompProfile, ServiceSpec, TaskTemplate,
+};
 use warren_net::Action;
 use warren_proto::v1;
 use warren_proto::v1::frame::Kind;
@@ -51,6 +55,7 @@ async fn look(tools: &Tools, request: v1::Check) -> Result<v1::CheckResult, Fail
     for claim in published::claims(&spec.ports) {
         tools.ports.probe(service, claim).map_err(port_failure)?;
     }
+    check_profiles(&spec.task)?;
     let mut resolved = Resolved::new(request.resolve);
     let image = match resolved.find(tools, &spec.task.image).await? {
         Ok(image) => image,
@@ -85,6 +90,18 @@ async fn look(tools: &Tools, request: v1::Check) -> Result<v1::CheckResult, Fail
     }
 }
 
+/// Seccomp profiles that containers bring along.
+fn check_profiles(template: &TaskTemplate) -> Result<(), Failure> {
+    let companions = template.companions.iter().map(|companion| &companion.task);
+    for task in std::iter::once(template).chain(companions) {
+        if let SeccompProfile::Custom(profile) = &task.privileges.seccomp {
+            warren_runtime::native::check_seccomp(profile)
+                .map_err(|error| Failure::new(Code::BadInput, format!("security_opt: {error}")))?;
+        }
+    }
+    Ok(())
+}
+
 fn none() -> v1::CheckResult {
     v1::CheckResult::default()
 }
@@ -106,10 +123,39 @@ fn look_inside(image: &Image, template: &TaskTemplate) -> Result<(), Failure> {
     let workdir = template.workdir.as_deref().unwrap_or(&config.workdir);
     let env = container::environment(template, config, "");
     let path = env.iter().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or_default();
-    image_check::check(image, user, workdir, &args, path).map_err(|error| {
+    let looked = image_check::check(image, user, workdir, &args, path);
+    if looked.as_ref().is_err_and(|error| may_be_mounted(template, error, path)) {
+        return Ok(());
+    }
+    looked.map_err(|error| {
         let message = format!("image {}: {error}", template.image);
         Failure::new(Code::BadInput, message).hint(error.hint())
     })
+}
+
+/// Whether what is wrong with the image may be right with what is mounted into it.
+fn may_be_mounted(template: &TaskTemplate, error: &image_check::Error, path: &str) -> bool {
+    use image_check::Error as Wrong;
+    let has_files = |mount: &&Mount| !matches!(mount.kind, MountKind::Tmpfs(_));
+    let mounts = template.mounts.iter().filter(has_files).map(|mount| &mount.target);
+    let targets = mounts.chain(template.shared.iter().map(|folder| &folder.target));
+    // One that a template comes to may be anywhere.
+    let beside = |wanted: &str| {
+        targets.clone().any(|target| {
+            is_template(target) || is_below(target, wanted) || is_below(wanted, target)
+        })
+    };
+    match error {
+        Wrong::NoProgram { program }
+        | Wrong::IsFolder { program }
+        | Wrong::NotExecutable { program } => beside(program),
+        Wrong::NotInPath { .. } => path.split(':').any(beside),
+        Wrong::NoUser { .. } => beside("/etc/passwd"),
+        Wrong::NoGroup { .. } => beside("/etc/group"),
+        Wrong::WorkdirIsFile { workdir } => beside(workdir),
+        Wrong::Unreadable { path, .. } => beside(path),
+        Wrong::NoCommand | Wrong::IdRange { .. } | Wrong::WorkdirRelative { .. } => false,
+    }
 }
 
 /// What the image says, where the service itself says nothing.
@@ -189,4 +235,38 @@ pub(super) async fn rotate_key(tools: &Arc<Tools>, line: &mut Line) -> Outcome {
     let key = replaced.or_else(|| keys.first().map(|key| key.public)).unwrap_or_default();
     let answer = v1::KeyRotated { key: key.to_vec(), done: replaced.is_some() };
     line.send(Kind::KeyRotated(answer)).await.map_or(Outcome::Gone, |()| Outcome::Served)
+}
+
+#[cfg(test)]
+mod tests {
+    use warren_model::service::{Tmpfs, Volume};
+
+    use super::*;
+
+    #[test]
+    fn what_mounts_may_bring() {
+        let volume = |target: &str| Mount {
+            target: target.to_owned(),
+            read_only: false,
+            kind: MountKind::Volume(Volume::default()),
+        };
+        let check = |mount: Mount, error: image_check::Error| {
+            let template = TaskTemplate { mounts: vec![mount], ..TaskTemplate::default() };
+            may_be_mounted(&template, &error, "/usr/local/bin:/bin")
+        };
+        let program = |path: &str| image_check::Error::NoProgram { program: path.to_owned() };
+        let in_path = || image_check::Error::NotInPath { program: "x".into(), path: String::new() };
+        let user = || image_check::Error::NoUser { user: "bob".into() };
+        assert!(check(volume("/app"), program("/app/run")));
+        assert!(check(volume("/app/run"), program("/app/run")));
+        assert!(!check(volume("/app"), program("/apps/run")));
+        assert!(check(volume("/usr/local"), in_path()));
+        assert!(check(volume("/bin/tool"), in_path()));
+        assert!(!check(volume("/data"), in_path()));
+        assert!(check(volume("/etc"), user()) && !check(volume("/srv"), user()));
+        assert!(check(volume("/{{.Task.Slot}}"), program("/1/run")));
+        assert!(!check(volume("/app"), image_check::Error::NoCommand));
+        let memory = Mount { kind: MountKind::Tmpfs(Tmpfs::default()), ..volume("/app") };
+        assert!(!check(memory, program("/app/run")));
+    }
 }

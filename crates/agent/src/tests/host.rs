@@ -50,6 +50,7 @@ impl Host {
             dir: dir.path().join("images"),
             docker_config: dir.path().join("docker.json"),
             insecure: vec![],
+            mirrors: vec![],
             watermarks: None,
         });
         let mut host = Self {
@@ -100,6 +101,7 @@ impl Host {
             ipv6: warren_net::ipv6_enabled(),
             device_folders: Vec::new(),
             data_dir: self.dir.path().join("data"),
+            own_folders: Vec::new(),
             key: Arc::new(KeyFile::in_memory([3; 32])),
             pool: POOL,
             clock: Arc::new(RealClock::new()),

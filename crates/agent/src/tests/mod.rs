@@ -141,6 +141,7 @@ impl Bench {
             ipv6: true,
             device_folders: Vec::new(),
             data_dir: self.dir.path().to_owned(),
+            own_folders: Vec::new(),
             key: Arc::new(KeyFile::in_memory([3; 32])),
             pool: (Ipv4Addr::new(10, 128, 0, 0), 10),
             clock: self.clock.clone(),
@@ -322,6 +323,7 @@ impl Wish {
             templates: vec![template],
             on_disconnect: Some(self.on_disconnect.into()),
             labels: Default::default(),
+            kept_images: vec!["before:1".into()],
         };
         v1::Assignment {
             complete: false,

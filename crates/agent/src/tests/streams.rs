@@ -161,10 +161,12 @@ async fn images_in_use_are_kept() {
     let bench = Bench::new().await;
     let session = running(&bench).await;
     bench.images.put(&"spare:1".parse().unwrap());
+    // Of a revision that the service may go back to.
+    bench.images.put(&"before:1".parse().unwrap());
     let listed = ask(&bench, &session, Open::ImageList(v1::ImageList {})).await;
     let [Kind::Images(images)] = &listed[..] else { panic!("{listed:?}") };
     let names: Vec<&str> = images.images.iter().map(|row| row.name.as_str()).collect();
-    assert_eq!(names, ["spare:1", "web:1"]);
+    assert_eq!(names, ["before:1", "spare:1", "web:1"]);
     let remove = |name: &str, force| {
         Open::ImageRemove(v1::ImageRemove { references: vec![name.into()], force, prune: None })
     };

@@ -29,6 +29,7 @@ use crate::seams::{Images, Network};
 use crate::task::Now;
 use crate::tunnel::Tunnel;
 use crate::underlay::Resolve;
+use crate::volumes::Volumes;
 
 /// The hands of the agent, shared by effects and streams.
 pub(crate) struct Tools {
@@ -56,6 +57,9 @@ pub(crate) struct Tools {
     pub(crate) devices: Arc<cdi::Devices>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) data_dir: PathBuf,
+    /// Of the daemon itself: never mounted.
+    pub(crate) own_folders: Vec<PathBuf>,
+    pub(crate) volumes: Arc<Volumes>,
     pub(crate) starts: Arc<Semaphore>,
     pub(crate) pulls: Semaphore,
     pub(crate) removals: Semaphore,

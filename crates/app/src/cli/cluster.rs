@@ -3,11 +3,11 @@
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use warren_model::Defaults;
 use warren_model::ipv6::Subnet6;
 use warren_model::moving::Rebalance;
 use warren_model::placement::Strategy;
 use warren_model::quantity::format_duration_ms;
+use warren_model::{Allowed, Defaults};
 use warren_proto::v1;
 use zeroize::Zeroizing;
 
@@ -34,6 +34,17 @@ pub(crate) struct UpdateArgs {
     rebalance: Option<Rebalance>,
     #[command(flatten)]
     defaults: DefaultFlags,
+    /// Let containers mount a path of nodes and all below it, or to read alone; repeat for more
+    #[arg(long, value_name = "PATH[:ro]")]
+    allow_bind: Vec<String>,
+    /// Let containers mount a path no longer
+    #[arg(long, value_name = "PATH")]
+    allow_bind_rm: Vec<String>,
+    /// What services may ask for that endangers nodes, in the place of what is allowed now:
+    /// privileged, host-network, host-pid, host-ipc, seccomp-unconfined, cap:NAME,
+    /// device:/dev/PATH, parted by commas; none for nothing
+    #[arg(long, value_name = "LIST")]
+    allow: Option<Allowed>,
     /// How long certificates of nodes are good, e.g. 90d
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     certificate_lifetime: Option<u64>,
@@ -113,6 +124,11 @@ pub(crate) async fn update(context: &mut Context<'_>, args: UpdateArgs) -> Resul
         strategy: args.strategy.map_or(v1::Strategy::Unspecified, v1::Strategy::from).into(),
         rebalance: args.rebalance.map_or(v1::Rebalance::Unspecified, v1::Rebalance::from).into(),
         defaults: args.defaults.wire(),
+        allow_bind: args.allow_bind,
+        allow_bind_rm: args.allow_bind_rm,
+        allowed: args
+            .allow
+            .map(|all| v1::Strings { values: all.iter().map(ToString::to_string).collect() }),
     };
     let nothing = request.history_limit.is_none()
         && request.certificate_lifetime_ms.is_none()
@@ -120,10 +136,13 @@ pub(crate) async fn update(context: &mut Context<'_>, args: UpdateArgs) -> Resul
         && args.strategy.is_none()
         && args.rebalance.is_none()
         && request.defaults.is_none()
+        && request.allow_bind.is_empty()
+        && request.allow_bind_rm.is_empty()
+        && request.allowed.is_none()
         && !backup_off;
     if nothing {
         return Err(Failure::input("cluster update: nothing is to be changed")
-            .hint("give --history-limit, --strategy, --rebalance, --default-reserve-memory (and the like), --certificate-lifetime or --backup-folder"));
+            .hint("give --history-limit, --strategy, --rebalance, --default-reserve-memory (and the like), --allow, --allow-bind, --certificate-lifetime or --backup-folder"));
     }
     context.client.call(async |mut control| control.update_cluster(request.clone()).await).await?;
     Ok(())
@@ -164,6 +183,8 @@ pub(crate) async fn settings(
         "strategy": strategy.as_str(),
         "rebalance": rebalance.as_str(),
         "defaults": defaults_json(state.defaults),
+        "allow_bind": state.allow_bind,
+        "allowed": state.allowed,
         "revision": state.revision,
     });
     if matches!(args.format, Format::Table) {
@@ -196,6 +217,10 @@ fn for_people(object: &mut serde_json::Value, defaults: Defaults) {
     let Some(settings) = object.as_object_mut() else { return };
     let text = Some(defaults.to_string()).filter(|text| !text.is_empty());
     settings.insert("defaults".to_owned(), text.into());
+    let words = settings.get("allowed").and_then(|all| all.as_array());
+    let words: Vec<&str> = words.into_iter().flatten().filter_map(|word| word.as_str()).collect();
+    let allowed = if words.is_empty() { "none".to_owned() } else { words.join(",") };
+    settings.insert("allowed".to_owned(), allowed.into());
     let ms = settings.remove("certificate_lifetime_ms").and_then(|ms| ms.as_u64());
     let lifetime = ms.map(format_duration_ms);
     settings.insert("certificate_lifetime".to_owned(), lifetime.into());

@@ -6,7 +6,7 @@
 
 use clap::{Args, Command, FromArgMatches};
 use serde_json::{Value, json};
-use warren_model::service::{Companion, CompanionKind, CompanionName, SharedFolder};
+use warren_model::service::{Companion, CompanionKind, CompanionName};
 use warren_model::task::TaskStatus;
 use warren_model::{ServiceSpec, TaskTemplate, Time};
 use warren_proto::v1;
@@ -14,9 +14,11 @@ use warren_proto::v1;
 use super::env;
 use super::failure::{Failure, nearest};
 use super::health::HealthFlags;
+use super::mounts;
+use super::privileges;
 use super::spec::{bytes, cores, count, duration, words};
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 21] = [
     "name",
     "image",
     "cmd",
@@ -35,7 +37,13 @@ const KEYS: [&str; 18] = [
     "stop-signal",
     "stop-grace-period",
     "mount",
+    "volume",
+    "tmpfs",
+    "shm-size",
 ];
+/// Those that may be given more than once.
+const AGAIN: [&str; 7] =
+    ["env", "cap-add", "cap-drop", "mount", "volume", "tmpfs", "health-header"];
 /// Of sidecars: the service's own flags without the dashes.
 const HEALTH: &str = "health-";
 
@@ -57,10 +65,6 @@ pub(crate) struct CompanionFlags {
     /// health-http=, health-tcp=,…
     #[arg(long, value_name = "CONTAINER", value_parser = given)]
     sidecar: Vec<Given>,
-    /// Mount a folder that the containers of a task have in common:
-    /// type=task,name=NAME,target=/PATH[,readonly]
-    #[arg(long, value_name = "MOUNT", value_parser = mount)]
-    pub(crate) mount: Vec<SharedFolder>,
 }
 
 /// Flags of `update`.
@@ -78,25 +82,21 @@ pub(crate) struct CompanionEdits {
     /// Remove a sidecar
     #[arg(long, value_name = "NAME")]
     sidecar_rm: Vec<String>,
-    /// Mount a folder of the task, or another one at its target
-    #[arg(long, value_name = "MOUNT", value_parser = mount)]
-    mount_add: Vec<SharedFolder>,
-    /// Mount nothing any more at a target
-    #[arg(long, value_name = "TARGET")]
-    mount_rm: Vec<String>,
 }
 
 fn given(text: &str) -> Result<Given, String> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     for pair in split(text)? {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if !KEYS.contains(&key) && !key.starts_with(HEALTH) {
-            let meant = nearest(key, KEYS).map(|k| format!("did you mean {k}?"));
-            let known =
-                meant.unwrap_or_else(|| format!("keys are {} and health-…", KEYS.join(", ")));
+        let keys = || KEYS.into_iter().chain(privileges::KEYS);
+        if !keys().any(|known| known == key) && !key.starts_with(HEALTH) {
+            let meant = nearest(key, keys()).map(|k| format!("did you mean {k}?"));
+            let known = meant.unwrap_or_else(|| {
+                format!("keys are {} and health-…", keys().collect::<Vec<_>>().join(", "))
+            });
             return Err(format!("there is no key {key:?}; {known}"));
         }
-        let again = ["env", "cap-add", "cap-drop", "mount", "health-header"].contains(&key);
+        let again = AGAIN.contains(&key) || privileges::AGAIN.contains(&key);
         if !again && pairs.iter().any(|(known, _)| known == key) {
             return Err(format!("{key} is given twice"));
         }
@@ -112,7 +112,7 @@ fn given(text: &str) -> Result<Given, String> {
 }
 
 /// At commas outside of quotes.
-fn split(text: &str) -> Result<Vec<&str>, String> {
+pub(crate) fn split(text: &str) -> Result<Vec<&str>, String> {
     let (mut parts, mut from, mut quote, mut escaped) = (Vec::new(), 0, None, false);
     for (at, c) in text.char_indices() {
         if std::mem::take(&mut escaped) {
@@ -138,7 +138,7 @@ fn split(text: &str) -> Result<Vec<&str>, String> {
 }
 
 /// Without the quotes around it, if there are some.
-fn bare(text: &str) -> &str {
+pub(crate) fn bare(text: &str) -> &str {
     let within = |quote| text.strip_prefix(quote).and_then(|text| text.strip_suffix(quote));
     within('"').or_else(|| within('\'')).unwrap_or(text)
 }
@@ -199,65 +199,20 @@ fn set(task: &mut TaskTemplate, key: &str, value: &str) -> Result<(), String> {
         "reserve-cpu" => task.reserve.cpu_millis = cores(plain)?.into(),
         "reserve-memory" => task.reserve.memory_bytes = bytes(plain)?,
         "stop-signal" => task.stop_signal = Some(plain.to_owned()),
-        "mount" => task.shared.push(short(plain)?),
+        // The long form is known by its pairs, in quotes as it has commas.
+        "mount" if plain.contains("target=") || plain.contains("dst=") => {
+            mounts::put(task, mounts::long(plain)?);
+        }
+        "mount" => task.shared.push(mounts::shared(plain)?),
+        "volume" => task.mounts.push(mounts::short(plain)?),
+        "tmpfs" => task.mounts.push(mounts::tmpfs(plain)?),
+        "shm-size" => task.shm_bytes = Some(bytes(plain)?),
         "stop-grace-period" => task.stop_grace_ms = Some(duration(plain)?),
         // The name, which was read already.
-        _ => {}
+        "name" => {}
+        _ => privileges::set(&mut task.privileges, key, plain)?,
     }
     Ok(())
-}
-
-/// `NAME:TARGET[:ro]`.
-fn short(text: &str) -> Result<SharedFolder, String> {
-    let (name, rest) = text
-        .split_once(':')
-        .ok_or_else(|| format!("{text:?} is not of the form NAME:/TARGET[:ro]"))?;
-    let (target, read_only) = match rest.strip_suffix(":ro") {
-        Some(target) => (target, true),
-        None => (rest, false),
-    };
-    folder(name, target, read_only)
-}
-
-fn folder(name: &str, target: &str, read_only: bool) -> Result<SharedFolder, String> {
-    let name = name.parse().map_err(|problem| format!("name: {name:?} {problem}"))?;
-    Ok(SharedFolder { name, target: target.to_owned(), read_only })
-}
-
-/// `type=task,name=NAME,target=/TARGET[,readonly]`, as Docker's long form.
-pub(crate) fn mount(text: &str) -> Result<SharedFolder, String> {
-    const MOUNT_KEYS: [&str; 4] = ["type", "name", "target", "readonly"];
-    let (mut kind, mut name, mut target, mut read_only) = ("", "", "", false);
-    for pair in text.split(',') {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match key {
-            "type" => kind = value,
-            "name" | "source" | "src" => name = value,
-            "target" | "destination" | "dst" => target = value,
-            "readonly" | "ro" => match value {
-                "" | "true" | "1" => read_only = true,
-                "false" | "0" => read_only = false,
-                _ => return Err(format!("readonly: {value:?} is neither true nor false")),
-            },
-            _ => {
-                let meant = nearest(key, MOUNT_KEYS).map(|k| format!("did you mean {k}?"));
-                let known = meant.unwrap_or_else(|| format!("keys are {}", MOUNT_KEYS.join(", ")));
-                return Err(format!("there is no key {key:?}; {known}"));
-            }
-        }
-    }
-    if kind != "task" {
-        return Err(format!("type: {kind:?} is not a kind of mount; there is task"));
-    }
-    folder(name, target, read_only)
-}
-
-pub(crate) fn mounts_json(task: &TaskTemplate) -> Vec<Value> {
-    let row = |folder: &SharedFolder| {
-        let SharedFolder { name, target, read_only } = folder;
-        json!({"type": "task", "name": name.as_str(), "target": target, "read_only": read_only})
-    };
-    task.shared.iter().map(row).collect()
 }
 
 /// A command: the whole may be in quotes, as may its words.
@@ -310,17 +265,6 @@ impl CompanionEdits {
         lookup: env::Lookup<'_>,
         remarks: &mut Vec<String>,
     ) -> Result<(), Failure> {
-        for target in &self.mount_rm {
-            let before = task.shared.len();
-            task.shared.retain(|known| known.target != *target);
-            if task.shared.len() == before {
-                remarks.push(format!("--mount-rm: the service has nothing mounted at {target}"));
-            }
-        }
-        for folder in &self.mount_add {
-            task.shared.retain(|known| known.target != folder.target);
-            task.shared.push(folder.clone());
-        }
         let removals = [
             ("--init-container-rm", CompanionKind::Init, &self.init_container_rm),
             ("--sidecar-rm", CompanionKind::Sidecar, &self.sidecar_rm),
@@ -415,16 +359,16 @@ mod tests {
     }
 
     #[test]
-    fn folders_of_a_task() {
-        let show = |text| mount(text).map(|folder| folder.to_string());
-        let good = show("type=task,name=scratch,target=/x,readonly");
-        assert_eq!(good.unwrap(), "scratch:/x:ro");
-        let short = made("name=a,image=b,mount=s:/x,mount=t:/y:ro").unwrap().task.shared;
-        assert_eq!((short[0].to_string().as_str(), short[1].read_only), ("s:/x", true));
-        let error = show("type=bind,source=/a,target=/x").unwrap_err();
-        assert_eq!(error, "type: \"bind\" is not a kind of mount; there is task");
-        let error = show("type=task,nme=a").unwrap_err();
-        assert_eq!(error, "there is no key \"nme\"; did you mean name?");
+    fn mounts_of_one_container() {
+        let task = made(
+            "name=a,image=b,mount=s:/x,mount=t:/y:ro,volume=data:/z:ro,tmpfs=/run,shm-size=1g,\
+             mount=\"type=bind,source=/srv,target=/w\"",
+        );
+        let task = task.unwrap().task;
+        assert_eq!((task.shared[0].to_string().as_str(), task.shared[1].read_only), ("s:/x", true));
+        let mounts: Vec<String> = task.mounts.iter().map(ToString::to_string).collect();
+        assert_eq!(mounts, ["data:/z:ro", "tmpfs:/run", "/srv:/w"]);
+        assert_eq!(task.shm_bytes, Some(1 << 30));
     }
 
     #[track_caller]

@@ -12,8 +12,10 @@ use super::attach;
 use super::companion::CompanionEdits;
 use super::env;
 use super::failure::{Failure, nearest};
+use super::mounts::MountEdits;
 use super::placing::PlacingEdits;
 use super::ports::{self, Publish, Unpublish};
+use super::privileges::{PrivilegeEdits, take_host};
 use super::spec::{CommonFlags, Words, count, flag_error, label, set_text, words};
 
 #[derive(Debug, Clone, Default, Args)]
@@ -73,7 +75,11 @@ pub(crate) struct EditFlags {
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]
+    pub(crate) privileges: PrivilegeEdits,
+    #[command(flatten)]
     pub(crate) companions: CompanionEdits,
+    #[command(flatten)]
+    pub(crate) mounts: MountEdits,
     #[command(flatten)]
     pub(crate) placing: PlacingEdits,
     #[command(flatten)]
@@ -109,7 +115,9 @@ impl EditFlags {
         swap_capabilities(&self.cap_add, &mut task.cap_add, &mut task.cap_drop);
         swap_capabilities(&self.cap_drop, &mut task.cap_drop, &mut task.cap_add);
         self.apply_env(&mut task.env, lookup, &mut remarks)?;
+        self.privileges.apply(&mut task.privileges, &mut remarks);
         self.companions.apply(task, lookup, &mut remarks)?;
+        self.mounts.apply(task, &mut remarks);
         let labels = [
             ("--label-rm", &mut spec.labels, &self.label_add, &self.label_rm),
             (
@@ -128,7 +136,7 @@ impl EditFlags {
             labels.extend(add.iter().cloned());
         }
         self.apply_ports(&mut spec, &mut remarks);
-        self.apply_networks(&mut spec, &mut remarks);
+        self.apply_networks(&mut spec, &mut remarks)?;
         self.placing.apply(&mut spec.placement, &mut remarks);
         self.common.apply(&mut spec)?;
         spec.validate().map_err(|e| flag_error(&e))?;
@@ -158,9 +166,27 @@ impl EditFlags {
         Ok(())
     }
 
-    fn apply_networks(&self, spec: &mut ServiceSpec, remarks: &mut Vec<String>) {
+    fn apply_networks(
+        &self,
+        spec: &mut ServiceSpec,
+        remarks: &mut Vec<String>,
+    ) -> Result<(), Failure> {
         if self.network.is_empty() && self.network_rm.is_empty() {
-            return;
+            return Ok(());
+        }
+        let mut added = self.network.clone();
+        let is_host = |name: &String| name == NetworkName::HOST;
+        let host_network = &mut spec.task.privileges.host_network;
+        // Taken off it, it is on the default network, unless another is named.
+        let left = self.network_rm.iter().any(is_host) && std::mem::take(host_network);
+        if take_host(&mut added)? {
+            *host_network = true;
+            spec.networks = added;
+            return Ok(());
+        }
+        if left {
+            spec.networks = added;
+            return Ok(());
         }
         // One that named none is on the default network until it says otherwise.
         spec.networks = spec.attachments().to_vec();
@@ -172,7 +198,7 @@ impl EditFlags {
                 remarks.push(absent("--network-rm", name, "network", known));
             }
         }
-        for given in &self.network {
+        for given in &added {
             match spec.networks.iter_mut().find(|on| on.network == given.network) {
                 Some(known) => known.clone_from(given),
                 None => spec.networks.push(given.clone()),
@@ -190,6 +216,7 @@ impl EditFlags {
         {
             spec.networks.clear();
         }
+        Ok(())
     }
 
     fn apply_ports(&self, spec: &mut ServiceSpec, remarks: &mut Vec<String>) {

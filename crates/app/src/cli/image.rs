@@ -1,4 +1,7 @@
 //! `warren image …` and `warren registry …`: images of the node the call arrives at.
+//! What goes out of it is in [`out`].
+
+mod out;
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +31,12 @@ pub(crate) enum ImageVerb {
     Load(LoadArgs),
     /// Make an image of a root file system
     Import(Box<ImportArgs>),
+    /// Write images into an archive that docker load, skopeo and image load read
+    Save(out::SaveArgs),
+    /// Send an image to a registry
+    Push(out::PushArgs),
+    /// Check the images of the node to the last byte, and repair what nothing uses
+    Fsck(out::FsckArgs),
     /// List images
     #[command(visible_alias = "list")]
     Ls(ListFlags),
@@ -173,6 +182,9 @@ pub(crate) async fn run(context: &mut Context<'_>, verb: ImageVerb) -> Result<()
                 upload(context, &file, open_stream::Kind::ImageImport(import(*args))).await?;
             names(context, &images)
         }
+        ImageVerb::Save(args) => out::save(context, args).await,
+        ImageVerb::Push(args) => out::push(context, args).await,
+        ImageVerb::Fsck(args) => out::fsck(context, &args).await,
         ImageVerb::Ls(flags) => {
             let kind = open_stream::Kind::ImageList(v1::ImageList {});
             let frames = context.client.open(kind).await?;
@@ -241,6 +253,10 @@ async fn watch(context: &mut Context<'_>, mut frames: Frames) -> Result<v1::Imag
                 context.printer.board(board);
             }
             Some(frame::Kind::Images(last)) => images = last,
+            Some(frame::Kind::Stderr(note)) => {
+                context.printer.finish_board();
+                context.printer.note(String::from_utf8_lossy(&note));
+            }
             Some(frame::Kind::Error(error)) => return Err(error.into()),
             _ => {}
         }

@@ -12,14 +12,15 @@ use warren_model::service::{
 };
 use warren_proto::v1;
 
-use super::companion::mounts_json;
 use super::failure::Failure;
 use super::health::{check_json, health_json};
 use super::hooks::hooks_json;
 use super::job::{job_json, policy_json};
+use super::mounts::mounts_json;
 use super::moving::moving_json;
 use super::pace::{policies_json, status_json};
 use super::placing::{placement_json, resources_json};
+use super::privileges::privileges_json;
 use super::tuning::tuning_json;
 
 /// A service as `inspect` shows it.
@@ -90,6 +91,8 @@ pub(crate) fn spec_json(spec: &ServiceSpec) -> Value {
             })
         })
         .collect();
+    let host = json!({"name": "host", "aliases": [], "ip": null});
+    let host = spec.task.privileges.host_network.then_some(host);
     let networks: Vec<Value> = spec
         .attachments()
         .iter()
@@ -100,6 +103,7 @@ pub(crate) fn spec_json(spec: &ServiceSpec) -> Value {
                 "ip": on.address.map(|address| address.to_string()),
             })
         })
+        .chain(host)
         .collect();
     let (update, rollback) = policies_json(spec);
     let mut value = template_json(&spec.task);
@@ -164,8 +168,10 @@ fn template_json(task: &TaskTemplate) -> Value {
         "stop_grace_period": format_duration_ms(grace),
         "read_only": task.read_only,
         "mounts": mounts_json(task),
+        "shm_bytes": task.shm_bytes.unwrap_or(TaskTemplate::SHM_BYTES),
         "cap_add": task.cap_add,
         "cap_drop": task.cap_drop,
+        "privileges": privileges_json(&task.privileges),
         "limit": {
             "memory_bytes": task.limits.memory_bytes,
             "cpus": task.limits.cpu_millis.map(|m| f64::from(m) / 1000.0),

@@ -30,6 +30,7 @@ mod listing;
 mod logs;
 mod members;
 mod moment;
+mod mounts;
 mod moving;
 mod network;
 mod node;
@@ -39,6 +40,7 @@ mod placing;
 mod policy;
 mod ports;
 pub(crate) mod printer;
+mod privileges;
 pub(crate) mod probe;
 mod remote;
 mod revisions;
@@ -58,6 +60,7 @@ mod tuning;
 mod tunnel_keys;
 mod usage;
 mod version;
+mod volume;
 mod wait;
 mod yaml;
 
@@ -121,6 +124,9 @@ enum Verb {
     /// Images of this node
     #[command(subcommand, arg_required_else_help = true)]
     Image(image::ImageVerb),
+    /// Volumes of nodes
+    #[command(subcommand, arg_required_else_help = true)]
+    Volume(volume::VolumeVerb),
     /// Registries that images are pulled from
     #[command(subcommand, arg_required_else_help = true)]
     Registry(image::RegistryVerb),
@@ -332,6 +338,7 @@ pub(crate) async fn run(
         Verb::Simulate(args) => simulate::run(&mut context, args).await,
         Verb::Exec(args) => exec::run(&mut context, args).await,
         Verb::Image(verb) => image::run(&mut context, verb).await,
+        Verb::Volume(verb) => volume::run(&mut context, verb).await,
         Verb::Registry(verb) => image::registry(&mut context, verb).await,
         Verb::Wait(verb) => node::wait(&mut context, verb).await,
         Verb::Events(args) => node::events(&mut context, &args).await,

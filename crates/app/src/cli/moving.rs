@@ -23,8 +23,9 @@ pub(crate) struct MovingFlags {
     /// none
     #[arg(long, value_name = "N|P%", allow_hyphen_values = true, value_parser = least)]
     min_available: Option<Least>,
-    /// Whether replicas are moved to nodes that came later: auto or never
-    #[arg(long, value_name = "auto|never")]
+    /// Whether replicas are moved to nodes that came later: auto (not those with volumes of a
+    /// node), never or always
+    #[arg(long, value_name = "auto|never|always")]
     rebalance: Option<Rebalance>,
 }
 

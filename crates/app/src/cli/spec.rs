@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use warren_model::quantity::{parse_cores_milli, parse_duration_ms, parse_size};
 use warren_model::service::{
-    Attachment, Limits, LogOptions, Mode, OnDisconnect, RestartCondition, RestartPolicy, SpecError,
+    Attachment, Limits, LogOptions, Mode, OnDisconnect, Privileges, RestartCondition,
+    RestartPolicy, SpecError,
 };
 use warren_model::{ServiceName, ServiceSpec, TaskTemplate};
 
@@ -20,10 +21,12 @@ use super::failure::{Failure, nearest};
 use super::health::HealthFlags;
 use super::hooks::HookFlags;
 use super::job::{self, JobFlags};
+use super::mounts::MountFlags;
 use super::moving::MovingFlags;
 use super::pace::PaceFlags;
 use super::placing::{PlacingFlags, ReserveFlags};
 use super::ports::{self, Publish};
+use super::privileges::{PrivilegeFlags, PrivilegeLists, take_host};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ModeFlag {
@@ -69,7 +72,8 @@ pub(crate) struct CreateFlags {
     /// Label of its containers
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     container_label: Vec<(String, String)>,
-    /// Put it on a network: NAME[,alias=A][,ip=ADDRESS]; repeat for more [default: default]
+    /// Put it on a network: NAME[,alias=A][,ip=ADDRESS]; repeat for more; host is the node's own
+    /// [default: default]
     #[arg(long, value_name = "NETWORK", value_parser = attach::parse)]
     network: Vec<Attachment>,
     /// Host name of its containers
@@ -81,11 +85,15 @@ pub(crate) struct CreateFlags {
     /// Drop a capability
     #[arg(long, value_name = "CAP")]
     cap_drop: Vec<String>,
+    #[command(flatten)]
+    privileges: PrivilegeLists,
     /// Root file system cannot be written to
     #[arg(long)]
     read_only: bool,
     #[command(flatten)]
     companions: CompanionFlags,
+    #[command(flatten)]
+    mounts: MountFlags,
     #[command(flatten)]
     placing: PlacingFlags,
     #[command(flatten)]
@@ -116,6 +124,9 @@ pub(crate) struct CommonFlags {
     /// Processes and threads
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     pub(crate) limit_pids: Option<u32>,
+    /// Size of /dev/shm, e.g. 256m; 0 is the default [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub(crate) shm_size: Option<u64>,
     /// Signal that asks a container to end
     #[arg(long, value_name = "SIGNAL")]
     pub(crate) stop_signal: Option<String>,
@@ -153,6 +164,8 @@ pub(crate) struct CommonFlags {
     pub(crate) moving: MovingFlags,
     #[command(flatten)]
     pub(crate) endpoint: EndpointFlags,
+    #[command(flatten)]
+    pub(crate) privileges: PrivilegeFlags,
     /// Rotation of logs: max-size=10MiB, max-file=3
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = log_option)]
     pub(crate) log_opt: Vec<LogOption>,
@@ -242,6 +255,7 @@ impl CommonFlags {
         set_limit(&mut task.limits.cpu_millis, self.limit_cpu);
         set_limit(&mut task.limits.memory_bytes, self.limit_memory);
         set_limit(&mut task.limits.pids, self.limit_pids);
+        set_limit(&mut task.shm_bytes, self.shm_size);
         self.apply_restart(&mut task.restart);
         for option in &self.log_opt {
             match option {
@@ -251,6 +265,7 @@ impl CommonFlags {
         }
         spec.on_disconnect = self.on_disconnect.unwrap_or(spec.on_disconnect);
         self.endpoint.apply(spec);
+        self.privileges.apply(&mut spec.task.privileges);
         self.reserve.apply(spec);
         self.moving.apply(spec);
         self.pace.apply(spec);
@@ -286,7 +301,10 @@ fn set_limit<N: Copy + Default + PartialEq>(field: &mut Option<N>, given: Option
 
 impl CreateFlags {
     /// The specification that the flags describe.
-    pub(crate) fn spec(self, lookup: env::Lookup<'_>) -> Result<ServiceSpec, Failure> {
+    pub(crate) fn spec(mut self, lookup: env::Lookup<'_>) -> Result<ServiceSpec, Failure> {
+        let mut privileges =
+            Privileges { host_network: take_host(&mut self.network)?, ..Privileges::default() };
+        self.privileges.apply(&mut privileges);
         let mode = match (self.mode, self.replicas) {
             (ModeFlag::Replicated, replicas) => {
                 Mode::Replicated { replicas: replicas.unwrap_or(1) }
@@ -306,7 +324,7 @@ impl CreateFlags {
             }
         };
         let restart = if mode.is_job() { job::restart() } else { RestartPolicy::default() };
-        let task = TaskTemplate {
+        let mut task = TaskTemplate {
             image: self.image,
             command: self.command,
             env: env::gather(&self.env_file, &self.env, lookup)?,
@@ -315,13 +333,14 @@ impl CreateFlags {
             read_only: self.read_only,
             cap_add: self.cap_add,
             cap_drop: self.cap_drop,
+            privileges,
             limits: Limits::default(),
             restart,
             log: LogOptions::default(),
             companions: self.companions.companions(lookup)?,
-            shared: self.companions.mount,
             ..TaskTemplate::default()
         };
+        self.mounts.apply(&mut task);
         let mut spec = ServiceSpec {
             labels: labels("--label", self.label)?,
             mode,
@@ -360,6 +379,7 @@ pub(crate) fn flag_error(error: &SpecError) -> Failure {
         "log" => "--log-opt",
         "spec" => "the whole specification",
         "companions" => "--init-container and --sidecar",
+        "group" => "--group-add",
         field => &format!("--{}", field.replace('_', "-")),
     };
     Failure::input(format!("{flag}: {:?} {}", error.value, error.problem))

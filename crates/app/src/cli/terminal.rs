@@ -23,6 +23,10 @@ pub(crate) fn stdin_is_terminal() -> bool {
     termios::isatty(rustix::stdio::stdin())
 }
 
+pub(crate) fn stdout_is_terminal() -> bool {
+    termios::isatty(rustix::stdio::stdout())
+}
+
 /// Keeps the terminal in another mode until dropped, panics included.
 pub(crate) struct Mode {
     before: Termios,

@@ -159,6 +159,7 @@ mod tests {
             wireguard: Encryption::Auto,
             profile: Profile::Lan,
             insecure_registries: Vec::new(),
+            registry_mirrors: Vec::new(),
             cdi_spec_dirs: Vec::new(),
             managers: Vec::new(),
             told: crate::settings::Told::default(),

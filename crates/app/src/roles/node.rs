@@ -237,6 +237,7 @@ impl Node {
             ipv6: warren_net::ipv6_enabled(),
             device_folders: shared.settings.cdi_spec_dirs.clone(),
             data_dir: shared.settings.data_dir.clone(),
+            own_folders: vec![shared.settings.data_dir.clone(), shared.settings.run_dir.clone()],
             key: Arc::clone(&shared.key),
             pool: (pool.address, pool.prefix),
             net_table: tables,
@@ -407,6 +408,7 @@ impl Tools {
             dir: dir("images"),
             docker_config: dir("docker/config.json"),
             insecure: settings.insecure_registries.clone(),
+            mirrors: settings.registry_mirrors.clone(),
             watermarks: settings.image_gc,
         });
         let net = Net::open(NetConfig {

@@ -3,11 +3,14 @@
 
 use std::path::PathBuf;
 
+use warren_image::Mirror;
+
 use super::{Environment, File, PORT};
 use crate::address::Address;
 use crate::cli::failure::Failure;
 
 pub(super) const REGISTRIES: &str = "insecure_registry";
+pub(super) const MIRRORS: &str = "registry_mirror";
 pub(super) const MANAGERS: &str = "managers";
 pub(super) const DEVICES: &str = "cdi_spec_dir";
 /// As every reader of such files has it.
@@ -15,7 +18,7 @@ const DEVICES_DEFAULT: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 
 /// Whether the file has a list under this key.
 pub(super) fn is_list(key: &str) -> bool {
-    matches!(key, REGISTRIES | MANAGERS | DEVICES)
+    matches!(key, REGISTRIES | MIRRORS | MANAGERS | DEVICES)
 }
 
 /// The first of flags, environment and file that has some, and which it was.
@@ -47,6 +50,19 @@ pub(super) fn registries(
         Some(host) => Err(Failure::input(format!("{source}: {host:?} is not a host"))
             .hint("write registry.example.org or 10.0.0.1:5000, without a scheme")),
     }
+}
+
+/// Registries that are asked before others.
+pub(super) fn mirrors(
+    env: Environment<'_>,
+    file: &File,
+    flags: &[String],
+) -> Result<Vec<Mirror>, Failure> {
+    let (mirrors, source) = pick(env, file, flags, MIRRORS);
+    let parse = |text: &String| {
+        Mirror::parse(text).map_err(|problem| Failure::input(format!("{source}: {problem}")))
+    };
+    mirrors.iter().map(parse).collect()
 }
 
 /// Folders of files that say which devices this machine has.

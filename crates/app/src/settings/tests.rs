@@ -43,7 +43,7 @@ fn bad_files() {
         None,
         None,
         "replicas = 3",
-        "DIR/warren.toml: there is no setting \"replicas\" (settings are data_dir, run_dir, listen, advertise, admin, overlay_port, wireguard, profile, insecure_registry, managers, image_gc, cdi_spec_dir, log_level, log_format)",
+        "DIR/warren.toml: there is no setting \"replicas\" (settings are data_dir, run_dir, listen, advertise, admin, overlay_port, wireguard, profile, insecure_registry, managers, registry_mirror, image_gc, cdi_spec_dir, log_level, log_format)",
     );
     check(None, None, "data_dir = 3", "DIR/warren.toml: data_dir is not a string");
     check(
@@ -71,6 +71,12 @@ fn bad_files() {
         None,
         "insecure_registry = [\"http://a\"]",
         "DIR/warren.toml: insecure_registry: \"http://a\" is not a host (write registry.example.org or 10.0.0.1:5000, without a scheme)",
+    );
+    check(
+        None,
+        None,
+        "registry_mirror = [\"docker.io=m\"]",
+        "DIR/warren.toml: registry_mirror: \"docker.io=m\": relative URL without a base; write HOST=URL, such as docker.io=https://mirror.example.org",
     );
 }
 

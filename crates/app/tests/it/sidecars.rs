@@ -151,16 +151,20 @@ fn host_a_daemon_that_dies_finds_all_containers() {
             (task["state"] == state).then_some(task)
         })
     };
-    let before = wait("its init container runs", "starting");
+    let pid = until("its init container runs", || {
+        let task = inspect(&node, &id);
+        let mut told = task["containers"].as_array()?.iter();
+        let pid = told.find(|container| container["name"] == "wait")?["pid"].clone();
+        pid.as_u64().is_some_and(|pid| pid > 0).then_some(pid)
+    });
     let shown = node.ok(&["service", "ps", "web"]);
     assert!(shown.contains("starting (init wait 1/1)"), "{shown}");
-    let pid = container(&before, "wait")["pid"].clone();
     node.kill_daemon();
     node.ok(&["node", "run", "--detach"]);
+    assert_eq!(container(&inspect(&node, &id), "wait")["pid"], pid);
     node.ok(&["exec", "--container", "wait", &id, "touch", "/tmp/go"]);
     let running = wait("it runs", "running");
     assert_eq!(running["attempt"], 1);
-    assert_ne!(pid, json!(0));
     node.kill_daemon();
     node.ok(&["node", "run", "--detach"]);
     let after = wait("it runs still", "running");

@@ -77,6 +77,18 @@ pub(super) fn token_url(
     Ok(url)
 }
 
+/// An identity token is sent as OAuth2 has it (RFC 6749 section 6), in a form: where to, and
+/// the form.
+pub(super) fn refresh(mut url: Url, token: &Credentials) -> (Url, String) {
+    url.query_pairs_mut()
+        .append_pair("grant_type", "refresh_token")
+        .append_pair("client_id", "warren")
+        .append_pair("refresh_token", token.password.as_str());
+    let form = url.query().unwrap_or_default().to_owned();
+    url.set_query(None);
+    (url, form)
+}
+
 pub(super) fn basic(credentials: &Credentials) -> HeaderValue {
     let pair = format!("{}:{}", credentials.user, credentials.password.as_str());
     let pair = Zeroizing::new(pair);
@@ -149,6 +161,16 @@ mod tests {
         assert!(token_url("http://a/t", None, None, true).is_ok());
         assert!(token_url("file:///etc/passwd", None, None, true).is_err());
         assert!(token_url("/t", None, None, true).is_err());
+    }
+
+    #[test]
+    fn identity_tokens_are_sent_in_a_form() {
+        let url = token_url("https://a/t", Some("s"), Some("repository:x:pull"), false).unwrap();
+        let password = Zeroizing::new("a b&c".to_owned());
+        let (url, form) = refresh(url, &Credentials { user: "<token>".into(), password });
+        assert_eq!(url.as_str(), "https://a/t");
+        let rest = "grant_type=refresh_token&client_id=warren&refresh_token=a+b%26c";
+        assert_eq!(form, format!("service=s&scope=repository%3Ax%3Apull&{rest}"));
     }
 
     #[test]

@@ -2,10 +2,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, RANGE};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RANGE, RETRY_AFTER,
+};
+use reqwest::{Client, Method, Response, StatusCode, Url};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -23,6 +26,30 @@ const ERROR_LEN_MAX: u64 = 16 * 1024;
 const DETAIL_LEN_MAX: usize = 200;
 /// A token that was refused is replaced this often in one request.
 const LOGINS_MAX: usize = 2;
+
+/// A busy registry is asked again so often by one request,
+pub(super) const REPEATS_MAX: u32 = 2;
+/// after this time, doubled, unless it says how long,
+const REPEAT_DELAY: Duration = Duration::from_millis(500);
+/// up to this.
+const REPEAT_DELAY_MAX: Duration = Duration::from_secs(10);
+/// A slower line takes no uploads: eight MiB would need more than four minutes.
+const UPLOAD_BYTES_PER_S_MIN: u64 = 32 << 10;
+
+/// One request, to be sent as often as needed.
+#[derive(Debug, Clone)]
+pub(super) struct Ask {
+    pub(super) method: Method,
+    pub(super) url: String,
+    pub(super) headers: Vec<(HeaderName, String)>,
+    pub(super) body: Option<Bytes>,
+}
+
+impl Ask {
+    pub(super) fn new(method: Method, url: &str) -> Self {
+        Self { method, url: url.to_owned(), headers: Vec::new(), body: None }
+    }
+}
 
 pub(crate) struct Session {
     client: Client,
@@ -148,24 +175,54 @@ impl Session {
         }
     }
 
-    /// Sends a request, logs in when asked to.
     async fn get(
         &self,
         url: &str,
         what: &str,
-        headers: &[(reqwest::header::HeaderName, String)],
+        headers: &[(HeaderName, String)],
     ) -> Result<Response, Error> {
+        let ask = Ask { headers: headers.to_vec(), ..Ask::new(Method::GET, url) };
+        self.send(&ask, what).await
+    }
+
+    /// Sends a request, logs in when asked to, and asks again where a registry asks for that.
+    pub(super) async fn send(&self, ask: &Ask, what: &str) -> Result<Response, Error> {
+        let mut again = 0;
+        loop {
+            let response = self.send_once(ask, what).await?;
+            let busy = matches!(response.status().as_u16(), 429 | 502 | 503 | 504);
+            // What has a body is gone on with by who sends it.
+            if !busy || ask.body.is_some() || again == self.timeouts.repeats {
+                return Ok(response);
+            }
+            let told = response.headers().get(RETRY_AFTER).and_then(|text| text.to_str().ok());
+            let told = told.and_then(|text| text.parse().ok()).map(Duration::from_secs);
+            let delay =
+                told.unwrap_or_else(|| REPEAT_DELAY * 2u32.pow(again)).min(REPEAT_DELAY_MAX);
+            tracing::debug!(what, status = response.status().as_u16(), ?delay, "asking again");
+            tokio::time::sleep(delay).await;
+            again += 1;
+        }
+    }
+
+    async fn send_once(&self, ask: &Ask, what: &str) -> Result<Response, Error> {
         let mut logins = 0;
+        let is_ours = Url::parse(&ask.url).is_ok_and(|url| same_origin(&url, &self.base));
         loop {
             let login = self.login.lock().await.clone();
-            let mut request = self.client.get(url);
-            for (name, value) in headers {
+            let mut request = self.client.request(ask.method.clone(), &ask.url);
+            for (name, value) in &ask.headers {
                 request = request.header(name, value);
             }
-            if let Some(login) = &login {
+            if let Some(login) = login.as_ref().filter(|_| is_ours) {
                 request = request.header(AUTHORIZATION, login);
             }
-            let response = match self.patiently(what, request.send()).await? {
+            let mut patience = self.timeouts.stall;
+            if let Some(body) = &ask.body {
+                patience += Duration::from_secs(body.len() as u64 / UPLOAD_BYTES_PER_S_MIN);
+                request = request.body(body.clone());
+            }
+            let response = match self.patiently_for(patience, what, request.send()).await? {
                 Ok(response) => response,
                 Err(error) => return Err(self.unreachable(what, &error)),
             };
@@ -223,11 +280,21 @@ impl Session {
             detail,
         };
         let plain = self.base.starts_with("http:");
+        let own = format!("repository:{}:pull,push", self.repository);
+        // A registry that does not say what for is told what we are about.
+        let scope = scope.or_else(|| (!self.repository.is_empty()).then_some(own.as_str()));
         let url = auth::token_url(realm, service, scope, plain).map_err(denied)?;
-        let mut request = self.client.get(url);
-        if let Some(credentials) = &self.credentials {
-            request = request.header(AUTHORIZATION, auth::basic(credentials));
-        }
+        let request = match &self.credentials {
+            Some(token) if token.is_identity_token() => {
+                let (url, form) = auth::refresh(url, token);
+                let kind = (CONTENT_TYPE, "application/x-www-form-urlencoded");
+                self.client.post(url).header(kind.0, kind.1).body(form)
+            }
+            Some(credentials) => {
+                self.client.get(url).header(AUTHORIZATION, auth::basic(credentials))
+            }
+            None => self.client.get(url),
+        };
         let response = match self.patiently(what, request.send()).await? {
             Ok(response) => response,
             Err(error) => return Err(self.unreachable(what, &error)),
@@ -299,11 +366,29 @@ impl Session {
         what: &str,
         work: impl Future<Output = T>,
     ) -> Result<T, Error> {
-        tokio::time::timeout(self.timeouts.stall, work).await.map_err(|_| Error::TimedOut {
+        self.patiently_for(self.timeouts.stall, what, work).await
+    }
+
+    async fn patiently_for<T>(
+        &self,
+        patience: Duration,
+        what: &str,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Error> {
+        tokio::time::timeout(patience, work).await.map_err(|_| Error::TimedOut {
             what: what.to_owned(),
             registry: self.registry.clone(),
-            seconds: self.timeouts.stall.as_secs(),
+            seconds: patience.as_secs(),
         })
+    }
+
+    pub(crate) fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// Of something in the repository.
+    pub(super) fn url(&self, rest: &str) -> String {
+        format!("{}/v2/{}/{rest}", self.base, self.repository)
     }
 
     pub(super) fn unreachable(&self, what: &str, error: &reqwest::Error) -> Error {

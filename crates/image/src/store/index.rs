@@ -51,11 +51,14 @@ pub(super) struct Record {
 pub(super) struct Layer {
     chain: String,
     size: u64,
+    /// Device nodes that were left out; versions before did not note it.
+    #[serde(default)]
+    devices: u64,
 }
 
 impl From<&StoredLayer> for Layer {
     fn from(layer: &StoredLayer) -> Self {
-        Self { chain: layer.chain.to_string(), size: layer.size }
+        Self { chain: layer.chain.to_string(), size: layer.size, devices: layer.devices }
     }
 }
 
@@ -170,6 +173,13 @@ impl Index {
         self.ready.remove(id);
     }
 
+    /// What it was pulled by is no longer known.
+    pub(super) fn forget_manifest(&mut self, id: &str) {
+        if let Some(record) = self.stored.images.get_mut(id) {
+            record.manifest = None;
+        }
+    }
+
     pub(super) fn image(&self, id: &str) -> Option<&Arc<Image>> {
         self.ready.get(id).map(|ready| &ready.image)
     }
@@ -205,6 +215,12 @@ impl Index {
         names.map(|(name, _)| name.clone()).collect()
     }
 
+    /// `repository@digest` of an image.
+    pub(super) fn digests_of(&self, id: &str) -> Vec<String> {
+        let record = self.stored.images.get(id);
+        record.map(|record| record.digests.iter().cloned().collect()).unwrap_or_default()
+    }
+
     /// The canonical name that `text` is, if it is one that is kept.
     pub(super) fn name(&self, text: &str) -> Option<String> {
         let key = text.parse::<Reference>().ok()?.key();
@@ -216,13 +232,20 @@ impl Index {
         self.stored.images.get(id).map_or(0, |record| record.fetched)
     }
 
+    /// Of the manifest it was pulled by, if it was; nothing if there is no such image.
+    pub(super) fn manifest(&self, id: &str) -> Option<Option<Digest>> {
+        let record = self.stored.images.get(id)?;
+        Some(record.manifest.as_deref().and_then(|digest| digest.parse().ok()))
+    }
+
     pub(super) fn ids(&self) -> Vec<String> {
         self.ready.keys().cloned().collect()
     }
 
-    pub(super) fn layer_size(&self, chain: &Digest) -> Option<u64> {
+    pub(super) fn layer(&self, chain: &Digest) -> Option<StoredLayer> {
         let mut layers = self.stored.images.values().flat_map(|record| &record.layers);
-        layers.find(|layer| layer.chain == chain.as_str()).map(|layer| layer.size)
+        let found = layers.find(|layer| layer.chain == chain.as_str())?;
+        Some(StoredLayer { chain: chain.clone(), size: found.size, devices: found.devices })
     }
 
     /// Of all layers, each counted once.
@@ -294,5 +317,6 @@ fn assemble(dir: &Path, id: &str, record: &Record, config: &Config) -> Result<Im
         config: config.config.clone(),
         platforms: record.platforms.clone(),
         size_bytes: record.layers.iter().map(|layer| layer.size).sum(),
+        devices_skipped: record.layers.iter().map(|layer| layer.devices).sum(),
     })
 }

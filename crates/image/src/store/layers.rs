@@ -91,9 +91,9 @@ impl Drop for Hold {
 impl Inner {
     /// The layer if it is there. The caller holds it.
     pub(super) fn present(&self, chain: &Digest) -> Option<StoredLayer> {
-        let known = self.held().sizes.get(chain).copied();
-        let size = known.or_else(|| self.index().layer_size(chain))?;
-        self.layer_path(chain).is_dir().then(|| StoredLayer { chain: chain.clone(), size })
+        let known = self.held().fresh.get(chain).cloned();
+        let layer = known.or_else(|| self.index().layer(chain))?;
+        self.layer_path(chain).is_dir().then_some(layer)
     }
 
     /// Unpacks a stream into a draft and checks it. Blocking.
@@ -109,8 +109,14 @@ impl Inner {
             .scratch
             .draft()
             .map_err(|error| Error::io(format!("make a folder for layer {layer}"), error))?;
-        let unpacked = unpack::unpack(source, draft.path(), blob, &self.limits)
+        let recipe = draft
+            .recipe()
+            .map_err(|error| Error::io(format!("make a file for layer {layer}"), error))?;
+        let unpacked = unpack::unpack(source, draft.path(), blob, Some(recipe), &self.limits)
             .map_err(|error| explain(error, layer))?;
+        if unpacked.has_recipe {
+            draft.has_recipe();
+        }
         match diff {
             Some(diff) if unpacked.diff != *diff => Err(Error::DigestMismatch {
                 what: format!("content of layer {layer}"),
@@ -139,7 +145,9 @@ impl Inner {
             draft.touch();
         }
         let folder = self.layer_path(chain);
-        draft.keep(&folder).map_err(|error| Error::at("store layer in", &folder, error))?;
+        draft
+            .keep(&folder, &self.recipe_path(chain))
+            .map_err(|error| Error::at("store layer in", &folder, error))?;
         if unpacked.devices_skipped + unpacked.xattrs_dropped > 0 {
             tracing::info!(
                 layer = chain.short(),
@@ -148,10 +156,12 @@ impl Inner {
                 "layer unpacked without device nodes or foreign attributes"
             );
         }
-        self.held().sizes.insert(chain.clone(), unpacked.size);
+        let (size, devices) = (unpacked.size, unpacked.devices_skipped);
+        let top = StoredLayer { chain: chain.clone(), size, devices };
+        self.held().fresh.insert(chain.clone(), top.clone());
         let mut folders = vec![folder];
         folders.extend_from_slice(below);
-        Ok(Stack { folders, top: StoredLayer { chain: chain.clone(), size: unpacked.size } })
+        Ok(Stack { folders, top })
     }
 }
 

@@ -1,7 +1,5 @@
 //! What a name means in its registry now, without fetching the image.
 
-use std::sync::Arc;
-
 use super::Store;
 use crate::digest::Digest;
 use crate::error::Error;
@@ -20,13 +18,38 @@ pub struct Remote {
 }
 
 impl Store {
-    /// Asks the registry what a name leads to. Fetches manifests alone; nothing is stored.
+    /// Asks the registry what a name leads to, or those that stand in for it, as a pull would.
+    /// Fetches manifests alone; nothing is stored.
     ///
     /// # Errors
     /// Those of a pull that has not got to layers.
     pub async fn look_up(&self, reference: &Reference) -> Result<Remote, Error> {
         let what = reference.familiar();
-        let session = self.conversation(reference, &what).await?;
+        for mirror in self.0.registries.mirrors(reference.registry()) {
+            let found = async {
+                let credentials = self.credentials(mirror.host()).await?;
+                let (registries, repository) = (&self.0.registries, reference.repository());
+                let session = registries.mirror_session(&mirror, repository, &what, credentials)?;
+                self.look_up_in(&session, reference, &what).await
+            };
+            match found.await {
+                Ok(remote) => return Ok(remote),
+                Err(error) => {
+                    let (mirror, image) = (mirror.host(), &what);
+                    tracing::warn!(mirror, image, %error, "a mirror does not help");
+                }
+            }
+        }
+        let session = self.session(reference, &what).await?;
+        self.look_up_in(&session, reference, &what).await
+    }
+
+    async fn look_up_in(
+        &self,
+        session: &Session,
+        reference: &Reference,
+        what: &str,
+    ) -> Result<Remote, Error> {
         let bad = |problem: String| Error::BadImage { what: format!("image {what}"), problem };
         let name = match (reference.digest(), reference.tag()) {
             (Some(digest), _) => digest.as_str(),
@@ -54,21 +77,5 @@ impl Store {
             }
         };
         Ok(Remote { digest, build })
-    }
-
-    /// With the registry of `reference`, by the credentials that are kept for it.
-    pub(super) async fn conversation(
-        &self,
-        reference: &Reference,
-        what: &str,
-    ) -> Result<Arc<Session>, Error> {
-        let registry = reference.registry().to_owned();
-        let credentials = {
-            let registry = registry.clone();
-            self.blocking("reading credentials", move |inner| inner.keyring.find(&registry)).await?
-        };
-        let repository = reference.repository();
-        let session = self.0.registries.session(&registry, repository, what, credentials).await?;
-        Ok(Arc::new(session))
     }
 }

@@ -71,14 +71,42 @@ impl Store {
         alive: Alive,
     ) -> Result<Image, Error> {
         let what = reference.familiar();
-        let session = self.conversation(reference, &what).await?;
-        let resolved = resolve(&session, reference, &what).await?;
+        for mirror in self.0.registries.mirrors(reference.registry()) {
+            let pulled = async {
+                let credentials = self.credentials(mirror.host()).await?;
+                let (registries, repository) = (&self.0.registries, reference.repository());
+                let session = registries.mirror_session(&mirror, repository, &what, credentials)?;
+                self.pull_from(Arc::new(session), reference, &what, fan, alive.clone()).await
+            };
+            match pulled.await {
+                Ok(image) => return Ok(image),
+                // Another registry would not help.
+                Err(error @ (Error::DiskFull { .. } | Error::Io { .. })) => return Err(error),
+                Err(error) => {
+                    let (mirror, image) = (mirror.host(), &what);
+                    tracing::warn!(mirror, image, %error, "a mirror does not help");
+                }
+            }
+        }
+        let session = Arc::new(self.session(reference, &what).await?);
+        self.pull_from(session, reference, &what, fan, alive).await
+    }
+
+    async fn pull_from(
+        &self,
+        session: Arc<Session>,
+        reference: &Reference,
+        what: &str,
+        fan: &Arc<Fan>,
+        alive: Alive,
+    ) -> Result<Image, Error> {
+        let resolved = resolve(&session, reference, what).await?;
         let config = self.config(&session, &resolved.manifest).await?;
         let bad = |problem: String| Error::BadImage { what: format!("image {what}"), problem };
         let parsed = Config::parse(&config).map_err(|problem| bad(format!("config: {problem}")))?;
         if !parsed.is_for_host() {
             let available = format!("{}/{}", parsed.config.os, parsed.config.architecture);
-            return Err(no_platform(&what, vec![available]));
+            return Err(no_platform(what, vec![available]));
         }
         let (layers, diffs) = (resolved.manifest.layers.len(), parsed.diff_ids.len());
         if layers != diffs {

@@ -208,7 +208,7 @@ fn take(index: &mut Index, id: String, removed: &mut Removed) {
     removed.deleted.push(id);
 }
 
-fn familiar(name: &str) -> String {
+pub(super) fn familiar(name: &str) -> String {
     name.parse().map_or_else(|_| name.to_owned(), |name: Reference| name.familiar())
 }
 

@@ -5,6 +5,8 @@ mod archives;
 mod crash;
 mod failures;
 mod host;
+mod hostile;
+mod outgoing;
 mod stub;
 
 use std::collections::BTreeSet;
@@ -19,10 +21,10 @@ use stub::{Answer, Stub};
 
 /// Short, so that a silent registry ends a test soon.
 const IMPATIENT: Timeouts =
-    Timeouts { connect: Duration::from_secs(2), stall: Duration::from_millis(300) };
+    Timeouts { connect: Duration::from_secs(2), stall: Duration::from_millis(300), repeats: 0 };
 /// For tests in which nothing should be silent.
 const PATIENT: Timeouts =
-    Timeouts { connect: Duration::from_secs(10), stall: Duration::from_secs(20) };
+    Timeouts { connect: Duration::from_secs(10), stall: Duration::from_secs(20), repeats: 0 };
 
 struct Rig {
     dir: tempfile::TempDir,
@@ -34,6 +36,7 @@ fn options(dir: &Path) -> StoreOptions {
         dir: dir.join("images"),
         docker_config: dir.join("docker/config.json"),
         insecure: Vec::new(),
+        mirrors: Vec::new(),
         watermarks: None,
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn set_times(fd: BorrowedFd<'_>, mtime: (i64, u32)) -> Result<(), Err
 /// What a layer may set: file capabilities, access lists and users' own.
 /// `trusted.*` and `user.overlay.*` would steer overlayfs, the rest of
 /// `security.*` (SELinux labels, integrity hashes) is the host's policy.
-fn is_kept(name: &[u8]) -> bool {
+pub(crate) fn is_kept(name: &[u8]) -> bool {
     match name {
         b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
         _ => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::{Error, NAMES_BYTES_MAX, bad};
 use crate::disk::Trash;
+use crate::recipe::Tape;
 use crate::tarball::printable;
 
 /// overlayfs: nothing of the layers below shows through this folder.
@@ -29,10 +30,11 @@ pub(super) struct Root {
     implied: BTreeSet<Vec<u8>>,
     implied_bytes: usize,
     trash: Trash,
+    tape: Rc<Tape>,
 }
 
 impl Root {
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+    pub(super) fn open(path: &Path, tape: Rc<Tape>) -> Result<Self, Error> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let open = || {
             let fd = rustix::fs::open(path, flags, Mode::empty())?;
@@ -44,7 +46,7 @@ impl Root {
         })?;
         let implied = BTreeSet::from([Vec::new()]);
         let trash = Trash::beside(path);
-        Ok(Self { fd, cached: None, implied, implied_bytes: 0, trash })
+        Ok(Self { fd, cached: None, implied, implied_bytes: 0, trash, tape })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -97,6 +99,10 @@ impl Root {
     /// Removes what an earlier entry made, folders with all that is in them.
     pub(super) fn remove(&mut self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Error> {
         self.cached = None;
+        // Of what is gone the tar cannot be put together again; whiteouts have no content.
+        if !stat(dir, name)?.is_some_and(|stat| is_whiteout(&stat)) {
+            self.tape.spoil();
+        }
         self.trash.remove_at(dir, name).map_err(|error| Error::io("remove replaced", error))
     }
 

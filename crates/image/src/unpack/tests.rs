@@ -22,7 +22,7 @@ fn try_unpack(bytes: &[u8], limits: &Limits) -> (tempfile::TempDir, Result<Unpac
     let root = dir.path().join("outer/layer");
     fs::create_dir_all(&root).unwrap();
     fs::write(dir.path().join("outer/secret"), "secret").unwrap();
-    let result = unpack(bytes, &root, None, limits);
+    let result = unpack(bytes, &root, None, None, limits);
     // Whatever happens, nothing outside of the layer is touched.
     assert_eq!(fs::read_to_string(dir.path().join("outer/secret")).unwrap(), "secret");
     assert_eq!(fs::metadata(dir.path().join("outer/secret")).unwrap().nlink(), 1);
@@ -525,13 +525,57 @@ fn digests_cover_everything() {
     for bytes in [padded.clone(), gzip(&padded), zstd::encode_all(&padded[..], 3).unwrap()] {
         let dir = tempfile::tempdir().unwrap();
         let expected = Digest::of(&bytes);
-        let unpacked = unpack(&bytes[..], dir.path(), Some(&expected), &Limits::default()).unwrap();
+        let unpacked =
+            unpack(&bytes[..], dir.path(), Some(&expected), None, &Limits::default()).unwrap();
         assert_eq!(unpacked.diff, Digest::of(&padded));
     }
     // Wrong bytes are told as such, also when they are no layer at all.
     for bytes in [tar, b"<html>".repeat(200)] {
         let dir = tempfile::tempdir().unwrap();
-        let result = unpack(&bytes[..], dir.path(), Some(&Digest::of(b"")), &Limits::default());
+        let result =
+            unpack(&bytes[..], dir.path(), Some(&Digest::of(b"")), None, &Limits::default());
         assert!(matches!(result, Err(Error::Digest { .. })));
     }
+}
+
+/// A tar of so many empty files in folders of a thousand, made while it is read.
+struct Many {
+    left: u32,
+    block: io::Cursor<Vec<u8>>,
+}
+
+impl Read for Many {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.block.read(buffer)?;
+        if count > 0 || self.left == 0 {
+            return Ok(count);
+        }
+        self.left -= 1;
+        let (folder, n) = (self.left / 1000, self.left % 1000);
+        let tar = Tar::default().file(&format!("d{folder}/f{n}"), "");
+        let bytes = if self.left == 0 { tar.end() } else { tar.raw_bytes() };
+        self.block = io::Cursor::new(bytes);
+        self.block.read(buffer)
+    }
+}
+
+/// A million files need little memory, and can be put together again.
+#[test]
+fn soak_a_million_files() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (root, recipe) = (dir.path().join("layer"), dir.path().join("recipe"));
+    fs::create_dir(&root).unwrap();
+    let file = File::create(&recipe).unwrap();
+    let many = Many { left: 1_000_000, block: io::Cursor::default() };
+    let unpacked = unpack(many, &root, None, Some(file), &Limits::default()).unwrap();
+    assert!(unpacked.has_recipe);
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let len = fs::metadata(&recipe).unwrap().len();
+    println!("{kib} KiB of memory at most, {len} bytes of recipe");
+    assert!(kib < 64 << 10, "{kib} KiB");
+    let mut replay = HashRead::new(crate::recipe::Replay::open(&recipe, &root).unwrap());
+    io::copy(&mut replay, &mut io::sink()).unwrap();
+    assert_eq!(replay.finish(), unpacked.diff);
 }

@@ -1,9 +1,9 @@
 //! The cluster's settings and its certificate authority.
 
-use warren_model::Cluster;
 use warren_model::cluster::BackupPolicy;
 use warren_model::moving::Rebalance;
 use warren_model::placement::Strategy;
+use warren_model::{Allowed, Cluster};
 use warren_proto::v1;
 use warren_state::State;
 use warren_state::change::{Expect, Key, Mutation, Transaction};
@@ -11,6 +11,7 @@ use warren_trust::Authority;
 
 use crate::api::authorize::Who;
 use crate::api::change;
+use crate::api::mounts;
 use crate::api::request::{Content, request};
 use crate::backup;
 use crate::core::Core;
@@ -79,6 +80,8 @@ pub(super) fn get(view: &State) -> Result<v1::ClusterState, Refusal> {
         strategy: v1::Strategy::from(cluster.strategy).into(),
         rebalance: v1::Rebalance::from(cluster.rebalance).into(),
         defaults: (!cluster.defaults.is_empty()).then(|| (&cluster.defaults).into()),
+        allow_bind: cluster.allow_bind.iter().map(ToString::to_string).collect(),
+        allowed: cluster.allowed.iter().map(ToString::to_string).collect(),
     })
 }
 
@@ -93,6 +96,7 @@ pub(super) async fn update(
     let request = request(&who.principal, &wire.request_id, &content)?;
     let revision = change_settings(core, Some(who), request, |_, cluster| {
         edits.apply(cluster);
+        mounts::change(cluster, &wire)?;
         cluster.defaults.validate().map_err(|error| Refusal::bad_input(error.to_string()))
     });
     Ok(changed(core, revision.await?))
@@ -108,6 +112,7 @@ struct Edits {
     strategy: Option<Strategy>,
     rebalance: Option<Rebalance>,
     defaults: Option<v1::Defaults>,
+    allowed: Option<Allowed>,
 }
 
 impl Edits {
@@ -154,7 +159,15 @@ impl Edits {
                     .hint("auto is 1, never is 2"));
             }
             v1::Rebalance::Unspecified => None,
+            v1::Rebalance::Always => {
+                return Err(Refusal::bad_input("rebalance: always is said of a service")
+                    .hint("warren service update --rebalance always NAME"));
+            }
             rebalance => Some(Rebalance::try_from(rebalance)?),
+        };
+        let texts = |wire: &v1::Strings| {
+            Allowed::from_texts(wire.values.iter().map(String::as_str))
+                .map_err(|error| Refusal::bad_input(format!("allow: {error}")))
         };
         let edits = Self {
             history_limit: wire.history_limit,
@@ -163,12 +176,16 @@ impl Edits {
             strategy,
             rebalance,
             defaults: wire.defaults,
+            allowed: wire.allowed.as_ref().map(texts).transpose()?,
         };
         let nothing = edits.history_limit.is_none()
             && edits.certificate_lifetime_ms.is_none()
             && edits.backup.is_none()
             && edits.strategy.is_none()
             && edits.rebalance.is_none()
+            && wire.allow_bind.is_empty()
+            && wire.allow_bind_rm.is_empty()
+            && edits.allowed.is_none()
             && edits.defaults.is_none_or(|change| change == v1::Defaults::default());
         if nothing { Err(Refusal::bad_input("nothing is to be changed")) } else { Ok(edits) }
     }
@@ -187,6 +204,9 @@ impl Edits {
         cluster.rebalance = self.rebalance.unwrap_or(cluster.rebalance);
         let defaults = self.defaults.map(|change| change.change(cluster.defaults));
         cluster.defaults = defaults.unwrap_or(cluster.defaults);
+        if let Some(allowed) = &self.allowed {
+            cluster.allowed.clone_from(allowed);
+        }
     }
 }
 
@@ -258,10 +278,24 @@ mod tests {
             "certificate_lifetime: 1 s is not between 10 s and 3650 days",
         );
         check(v1::UpdateClusterRequest { backup_off: true, ..wire() }, "ok");
+        let allowed = |text: &str| {
+            let values = text.split_whitespace().map(str::to_owned).collect();
+            v1::UpdateClusterRequest { allowed: Some(v1::Strings { values }), ..wire() }
+        };
+        check(allowed(""), "ok");
+        check(allowed("host-pid cap:net_admin"), "ok");
+        check(
+            allowed("cap:FLY"),
+            "allow: \"FLY\" is not a capability; write e.g. cap:NET_ADMIN or cap:ALL",
+        );
         check(v1::UpdateClusterRequest { strategy: 2, ..wire() }, "ok");
         check(v1::UpdateClusterRequest { strategy: 3, ..wire() }, "strategy: 3 is not known");
         check(v1::UpdateClusterRequest { rebalance: 2, ..wire() }, "ok");
-        check(v1::UpdateClusterRequest { rebalance: 3, ..wire() }, "rebalance: 3 is not known");
+        check(
+            v1::UpdateClusterRequest { rebalance: 3, ..wire() },
+            "rebalance: always is said of a service",
+        );
+        check(v1::UpdateClusterRequest { rebalance: 4, ..wire() }, "rebalance: 4 is not known");
         check(
             v1::UpdateClusterRequest {
                 backup: Some(v1::BackupPolicy::default()),

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use warren_model::network::{Network, NetworkSpec, VipHolder};
 use warren_model::service::{Attachment, Service};
-use warren_model::{NetworkId, NodeId, ServiceSpec, ipv6};
+use warren_model::{NetworkId, NetworkName, NodeId, ServiceSpec, ipv6};
 use warren_proto::v1;
 use warren_state::State;
 use warren_state::change::{Mutation, Transaction};
@@ -24,6 +24,10 @@ pub(super) async fn create(
     let spec = wire.spec.ok_or_else(|| Refusal::bad_input("spec: is missing"))?;
     let spec = NetworkSpec::try_from(spec)?;
     spec.validate()?;
+    if spec.name.as_str() == NetworkName::HOST {
+        return Err(Refusal::bad_input("name: \"host\" is the nodes' own network")
+            .hint("services are put on it by --network host; take another name"));
+    }
     let content = content(&spec);
     let id = NetworkId::from_bytes(core.rng.id_bytes());
     let name = spec.name.clone();

@@ -9,7 +9,7 @@ use warren_state::change::{Expect, Key, Mutation, Transaction};
 use crate::api::authorize::Who;
 use crate::api::propose;
 use crate::api::request::{Content, rehearse, repeated, request};
-use crate::api::services::find;
+use crate::api::services::{allowed, find};
 use crate::core::Core;
 use crate::quorum;
 use crate::refusal::Refusal;
@@ -68,6 +68,9 @@ pub(super) async fn roll_back(
         (0, Some(last)) => last,
         (to, _) => to,
     };
+    if let Some(revision) = view.revisions(id).iter().find(|revision| revision.number == to) {
+        allowed(&view, &revision.spec.task)?;
+    }
     let transaction = Transaction {
         request,
         principal: who.audit(),

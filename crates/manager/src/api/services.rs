@@ -1,13 +1,14 @@
 //! Making, changing and removing services.
 
 use warren_model::service::Service;
-use warren_model::{ServiceId, ServiceSpec};
+use warren_model::{ServiceId, ServiceSpec, TaskTemplate};
 use warren_proto::v1;
 use warren_state::State;
 use warren_state::change::{Expect, Key, Mutation, Outcome, Transaction};
 
 use crate::api::authorize::Who;
 use crate::api::check::{Checked, check_on_node};
+use crate::api::mounts;
 use crate::api::networks::resolve;
 use crate::api::pin::{pin, remembered, wanted};
 use crate::api::request::{Content, rehearse, repeated, request};
@@ -25,6 +26,8 @@ pub(super) async fn create(
     resolve(&core.store.view(), &mut spec);
     // Two names of one network may have been given.
     spec.validate()?;
+    mounts::check(&core.store.view(), &spec, None)?;
+    allowed(&core.store.view(), &spec.task)?;
     let id = ServiceId::from_bytes(core.rng.id_bytes());
     // Only a node knows what the image says.
     spec.placement.platforms.clear();
@@ -74,6 +77,11 @@ pub(super) async fn update(
         .with_spec(&spec);
     resolve(&view, &mut spec);
     spec.validate()?;
+    mounts::check(&view, &spec, Some(&before.spec.task))?;
+    // What needs no new containers may be changed whatever is allowed by now.
+    if before.spec.task != spec.task {
+        allowed(&view, &spec.task)?;
+    }
     let expects = match wire.revision {
         0 => Vec::new(),
         revision => vec![Expect { key: Key::Service(id), revision }],
@@ -196,6 +204,15 @@ async fn looked(core: &Core, ask: Ask<'_>, spec: &mut ServiceSpec) -> Result<Loo
         remembered(before, spec);
     }
     Ok(Looked { in_touch, notes })
+}
+
+/// Refuses what endangers nodes and the cluster's settings do not allow.
+pub(super) fn allowed(view: &State, template: &TaskTemplate) -> Result<(), Refusal> {
+    let allowed = view.cluster().map(|cluster| cluster.allowed.clone()).unwrap_or_default();
+    allowed.check(template).map_err(|error| {
+        let hint = error.hint();
+        Refusal::bad_input(error.to_string()).hint(hint)
+    })
 }
 
 fn parse(wire: Option<v1::ServiceSpec>) -> Result<ServiceSpec, Refusal> {

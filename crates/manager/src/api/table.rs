@@ -191,6 +191,7 @@ pub(crate) fn may_stream(role: Role, kind: &StreamKind) -> bool {
     let allowed: &[Role] = match kind {
         StreamKind::Logs(_)
         | StreamKind::ImageList(_)
+        | StreamKind::VolumeList(_)
         | StreamKind::Doctor(_)
         | StreamKind::CountPolicies(_) => &[Local, Admin, Deploy, Read, Manager],
         StreamKind::Exec(_)
@@ -198,10 +199,15 @@ pub(crate) fn may_stream(role: Role, kind: &StreamKind) -> bool {
         | StreamKind::ImageLoad(_)
         | StreamKind::ImageImport(_)
         | StreamKind::ImageRemove(_)
+        | StreamKind::VolumeRemove(_)
+        | StreamKind::ImageSave(_)
+        | StreamKind::ImagePush(_)
         | StreamKind::Check(_) => &[Local, Admin, Deploy, Manager],
         // Asked for by a call that is recorded.
         StreamKind::ControlTask(_) => &[Manager],
-        StreamKind::RegistryLogin(_) | StreamKind::RotateKey(_) => &[Local, Admin, Manager],
+        StreamKind::RegistryLogin(_) | StreamKind::RotateKey(_) | StreamKind::ImageFsck(_) => {
+            &[Local, Admin, Manager]
+        }
     };
     debug_assert!(!allowed.contains(&Worker) && !allowed.contains(&Nobody));
     allowed.contains(&role)
@@ -308,6 +314,11 @@ mod tests {
             (StreamKind::ImageImport(v1::ImageImport::default()), "LADm"),
             (StreamKind::ImageList(v1::ImageList::default()), "LADRm"),
             (StreamKind::ImageRemove(v1::ImageRemove::default()), "LADm"),
+            (StreamKind::VolumeList(v1::VolumeList::default()), "LADRm"),
+            (StreamKind::VolumeRemove(v1::VolumeRemove::default()), "LADm"),
+            (StreamKind::ImageSave(v1::ImageSave::default()), "LADm"),
+            (StreamKind::ImagePush(v1::ImagePush::default()), "LADm"),
+            (StreamKind::ImageFsck(v1::ImageFsck::default()), "LAm"),
             (StreamKind::RegistryLogin(v1::RegistryLogin::default()), "LAm"),
             (StreamKind::Check(v1::Check::default()), "LADm"),
             (StreamKind::Doctor(v1::Doctor::default()), "LADRm"),

@@ -148,10 +148,27 @@ pub(crate) fn touched(old: &State, new: &State, events: Option<&[Event]>) -> Tou
 /// What a node is told of a service, templates aside.
 fn told(view: &State, id: ServiceId) -> Option<Told<'_>> {
     let spec = &view.service(id)?.spec;
-    Some((spec.ports.as_slice(), spec.on_disconnect, &spec.labels, &spec.hooks))
+    let kept = kept_images(view, id);
+    Some((spec.ports.as_slice(), spec.on_disconnect, &spec.labels, &spec.hooks, kept))
 }
 
-type Told<'a> = (&'a [PortSpec], OnDisconnect, &'a BTreeMap<String, String>, &'a Hooks);
+type Told<'a> =
+    (&'a [PortSpec], OnDisconnect, &'a BTreeMap<String, String>, &'a Hooks, BTreeSet<&'a str>);
+
+/// Images of revisions that a service may go back to, but for those of what is wanted now: its
+/// tasks name them.
+fn kept_images(view: &State, id: ServiceId) -> BTreeSet<&str> {
+    let now: BTreeSet<&str> =
+        view.service(id).into_iter().flat_map(|service| images(&service.spec.task)).collect();
+    let revisions = view.revisions(id).iter().flat_map(|revision| images(&revision.spec.task));
+    revisions.filter(|image| !now.contains(image)).collect()
+}
+
+/// Of a task's own container and of those beside it.
+fn images(task: &TaskTemplate) -> impl Iterator<Item = &str> {
+    let beside = task.companions.iter().map(|companion| companion.task.image.as_str());
+    std::iter::once(task.image.as_str()).chain(beside)
+}
 
 /// What a node is told of a task, status aside.
 fn face(task: &Task) -> (Option<NodeId>, u32, u32, Desired, Option<Ipv4Addr>) {
@@ -250,6 +267,7 @@ fn service(view: &State, id: ServiceId, used: &BTreeSet<u32>) -> Option<v1::Assi
         templates: used.iter().filter_map(template).collect(),
         on_disconnect: Some(service.spec.on_disconnect.into()),
         labels: service.spec.labels.clone().into_iter().collect(),
+        kept_images: kept_images(view, id).into_iter().map(str::to_owned).collect(),
     })
 }
 

@@ -125,8 +125,9 @@ fn services_change_with_ports_alone() {
     check(two, update(spec("web", 5)), ". | . | ");
     let mut image = spec("web", 1);
     image.task.image = "other".into();
-    // The template reaches a node with the first task that uses it.
-    check(two, update(image), ". | . | ");
+    // The template reaches a node with the first task that uses it; that the image it has is to
+    // stay, for going back, at once.
+    check(two, update(image), "web[1] | . | a");
 }
 
 #[test]
@@ -136,4 +137,18 @@ fn settings_and_gaps_concern_all() {
     check("web: 1 running a", vec![Mutation::SetCluster(cluster)], "cluster | cluster | all");
     let view = world("");
     assert_eq!(touched(&view, &view, None), Touched::Everyone);
+}
+
+#[test]
+fn images_that_a_service_may_go_back_to_are_kept() {
+    let old = world("web: 1 running a");
+    let mut new = old.clone();
+    let mut other = spec("web", 1);
+    let before = other.task.image.clone();
+    other.task.image = "other:2".to_owned();
+    apply(&mut new, vec![Mutation::UpdateService { id: web(), spec: other }]);
+    assert_eq!(kept_images(&old, web()), BTreeSet::new());
+    assert_eq!(kept_images(&new, web()), [before.as_str()].into());
+    let told = incremental(&old, &new, node_id('a'), 7).unwrap();
+    assert_eq!(told.services[0].kept_images, [before]);
 }

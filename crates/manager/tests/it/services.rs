@@ -282,3 +282,54 @@ async fn reads_are_as_new_as_asked() {
     house.control.stop_node(v1::StopNodeRequest { with_containers: true }).await.unwrap();
     assert_eq!(house.stops.load(Ordering::SeqCst), 2);
 }
+
+/// Making, changing and going back ask for what the cluster allows; the rest does not.
+#[tokio::test]
+async fn what_endangers_nodes_must_be_allowed() {
+    let house = House::open("a").await;
+    let mut control = house.control.clone();
+    let allow = async |words: &[&str]| {
+        let values = words.iter().map(|word| (*word).to_owned()).collect();
+        let allowed = Some(v1::Strings { values });
+        let request = v1::UpdateClusterRequest { allowed, ..Default::default() };
+        soon(house.control.clone().update_cluster(request)).await.unwrap();
+    };
+    let with = |replicas: u32, cap_add: &[&str], host_pid: bool| {
+        let mut wish = wish("spy", replicas);
+        let task = wish.spec.as_mut().unwrap().task.as_mut().unwrap();
+        task.cap_add = cap_add.iter().map(|name| (*name).to_owned()).collect();
+        task.privileges = host_pid.then(|| v1::Privileges { host_pid, ..Default::default() });
+        wish
+    };
+    let refused = soon(control.create_service(with(1, &["NET_ADMIN"], true))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(
+        refused.message(),
+        "pid: \"host\" is not allowed in this cluster, which allows none"
+    );
+    assert_eq!(hint(&refused), "warren cluster update --allow host-pid,cap:NET_ADMIN");
+    soon(control.create_service(with(1, &["CHOWN"], false))).await.unwrap();
+    let update = |wish: v1::CreateServiceRequest| v1::UpdateServiceRequest {
+        service: "spy".into(),
+        spec: wish.spec,
+        no_check: true,
+        ..Default::default()
+    };
+    let refused = soon(control.update_service(update(with(1, &["NET_ADMIN"], false)))).await;
+    let refused = refused.unwrap_err();
+    let said = "cap_add: \"NET_ADMIN\" is not allowed in this cluster, which allows none";
+    assert_eq!(refused.message(), said);
+    allow(&["cap:NET_ADMIN"]).await;
+    let state = soon(control.get_cluster(v1::GetClusterRequest {})).await.unwrap().into_inner();
+    assert_eq!(state.allowed, ["cap:NET_ADMIN"]);
+    soon(control.update_service(update(with(1, &["NET_ADMIN"], false)))).await.unwrap();
+    allow(&[]).await;
+    // No new container.
+    soon(control.update_service(update(with(2, &["NET_ADMIN"], false)))).await.unwrap();
+    soon(control.update_service(update(with(2, &[], false)))).await.unwrap();
+    let back = v1::RollBackServiceRequest { service: "spy".into(), to: 2, ..Default::default() };
+    let refused = soon(control.roll_back_service(back.clone())).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, said));
+    allow(&["cap:ALL"]).await;
+    soon(control.roll_back_service(back)).await.unwrap();
+}

@@ -207,6 +207,12 @@ fn check_own(companion: &Companion) -> Result<(), SpecError> {
     if task.force != 0 {
         return Err(wrong("force", task.force, shared));
     }
+    if task.privileges.host_network {
+        return Err(wrong("network", "host", shared));
+    }
+    if let Some(key) = task.privileges.sysctls.keys().find(|key| key.starts_with("net.")) {
+        return Err(wrong("sysctl", key, shared));
+    }
     if !task.companions.is_empty() {
         return Err(wrong(
             "companions",

@@ -92,8 +92,11 @@ impl ServiceSpec {
     /// Of a service whose slots have addresses; larger ones are found by their service's.
     pub const SLOT_ADDRESSES_MAX: u32 = 1000;
 
-    /// The networks that it is on.
+    /// The networks that it is on; on the node's own: none.
     pub fn attachments(&self) -> &[Attachment] {
+        if self.task.privileges.host_network {
+            return &[];
+        }
         if self.networks.is_empty() { std::slice::from_ref(&*DEFAULT) } else { &self.networks }
     }
 
@@ -109,6 +112,9 @@ impl ServiceSpec {
     }
 
     pub(super) fn check_networks(&self) -> Result<(), SpecError> {
+        if self.task.privileges.host_network {
+            return self.check_host_network();
+        }
         let count = self.networks.len();
         if count > Self::NETWORKS_MAX {
             return Err(wrong("network", count, format!("is more than {}", Self::NETWORKS_MAX)));
@@ -133,6 +139,26 @@ impl ServiceSpec {
             }
         }
         self.check_slots()
+    }
+
+    /// What has no address of its own can neither be on other networks nor be published.
+    fn check_host_network(&self) -> Result<(), SpecError> {
+        if let Some(on) = self.networks.first() {
+            let problem = "cannot be had beside the node's own network (host)";
+            return Err(wrong("network", &on.network, problem));
+        }
+        if let Some(port) = self.ports.first() {
+            let problem = "cannot be published: on the node's own network (host) the program's \
+                           ports are the node's already";
+            return Err(wrong("ports", port, problem));
+        }
+        match self.endpoint.slot_addresses {
+            true => {
+                let problem = "cannot be had on the node's own network (host)";
+                Err(wrong("slot_addresses", true, problem))
+            }
+            false => Ok(()),
+        }
     }
 
     fn check_slots(&self) -> Result<(), SpecError> {

@@ -45,7 +45,9 @@ impl TaskTemplate {
         }
         self.health.validate()?;
         self.check_numbers()?;
+        self.privileges.validate()?;
         self.check_shared()?;
+        self.check_mounts()?;
         self.check_companions()
     }
 
@@ -161,7 +163,7 @@ impl TaskTemplate {
 }
 
 /// Whether what is to be filled in can be: Docker Swarm's templates.
-fn check_template(field: &str, text: &str) -> Result<(), SpecError> {
+pub(super) fn check_template(field: &str, text: &str) -> Result<(), SpecError> {
     expand::check(text).map_err(|error| {
         wrong(field, text, format!("is not a template that can be filled in, {error}"))
     })

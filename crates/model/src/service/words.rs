@@ -124,9 +124,37 @@ pub const CAPABILITIES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
+/// Those that every container has, as in Docker.
+const CAPABILITIES_DEFAULT: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
 /// Whether `NET_ADMIN`, `CAP_NET_ADMIN` or `ALL` (any case) names a capability.
 pub fn is_capability(text: &str) -> bool {
+    capability_name(text).is_some()
+}
+
+/// `NET_ADMIN` of `cap_net_admin`; `ALL` stands for every one.
+pub fn capability_name(text: &str) -> Option<&'static str> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    name == "ALL" || CAPABILITIES.contains(&name)
+    CAPABILITIES.iter().chain(&["ALL"]).find(|known| **known == name).copied()
+}
+
+/// Whether every container has it unless it is dropped.
+pub fn is_default_capability(text: &str) -> bool {
+    capability_name(text).is_some_and(|name| CAPABILITIES_DEFAULT.contains(&name))
 }

@@ -95,8 +95,12 @@ fn who_is_never_moved() {
         world.run("on web")
     };
     assert_eq!(uneven(""), "a 2 b 2");
-    for words in ["rebalance=never", "stop-first", "pack", "keep", "stop-after=5s"] {
+    for words in ["rebalance=never", "stop-first", "pack", "keep", "stop-after=5s", "volume=data"] {
         assert_eq!(uneven(words), "a 4", "{words}");
+    }
+    // What is of the task alone goes with it; who is told so moves the others, too.
+    for words in ["volume", "volume=data rebalance=always"] {
+        assert_eq!(uneven(words), "a 2 b 2", "{words}");
     }
     // Not to where it may not be, nor to where it likes less to be.
     for words in ["where=disk==ssd", "prefer=node.hostname==a"] {
@@ -120,6 +124,35 @@ fn who_is_never_moved() {
         rebalance auto
         settle
         on web => a 2 b 2",
+    );
+}
+
+#[test]
+fn who_has_volumes_stays_with_them() {
+    check(
+        "nodes a b
+        service web n=1
+        settle
+        service db n=1 volume=data
+        settle
+        on db => b 1
+        remove web
+        settle
+        update db image=2
+        settle
+        on db => b 1
+        fail db.1
+        settle
+        on db => b 1
+        drain b
+        settle
+        on db => a 1
+        active b
+        settle
+        wait 60s
+        update db image=3
+        settle
+        on db => a 1",
     );
 }
 

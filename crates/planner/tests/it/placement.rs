@@ -349,3 +349,33 @@ fn a_node_that_failed_a_task_is_avoided_by_its_service_alone() {
         plan => +web.4@a",
     );
 }
+
+#[test]
+fn on_the_nodes_own_network_there_are_no_addresses() {
+    check(
+        "nodes a
+        service edge n=2 host-network stop-first
+        plan => +edge.1@a +edge.2@a
+        addresses edge => none none
+        vips edge =>
+        service web n=1
+        plan => +web.1@a
+        addresses web => 10.128.0.2
+        start
+        update edge own-network n=1
+        plan => -edge.1 -edge.2
+        obey
+        plan => +edge.1/2@a drop edge.2
+        addresses edge => 10.128.0.3",
+    );
+    // One that waited is placed without as well.
+    check(
+        "nodes a
+        has a mem=1
+        service edge n=1 mem=64 host-network
+        plan => +edge.1
+        has a mem=64
+        plan => place edge.1@a
+        addresses edge => none",
+    );
+}

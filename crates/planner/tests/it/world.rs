@@ -37,8 +37,9 @@ use warren_model::node::{Availability, Description, Node, NodeStatus};
 use warren_model::placement::{Affinity, Constraint, Preempt, Strategy};
 use warren_model::resources::Resources;
 use warren_model::service::{
-    Attachment, EndpointMode, FailureAction, Hook, Mode, OnDisconnect, PortSpec, Protocol,
-    PublishMode, RestartCondition, Service, ServiceSpec, TaskTemplate, UpdateOrder, UpdatePhase,
+    Attachment, EndpointMode, FailureAction, Hook, Mode, Mount, MountKind, OnDisconnect, PortSpec,
+    Protocol, PublishMode, RestartCondition, Service, ServiceSpec, TaskTemplate, UpdateOrder,
+    UpdatePhase, Volume,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_planner::{
@@ -167,6 +168,8 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
         }
         "dnsrr" => spec.endpoint.mode = EndpointMode::Dnsrr,
         "vip" => spec.endpoint.mode = EndpointMode::Vip,
+        "host-network" => spec.task.privileges.host_network = true,
+        "own-network" => spec.task.privileges.host_network = false,
         "slots" => spec.endpoint.slot_addresses = true,
         "image" => spec.task.image = value.into(),
         "par" => spec.update.parallelism = value.parse().unwrap(),
@@ -205,6 +208,14 @@ fn edit(spec: &mut ServiceSpec, word: &str) {
         }
         "least" => spec.moving.min_available = value.parse().ok(),
         "rebalance" => spec.moving.rebalance = value.parse().unwrap(),
+        "volume" => spec.task.mounts.push(Mount {
+            target: "/data".into(),
+            read_only: false,
+            kind: MountKind::Volume(Volume {
+                name: Some(value.into()).filter(|name: &String| !name.is_empty()),
+                ..Volume::default()
+            }),
+        }),
         "max" => spec.placement.max_per_node = value.parse().ok(),
         "tolerate" => spec.placement.tolerations.push(value.parse().unwrap()),
         "prio" => spec.placement.priority = value.parse().unwrap(),
@@ -674,6 +685,14 @@ impl World {
                 };
             }
             ["vips", name] => return self.vips(name),
+            ["addresses", name] => {
+                let live = self.state.tasks_of(service_id(name)).filter(|task| is_live(task));
+                let word = |task: &Task| match task.address {
+                    Some(address) => address.to_string(),
+                    None => "none".to_owned(),
+                };
+                return live.map(word).collect::<Vec<_>>().join(" ");
+            }
             ["runs", name] => return self.runs(name),
             // A moment of the day, by 24 hours.
             ["at", time] => self.now = moment(self.now, time),

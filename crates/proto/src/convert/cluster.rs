@@ -119,6 +119,8 @@ impl From<&Cluster> for v1::Cluster {
             strategy: strategy(cluster).into(),
             rebalance: rebalance_unless_default(cluster.rebalance).into(),
             defaults: defaults_if_any(&cluster.defaults),
+            allow_bind: written(&cluster.allow_bind),
+            allowed: super::privileges::allowed(&cluster.allowed),
         }
     }
 }
@@ -163,6 +165,8 @@ impl v1::Cluster {
             strategy: v1::Strategy::Unspecified.into(),
             rebalance: v1::Rebalance::Unspecified.into(),
             defaults: defaults_if_any(&cluster.defaults),
+            allow_bind: written(&cluster.allow_bind),
+            allowed: super::privileges::allowed(&cluster.allowed),
         }
     }
 }
@@ -197,6 +201,8 @@ impl TryFrom<v1::Cluster> for Cluster {
             strategy: strategy_if_any(wire.strategy)?.unwrap_or_default(),
             rebalance: rebalance_if_any(wire.rebalance)?.unwrap_or_default(),
             defaults: wire.defaults.map(Into::into).unwrap_or_default(),
+            allow_bind: read("allow_bind", wire.allow_bind)?,
+            allowed: super::privileges::allowed_from(&wire.allowed)?,
         })
     }
 }

@@ -6,7 +6,7 @@ use super::{Error, byte_up_to, choice, enums};
 use crate::v1;
 
 enums! {
-    Rebalance, v1::Rebalance { Auto Never }
+    Rebalance, v1::Rebalance { Auto Never Always }
     Cause, v1::Cause { Wanted Update Failure Lost Drain Placement Deadline Balance }
 }
 
@@ -15,6 +15,7 @@ pub(super) fn rebalance_unless_default(rebalance: Rebalance) -> v1::Rebalance {
     match rebalance {
         Rebalance::Auto => v1::Rebalance::Unspecified,
         Rebalance::Never => v1::Rebalance::Never,
+        Rebalance::Always => v1::Rebalance::Always,
     }
 }
 

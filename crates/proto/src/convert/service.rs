@@ -231,6 +231,9 @@ impl From<&TaskTemplate> for v1::TaskTemplate {
             tuning: (!t.tuning.is_empty()).then(|| (&t.tuning).into()),
             companions: t.companions.iter().map(Into::into).collect(),
             shared: t.shared.iter().map(Into::into).collect(),
+            mounts: t.mounts.iter().map(Into::into).collect(),
+            shm_bytes: t.shm_bytes,
+            privileges: (!t.privileges.is_empty()).then(|| (&t.privileges).into()),
         }
     }
 }
@@ -262,6 +265,9 @@ impl TryFrom<v1::TaskTemplate> for TaskTemplate {
             health: part_or_default("health", wire.health)?,
             companions: each("companions", wire.companions)?,
             shared: each("shared", wire.shared)?,
+            mounts: each("mounts", wire.mounts)?,
+            shm_bytes: wire.shm_bytes,
+            privileges: part_if_any("privileges", wire.privileges)?.unwrap_or_default(),
         })
     }
 }

@@ -22,14 +22,16 @@ use warren_model::overlap::HostRoute;
 use warren_model::placement::{self, Placement};
 use warren_model::resources::Resources;
 use warren_model::service::{
-    Affinity, Attachment, Change, ChangeKind, Endpoint, EndpointMode, FailureAction, Hook,
-    HookStatus, Hooks, IoKind, IoLimit, Limits, LogOptions, Mode, OnDisconnect, PortSpec, Protocol,
-    PublishMode, RestartCondition, RestartPolicy, Revision, RollbackPolicy, Service, ServiceSpec,
-    TaskTemplate, Tuning, UpdateKind, UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus,
+    Affinity, Attachment, Bind, Change, ChangeKind, Endpoint, EndpointMode, FailureAction, Hook,
+    HookStatus, Hooks, IoKind, IoLimit, Limits, LogOptions, Mode, Mount, MountKind, OnDisconnect,
+    PortSpec, Privileges, Protocol, PublishMode, RestartCondition, RestartPolicy, Revision,
+    RollbackPolicy, Service, ServiceSpec, TaskTemplate, Tmpfs, Tuning, UpdateKind, UpdateOrder,
+    UpdatePhase, UpdatePolicy, UpdateStatus, Volume,
 };
 use warren_model::task::{Desired, Task, TaskExit, TaskState, TaskStatus};
 use warren_model::{
-    AuditRecord, ClusterId, NetworkId, NodeId, OverlayKind, Secret, ServiceId, TaskId, Time,
+    Allowed, AuditRecord, ClusterId, NetworkId, NodeId, OverlayKind, Secret, ServiceId, TaskId,
+    Time,
 };
 
 use super::Error;
@@ -193,8 +195,39 @@ fn template() -> impl Strategy<Value = TaskTemplate> {
             force: rest.3,
             companions: Vec::new(),
             shared: Vec::new(),
+            mounts: mounts(rest.1, rest.2),
+            shm_bytes: limits.0,
+            privileges: Privileges {
+                init: rights.1,
+                host_pid: rights.1,
+                oom_score_adj: limits.2.map(|n| i16::try_from(n % 1000).unwrap()),
+                ..Privileges::default()
+            },
         }
     })
+}
+
+fn mounts(number: u64, other: u32) -> Vec<Mount> {
+    let bind = Bind {
+        source: format!("/srv/{number}"),
+        recursive: number % 2 == 0,
+        follows: number % 3 == 0,
+    };
+    let volume = Volume {
+        name: (number % 2 == 0).then(|| format!("data-{number}")),
+        copy: number % 3 == 0,
+        labels: [("a".to_owned(), number.to_string())].into(),
+        subpath: (other % 2 == 0).then(|| "x/y".to_owned()),
+    };
+    let tmpfs = Tmpfs {
+        size_bytes: Some(number),
+        mode: (other % 2 == 0).then_some(other % 0o7777),
+        exec: number % 2 == 0,
+    };
+    let kinds = [MountKind::Bind(bind), MountKind::Volume(volume), MountKind::Tmpfs(tmpfs)];
+    let read_only = other % 3 == 0;
+    let mount = |(at, kind)| Mount { target: format!("/mnt/{at}"), read_only, kind };
+    kinds.into_iter().enumerate().map(mount).collect()
 }
 
 fn healthcheck() -> impl Strategy<Value = Healthcheck> {
@@ -506,6 +539,14 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             },
             rebalance: if history_limit % 2 == 0 { Rebalance::Auto } else { Rebalance::Never },
             defaults: defaults(epoch, history_limit),
+            allow_bind: match epoch % 2 {
+                0 => Vec::new(),
+                _ => vec!["/srv".parse().unwrap(), "/etc/ssl:ro".parse().unwrap()],
+            },
+            allowed: match history_limit % 2 {
+                0 => Allowed::default(),
+                _ => "host-pid,cap:NET_ADMIN,device:/dev/fuse".parse().unwrap(),
+            },
         }
     })
 }
@@ -664,6 +705,7 @@ proptest! {
             certificate_lifetime_ms: cluster.certificate_lifetime_ms,
             epoch: cluster.epoch,
             defaults: cluster.defaults,
+            allowed: cluster.allowed.clone(),
             ..Cluster::new(cluster.id)
         };
         assert_eq!(settings, expected);

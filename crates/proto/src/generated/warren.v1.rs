@@ -60,6 +60,12 @@ pub struct Cluster {
     /// Of tasks that say nothing of it; absent: none.
     #[prost(message, optional, tag = "62")]
     pub defaults: ::core::option::Option<Defaults>,
+    /// Paths of nodes that containers may mount: PATH\[:ro\].
+    #[prost(string, repeated, tag = "63")]
+    pub allow_bind: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What services may ask for that endangers nodes: host-pid, cap:NET_ADMIN, device:/dev/fuse.
+    #[prost(string, repeated, tag = "73")]
+    pub allowed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What tasks get that say nothing of it themselves; absent: nothing. As a change: what is absent
 /// stays, 0 takes one away.
@@ -763,6 +769,84 @@ pub struct TaskTemplate {
     /// Folders that it has in common with its companions.
     #[prost(message, repeated, tag = "82")]
     pub shared: ::prost::alloc::vec::Vec<SharedFolder>,
+    #[prost(message, repeated, tag = "83")]
+    pub mounts: ::prost::alloc::vec::Vec<Mount>,
+    /// Of /dev/shm; absent: 64 MiB.
+    #[prost(uint64, optional, tag = "84")]
+    pub shm_bytes: ::core::option::Option<u64>,
+    /// Absent: none.
+    #[prost(message, optional, tag = "93")]
+    pub privileges: ::core::option::Option<Privileges>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Mount {
+    #[prost(enumeration = "MountKind", tag = "1")]
+    pub kind: i32,
+    /// Of a bind a path, of a volume its name; empty: the task's own.
+    #[prost(string, tag = "2")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub target: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub read_only: bool,
+    /// Of binds: without what is mounted below it; with what the node mounts there later.
+    #[prost(bool, tag = "5")]
+    pub flat: bool,
+    #[prost(bool, tag = "6")]
+    pub follows: bool,
+    /// Of volumes.
+    #[prost(bool, tag = "7")]
+    pub no_copy: bool,
+    #[prost(map = "string, string", tag = "8")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, tag = "9")]
+    pub subpath: ::prost::alloc::string::String,
+    /// Of memory.
+    #[prost(uint64, optional, tag = "10")]
+    pub size_bytes: ::core::option::Option<u64>,
+    #[prost(uint32, optional, tag = "11")]
+    pub mode: ::core::option::Option<u32>,
+    #[prost(bool, tag = "12")]
+    pub exec: bool,
+}
+/// What a container may do beyond what all may, and limits of its processes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Privileges {
+    #[prost(bool, tag = "1")]
+    pub privileged: bool,
+    #[prost(bool, optional, tag = "2")]
+    pub no_new_privileges: ::core::option::Option<bool>,
+    #[prost(bool, tag = "3")]
+    pub seccomp_unconfined: bool,
+    /// JSON; empty: none of its own.
+    #[prost(string, tag = "4")]
+    pub seccomp_profile: ::prost::alloc::string::String,
+    /// /dev/sda:/dev/xvda:rwm
+    #[prost(string, repeated, tag = "5")]
+    pub devices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "6")]
+    pub host_pid: bool,
+    #[prost(bool, tag = "7")]
+    pub host_ipc: bool,
+    #[prost(bool, tag = "8")]
+    pub host_network: bool,
+    #[prost(string, repeated, tag = "9")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// nofile=1024:4096
+    #[prost(string, repeated, tag = "10")]
+    pub ulimits: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(map = "string, string", tag = "11")]
+    pub sysctls: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(bool, tag = "12")]
+    pub init: bool,
+    #[prost(sint32, optional, tag = "13")]
+    pub oom_score_adj: ::core::option::Option<i32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SharedFolder {
@@ -2199,6 +2283,10 @@ pub struct ClusterState {
     pub rebalance: i32,
     #[prost(message, optional, tag = "62")]
     pub defaults: ::core::option::Option<Defaults>,
+    #[prost(string, repeated, tag = "63")]
+    pub allow_bind: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "73")]
+    pub allowed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateClusterRequest {
@@ -2219,6 +2307,14 @@ pub struct UpdateClusterRequest {
     /// As a change.
     #[prost(message, optional, tag = "62")]
     pub defaults: ::core::option::Option<Defaults>,
+    /// PATH\[:ro\] to add or to replace; paths to remove.
+    #[prost(string, repeated, tag = "63")]
+    pub allow_bind: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "64")]
+    pub allow_bind_rm: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// In the place of what is allowed; empty: nothing.
+    #[prost(message, optional, tag = "73")]
+    pub allowed: ::core::option::Option<Strings>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetJoinTokenRequest {
@@ -2777,7 +2873,7 @@ pub struct Renewed {
 pub struct Frame {
     #[prost(
         oneof = "frame::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 50, 51, 72"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 50, 51, 72, 73"
     )]
     pub kind: ::core::option::Option<frame::Kind>,
 }
@@ -2824,6 +2920,8 @@ pub mod frame {
         /// What was asked of a task is under way, or done.
         #[prost(message, tag = "72")]
         ControlDone(super::ControlDone),
+        #[prost(message, tag = "73")]
+        Volumes(super::Volumes),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2840,7 +2938,7 @@ pub struct OpenStream {
     pub node: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "open_stream::Kind",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 50, 51, 72"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 50, 51, 72, 73, 74, 93, 94, 95"
     )]
     pub kind: ::core::option::Option<open_stream::Kind>,
 }
@@ -2875,6 +2973,18 @@ pub mod open_stream {
         RotateKey(super::RotateKey),
         #[prost(message, tag = "72")]
         ControlTask(super::ControlTask),
+        #[prost(message, tag = "73")]
+        VolumeList(super::VolumeList),
+        #[prost(message, tag = "74")]
+        VolumeRemove(super::VolumeRemove),
+        /// The archive comes as stdout frames.
+        #[prost(message, tag = "93")]
+        ImageSave(super::ImageSave),
+        #[prost(message, tag = "94")]
+        ImagePush(super::ImagePush),
+        /// Answered by findings.
+        #[prost(message, tag = "95")]
+        ImageFsck(super::ImageFsck),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2991,6 +3101,75 @@ pub struct ImagePrune {
     pub unused_for_ms: u64,
     #[prost(bool, tag = "3")]
     pub dry_run: bool,
+}
+/// Volumes of a node. names: none is all. sizes: what they take is counted, too.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeList {
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "2")]
+    pub sizes: bool,
+}
+/// With `prune` those that no task of the node uses, instead of the ones that are named. labels: KEY
+/// or KEY=VALUE, of those that are pruned.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeRemove {
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "2")]
+    pub prune: bool,
+    #[prost(string, repeated, tag = "3")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "4")]
+    pub dry_run: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VolumeRow {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub created: u64,
+    #[prost(map = "string, string", tag = "3")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// On its node.
+    #[prost(string, tag = "4")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "5")]
+    pub size_bytes: ::core::option::Option<u64>,
+    /// Tasks that use it: web.2.
+    #[prost(string, repeated, tag = "6")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Volumes {
+    #[prost(message, repeated, tag = "1")]
+    pub volumes: ::prost::alloc::vec::Vec<VolumeRow>,
+    #[prost(string, repeated, tag = "2")]
+    pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "3")]
+    pub freed_bytes: u64,
+}
+/// Names or ids.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageSave {
+    #[prost(string, repeated, tag = "1")]
+    pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// reference: where to; empty: what the image is called.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImagePush {
+    #[prost(string, tag = "1")]
+    pub image: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reference: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageFsck {
+    #[prost(bool, tag = "1")]
+    pub repair: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegistryLogin {
@@ -3516,6 +3695,9 @@ pub struct AssignedService {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Of revisions that it may go back to: they stay on the node.
+    #[prost(string, repeated, tag = "47")]
+    pub kept_images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamRequest {
@@ -3607,12 +3789,14 @@ impl OverlayKind {
     }
 }
 /// Whether what runs is moved to nodes that came later.
+/// Always: also of what keeps data in volumes of its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Rebalance {
     Unspecified = 0,
     Auto = 1,
     Never = 2,
+    Always = 3,
 }
 impl Rebalance {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -3624,6 +3808,7 @@ impl Rebalance {
             Self::Unspecified => "REBALANCE_UNSPECIFIED",
             Self::Auto => "REBALANCE_AUTO",
             Self::Never => "REBALANCE_NEVER",
+            Self::Always => "REBALANCE_ALWAYS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -3632,6 +3817,7 @@ impl Rebalance {
             "REBALANCE_UNSPECIFIED" => Some(Self::Unspecified),
             "REBALANCE_AUTO" => Some(Self::Auto),
             "REBALANCE_NEVER" => Some(Self::Never),
+            "REBALANCE_ALWAYS" => Some(Self::Always),
             _ => None,
         }
     }
@@ -4156,6 +4342,38 @@ impl RestartCondition {
             "RESTART_CONDITION_NONE" => Some(Self::None),
             "RESTART_CONDITION_ON_FAILURE" => Some(Self::OnFailure),
             "RESTART_CONDITION_ANY" => Some(Self::Any),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MountKind {
+    Unspecified = 0,
+    Bind = 1,
+    Volume = 2,
+    Tmpfs = 3,
+}
+impl MountKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MOUNT_KIND_UNSPECIFIED",
+            Self::Bind => "MOUNT_KIND_BIND",
+            Self::Volume => "MOUNT_KIND_VOLUME",
+            Self::Tmpfs => "MOUNT_KIND_TMPFS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MOUNT_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "MOUNT_KIND_BIND" => Some(Self::Bind),
+            "MOUNT_KIND_VOLUME" => Some(Self::Volume),
+            "MOUNT_KIND_TMPFS" => Some(Self::Tmpfs),
             _ => None,
         }
     }

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use warren_shim::protection::{Protection, kept};
 
 static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warren-shim"));
 
@@ -33,16 +34,24 @@ impl Binary {
             Err(rustix::io::Errno::INVAL) => memfd_create("warren-shim", flags)?,
             other => other?,
         };
+        if !kept(Protection::SealedProgram) {
+            let mut file = File::from(file);
+            file.write_all(SHIM)?;
+            return Ok(Self { file });
+        }
         Ok(Self { file: sealed(file, SHIM)? })
     }
 
     /// Starts a shim that will read its orders from `stdin`. The answer is its pidfd; whoever
     /// watches that reaps it.
     pub(crate) fn spawn(&self, id: &str, stdin: OwnedFd) -> io::Result<OwnedFd> {
-        let child = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        if kept(Protection::PrivateEnvironment) {
+            command.env_clear();
+        }
+        let child = command
             .arg0("warren-shim")
             .arg(id)
-            .env_clear()
             .stdin(stdin)
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -80,9 +80,14 @@ pub(crate) fn names(set: u64) -> Vec<&'static str> {
 /// The set of a container. `available` is what this process could hand on at all.
 ///
 /// Adding is stronger than dropping when both name one capability, and `ALL` stands for every
-/// capability, as in Docker.
-pub(crate) fn effective(add: &[String], drop: &[String], available: u64) -> Result<u64, Error> {
-    let mut set = 0;
+/// capability, as in Docker. A privileged container begins with all that there are.
+pub(crate) fn effective(
+    add: &[String],
+    drop: &[String],
+    privileged: bool,
+    available: u64,
+) -> Result<u64, Error> {
+    let mut set = if privileged { available } else { 0 };
     for name in DEFAULT {
         set |= bit(name).unwrap_or(0);
     }
@@ -129,7 +134,7 @@ mod tests {
     fn check(add: &[&str], drop: &[&str], expected: &str) {
         let strings =
             |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let answer = match effective(&strings(add), &strings(drop), ALL & !(1 << 24)) {
+        let answer = match effective(&strings(add), &strings(drop), false, ALL & !(1 << 24)) {
             Ok(set) => format!("{set:x}"),
             Err(error) => error.to_string(),
         };
@@ -150,6 +155,8 @@ mod tests {
             &[],
             "capability SYS_RESOURCE cannot be added: this node's daemon lacks it",
         );
+        let dropped = ["NET_RAW".to_owned()];
+        assert_eq!(effective(&[], &dropped, true, ALL).unwrap(), ALL & !(1 << 13));
     }
 
     #[test]

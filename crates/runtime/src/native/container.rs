@@ -47,8 +47,12 @@ impl Container {
     ) -> Self {
         let (sender, exit) = watch::channel(None);
         let (shared, owned_id, shim) = (Arc::clone(shared), id.to_owned(), Arc::clone(&pidfd));
+        let lingers = state.host_pid;
         tokio::spawn(async move {
             ended(&shim).await;
+            if lingers && let Err(error) = shared.kill(&owned_id).await {
+                tracing::warn!(container = owned_id, %error, "end what its first process left");
+            }
             let exit = shared.read_exit(&owned_id).await;
             sender.send_replace(Some(exit));
         });

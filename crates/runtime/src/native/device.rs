@@ -1,13 +1,16 @@
 //! Devices of the machine that a container is given: which ones they are.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 
 use warren_shim::message;
 
 use super::cgroup::Rule;
-use crate::{Device, Error};
+use crate::{ContainerSpec, Device, Error};
 
 /// Permissions of a file, without its kind.
 const MODE: u32 = 0o777;
@@ -19,6 +22,90 @@ pub(crate) struct Node {
     path: CString,
     mode: u32,
     owner: (u32, u32),
+}
+
+/// Of one container: a node of hundreds of disks has some thousands.
+const COUNT_MAX: usize = 8192;
+/// Folders within /dev, one in another.
+const DEPTH_MAX: usize = 8;
+
+/// What containers have in their /dev whatever they are, or must have of their own.
+const OWN: [&str; 13] = [
+    "/dev/console",
+    "/dev/fd",
+    "/dev/full",
+    "/dev/mqueue",
+    "/dev/null",
+    "/dev/ptmx",
+    "/dev/pts",
+    "/dev/random",
+    "/dev/shm",
+    "/dev/stdin",
+    "/dev/tty",
+    "/dev/urandom",
+    "/dev/zero",
+];
+
+/// Puts the devices that a folder has in its place, and all of the machine's into a privileged
+/// container, beside those that are named.
+///
+/// # Errors
+/// [`Error::Rejected`] when there are too many.
+pub(crate) fn expand(spec: &mut ContainerSpec) -> Result<(), Error> {
+    let mut devices = Vec::with_capacity(spec.devices.len());
+    for device in std::mem::take(&mut spec.devices) {
+        let folder = device.host_path.clone();
+        match folder.is_dir() {
+            true => within(&folder, &device, &mut devices, 0)?,
+            false => devices.push(device),
+        }
+    }
+    if spec.privileges.privileged {
+        let all = Device {
+            path: "/dev".to_owned(),
+            host_path: "/dev".into(),
+            read: true,
+            write: true,
+            mode: None,
+            uid: None,
+            gid: None,
+        };
+        let mut found = Vec::new();
+        within(Path::new("/dev"), &all, &mut found, 0)?;
+        let named: BTreeSet<String> = devices.iter().map(|device| device.path.clone()).collect();
+        devices.extend(found.into_iter().filter(|device| !named.contains(&device.path)));
+    }
+    spec.devices = devices;
+    Ok(())
+}
+
+/// All below a folder but links: of those one cannot tell where they lead.
+fn within(folder: &Path, of: &Device, found: &mut Vec<Device>, depth: usize) -> Result<(), Error> {
+    let shown = folder.display();
+    let failed =
+        |error: io::Error| Error::Rejected(format!("devices of this node in {shown}: {error}"));
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let (path, kind) = (entry.path(), entry.file_type().map_err(failed)?);
+        let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+        if OWN.iter().any(|own| path == Path::new(own)) {
+            continue;
+        }
+        let inner = Device {
+            path: format!("{}/{name}", of.path.trim_end_matches('/')),
+            host_path: path.clone(),
+            ..of.clone()
+        };
+        if kind.is_dir() && depth < DEPTH_MAX {
+            within(&path, &inner, found, depth + 1)?;
+        } else if kind.is_char_device() || kind.is_block_device() {
+            found.push(inner);
+        }
+        if found.len() > COUNT_MAX {
+            return Err(Error::Rejected(format!("{shown} has more than {COUNT_MAX} devices")));
+        }
+    }
+    Ok(())
 }
 
 /// Looks them up on the machine.

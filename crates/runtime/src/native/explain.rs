@@ -4,6 +4,7 @@ use std::io;
 
 use warren_shim::message::{Reply, Step};
 
+use super::spec::sysctl_at;
 use crate::{ContainerSpec, Error, MountKind};
 
 /// The parts of a specification that messages name.
@@ -82,6 +83,17 @@ impl<'a> Subject<'a> {
                 Some(format!("{what}: a directory and a file cannot be mounted on each other"))
             }
             Step::Device => Some(format!("make device {}: {source}", self.device(index))),
+            Step::Sysctl => Some(self.not_set(index, errno, &source)),
+            Step::Ulimit => Some(self.not_limited(index, errno, &source)),
+            Step::ExtraGroup => {
+                let group = self.spec.and_then(|spec| spec.privileges.groups.get(index));
+                let group = group.map(String::as_str).unwrap_or_default();
+                Some(format!("no group \"{group}\" in the image"))
+            }
+            Step::OutOfMemoryScore if errno == libc::EACCES => Some(
+                "oom_score_adj: lowering it needs CAP_SYS_RESOURCE, which this node's daemon lacks"
+                    .to_owned(),
+            ),
             Step::File => {
                 Some(format!("put file {} into the container: {source}", self.file(index)))
             }
@@ -90,6 +102,27 @@ impl<'a> Subject<'a> {
         match rejected {
             Some(text) => Error::Rejected(text),
             None => Error::Io { action: self.action(step, index), source },
+        }
+    }
+
+    fn not_set(&self, index: usize, errno: i32, source: &io::Error) -> String {
+        let setting = self.spec.map(|spec| sysctl_at(spec, index)).unwrap_or_default();
+        match errno {
+            libc::ENOENT => format!("setting {setting}: this node's kernel has none of that name"),
+            libc::EINVAL => format!("setting {setting}: the kernel does not take this value"),
+            _ => format!("setting {setting}: {source}"),
+        }
+    }
+
+    fn not_limited(&self, index: usize, errno: i32, source: &io::Error) -> String {
+        let limit = self.spec.and_then(|spec| spec.privileges.ulimits.get(index));
+        let name = limit.map(|limit| limit.name).unwrap_or_default();
+        match errno {
+            libc::EPERM => format!(
+                "ulimit {name}: it is above what this node's daemon has, and may give only with \
+                 CAP_SYS_RESOURCE (nofile: up to fs.nr_open)"
+            ),
+            _ => format!("ulimit {name}: {source}"),
         }
     }
 
@@ -115,6 +148,7 @@ impl<'a> Subject<'a> {
                 format!("mount {} at {}", source.display(), mount.target)
             }
             MountKind::Tmpfs { .. } => format!("mount tmpfs at {}", mount.target),
+            MountKind::Open(opened) => format!("mount {} at {}", opened.name, mount.target),
         }
     }
 
@@ -166,7 +200,11 @@ impl<'a> Subject<'a> {
             Step::Busy => "accept one more exec in this container",
             Step::Keyring => "join a new session keyring",
             Step::LogFolder => "open the log folder",
-            Step::OutOfMemoryScore => "reset the out-of-memory score",
+            Step::OutOfMemoryScore => "set the out-of-memory score",
+            Step::Sysctl => "change a setting of its namespaces",
+            Step::Ulimit => "set a limit of its processes",
+            Step::ExtraGroup => "look up its groups",
+            Step::Init => "start its init",
         };
         text.to_owned()
     }

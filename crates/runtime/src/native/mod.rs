@@ -20,6 +20,7 @@ mod seccomp;
 mod spec;
 mod start;
 mod state;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,6 +42,7 @@ use crate::{
 };
 
 pub use features::{Feature, cgroup_version, features};
+pub use seccomp::check as check_seccomp;
 
 use binary::Binary;
 use cgroup::Cgroups;
@@ -98,6 +100,8 @@ impl Native {
     /// # Errors
     /// [`Error::Unsupported`] when the kernel or the process lacks something that is needed.
     pub fn open(options: Options) -> Result<Self, Error> {
+        #[cfg(feature = "mutants")]
+        leave_one_out();
         let key = &options.node_key;
         if key.is_empty() || key.len() > 32 || !key.bytes().all(|byte| byte.is_ascii_alphanumeric())
         {
@@ -160,6 +164,16 @@ fn throttle_paths() -> Vec<String> {
         .map(|folder| format!("{folder}/thermal_throttle"))
         .filter(|folder| fs::exists(folder).unwrap_or(false))
         .collect()
+}
+
+/// The protection that the environment names is missing from now on.
+#[cfg(feature = "mutants")]
+fn leave_one_out() {
+    use warren_shim::protection::{Protection, leave_out};
+    let Ok(name) = std::env::var("WARREN_LEAVE_OUT") else { return };
+    let at = Protection::ALL.iter().position(|known| known.name() == name);
+    let at = at.expect("WARREN_LEAVE_OUT names a protection");
+    leave_out(u32::try_from(at).map_or(0, |at| at + 1));
 }
 
 impl Shared {
@@ -280,6 +294,7 @@ async fn whole<T: Send + 'static>(
 impl Runtime for Native {
     async fn start(&self, mut spec: ContainerSpec) -> Result<Started, Error> {
         spec::check(&mut spec)?;
+        device::expand(&mut spec)?;
         let shared = Arc::clone(&self.shared);
         whole(async move {
             let mut slot = shared.lock(&spec.id).await;

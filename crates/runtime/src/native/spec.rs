@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use warren_shim::message::{
     Builder, File, HasNul, KEPT_MAX, LAYERS_MAX, MESSAGE_MAX, MountKind as Kind, STRINGS_MAX,
-    Settings, Tag, flags,
+    Settings, TREES_MAX, Tag, Ulimit, flags,
 };
 
 use super::cgroup::Membership;
 use super::device::Node;
-use crate::{ContainerSpec, Error, ExecSpec, Mount, MountKind};
+use crate::{ContainerSpec, Error, ExecSpec, Mount, MountKind, Sysctl};
 
 const ID_MAX: usize = 64;
+const SYSCTL_MAX: usize = 256;
 /// The kernel's.
 const HOSTNAME_MAX: usize = 64;
 const PATH_MAX: usize = 4095;
@@ -43,6 +44,11 @@ const MASKED: [&str; 12] = [
 ];
 const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Docker's: who is not root may listen below 1024, and ping without a capability. Only within the
+/// container's own network namespace.
+const NET_DEFAULTS: [(&str, &str); 2] =
+    [("net/ipv4/ip_unprivileged_port_start", "0"), ("net/ipv4/ping_group_range", "0 2147483647")];
 
 /// What the node adds to a specification.
 #[derive(Debug)]
@@ -86,6 +92,7 @@ pub(crate) fn check(spec: &mut ContainerSpec) -> Result<(), Error> {
         }
     }
     spec.files.iter().try_for_each(|file| check_target(&file.target))?;
+    check_privileges(spec)?;
     for device in &spec.devices {
         check_target(&device.path)?;
         if !device.path.starts_with("/dev/") {
@@ -93,10 +100,40 @@ pub(crate) fn check(spec: &mut ContainerSpec) -> Result<(), Error> {
         }
     }
     spec.mounts.sort_by_key(|mount| Path::new(&mount.target).components().count());
+    let trees = spec.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Open(_)));
+    if trees.count() > TREES_MAX {
+        return rejected(format!("more than {TREES_MAX} folders to mount"));
+    }
     if spec.keep.len() > KEPT_MAX {
         return rejected(format!("more than {KEPT_MAX} descriptors to keep"));
     }
     check_signal(spec.stop_signal)
+}
+
+/// What would otherwise be told by number alone.
+fn check_privileges(spec: &ContainerSpec) -> Result<(), Error> {
+    let privileges = &spec.privileges;
+    for Sysctl { key, value } in &privileges.sysctls {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let good = key.split('.').all(|part| !part.is_empty() && part.chars().all(plain));
+        let is_net = key.starts_with("net.");
+        let is_ipc = ["fs.mqueue.", "kernel.msg", "kernel.sem", "kernel.shm"]
+            .iter()
+            .any(|start| key.starts_with(start));
+        if !good || key.len() > SYSCTL_MAX || value.len() > SYSCTL_MAX || value.contains('\n') {
+            return rejected(format!("setting \"{key}\" is not one of the kernel's"));
+        }
+        // Anything else, and these without a namespace, is the node's.
+        if !(is_net && spec.netns.is_some() || is_ipc && !privileges.host_ipc) {
+            return rejected(format!("setting \"{key}\" is not of the container's namespaces"));
+        }
+    }
+    match privileges.oom_score_adj {
+        Some(score) if !(-1000..=1000).contains(&score) => {
+            rejected(format!("oom_score_adj {score} is not between -1000 and 1000"))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 pub(crate) fn check_id(id: &str) -> Result<(), Error> {
@@ -161,8 +198,17 @@ pub(crate) fn message(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result
         (flags::NO_NEW_PRIVILEGES, spec.no_new_privileges),
         (flags::NETWORK_NAMESPACE, spec.netns.is_some()),
         (flags::RESET_OOM_SCORE, around.reset_oom_score),
+        (flags::PRIVILEGED, spec.privileges.privileged),
+        (flags::HOST_PROCESSES, spec.privileges.host_pid),
+        (flags::HOST_IPC, spec.privileges.host_ipc),
+        (flags::INIT, spec.privileges.init),
     ] {
         flag_bits |= if is_set { flag } else { 0 };
+    }
+    #[cfg(feature = "mutants")]
+    {
+        use warren_shim::protection::{FLAGS_SHIFT, left_out};
+        flag_bits |= left_out() << FLAGS_SHIFT;
     }
     let mut builder = Builder::new(&Settings {
         flags: flag_bits,
@@ -198,8 +244,12 @@ fn fill(
     builder.text(Tag::Cwd, spec.cwd.as_bytes())?;
     builder.text(Tag::User, spec.user.as_bytes())?;
     builder.text(Tag::Hostname, spec.hostname.as_bytes())?;
+    let mut trees = 0;
     for mount in &spec.mounts {
-        push_mount(builder, mount)?;
+        push_mount(builder, mount, &mut trees)?;
+    }
+    if let Some(bytes) = spec.shm_bytes {
+        builder.shared_memory(bytes);
     }
     around.devices.iter().for_each(|node| builder.device(&node.message()));
     for file in &spec.files {
@@ -211,21 +261,67 @@ fn fill(
     if let Some(seccomp) = &around.seccomp {
         builder.bytes(Tag::Seccomp, seccomp);
     }
+    push_privileges(builder, spec)?;
+    if spec.privileges.privileged {
+        return Ok(());
+    }
     for path in MASKED.into_iter().chain(around.masked.iter().map(String::as_str)) {
         builder.text(Tag::MaskedPath, path.as_bytes())?;
     }
     READ_ONLY.iter().try_for_each(|path| builder.text(Tag::ReadOnlyPath, path.as_bytes()))
 }
 
-fn push_mount(builder: &mut Builder, mount: &Mount) -> Result<(), HasNul> {
+fn push_privileges(builder: &mut Builder, spec: &ContainerSpec) -> Result<(), HasNul> {
+    let privileges = &spec.privileges;
+    if privileges.host_ipc {
+        builder.mount(Kind::Bind, false, b"/dev/shm", b"/dev/shm")?;
+    }
+    for group in &privileges.groups {
+        builder.text(Tag::Group, group.as_bytes())?;
+    }
+    for limit in &privileges.ulimits {
+        let (resource, soft, hard) = (limit.resource, limit.soft, limit.hard);
+        builder.ulimit(Ulimit { resource, soft, hard });
+    }
+    if spec.netns.is_some() {
+        for (file, value) in NET_DEFAULTS {
+            builder.pair(Tag::Sysctl, format!("-{file}").as_bytes(), value.as_bytes())?;
+        }
+    }
+    for Sysctl { key, value } in &privileges.sysctls {
+        builder.pair(Tag::Sysctl, key.replace('.', "/").as_bytes(), value.as_bytes())?;
+    }
+    if let Some(score) = privileges.oom_score_adj {
+        builder.text(Tag::OutOfMemoryScore, score.to_string().as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Name of the setting that comes at `index` in the message.
+pub(crate) fn sysctl_at(spec: &ContainerSpec, index: usize) -> String {
+    let defaults = if spec.netns.is_some() { NET_DEFAULTS.len() } else { 0 };
+    let own = index.checked_sub(defaults).and_then(|at| spec.privileges.sysctls.get(at));
+    match own {
+        Some(setting) => format!("{}={}", setting.key, setting.value),
+        None => NET_DEFAULTS.get(index).map_or("?", |(file, _)| file).replace('/', "."),
+    }
+}
+
+/// `trees`: those before it.
+fn push_mount(builder: &mut Builder, mount: &Mount, trees: &mut u32) -> Result<(), HasNul> {
     let target = mount.target.as_bytes();
     match &mount.kind {
         MountKind::Bind { source } => {
             builder.mount(Kind::Bind, mount.read_only, bytes(source), target)
         }
-        MountKind::Tmpfs { size_bytes, mode } => {
+        MountKind::Tmpfs { size_bytes, mode, exec } => {
             let size_bytes = size_bytes.unwrap_or(0);
-            let kind = Kind::Tmpfs { size_bytes, mode: mode & 0o7777 };
+            let kind = Kind::Tmpfs { size_bytes, mode: mode & 0o7777, exec: *exec };
+            builder.mount(kind, mount.read_only, b"", target)
+        }
+        MountKind::Open(_) => {
+            let kind = Kind::Tree { index: *trees };
+            *trees += 1;
             builder.mount(kind, mount.read_only, b"", target)
         }
     }
@@ -234,6 +330,9 @@ fn push_mount(builder: &mut Builder, mount: &Mount) -> Result<(), HasNul> {
 fn push_membership(builder: &mut Builder, membership: &Membership) -> Result<(), HasNul> {
     for tasks in &membership.tasks {
         builder.text(Tag::CgroupTasks, bytes(tasks))?;
+    }
+    for tasks in &membership.shim_tasks {
+        builder.text(Tag::ShimTasks, bytes(tasks))?;
     }
     if let Some(folder) = &membership.folder {
         builder.text(Tag::CgroupDir, bytes(folder))?;

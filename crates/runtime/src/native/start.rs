@@ -14,9 +14,9 @@ use super::container::{Container, ended};
 use super::explain::Subject;
 use super::spec::{self, Surroundings};
 use super::state::{Found, State};
-use super::{Shared, Slot, capability, device};
+use super::{Shared, Slot, capability, device, tree};
 use crate::watched::{Watched, watch};
-use crate::{ContainerSpec, Error, Seccomp};
+use crate::{ContainerSpec, Error, MountKind, Seccomp};
 
 /// A shim that has its orders.
 struct Launched {
@@ -71,7 +71,15 @@ impl Shared {
             let action = format!("{action} of container {id}");
             move |source: io::Error| Error::Io { action, source }
         };
-        let capabilities = capability::effective(&spec.cap_add, &spec.cap_drop, self.capabilities)?;
+        let privileged = spec.privileges.privileged;
+        let capabilities =
+            capability::effective(&spec.cap_add, &spec.cap_drop, privileged, self.capabilities)?;
+        let seccomp = match &spec.seccomp {
+            Seccomp::Default if privileged => None,
+            Seccomp::Default => Some(self.seccomp.default_profile(capabilities)),
+            Seccomp::Unconfined => None,
+            Seccomp::Custom(profile) => Some(self.seccomp.custom(profile, capabilities)?),
+        };
         // Its program loads while the rest is prepared.
         let (channel, theirs) = Channel::pair().map_err(at("make the socket"))?;
         let pidfd = self.binary.spawn(id, theirs).map_err(at("start the shim"))?;
@@ -81,11 +89,8 @@ impl Shared {
         self.folders.create(id, &state, &spec.layers[0]).map_err(at("make the folders"))?;
         make_log_folder(&spec.log.dir).map_err(at("make the log folder"))?;
         let devices = device::find(&spec.devices)?;
-        self.cgroups.create(id, &spec.limits, &devices)?;
-        let seccomp = match spec.seccomp {
-            Seccomp::Default => Some(self.seccomp.default_profile(capabilities)),
-            Seccomp::Unconfined => None,
-        };
+        let usable = (!privileged).then_some(&devices[..]);
+        self.cgroups.create(id, &spec.limits, usable)?;
         let message = spec::message(
             spec,
             &Surroundings {
@@ -100,10 +105,11 @@ impl Shared {
                 devices: &devices,
             },
         )?;
+        let trees = trees(spec)?;
         let message = sealed_bytes(&message).map_err(at("write the message"))?;
         let request = Request { operation: Operation::Start, argument: 0 };
         channel
-            .request_now(&request, &descriptors(&message, spec))
+            .request_now(&request, &descriptors(&message, spec, &trees))
             .map_err(at("send the message to the shim"))?;
         Ok(Launched { channel, pidfd, state })
     }
@@ -176,10 +182,29 @@ impl Shared {
     }
 }
 
-fn descriptors<'a>(message: &'a OwnedFd, spec: &'a ContainerSpec) -> Vec<BorrowedFd<'a>> {
+/// A copy of each mount that is given by a descriptor, in order.
+fn trees(spec: &ContainerSpec) -> Result<Vec<OwnedFd>, Error> {
+    let mut trees = Vec::new();
+    for mount in &spec.mounts {
+        let MountKind::Open(opened) = &mount.kind else { continue };
+        let tree = tree::copy(opened, mount.read_only).map_err(|source| Error::Io {
+            action: format!("mount {} at {}", opened.name, mount.target),
+            source,
+        })?;
+        trees.push(tree);
+    }
+    Ok(trees)
+}
+
+fn descriptors<'a>(
+    message: &'a OwnedFd,
+    spec: &'a ContainerSpec,
+    trees: &'a [OwnedFd],
+) -> Vec<BorrowedFd<'a>> {
     let network = spec.netns.iter().map(|fd| fd.as_fd());
     let kept = spec.keep.iter().map(|(_, fd)| fd.as_fd());
-    std::iter::once(message.as_fd()).chain(network).chain(kept).collect()
+    let trees = trees.iter().map(AsFd::as_fd);
+    std::iter::once(message.as_fd()).chain(network).chain(kept).chain(trees).collect()
 }
 
 fn make_log_folder(folder: &std::path::Path) -> io::Result<()> {

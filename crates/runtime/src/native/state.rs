@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use warren_shim::protection::{Protection, kept};
 use warren_shim::record::{self, EXIT_FILE, RUN_FILE, Run, SOCKET};
 
 use crate::{ContainerSpec, Exit};
@@ -28,6 +29,9 @@ pub(crate) struct State {
     /// Labels of the descriptors that the shim keeps, by their order.
     pub(crate) kept: Vec<String>,
     pub(crate) stop_signal: i32,
+    /// Its processes do not end by themselves with the first one.
+    #[serde(default)]
+    pub(crate) host_pid: bool,
 }
 
 impl State {
@@ -38,6 +42,7 @@ impl State {
             labels: spec.labels.clone(),
             kept: spec.keep.iter().map(|(label, _)| label.clone()).collect(),
             stop_signal: spec.stop_signal,
+            host_pid: spec.privileges.host_pid,
         }
     }
 }
@@ -47,6 +52,11 @@ impl State {
 pub(crate) struct Folders {
     containers: PathBuf,
     layers: PathBuf,
+}
+
+/// Mode of folders that are for root alone.
+fn private() -> u32 {
+    if kept(Protection::PrivateFolders) { 0o700 } else { 0o755 }
 }
 
 /// What the files of one container say.
@@ -66,7 +76,7 @@ impl Folders {
     pub(crate) fn make(run_dir: &Path, data_dir: &Path) -> io::Result<Self> {
         let folders = Self { containers: run_dir.join("c"), layers: data_dir.join("containers") };
         for folder in [&folders.containers, &folders.layers] {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            DirBuilder::new().recursive(true).mode(private()).create(folder)?;
         }
         Ok(folders)
     }
@@ -97,7 +107,7 @@ impl Folders {
     /// container's own is to look like.
     pub(crate) fn create(&self, id: &str, state: &State, top: &Path) -> io::Result<()> {
         let mut private = DirBuilder::new();
-        private.mode(0o700);
+        private.mode(self::private());
         let folder = self.state(id);
         private.create(&folder)?;
         fs::write(folder.join("state.json"), serde_json::to_vec(state)?)?;
@@ -246,6 +256,7 @@ mod tests {
             labels: BTreeMap::from([("task".to_owned(), "t1".to_owned())]),
             kept: vec!["port".to_owned()],
             stop_signal: 15,
+            host_pid: false,
         }
     }
 

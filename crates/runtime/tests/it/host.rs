@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use warren_runtime::native::{Native, Options};
 use warren_runtime::{
-    ContainerSpec, ContainerState, Exit, Limits, LogLine, LogPolicy, LogQuery, Runtime, Seccomp,
+    ContainerSpec, ContainerState, Exit, Limits, LogLine, LogPolicy, LogQuery, Privileges, Runtime,
+    Seccomp,
 };
 
 /// No event of these tests takes longer, on a machine that is busy with builds.
@@ -53,6 +54,11 @@ impl Host {
         );
     }
 
+    /// No daemon at all, until [`Self::reopen`].
+    pub(crate) fn close(&mut self) {
+        self.native = None;
+    }
+
     pub(crate) fn native(&self) -> &Native {
         self.native.as_ref().unwrap()
     }
@@ -81,12 +87,14 @@ impl Host {
             read_only: false,
             limits: Limits::default(),
             mounts: Vec::new(),
+            shm_bytes: None,
             devices: Vec::new(),
             files: Vec::new(),
             cap_add: Vec::new(),
             cap_drop: Vec::new(),
             no_new_privileges: true,
             seccomp: Seccomp::Default,
+            privileges: Privileges::default(),
             stop_signal: 15,
             netns: None,
             keep: Vec::new(),
@@ -177,9 +185,18 @@ impl Host {
         for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap() {
             let parent = hierarchy.unwrap().path().join(format!("warren-{}", self.key));
             let Ok(entries) = fs::read_dir(parent) else { continue };
-            groups.extend(entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()));
+            let entries = entries.map(|entry| entry.unwrap().path());
+            // The shims' own group stays for the next container.
+            let of_containers = |path: &PathBuf| path.is_dir() && !path.ends_with("_shims");
+            groups.extend(entries.filter(of_containers));
         }
         groups
+    }
+
+    /// All processes of this node's containers.
+    pub(crate) fn processes(&self) -> String {
+        let read = |group: PathBuf| fs::read_to_string(group.join("cgroup.procs"));
+        self.groups().into_iter().filter_map(|group| read(group).ok()).collect()
     }
 
     /// Everything that containers leave while they exist.
@@ -251,4 +268,16 @@ fn make_image(image: &Path) {
     fs::write(image.join("etc/passwd"), passwd).unwrap();
     let group = "root:x:0:\nbob:x:1000:\nstaff:x:50:bob,eve\naudio:x:29:bob\n";
     fs::write(image.join("etc/group"), group).unwrap();
+}
+
+/// Whether something that only the file system shows comes within a time.
+pub(crate) async fn within(limit: Duration, mut is_true: impl FnMut() -> bool) -> bool {
+    let begin = SystemTime::now();
+    while !is_true() {
+        if begin.elapsed().unwrap_or_default() > limit {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    true
 }

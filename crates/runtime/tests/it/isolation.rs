@@ -134,7 +134,7 @@ async fn host_root_file_system() {
         mode: 0o644,
         of_user: false,
     }];
-    let kind = MountKind::Tmpfs { size_bytes: Some(1 << 20), mode: 0o1777 };
+    let kind = MountKind::Tmpfs { size_bytes: Some(1 << 20), mode: 0o1777, exec: false };
     spec.mounts = vec![Mount { kind, target: "/scratch".to_owned(), read_only: false }];
     host.prints(spec, "locked\nlocked\nopen\nopen\n/made/for/this\n").await;
 
@@ -187,7 +187,7 @@ async fn host_mounts() {
         bind("/b/deep", true),
         Mount { kind: one, target: "/etc/one".to_owned(), read_only: true },
         Mount {
-            kind: MountKind::Tmpfs { size_bytes: None, mode: 0o700 },
+            kind: MountKind::Tmpfs { size_bytes: None, mode: 0o700, exec: false },
             target: "/t".to_owned(),
             read_only: false,
         },
@@ -251,7 +251,7 @@ async fn host_descriptors_of_the_host_are_out_of_reach() {
 
 /// A namespace without a name, held by its descriptor alone.
 #[allow(unsafe_code)]
-fn network_namespace() -> OwnedFd {
+pub(crate) fn network_namespace() -> OwnedFd {
     std::thread::spawn(|| {
         // SAFETY: a network namespace of this thread's own takes nothing from other threads.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();

@@ -8,8 +8,13 @@
 mod host;
 
 mod exec;
+#[cfg(target_arch = "x86_64")]
+mod hardening;
+mod hostile;
 mod isolation;
 mod lifecycle;
 mod logs;
+mod privileges;
 mod recovery;
 mod refusals;
+mod storage;

@@ -1,6 +1,6 @@
 //! Writing a message: the daemon's side, which may allocate.
 
-use super::{Device, HEADER, MAGIC, MESSAGE_MAX, MountKind, Settings, Tag, VERSION};
+use super::{Device, HEADER, MAGIC, MESSAGE_MAX, MountKind, Settings, Tag, Ulimit, VERSION};
 
 /// Writes a message; the daemon's side.
 #[derive(Debug)]
@@ -59,18 +59,24 @@ impl Builder {
     ) -> Result<(), HasNul> {
         no_nul(source)?;
         no_nul(target)?;
-        let (number, size_bytes, mode) = match kind {
-            MountKind::Bind => (1_u32, 0, 0),
-            MountKind::Tmpfs { size_bytes, mode } => (2, size_bytes, mode),
+        let (number, size_bytes, mode, exec) = match kind {
+            MountKind::Bind => (1_u32, 0, 0, false),
+            MountKind::Tmpfs { size_bytes, mode, exec } => (2, size_bytes, mode, exec),
+            MountKind::Tree { index } => (3, 0, index, false),
         };
         let mut head = Vec::with_capacity(24);
         head.extend_from_slice(&number.to_le_bytes());
         head.extend_from_slice(&u32::from(read_only).to_le_bytes());
         head.extend_from_slice(&size_bytes.to_le_bytes());
         head.extend_from_slice(&mode.to_le_bytes());
-        head.extend_from_slice(&[0; 4]);
+        head.extend_from_slice(&u32::from(exec).to_le_bytes());
         self.record(Tag::Mount, &[&head, source, &[0], target, &[0]]);
         Ok(())
+    }
+
+    /// Of /dev/shm.
+    pub fn shared_memory(&mut self, bytes: u64) {
+        self.record(Tag::SharedMemory, &[&bytes.to_le_bytes()]);
     }
 
     pub fn device(&mut self, device: &Device<'_>) {
@@ -80,6 +86,12 @@ impl Builder {
             head.extend_from_slice(&number.to_le_bytes());
         }
         self.record(Tag::Device, &[&head, path.to_bytes_with_nul()]);
+    }
+
+    pub fn ulimit(&mut self, limit: Ulimit) {
+        let Ulimit { resource, soft, hard } = limit;
+        let resource = u64::from(resource).to_le_bytes();
+        self.record(Tag::Ulimit, &[&resource, &soft.to_le_bytes(), &hard.to_le_bytes()]);
     }
 
     /// # Errors

@@ -14,6 +14,8 @@ const DEVICE: Device<'_> = Device {
     path: c"/dev/disk",
 };
 
+const ULIMIT: Ulimit = Ulimit { resource: 7, soft: 1024, hard: u64::MAX };
+
 fn sample() -> Vec<u8> {
     let mut builder = Builder::new(&Settings {
         flags: flags::READ_ONLY | flags::NETWORK_NAMESPACE,
@@ -27,9 +29,10 @@ fn sample() -> Vec<u8> {
     builder.text(Tag::Arg, b"sh").unwrap();
     builder.text(Tag::Arg, b"").unwrap();
     builder.mount(MountKind::Bind, true, b"/src", b"/dst").unwrap();
-    let tmpfs = MountKind::Tmpfs { size_bytes: 1 << 20, mode: 0o1777 };
+    let tmpfs = MountKind::Tmpfs { size_bytes: 1 << 20, mode: 0o1777, exec: true };
     builder.mount(tmpfs, false, b"", b"/tmp").unwrap();
     builder.device(&DEVICE);
+    builder.ulimit(ULIMIT);
     builder.file(0o600, b"/etc/hosts", b"127.0.0.1\0localhost").unwrap();
     builder.pair(Tag::CgroupView, b"memory", b"/sys/fs/cgroup/memory/x").unwrap();
     builder.bytes(Tag::Seccomp, &[7; 16]);
@@ -46,8 +49,9 @@ fn round_trip() {
     let mounts = message.mounts().collect::<Vec<_>>();
     let bind = Mount { kind: MountKind::Bind, read_only: true, source: c"/src", target: c"/dst" };
     assert_eq!(mounts[0], bind);
-    assert_eq!(mounts[1].kind, MountKind::Tmpfs { size_bytes: 1 << 20, mode: 0o1777 });
+    assert_eq!(mounts[1].kind, MountKind::Tmpfs { size_bytes: 1 << 20, mode: 0o1777, exec: true });
     assert_eq!(message.devices().collect::<Vec<_>>(), [DEVICE]);
+    assert_eq!(message.ulimits().collect::<Vec<_>>(), [ULIMIT]);
     let file = message.files().next().unwrap();
     assert_eq!(
         (file.mode, file.target, file.data),

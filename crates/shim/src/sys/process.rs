@@ -38,6 +38,29 @@ pub(crate) fn new_session() -> Sys<()> {
     done(unsafe { call!(SYS_setsid) })
 }
 
+/// A process group that this process leads.
+pub(crate) fn new_group() -> Sys<()> {
+    // SAFETY: no memory is passed.
+    done(unsafe { call!(SYS_setpgid, 0, 0) })
+}
+
+/// Makes this process's group that of the terminal.
+pub(crate) fn come_to_the_fore(terminal: Fd) -> Sys<()> {
+    let group: c_int = own_pid();
+    // SAFETY: the kernel reads the number that lives here.
+    done(unsafe { call!(SYS_ioctl, terminal, libc::TIOCSPGRP, &raw const group) })
+}
+
+/// Waits for a signal, all of which are blocked.
+pub(crate) fn next_signal() -> Sys<c_int> {
+    let set = u64::MAX;
+    // SAFETY: the set lives through the call and its size is given; nulls mean that neither
+    // details nor a time are asked for.
+    number(unsafe {
+        call!(SYS_rt_sigtimedwait, &raw const set, null_mut::<u8>(), null_mut::<u8>(), SET)
+    })
+}
+
 pub(crate) fn kill(pid: i32, signal: i32) -> Sys<()> {
     // SAFETY: no memory is passed.
     done(unsafe { call!(SYS_kill, pid, signal) })
@@ -52,13 +75,15 @@ pub(crate) fn reap() -> Option<(i32, c_int)> {
     number(pid).ok().filter(|pid| *pid > 0).map(|pid| (pid, status))
 }
 
-/// Waits for one child.
-pub(crate) fn wait_for(pid: i32) {
+/// Waits for one child; its wait status.
+pub(crate) fn wait_for(pid: i32) -> c_int {
+    let mut status: c_int = 0;
     // ECHILD means that it is gone already.
-    // SAFETY: null means that we do not want to know.
+    // SAFETY: the kernel fills the number that lives here.
     let _ = steady(|| unsafe {
-        call!(SYS_wait4, pid, null_mut::<c_int>(), libc::__WALL, null_mut::<u8>())
+        call!(SYS_wait4, pid, &raw mut status, libc::__WALL, null_mut::<u8>())
     });
+    status
 }
 
 /// Like `fork`, with namespaces and perhaps a cgroup of its own; 0 in the child.
@@ -76,6 +101,13 @@ pub(crate) fn clone(flags: u64, cgroup: Option<Fd>) -> Sys<i32> {
     // SAFETY: without CLONE_VM the child has a copy of this single-threaded process, so it may
     // run any code of ours; the struct lives through the call and its size is given.
     number(unsafe { call!(SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) })
+}
+
+/// `fork`, by the older call: seccomp profiles of containers allow no other.
+pub(crate) fn fork() -> Sys<i32> {
+    // SAFETY: without CLONE_VM the child has a copy of this single-threaded process; no memory is
+    // passed.
+    number(unsafe { call!(SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) })
 }
 
 pub(crate) fn process_fd(pid: i32) -> Sys<Fd> {

@@ -52,7 +52,8 @@ pub(crate) fn accept(listener: Fd) -> Sys<(Fd, u32)> {
 }
 
 /// Descriptors that one datagram may carry here.
-pub(crate) const FDS_MAX: usize = warren_shim::message::KEPT_MAX + 4;
+pub(crate) const FDS_MAX: usize =
+    warren_shim::message::KEPT_MAX + warren_shim::message::TREES_MAX + 4;
 const CONTROL: usize = 16 + FDS_MAX * size_of::<Fd>();
 
 #[repr(C, align(8))]

@@ -8,6 +8,7 @@ pub(super) fn rebalance_word(rebalance: Rebalance) -> u64 {
     match rebalance {
         Rebalance::Auto => 1,
         Rebalance::Never => 2,
+        Rebalance::Always => 3,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The cluster's settings, and what a restore does to them.
 
+use warren_model::bind::BindRule;
 use warren_model::cluster::{Authority, BackupPolicy, Cluster};
 use warren_model::event::{Action, Kind};
 use warren_model::network::NetworkSpec;
@@ -90,6 +91,10 @@ fn check(cluster: &Cluster) -> Result<(), Rejection> {
     {
         let found = key.expose().len();
         return invalid(format!("unlock key has {found} bytes, not {UNLOCK_KEY_BYTES}"));
+    }
+    if cluster.allow_bind.len() > BindRule::RULES_MAX {
+        let (found, max) = (cluster.allow_bind.len(), BindRule::RULES_MAX);
+        return invalid(format!("{found} paths may be mounted, allowed are {max}"));
     }
     if let Err(error) = cluster.defaults.validate() {
         return invalid(error.to_string());

@@ -18,8 +18,8 @@ use warren_model::placement::{Placement, Strategy};
 use warren_model::policy::{Policy, PolicyAction, PolicySpec};
 use warren_model::resources::Resources;
 use warren_model::service::{
-    Attachment, Change, ChangeKind, Endpoint, EndpointMode, Hook, Limits, OnDisconnect, Revision,
-    ServiceSpec, UpdatePhase,
+    Attachment, Change, ChangeKind, Endpoint, EndpointMode, Hook, Limits, OnDisconnect, Privileges,
+    Revision, ServiceSpec, UpdatePhase,
 };
 use warren_model::task::{Desired, Task, TaskControl, TaskState, TaskStatus};
 use warren_model::{
@@ -96,13 +96,16 @@ fn cluster() -> Cluster {
         strategy: Strategy::BinPack,
         rebalance: Rebalance::Never,
         defaults: defaults(),
+        allowed: "host-pid,cap:NET_ADMIN".parse().unwrap(),
         ..Cluster::new(ClusterId::from_bytes([1; 10]))
     }
 }
 
 fn spec() -> ServiceSpec {
     let reserve = Resources { cpu_millis: 250, ..member().system_reserved };
-    let template = TaskTemplate { image: "nginx".into(), reserve, ..TaskTemplate::default() };
+    let privileges = Privileges { host_pid: true, init: true, ..Privileges::default() };
+    let template =
+        TaskTemplate { image: "nginx".into(), reserve, privileges, ..TaskTemplate::default() };
     let placement = Placement {
         constraints: vec!["node.labels.disk==ssd".parse().unwrap()],
         max_per_node: Some(2),

@@ -38,7 +38,7 @@ fn busy(cluster: &Cluster, replicas: usize) -> Result<Traffic> {
 /// Once all servers answer everybody.
 fn begin(cluster: &Cluster, replicas: usize) -> Result<Traffic> {
     let servers = pods(cluster, "web", replicas)?;
-    let (clients, (vip, _)) = (pods(cluster, "client", 3)?, vips(cluster, "default", "web")?);
+    let (clients, (vip, vip6)) = (pods(cluster, "client", 3)?, vips(cluster, "default", "web")?);
     let outside = Pod::machine(cluster.hub());
     for (client, server) in clients.iter().flat_map(|c| servers.iter().map(move |s| (c, s))) {
         let to = (server.v4, 80).into();
@@ -49,6 +49,7 @@ fn begin(cluster: &Cluster, replicas: usize) -> Result<Traffic> {
     let mut traffic = Traffic::new();
     for client in &clients {
         traffic.fetch(client, vip, 80, "web");
+        traffic.fetch(client, vip6, 80, "web");
         traffic.look_up(client, "web", vip);
     }
     for node in cluster.nodes() {

@@ -2,7 +2,7 @@
 //! what they were told.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -170,7 +170,25 @@ pub(crate) fn page(to: SocketAddr) -> Result<String, String> {
 
 /// IPv4 addresses of a name, asked as the container of this namespace would (RFC 1035, section 4).
 pub(crate) fn look_up(name: &str) -> Result<Vec<Ipv4Addr>, String> {
-    let ask = || -> Result<Vec<Ipv4Addr>> {
+    records(name, A)
+}
+
+/// Its IPv6 addresses (RFC 3596, section 2).
+pub(crate) fn look_up_v6(name: &str) -> Result<Vec<Ipv6Addr>, String> {
+    records(name, AAAA)
+}
+
+const A: u8 = 1;
+const AAAA: u8 = 28;
+/// Of a record before its data: a pointer to the name, type, class, time to live, length.
+const HEAD: usize = 12;
+
+/// Data of the records of one type, in order.
+fn records<const LEN: usize, D: From<[u8; LEN]> + Ord>(
+    name: &str,
+    kind: u8,
+) -> Result<Vec<D>, String> {
+    let ask = || -> Result<Vec<D>> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect(NAME_SERVER)?;
@@ -179,7 +197,7 @@ pub(crate) fn look_up(name: &str) -> Result<Vec<Ipv4Addr>, String> {
             question.push(u8::try_from(label.len())?);
             question.extend(label.as_bytes());
         }
-        question.extend([0, 0, 1, 0, 1]);
+        question.extend([0, 0, kind, 0, 1]);
         socket.send(&question)?;
         let mut answer = [0; 1500];
         let len = socket.recv(&mut answer)?;
@@ -189,10 +207,9 @@ pub(crate) fn look_up(name: &str) -> Result<Vec<Ipv4Addr>, String> {
             bail!("code {}", flags & 15);
         }
         let count = usize::from(answer[6]) << 8 | usize::from(answer[7]);
-        // Each record: a pointer to the name, type, class, time to live, length, address.
-        let records = answer.get(question.len()..).context("records")?.chunks_exact(16);
-        let address = |record: &[u8]| Ipv4Addr::new(record[12], record[13], record[14], record[15]);
-        let mut found: Vec<Ipv4Addr> = records.take(count).map(address).collect();
+        let records = answer.get(question.len()..).context("records")?.chunks_exact(HEAD + LEN);
+        let address = |record: &[u8]| Ok(<[u8; LEN]>::try_from(&record[HEAD..])?.into());
+        let mut found: Vec<D> = records.take(count).map(address).collect::<Result<_>>()?;
         found.sort_unstable();
         Ok(found)
     };

@@ -3,7 +3,7 @@
 //! every node; nobody is ever answered by another service's container.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use warren_testbed::{Cluster, Link, Node, Options};
 use crate::network::vips;
 use crate::pods::Pod;
 use crate::support::SOON;
-use crate::traffic::{Traffic, look_up, page};
+use crate::traffic::{Traffic, look_up, look_up_v6, page};
 
 /// Minutes of it; the variable makes it shorter, for those who try the test itself.
 const MINUTES: u64 = 10;
@@ -29,8 +29,8 @@ const REPLICAS: usize = 3;
 const FAULT: Duration = Duration::from_secs(10);
 /// Addresses in rules that come and go by themselves.
 const REMEMBERED_MAX: usize = 8;
-/// Questions to a virtual IP in a row.
-const MANY: usize = 12;
+/// Questions to each virtual IP in a row.
+const MANY: usize = 6;
 
 /// Answers with `name` and what the container is called.
 fn server(name: &str) -> String {
@@ -99,7 +99,7 @@ impl Fault {
 /// What must be true of a steady service.
 struct Steady {
     name: &'static str,
-    vip: Ipv4Addr,
+    vips: (Ipv4Addr, Ipv6Addr),
 }
 
 /// Of each container that runs: where, and its address.
@@ -110,32 +110,42 @@ fn running(cluster: &Cluster, service: &str) -> Result<Vec<Pod>> {
     tasks.iter().map(|task| Pod::of(cluster, task)).collect()
 }
 
-/// Names and virtual IPs are right for whoever asks on each node.
+fn sorted<A: Ord>(all: impl Iterator<Item = Result<A>>) -> Result<Vec<A>> {
+    Ok(all.collect::<Result<BTreeSet<A>>>()?.into_iter().collect())
+}
+
+/// Names and virtual IPs, of both families, are right for whoever asks on each node.
 fn right(cluster: &Cluster, steady: &[Steady]) -> Result<()> {
     let clients = running(cluster, "client")?;
     ensure!(clients.len() == cluster.nodes().len(), "{} clients", clients.len());
     for service in steady {
         let servers = running(cluster, service.name)?;
         ensure!(servers.len() == REPLICAS, "{} of {}", servers.len(), service.name);
-        let addresses: BTreeSet<Ipv4Addr> = servers.iter().map(|server| server.v4).collect();
+        let v4: Vec<Ipv4Addr> = sorted(servers.iter().map(|server| Ok(server.v4)))?;
+        let v6: Vec<Ipv6Addr> = sorted(servers.iter().map(Pod::v6))?;
         for client in &clients {
             let who = format!("{} on {}", client.name, client.host.name());
-            let (name, vip) = (service.name, service.vip);
+            let (name, vips) = (service.name, service.vips);
             let asked = client.within(move || {
-                let tasks = look_up(&format!("tasks.{name}"))?;
-                let own = look_up(name)?;
-                for _ in 0..MANY {
-                    let said = page((IpAddr::V4(vip), 80).into())?;
+                let each = format!("tasks.{name}");
+                let tasks = (look_up(&each)?, look_up_v6(&each)?);
+                let own = (look_up(name)?, look_up_v6(name)?);
+                for vip in [IpAddr::V4(vips.0), IpAddr::V6(vips.1)].repeat(MANY) {
+                    let said = page((vip, 80).into())?;
                     if said.split_whitespace().next() != Some(name) {
-                        return Err(format!("{said:?} answered"));
+                        return Err(format!("{said:?} answered at {vip}"));
                     }
                 }
                 Ok((tasks, own))
             })?;
             let (tasks, own) = asked.map_err(|why| anyhow::anyhow!("{who} to {name}: {why}"))?;
-            ensure!(own == [vip], "{who}: {name} is {own:?}, not {vip}");
-            let tasks: BTreeSet<Ipv4Addr> = tasks.into_iter().collect();
-            ensure!(tasks == addresses, "{who}: tasks.{name} are {tasks:?}, not {addresses:?}");
+            let one = (vec![vips.0], vec![vips.1]);
+            ensure!(own == one, "{who}: {name} is {own:?}, not {vips:?}");
+            let expected = (&v4, &v6);
+            ensure!(
+                (&tasks.0, &tasks.1) == expected,
+                "{who}: tasks.{name} are {tasks:?}, not {expected:?}"
+            );
         }
     }
     Ok(())
@@ -219,13 +229,16 @@ fn soak_networks_are_right_after_every_fault() -> Result<()> {
         let flags = ["--replicas", &replicas, "--stop-signal", "KILL", "--restart-delay", "0s"];
         cluster.create(name, &flags, &["sh", "-c", &server(name)])?;
         cluster.wait_running(name, REPLICAS, SOON)?;
-        steady.push(Steady { name, vip: vips(&cluster, "default", name)?.0 });
+        steady.push(Steady { name, vips: vips(&cluster, "default", name)? });
     }
     cluster.until("all is right", SOON, || right(&cluster, &steady).map(Some))?;
     let before = kept(&cluster)?;
     let mut traffic = Traffic::new();
     for client in running(&cluster, "client")?.iter().filter(|c| c.host.name() != "w2") {
-        steady.iter().for_each(|to| traffic.fetch(client, to.vip, 80, to.name));
+        for to in &steady {
+            traffic.fetch(client, to.vips.0, 80, to.name);
+            traffic.fetch(client, to.vips.1, 80, to.name);
+        }
     }
     let (stop, made) = (AtomicBool::new(false), AtomicUsize::new(0));
     let begun = Instant::now();

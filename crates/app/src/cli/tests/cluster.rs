@@ -66,6 +66,7 @@ async fn settings_and_locks() {
         expect![[r#"
             exit 0
             --- out
+            allowed: none
             authority: abababababababababababababababababababababababababababababababab
             backup: 
             block prefix: 24
@@ -89,7 +90,7 @@ async fn settings_and_locks() {
     .await;
     check("cluster update --history-limit 3 --certificate-lifetime 2m", expect![[r#"
         exit 0
-        asked UpdateClusterRequest { history_limit: Some(3), certificate_lifetime_ms: Some(120000), backup: None, backup_off: false, request_id: [], strategy: Unspecified, rebalance: Unspecified, defaults: None }
+        asked UpdateClusterRequest { history_limit: Some(3), certificate_lifetime_ms: Some(120000), backup: None, backup_off: false, request_id: [], strategy: Unspecified, rebalance: Unspecified, defaults: None, allowed: None }
     "#]]).await;
     check(
         "cluster update",
@@ -97,7 +98,7 @@ async fn settings_and_locks() {
             exit 2
             --- err
             error: cluster update: nothing is to be changed
-            hint: give --history-limit, --strategy, --rebalance, --default-reserve-memory (and the like), --certificate-lifetime or --backup-folder
+            hint: give --history-limit, --strategy, --rebalance, --default-reserve-memory (and the like), --allow, --certificate-lifetime or --backup-folder
         "#]],
     )
     .await;
@@ -113,7 +114,7 @@ async fn settings_and_locks() {
     .await;
     check("cluster update --backup-folder off", expect![[r#"
         exit 0
-        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: true, request_id: [], strategy: Unspecified, rebalance: Unspecified, defaults: None }
+        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: true, request_id: [], strategy: Unspecified, rebalance: Unspecified, defaults: None, allowed: None }
     "#]]).await;
     check(
         "cluster lock",

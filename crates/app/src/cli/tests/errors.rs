@@ -396,13 +396,21 @@ async fn help() {
               --container-label <KEY=VALUE>
                   Label of its containers
               --network <NETWORK>
-                  Put it on a network: NAME[,alias=A][,ip=ADDRESS]; repeat for more [default: default]
+                  Put it on a network: NAME[,alias=A][,ip=ADDRESS]; repeat for more; host is the node's own [default: default]
               --hostname <HOST>
                   Host name of its containers
               --cap-add <CAP>
                   Add a capability
               --cap-drop <CAP>
                   Drop a capability
+              --device <HOST[:CONTAINER[:rwm]]>
+                  Give it a device of the node, or all in a folder: /dev/fuse, /dev/sda:/dev/xvda:r
+              --group-add <GROUP>
+                  One more group of its user: a name in the image, or a number
+              --ulimit <NAME=SOFT[:HARD]>
+                  Limit of each of its processes, e.g. nofile=1024:4096; -1 is unlimited
+              --sysctl <KEY=VALUE>
+                  Setting of its own namespaces, e.g. net.core.somaxconn=1024
               --read-only
                   Root file system cannot be written to
               --init-container <CONTAINER>
@@ -563,6 +571,18 @@ async fn help() {
                   Replicas on the caller's own node come first [possible values: true, false]
               --slot-addresses[=<BOOL>]
                   Each slot has an address of its own, whichever task is in it [possible values: true, false]
+              --privileged[=<BOOL>]
+                  All capabilities and devices of the node, and no system call refused; the cluster must allow it, as all below that reaches out of the container [possible values: true, false]
+              --security-opt <OPTION>
+                  no-new-privileges=BOOL [default: true], seccomp=default|unconfined|FILE
+              --pid <WHOSE>
+                  Whose processes it sees: host or private [default: private] [possible values: host, private]
+              --ipc <WHOSE>
+                  Whose shared memory and message queues it has: host or private [default: private] [possible values: host, private]
+              --init[=<BOOL>]
+                  Run a small init first, which passes signals on and reaps processes [possible values: true, false]
+              --oom-score-adj <N>
+                  How gladly the kernel ends it when memory runs out: -1000 to 1000 [default: 0]
               --log-opt <KEY=VALUE>
                   Rotation of logs: max-size=10MiB, max-file=3
           -h, --help

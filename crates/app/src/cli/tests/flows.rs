@@ -274,6 +274,70 @@ async fn images_are_uploaded_whole() {
 }
 
 #[tokio::test]
+async fn archives_are_there_when_they_are_whole() {
+    let piece = |text: &'static [u8]| frame::Kind::Stdout(text.into());
+    let end = || frame::Kind::Images(v1::Images::default());
+    let node = FakeNode::start(World::default());
+    let path = node.folder().join("web.tar");
+    let line = format!("image save -o {} web:1 db:2", path.display());
+    let left = || std::fs::read_dir(node.folder()).unwrap().count();
+    let before = left();
+    // Without the end it is not whole.
+    node.world(|world| world.frames = vec![piece(b"half")]);
+    let said = say(&node, &line).await;
+    assert_eq!((said.exit, path.exists(), left()), (1, false, before), "{}", said.err);
+    node.world(|world| world.frames = vec![piece(b"one "), piece(b"two"), end()]);
+    let said = say(&node, &line).await;
+    assert_eq!((said.exit, left()), (0, before + 1), "{}", said.err);
+    assert_eq!(std::fs::read(&path).unwrap(), b"one two");
+    node.world(|world| {
+        let Some(open_stream::Kind::ImageSave(save)) = world.opened.first() else { panic!() };
+        assert_eq!(save.images, ["web:1", "db:2"]);
+        world.frames = vec![piece(b"out"), end()];
+    });
+    let said = say(&node, "image save -o - web:1").await;
+    assert_eq!((said.exit, said.out.as_str()), (0, "out"), "{}", said.err);
+}
+
+#[tokio::test]
+async fn the_check_of_images_says_what_is_left() {
+    let finding = |name: &str, ok, hint: &str| v1::Finding {
+        name: name.into(),
+        ok,
+        detail: "is altered".into(),
+        hint: hint.into(),
+        ..v1::Finding::default()
+    };
+    let end = v1::Finding { detail: "2 images, 5 layers compared".into(), ..finding("", true, "") };
+    let findings = vec![finding("layers/ab", true, ""), finding("image web:1", false, "pull"), end];
+    let answer = |findings| {
+        vec![frame::Kind::Findings(v1::Findings { findings, ..v1::Findings::default() })]
+    };
+    let node = FakeNode::start(World { frames: answer(findings.clone()), ..World::default() });
+    expect![[r#"
+        exit 1
+        --- out
+        WHAT          PROBLEM      REPAIRED   HINT
+        layers/ab     is altered   yes
+        image web:1   is altered   no         pull
+        --- err
+        2 images, 5 layers compared
+        error: 1 thing of the image store is not sound
+        hint: warren image fsck --repair removes what nothing uses
+    "#]]
+    .assert_eq(&say(&node, "image fsck").await.all());
+    node.world(|world| world.frames = answer(findings[2..].to_vec()));
+    expect![[r#"
+        exit 0
+        --- out
+        []
+        --- err
+        2 images, 5 layers compared
+    "#]]
+    .assert_eq(&say(&node, "image fsck --repair --format json").await.all());
+}
+
+#[tokio::test]
 async fn events_without_follow_end() {
     let event = |revision, action: &str| v1::Event {
         revision,

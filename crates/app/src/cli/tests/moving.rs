@@ -53,7 +53,7 @@ async fn services_say_how_they_are_moved() {
     .await;
     check("cluster update --rebalance never", expect![[r#"
         exit 0
-        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: false, request_id: [], strategy: Unspecified, rebalance: Never, defaults: None }
+        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: false, request_id: [], strategy: Unspecified, rebalance: Never, defaults: None, allowed: None }
     "#]]).await;
 }
 

@@ -176,7 +176,7 @@ async fn nodes_and_the_cluster() {
     "#]]).await;
     check("cluster update --strategy bin-pack", expect![[r#"
         exit 0
-        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: false, request_id: [], strategy: BinPack, rebalance: Unspecified, defaults: None }
+        asked UpdateClusterRequest { history_limit: None, certificate_lifetime_ms: None, backup: None, backup_off: false, request_id: [], strategy: BinPack, rebalance: Unspecified, defaults: None, allowed: None }
     "#]]).await;
 }
 

@@ -447,6 +447,19 @@ async fn inspect() {
                       "target": 80
                     }
                   ],
+                  "privileges": {
+                    "devices": [],
+                    "groups": [],
+                    "init": false,
+                    "ipc": "private",
+                    "no_new_privileges": true,
+                    "oom_score_adj": 0,
+                    "pid": "private",
+                    "privileged": false,
+                    "seccomp": "default",
+                    "sysctls": {},
+                    "ulimits": {}
+                  },
                   "read_only": false,
                   "replicas": 3,
                   "reserve": {

@@ -224,7 +224,7 @@ async fn layers_that_climb_out_are_refused() {
 }
 
 /// Answers only to the right password; `basic(user, password)` in base64.
-fn with_password(stub: &Stub) {
+pub(super) fn with_password(stub: &Stub) {
     stub.rule(|request| {
         let open = request.authorization.as_deref() == Some("Basic bWU6c2VjcmV0");
         let challenge = [("WWW-Authenticate", "Basic realm=\"r\"".to_owned())];

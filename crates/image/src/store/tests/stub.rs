@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
@@ -15,9 +15,11 @@ const TRICKLE: std::time::Duration = std::time::Duration::from_millis(50);
 
 #[derive(Debug, Clone)]
 pub(super) struct Request {
+    pub(super) method: String,
     pub(super) path: String,
     pub(super) authorization: Option<String>,
     pub(super) range: Option<String>,
+    pub(super) body: Vec<u8>,
 }
 
 #[derive(Clone)]
@@ -42,6 +44,12 @@ pub(super) enum Answer {
     },
     /// Nothing at all.
     Hang,
+    /// The connection is closed instead.
+    Drop,
+    /// Spaces without end and without a length, up to this many.
+    Endless {
+        len: usize,
+    },
 }
 
 impl Answer {
@@ -180,6 +188,9 @@ async fn serve(socket: TcpStream, state: Arc<Mutex<State>>) {
     if let Some(gate) = gate {
         gate.pass().await;
     }
+    if matches!(answer, Some(Answer::Drop)) {
+        return;
+    }
     let missing = Answer::status(404, &[], "{\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\"}]}");
     let socket = socket.get_mut();
     let _ = write_answer(socket, &request, answer.unwrap_or(missing)).await;
@@ -188,17 +199,22 @@ async fn serve(socket: TcpStream, state: Arc<Mutex<State>>) {
 async fn read_request(socket: &mut BufReader<TcpStream>) -> Option<Request> {
     let mut line = String::new();
     socket.read_line(&mut line).await.ok()?;
-    let path = line.split(' ').nth(1)?.to_owned();
-    let mut request = Request { path, authorization: None, range: None };
+    let mut words = line.split(' ').map(str::to_owned);
+    let (method, path) = (words.next()?, words.next()?);
+    let mut request = Request { method, path, authorization: None, range: None, body: Vec::new() };
+    let mut length = 0;
     loop {
         line.clear();
         socket.read_line(&mut line).await.ok()?;
         let Some((name, value)) = line.trim_end().split_once(": ") else {
+            request.body.resize(length, 0);
+            socket.read_exact(&mut request.body).await.ok()?;
             return Some(request);
         };
         match name.to_ascii_lowercase().as_str() {
             "authorization" => request.authorization = Some(value.to_owned()),
             "range" => request.range = Some(value.to_owned()),
+            "content-length" => length = value.parse().ok()?,
             _ => {}
         }
     }
@@ -219,7 +235,9 @@ async fn write_answer(
                 text.push_str(&format!("{name}: {value}\r\n"));
             }
             socket.write_all(format!("{text}\r\n").as_bytes()).await?;
-            socket.write_all(&body).await?;
+            if request.method != "HEAD" {
+                socket.write_all(&body).await?;
+            }
             socket.shutdown().await
         }
         Answer::Truncate { body, after } => {
@@ -250,5 +268,14 @@ async fn write_answer(
             std::future::pending().await
         }
         Answer::Hang => std::future::pending().await,
+        Answer::Drop => Ok(()),
+        Answer::Endless { len } => {
+            socket.write_all(b"HTTP/1.1 200 X\r\nConnection: close\r\n\r\n").await?;
+            let piece = vec![b' '; 1 << 16];
+            for _ in 0..len / piece.len() {
+                socket.write_all(&piece).await?;
+            }
+            socket.shutdown().await
+        }
     }
 }

@@ -41,6 +41,8 @@ const REMOVE_PAUSES_MS: [u64; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
 pub(crate) struct Membership {
     /// v1: files that a process writes itself into.
     pub(crate) tasks: Vec<PathBuf>,
+    /// Files that the shim writes itself into: beside the containers, and not the daemon's group.
+    pub(crate) shim_tasks: Vec<PathBuf>,
     /// v2: folder to be born into.
     pub(crate) folder: Option<PathBuf>,
     /// Names below /sys/fs/cgroup (empty: the folder itself) and what is seen there.
@@ -50,6 +52,9 @@ pub(crate) struct Membership {
     /// Has a line `oom_kill N`.
     pub(crate) oom_file: Option<PathBuf>,
 }
+
+/// Group of all shims of a node, beside those of its containers, whose ids cannot be this.
+pub(crate) const SHIMS: &str = "_shims";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -64,8 +69,8 @@ pub(crate) trait Cgroups: Debug + Send + Sync {
     /// Controllers that limits need and this kernel does not offer.
     fn missing(&self) -> Vec<&'static str>;
     /// Makes the container's groups. Those of an earlier try are taken over.
-    /// Beside what every container has it may use some devices.
-    fn create(&self, id: &str, limits: &Limits, devices: &[Node]) -> Result<(), Error>;
+    /// Beside what every container has it may use some devices, or (`None`) all.
+    fn create(&self, id: &str, limits: &Limits, devices: Option<&[Node]>) -> Result<(), Error>;
     fn membership(&self, id: &str) -> Membership;
     /// Members, as the host numbers them.
     fn processes(&self, id: &str) -> io::Result<Vec<i32>>;

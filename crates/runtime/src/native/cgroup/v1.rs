@@ -4,10 +4,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use warren_shim::protection::{Protection, kept};
+
 use super::disks;
 use super::{
-    CPU_PERIOD_US, Cgroups, Membership, Mode, Mounted, NEEDED, check_limits, cpu_quota_us, devices,
-    kill_each, make, members, read, remove, set,
+    CPU_PERIOD_US, Cgroups, Membership, Mode, Mounted, NEEDED, SHIMS, check_limits, cpu_quota_us,
+    devices, kill_each, make, members, read, remove, set,
 };
 use crate::native::device::Node;
 use crate::{Error, IoKind, Limits};
@@ -133,18 +135,21 @@ impl V1 {
         controller: &str,
         folder: &Path,
         limits: &Limits,
-        nodes: &[Node],
+        nodes: Option<&[Node]>,
     ) -> Result<(), Error> {
         match controller {
             "memory" => limit_memory(folder, limits),
             "cpu" => limit_cpu(folder, limits),
+            "pids" if !kept(Protection::ProcessLimit) => Ok(()),
+            "devices" if !kept(Protection::DeviceRules) => Ok(()),
             "pids" => {
                 let pids = limits.pids.filter(|pids| *pids > 0).unwrap_or(Limits::PIDS_DEFAULT);
                 set(&folder.join("pids.max"), &pids.to_string(), "the limit of processes")
             }
             "devices" => {
-                set(&folder.join("devices.deny"), "a", "device rules")?;
                 let allow = folder.join("devices.allow");
+                let Some(nodes) = nodes else { return set(&allow, "a", "device rules") };
+                set(&folder.join("devices.deny"), "a", "device rules")?;
                 let made = ["c *:* m", "b *:* m"].map(str::to_owned);
                 let own = nodes.iter().map(|node| &node.rule);
                 let uses = devices::RULES.iter().chain(own).map(devices::Rule::text);
@@ -166,7 +171,7 @@ impl Cgroups for V1 {
         NEEDED.into_iter().filter(|name| self.hierarchy(name).is_none()).collect()
     }
 
-    fn create(&self, id: &str, limits: &Limits, nodes: &[Node]) -> Result<(), Error> {
+    fn create(&self, id: &str, limits: &Limits, nodes: Option<&[Node]>) -> Result<(), Error> {
         check_limits(limits)?;
         if self.hierarchy("cpu").is_none()
             && (limits.cpu_millis.is_some() || limits.cpu_shares.is_some())
@@ -175,6 +180,7 @@ impl Cgroups for V1 {
         }
         for hierarchy in &self.hierarchies {
             self.make(hierarchy, id)?;
+            self.make(hierarchy, SHIMS)?;
             let folder = self.folder(hierarchy, id);
             for controller in &hierarchy.controllers {
                 self.limit(controller, &folder, limits, nodes)?;
@@ -185,6 +191,8 @@ impl Cgroups for V1 {
 
     fn membership(&self, id: &str) -> Membership {
         let mut membership = Membership::default();
+        let shims = self.hierarchies.iter().map(|known| self.folder(known, SHIMS).join("tasks"));
+        membership.shim_tasks.extend(shims);
         for hierarchy in self.hierarchies.iter().chain(self.tuned(id)) {
             let folder = self.folder(hierarchy, id);
             membership.tasks.push(folder.join("tasks"));
@@ -219,7 +227,10 @@ impl Cgroups for V1 {
     fn dispose(&self) -> io::Result<()> {
         let all = self.hierarchies.iter().chain(&self.optional);
         let parents = all.map(|hierarchy| hierarchy.path.join(&self.parent));
-        parents.into_iter().try_for_each(|parent| remove(&parent))
+        parents.into_iter().try_for_each(|parent| {
+            remove(&parent.join(SHIMS))?;
+            remove(&parent)
+        })
     }
 }
 

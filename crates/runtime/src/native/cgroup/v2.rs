@@ -5,10 +5,12 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use warren_shim::protection::{Protection, kept};
+
 use super::devices::Rule;
 use super::disks;
 use super::{
-    CPU_PERIOD_US, Cgroups, Membership, Mode, check_limits, cpu_quota_us, devices, io_error,
+    CPU_PERIOD_US, Cgroups, Membership, Mode, SHIMS, check_limits, cpu_quota_us, devices, io_error,
     is_busy, is_gone, kill_each, make, members, read, remove, set, write,
 };
 use crate::native::device::Node;
@@ -50,6 +52,7 @@ impl V2 {
         }
         let offered = self.offered();
         make(&self.parent)?;
+        make(&self.folder(SHIMS))?;
         self.hand_down(&self.root, &offered)?;
         self.hand_down(&self.parent, &offered)?;
         Ok(self.handed.get_or_init(|| offered))
@@ -85,7 +88,7 @@ impl V2 {
 
     fn guard_devices(&self, folder: &Path, nodes: &[Node]) -> Result<(), Error> {
         // A plain folder stands in for the kernel.
-        if cfg!(test) {
+        if cfg!(test) || !kept(Protection::DeviceRules) {
             return Ok(());
         }
         let load = |rules: &[Rule]| {
@@ -184,12 +187,14 @@ impl Cgroups for V2 {
         CONTROLLERS.into_iter().filter(|name| !offered.contains(name)).collect()
     }
 
-    fn create(&self, id: &str, limits: &Limits, nodes: &[Node]) -> Result<(), Error> {
+    fn create(&self, id: &str, limits: &Limits, nodes: Option<&[Node]>) -> Result<(), Error> {
         check_limits(limits)?;
         let handed = self.prepare()?;
         let folder = self.folder(id);
         make(&folder)?;
-        self.guard_devices(&folder, nodes)?;
+        if let Some(nodes) = nodes {
+            self.guard_devices(&folder, nodes)?;
+        }
         let need = |controller: &'static str| {
             if handed.contains(&controller) {
                 return Ok(());
@@ -218,6 +223,9 @@ impl Cgroups for V2 {
         }
         self.tune(&folder, limits)?;
         need("pids")?;
+        if !kept(Protection::ProcessLimit) {
+            return Ok(());
+        }
         let pids = limits.pids.filter(|pids| *pids > 0).unwrap_or(Limits::PIDS_DEFAULT);
         set(&folder.join("pids.max"), &pids.to_string(), "the limit of processes")
     }
@@ -226,6 +234,7 @@ impl Cgroups for V2 {
         let folder = self.folder(id);
         Membership {
             tasks: Vec::new(),
+            shim_tasks: vec![self.folder(SHIMS).join("cgroup.procs")],
             folder: Some(folder.clone()),
             oom_file: Some(folder.join("memory.events")),
             views: vec![(String::new(), folder)],
@@ -252,6 +261,7 @@ impl Cgroups for V2 {
     }
 
     fn dispose(&self) -> io::Result<()> {
+        remove(&self.folder(SHIMS))?;
         remove(&self.parent)
     }
 }
@@ -292,7 +302,7 @@ mod tests {
     #[test]
     fn settings() {
         let (folder, v2) = tree("cpuset cpu io memory pids\n");
-        v2.create("web.1", &limits(), &[]).unwrap();
+        v2.create("web.1", &limits(), Some(&[])).unwrap();
         let file = |name: &str| {
             fs::read_to_string(folder.path().join("warren-abcdefgh").join(name)).unwrap()
         };
@@ -312,7 +322,7 @@ mod tests {
     #[test]
     fn no_limits_but_of_processes() {
         let (folder, v2) = tree("memory pids\n");
-        v2.create("web.1", &Limits::default(), &[]).unwrap();
+        v2.create("web.1", &Limits::default(), Some(&[])).unwrap();
         let group = folder.path().join("warren-abcdefgh/web.1");
         assert_eq!(fs::read_to_string(group.join("pids.max")).unwrap(), "4096");
         assert!(!group.join("memory.max").exists());
@@ -326,17 +336,17 @@ mod tests {
         let (folder, v2) = tree("memory pids\n");
         let control = folder.path().join("cgroup.subtree_control");
         fs::write(&control, "memory pids").unwrap();
-        v2.create("web.1", &Limits::default(), &[]).unwrap();
+        v2.create("web.1", &Limits::default(), Some(&[])).unwrap();
         assert_eq!(fs::read_to_string(&control).unwrap(), "memory pids");
     }
 
     #[test]
     fn refusals() {
         let (_folder, v2) = tree("memory pids\n");
-        let error = v2.create("web.1", &limits(), &[]).unwrap_err();
+        let error = v2.create("web.1", &limits(), Some(&[])).unwrap_err();
         assert_eq!(error.to_string(), "this limit needs the cpu controller of cgroup2");
         let tiny = Limits { memory_bytes: Some(1024), ..Limits::default() };
-        let error = v2.create("web.1", &tiny, &[]).unwrap_err();
+        let error = v2.create("web.1", &tiny, Some(&[])).unwrap_err();
         assert!(matches!(error, Error::Rejected(_)), "{error}");
     }
 

@@ -1,4 +1,5 @@
-//! The default seccomp profile as a BPF program, one per set of capabilities.
+//! Seccomp profiles as BPF programs: the default one, one per set of capabilities, and those that
+//! containers bring along ([`custom`]).
 //!
 //! `profile.txt` is the data, [`assemble`] turns actions into instructions. A program is made once
 //! and shared by all containers with the same capabilities: compiling at each start costs other
@@ -7,6 +8,7 @@
 //! Not here: loading it (the shim does, right before the container's program).
 
 mod assemble;
+mod custom;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +17,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use assemble::{Action, Test, assemble};
 
+use warren_shim::protection::{Protection, kept};
+
 use super::capability;
+use crate::Error;
 
 const PROFILE: &str = include_str!("profile.txt");
 /// CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET.
@@ -29,6 +34,7 @@ const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, u32::MAX];
 #[derive(Debug, Default)]
 pub(crate) struct Programs {
     by_capabilities: Mutex<BTreeMap<u64, Arc<[u8]>>>,
+    custom: Mutex<BTreeMap<(Arc<str>, u64), Arc<[u8]>>>,
 }
 
 /// A service may ask for any capabilities; only sets in use are worth keeping.
@@ -45,6 +51,37 @@ impl Programs {
             programs.entry(capabilities).or_insert_with(|| assemble(&actions(capabilities)).into());
         Arc::clone(program)
     }
+
+    /// The program of a container's own profile.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] that says what is wrong with it.
+    pub(crate) fn custom(&self, profile: &Arc<str>, capabilities: u64) -> Result<Arc<[u8]>, Error> {
+        let mut programs = self.custom.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (Arc::clone(profile), capabilities);
+        if let Some(program) = programs.get(&key) {
+            return Ok(Arc::clone(program));
+        }
+        let program: Arc<[u8]> = custom::compile(profile, capabilities, &kernel())?.into();
+        if programs.len() >= PROGRAMS_MAX {
+            programs.clear();
+        }
+        programs.insert(key, Arc::clone(&program));
+        Ok(program)
+    }
+}
+
+/// Whether a profile in the form of Docker's can be used.
+///
+/// # Errors
+/// [`Error::Rejected`] that says what is wrong with it.
+pub fn check(profile: &str) -> Result<(), Error> {
+    [0, u64::MAX].into_iter().try_for_each(|all| custom::compile(profile, all, &kernel()).map(drop))
+}
+
+/// Its release; of one that does not tell: old.
+fn kernel() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()
 }
 
 /// What to do about each known system call.
@@ -82,6 +119,8 @@ fn row(line: &str) -> Option<(&str, u32)> {
 fn action(section: &str, name: &str, capabilities: u64) -> Action {
     match section {
         "allow" => Action::Allow,
+        "socket" if !kept(Protection::SeccompSockets) => Action::Allow,
+        "personality" if !kept(Protection::SeccompPersonality) => Action::Allow,
         "socket" => Action::AllowIf(vec![Test {
             arg: 0,
             mask: u32::MAX,
@@ -100,6 +139,10 @@ fn action(section: &str, name: &str, capabilities: u64) -> Action {
                 return Action::Allow;
             }
             match name {
+                "clone" if !kept(Protection::SeccompClone) => Action::Allow,
+                "clone3" if !kept(Protection::SeccompClone3) => {
+                    Action::Errno(libc::EPERM.cast_unsigned())
+                }
                 "clone" => Action::AllowIf(vec![Test {
                     arg: 0,
                     mask: CLONE_NAMESPACES,
@@ -107,6 +150,7 @@ fn action(section: &str, name: &str, capabilities: u64) -> Action {
                     equal: true,
                 }]),
                 "clone3" => Action::Errno(libc::ENOSYS.cast_unsigned()),
+                _ if !kept(Protection::SeccompCalls) => Action::Allow,
                 _ => Action::Errno(libc::EPERM.cast_unsigned()),
             }
         }
