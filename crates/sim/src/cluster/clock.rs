@@ -12,14 +12,14 @@ use warren_model::Time;
 
 use super::net::{Net, Place};
 
-/// 2026-01-01: any day will do, but 1970 hides bugs.
-const EPOCH_MS: u64 = 1_767_225_600_000;
 const MILLION: u64 = 1_000_000;
 
 pub(crate) struct HostClock {
     net: Arc<Net>,
     place: Place,
     start: Instant,
+    /// Of the wall clock at the start of the run.
+    epoch_ms: u64,
     /// Ticks in a million of true ones.
     rate: u64,
     /// Of the wall clock, which people and time servers set.
@@ -31,11 +31,11 @@ impl HostClock {
     pub(crate) fn new(
         net: Arc<Net>,
         place: Place,
-        start: Instant,
+        (start, epoch_ms): (Instant, u64),
         rate: u64,
         ahead_ms: i64,
     ) -> Self {
-        Self { net, place, start, rate, wall_ahead_ms: AtomicI64::new(ahead_ms) }
+        Self { net, place, start, epoch_ms, rate, wall_ahead_ms: AtomicI64::new(ahead_ms) }
     }
 
     /// The wall clock is set, by hours perhaps.
@@ -51,7 +51,7 @@ impl HostClock {
 impl Clock for HostClock {
     fn now_ms(&self) -> u64 {
         let ahead_ms = self.wall_ahead_ms.load(Ordering::Relaxed);
-        (EPOCH_MS + self.monotonic_ms()).saturating_add_signed(ahead_ms)
+        (self.epoch_ms + self.monotonic_ms()).saturating_add_signed(ahead_ms)
     }
 
     fn monotonic_ms(&self) -> u64 {

@@ -122,7 +122,13 @@ impl Host {
         hashes.iter_mut().for_each(|hash| rng.fill(hash));
         let rate = 1_000_000 - 200 + rng.below(401);
         let ahead_ms = 2_000 + i64::try_from(rng.below(400)).unwrap_or(0);
-        let clock = HostClock::new(world.net.clone(), place, world.start, rate, ahead_ms);
+        let clock = HostClock::new(
+            world.net.clone(),
+            place,
+            (world.start, world.script.epoch_ms),
+            rate,
+            ahead_ms,
+        );
         let node = NodeId::from_bytes(rng.id_bytes());
         Self {
             place,

@@ -109,7 +109,7 @@ const MIXED: Mix = &[
     (Fault::CrashContainers, 5),
     (Fault::Promote, 2),
     (Fault::Demote, 2),
-    (Fault::Drain, 2),
+    (Fault::Drain, 6),
     (Fault::Lie, 2),
     (Fault::SetClock, 3),
 ];
@@ -134,6 +134,7 @@ const NETWORK: Mix = &[
     (Fault::Loss, 5),
     (Fault::KillWorker, 2),
     (Fault::CrashContainers, 3),
+    (Fault::Drain, 5),
 ];
 const MEMBERS: Mix = &[
     (Fault::KillManager, 4),
@@ -144,6 +145,7 @@ const MEMBERS: Mix = &[
     (Fault::Promote, 6),
     (Fault::Demote, 6),
     (Fault::CrashContainers, 2),
+    (Fault::Drain, 3),
 ];
 
 const CLOCKS: Mix = &[
@@ -157,10 +159,16 @@ const CLOCKS: Mix = &[
     (Fault::CrashContainers, 3),
 ];
 
+/// 2026-01-01: any day will do, but 1970 hides bugs.
+const EPOCH_MS: u64 = 1_767_225_600_000;
+const MINUTE_MS: u64 = 60_000;
+
 /// One run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Script {
     pub(crate) seed: u64,
+    /// Of wall clocks when it begins: soon a minute is full, when schedules begin runs.
+    pub(crate) epoch_ms: u64,
     pub(crate) managers: u32,
     pub(crate) workers: u32,
     /// Managers run containers too.
@@ -193,11 +201,12 @@ impl Script {
         };
         Self {
             seed,
+            epoch_ms: EPOCH_MS + MINUTE_MS - 5_000 - rng.below(15_000),
             managers,
             workers: 1 + u32::try_from(rng.below(4)).unwrap_or(0),
             hybrid: rng.below(4) == 0,
             profile: profile.unwrap_or(drawn),
-            drains: rng.below(4) == 0,
+            drains: rng.below(3) == 0,
             trouble_ms,
             pause_ms: 400 + rng.below(2_000),
             user_pause_ms: 100 + rng.below(1_500),

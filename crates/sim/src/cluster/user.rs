@@ -12,7 +12,7 @@ use warren_model::health::{HealthAction, HealthSpec, Healthcheck, Probe};
 use warren_model::placement::Preempt;
 use warren_model::service::{
     Attachment, Endpoint, EndpointMode, FailureAction, Mode, OnDisconnect, PortSpec, Protocol,
-    PublishMode, RestartPolicy, Service, TaskTemplate, UpdateOrder, UpdatePolicy,
+    PublishMode, RestartPolicy, Service, TaskTemplate, UpdateOrder, UpdatePhase, UpdatePolicy,
 };
 use warren_model::task::{Desired, Task};
 use warren_model::{NodeId, ServiceSpec, TaskId};
@@ -81,6 +81,7 @@ impl User {
         match self.rng.below(16) {
             0 | 1 => return self.contend(token).await,
             2 => return self.touch_a_task().await,
+            6 => return self.hold().await,
             3..=5 => {
                 if let Some(job) = self.any_job() {
                     return self.dispatch(&job, token).await;
@@ -221,6 +222,33 @@ impl User {
             what: Some(v1::control_task_request::What::Stop(stop)),
         };
         self.ask(Ask::Control(wire), "", "").await.map(|_| ())
+    }
+
+    /// Stops an update or a schedule half way, or lets it go on; of anybody.
+    async fn hold(&mut self) -> Held {
+        let Some(host) = self.any_manager() else { return Ok(()) };
+        let Some((_, running)) = host.running() else { return Ok(()) };
+        let view = running.store.view();
+        let moves = |service: &Service| {
+            service.update.as_ref().is_some_and(|update| update.phase != UpdatePhase::Done)
+        };
+        let fits = |service: &&Service| {
+            !service.removing && (moves(service) || service.spec.labels.contains_key(jobs::RESTS))
+        };
+        let found: Vec<(String, bool)> =
+            view.services().filter(fits).map(|s| (s.spec.name.to_string(), moves(s))).collect();
+        let Some(at) = pick(&self.rng, found.len()) else { return Ok(()) };
+        let (service, moves) = found[at].clone();
+        let (stop, request_id) = (self.rng.below(3) > 0, self.request_id());
+        let ask = if moves {
+            Ask::Hold(v1::HoldUpdateRequest { service, paused: stop, request_id })
+        } else {
+            Ask::Suspend(v1::SuspendJobRequest { service, suspended: stop, request_id })
+        };
+        if matches!(self.ask(ask, "", "").await?, Outcome::Done) {
+            self.world.count(|counts| counts.held += 1);
+        }
+        Ok(())
     }
 
     /// Reads must show what was acknowledged before, from whichever manager.
@@ -395,12 +423,17 @@ impl User {
             ..ServiceSpec::new(name, template)
         };
         match self.rng.below(10) {
-            0 | 1 => jobs::make(&mut spec, &self.rng),
+            0 | 1 => {
+                jobs::make(&mut spec, &self.rng);
+                if spec.job.schedule.is_some() && self.rng.below(2) == 0 {
+                    spec.labels.insert(jobs::RESTS.to_owned(), String::new());
+                }
+            }
             2 => hooks::make(&mut spec, &self.rng),
             3 => drop(spec.task.reserve.generic.insert(DEVICE.to_owned(), 1)),
             // More than there is, so that some end for others.
-            4 | 5 => {
-                spec.task.reserve.cpu_millis = 1_000 + self.rng.below(2_000);
+            4..=6 => {
+                spec.task.reserve.cpu_millis = 1_500 + self.rng.below(2_000);
                 spec.placement.priority = i16::try_from(self.rng.below(4)).unwrap_or(0);
                 spec.placement.preempt =
                     if self.rng.below(2) == 0 { Preempt::Lower } else { Preempt::Never };
