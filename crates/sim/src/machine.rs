@@ -37,6 +37,8 @@ pub(crate) struct Container {
     pub(crate) address: Option<Ipv4Addr>,
     /// That it was given: `kind=name`.
     pub(crate) devices: Devices,
+    /// Of its run.
+    pub(crate) params: BTreeMap<String, String>,
     pub(crate) pid: u32,
     pub(crate) started: Time,
     restarts: u32,
@@ -357,6 +359,7 @@ impl Machine {
                 slot: order.spec.slot,
                 address: order.spec.address,
                 devices: order.spec.devices.clone(),
+                params: order.spec.given.params.clone(),
                 pid: *next_pid,
                 started: now.wall,
                 restarts: order.restarts,

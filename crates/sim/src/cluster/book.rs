@@ -326,6 +326,7 @@ impl Book {
         // a moment before its end, may run such a task for as long as that takes.
         let assigned = machine.running().filter(|(task, _)| machine.core.set().holds(*task));
         for (task, container) in assigned {
+            self.laws.is_given(task, &container.params)?;
             for device in container.devices.iter() {
                 if let Some(other) = devices.insert(device, task).filter(|other| *other != task) {
                     return Err(format!("{other} and {task} both have device {device}"));

@@ -24,6 +24,8 @@ pub(crate) struct Laws {
     newest: u64,
     /// Number of the run that a wish became.
     runs: BTreeMap<(ServiceId, String), u32>,
+    /// Of which run of its service a task is.
+    of_run: BTreeMap<TaskId, (ServiceId, u32)>,
     /// Number of the run that a time of a schedule became.
     scheduled: BTreeMap<(ServiceId, Time), u32>,
     /// How far the update to a revision is.
@@ -63,6 +65,9 @@ impl Laws {
         self.deeds.look(view)?;
         for task in view.tasks() {
             self.look_at_task(task)?;
+            if task.slot > 0 && task.run > 0 {
+                self.of_run.insert(task.id, (task.service, task.run));
+            }
             if task.hook().is_some() && has_done(task) {
                 self.met.hooks.insert(task.id);
             }
@@ -132,6 +137,18 @@ impl Laws {
         counts.hooks = count(self.met.hooks.len());
         counts.devices = count(self.met.devices.len());
         counts.preempted = count(self.met.preempted.len());
+    }
+
+    /// A container is given what its run is.
+    pub(crate) fn is_given(&mut self, task: TaskId, params: &BTreeMap<String, String>) -> Held {
+        let Some((service, number)) = self.of_run.get(&task).copied() else { return Ok(()) };
+        let given = params.get(WISH);
+        let wishes = self.runs.iter().filter(|((of, _), run)| *of == service && **run == number);
+        let wished = wishes.map(|((_, wish), _)| wish).next();
+        if wished.is_none() || wished == given {
+            return Ok(());
+        }
+        Err(format!("{task} of run {number} is given {given:?}, wished was {wished:?}"))
     }
 
     fn look_at_update(&mut self, view: &State, service: &Service) -> Held {
