@@ -26,6 +26,7 @@ use crate::{hooks, jobs};
 const SERVICES_MAX: usize = 3;
 const TRIES_MAX: u32 = 8;
 const RETRY_MS: u64 = 250;
+const AGAIN_MS: u64 = 3_000;
 
 /// What a person knows of a service of theirs.
 #[derive(Clone)]
@@ -315,9 +316,11 @@ impl User {
                     if let Some(before) = told.filter(|before| *before != revision) {
                         return Err(format!("{name}: done at {before} and again at {revision}"));
                     }
-                    // An impatient client asks twice.
+                    // A client that did not take the answer in asks again, at once or later.
                     if told.is_none() && self.rng.below(8) == 0 {
                         told = Some(revision);
+                        let pause = self.rng.below(AGAIN_MS) * self.rng.below(2);
+                        tokio::time::sleep(Duration::from_millis(pause)).await;
                         continue;
                     }
                     return Ok(self.done(revision, name, token));
