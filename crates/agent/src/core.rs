@@ -88,6 +88,8 @@ pub struct Core {
     current: bool,
     /// Containers of an unknown task that an earlier epoch may have known.
     spared: BTreeSet<TaskId>,
+    /// How tasks ended in an earlier life, until the first word of a manager has been taken in.
+    ended: BTreeMap<TaskId, TaskStatus>,
     /// Until when tasks of an earlier epoch are kept.
     kept_until_ms: Option<u64>,
     /// What is not on disk yet.

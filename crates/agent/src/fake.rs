@@ -348,7 +348,11 @@ impl FakeImages {
 impl Images for FakeImages {
     fn get(&self, reference: &Reference) -> Option<Image> {
         let state = lock(&self.state);
-        state.here.get(reference).map(|image| state.unpacked(image))
+        // The digest decides, whatever tag is beside.
+        let bare = reference.digest().map(|digest| reference.by_digest(digest.clone()));
+        let found = bare.and_then(|bare| state.here.get(&bare));
+        let found = found.or_else(|| state.here.get(reference));
+        found.map(|image| state.unpacked(image))
     }
 
     fn find(&self, text: &str) -> Result<Image, ImageError> {
@@ -465,7 +469,8 @@ impl Images for FakeImages {
             size_bytes: image.size_bytes,
             created_at: None,
         };
-        state.here.iter().map(row).collect()
+        // What is there by digest alone is there by a name, too.
+        state.here.iter().filter(|(name, _)| name.tag().is_some()).map(row).collect()
     }
 
     async fn remove(&self, text: &str, in_use: &BTreeSet<String>) -> Result<Removed, ImageError> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use warren_base::rng::Rng;
 use warren_model::job::has_done;
-use warren_model::service::{Hook, ServiceSpec, TaskTemplate};
+use warren_model::service::{Hook, ServiceSpec, TaskTemplate, UpdatePhase};
 use warren_model::{ServiceId, TaskId};
 use warren_state::State;
 
@@ -41,7 +41,9 @@ pub(crate) struct Deeds {
 
 impl Deeds {
     /// Takes in the state after each change. On one node a hook does its work once for each
-    /// template, and nothing else of that template is made before.
+    /// template, and nothing else of that template is made before. One that took too long has
+    /// failed, though it may end well a moment later: its update is paused, and whoever lets that
+    /// go on has it run again.
     ///
     /// # Errors
     /// What does not hold.
@@ -54,9 +56,11 @@ impl Deeds {
             }
             let number = deploy.1;
             let due = service.update.as_ref().and_then(|update| update.hook);
+            let paused =
+                service.update.as_ref().is_some_and(|update| update.phase == UpdatePhase::Paused);
             for task in view.tasks_of(id).filter(|task| task.template == service.template) {
                 match (task.hook(), due) {
-                    (Some(hook), _) if has_done(task) => {
+                    (Some(hook), _) if has_done(task) && !paused => {
                         let known = self.done.iter();
                         let mut earlier =
                             known.filter(|((of, at, _), _)| *of == id && *at < number);

@@ -16,6 +16,7 @@ use warren_agent::published::PortKey;
 use warren_agent::task::{Effect, Ended, Event, Failure, FailureKind, Found, FoundState, Now};
 use warren_agent::{Applied, Cached, Holding, MembershipView, Site};
 use warren_base::rng::{Rng, SeededRng};
+use warren_model::device::Devices;
 use warren_model::health::{HealthState, Healthcheck};
 use warren_model::quantity::Time;
 use warren_model::task::TaskExit;
@@ -34,6 +35,10 @@ pub(crate) struct Container {
     pub(crate) service: ServiceId,
     pub(crate) slot: u32,
     pub(crate) address: Option<Ipv4Addr>,
+    /// That it was given: `kind=name`.
+    pub(crate) devices: Devices,
+    /// Of its run.
+    pub(crate) params: BTreeMap<String, String>,
     pub(crate) pid: u32,
     pub(crate) started: Time,
     restarts: u32,
@@ -354,6 +359,8 @@ impl Machine {
                 service: order.spec.service,
                 slot: order.spec.slot,
                 address: order.spec.address,
+                devices: order.spec.devices.clone(),
+                params: order.spec.given.params.clone(),
                 pid: *next_pid,
                 started: now.wall,
                 restarts: order.restarts,

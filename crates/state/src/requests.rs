@@ -10,6 +10,10 @@ use crate::change::Request;
 /// How long an answer is kept, in entry time: many times as long as any client retries
 /// (docs/adr/004).
 pub(crate) const KEPT_MS: u64 = 600_000;
+/// So many of the last answers are kept however long ago they were given: entry time is the wall
+/// clock of whoever leads, so one that is set, or the next leader's, may jump over [`KEPT_MS`]
+/// while a client still retries. Half a minute of a busy cluster.
+pub(crate) const KEPT_MIN: usize = 1_024;
 /// Bound on memory whatever callers do; the oldest go first.
 pub(crate) const KEPT_MAX: usize = 65_536;
 
@@ -49,9 +53,10 @@ impl Requests {
         }
     }
 
-    /// Forgets what was answered more than [`KEPT_MS`] before `now`.
+    /// Forgets what was answered more than [`KEPT_MS`] before `now`, but for the last [`KEPT_MIN`].
     pub(crate) fn expire(&mut self, now: Time) {
-        while let Some((_, key)) = self.order.get_min()
+        while self.answers.len() > KEPT_MIN
+            && let Some((_, key)) = self.order.get_min()
             && self.answers.get(key).is_none_or(|answer| now.since_ms(answer.time) > KEPT_MS)
         {
             self.forget_oldest();
@@ -89,4 +94,31 @@ impl Requests {
 
 fn key(request: &Request) -> RequestKey {
     (request.id, request.principal.as_str().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(id: u128) -> Request {
+        Request { principal: "anna".into(), id, hash: 5 }
+    }
+
+    /// Of the last requests whatever the time, of those before for ten minutes.
+    #[test]
+    fn answers_outlast_a_clock_that_is_set() {
+        let mut requests = Requests::default();
+        for (id, revision) in (1..=KEPT_MIN as u128).zip(1..) {
+            requests.insert(&request(id), revision, Time(9));
+        }
+        requests.expire(Time(u64::MAX));
+        assert!(requests.get(&request(1)).is_some());
+        requests.insert(&request(0), 9_999, Time(9));
+        requests.expire(Time(9 + KEPT_MS));
+        assert!(requests.get(&request(1)).is_some());
+        requests.expire(Time(10 + KEPT_MS));
+        assert!(requests.get(&request(1)).is_none());
+        assert!(requests.get(&request(2)).is_some());
+        assert!(requests.is_consistent());
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use warren_model::service::{PortSpec, RestartCondition};
+use warren_model::task::{TaskState, TaskStatus};
 use warren_model::{ServiceId, TaskId};
 
 use super::{Changed, Command, Core, Event, Held, Machine, Now, TaskSpec};
@@ -19,6 +20,7 @@ impl Core {
         let ports_before: BTreeMap<ServiceId, Vec<PortSpec>> =
             self.set.services.iter().map(|(id, held)| (*id, held.ports.clone())).collect();
         let told_before = self.set.membership.clone();
+        let ended = if self.live { BTreeMap::new() } else { self.ended_before() };
         let taken = match self.set.apply(message) {
             Ok(taken) => taken,
             Err(gap) => {
@@ -41,9 +43,12 @@ impl Core {
         }
         if taken.new_epoch {
             self.keep(now);
+        } else {
+            self.ended = ended;
         }
         self.heed_choice(now);
         self.reconcile(now);
+        self.ended.clear();
         self.announce_ports(&ports_before, now);
         self.current = true;
         self.let_go_on(now);
@@ -60,6 +65,24 @@ impl Core {
         }
     }
 
+    /// Tasks that are known to have ended, of which nothing was concluded in this life yet.
+    fn ended_before(&self) -> BTreeMap<TaskId, TaskStatus> {
+        let ended = |status: &TaskStatus| {
+            matches!(status.state, TaskState::Complete | TaskState::Failed | TaskState::Rejected)
+        };
+        let tasks = self.set.tasks.values().filter(|task| ended(&task.known));
+        tasks.map(|task| (task.id, task.known.clone())).collect()
+    }
+
+    /// What a task has come to: what managers say, unless they have not heard of its end.
+    fn known(&mut self, task: &AssignedTask) -> TaskStatus {
+        let own = self
+            .ended
+            .remove(&task.id)
+            .filter(|own| !task.known.state.is_terminal() && own.attempt >= task.known.attempt);
+        own.unwrap_or_else(|| task.known.clone())
+    }
+
     pub(super) fn tell_membership(&mut self) {
         if let Some(view) = self.set.membership.clone() {
             self.commands.push(Command::Membership(Box::new(view)));
@@ -69,6 +92,11 @@ impl Core {
     /// A status that managers have need not be told again.
     fn report_news(&mut self, now: Now) {
         let set = &self.set;
+        for (id, held) in &mut self.tasks {
+            if let Some(task) = set.tasks.get(id) {
+                held.machine.speak_after(&task.known, now);
+            }
+        }
         let news = self.tasks.iter().filter(|(id, held)| {
             set.tasks.get(id).is_some_and(|task| task.known != *held.machine.status())
         });
@@ -120,7 +148,7 @@ impl Core {
         let slotless = task.slot == 0;
         let ports = if slotless { &[] } else { self.ports(task.service) };
         let mut policy = assignments::policy(&template, ports);
-        let (wanted, known) = (task.wanted(), task.known.clone());
+        let (wanted, known) = (task.wanted(), self.known(&task));
         let why =
             || format!("template {} of service {} is not understood", task.template, task.service);
         let (machine, mut effects) = match &found {

@@ -507,6 +507,70 @@ fn only_what_changed_is_to_be_kept() {
     assert_eq!(world.core.cached(world.now()).set.tasks[&id('a')].known.attempt, 2);
 }
 
+/// What managers said of the only task of a set, whose template is to be as `edit` makes it.
+fn known(
+    mut set: Assignment,
+    known: TaskStatus,
+    edit: impl FnOnce(&mut TaskTemplate),
+) -> Assignment {
+    let mut template = TaskTemplate::clone(&set.services[0].1.templates[&1]);
+    edit(&mut template);
+    set.services[0].1.templates = [(1, Arc::new(template))].into();
+    set.tasks[0].known = known;
+    set
+}
+
+#[test]
+fn what_ended_unheard_does_not_begin_again_after_a_reboot() {
+    let job = |known_as| {
+        let once = |template: &mut TaskTemplate| {
+            template.restart.condition = warren_model::service::RestartCondition::OnFailure;
+        };
+        known(set(1, 5, "a", KEEP), known_as, once)
+    };
+    let mut world = started(job(TaskStatus::new(TaskState::Assigned, Time(0))));
+    let running = world.core.task(id('a')).unwrap().status;
+    world.up.clear();
+    let event = Event::Exited(ended(0, world.now().wall));
+    world.feed(Input::Done { task: id('a'), attempt: 1, event, claimed: None });
+    // A manager answers at once, and has not heard of it.
+    world.reborn(true).session(job(running.clone()));
+    assert_eq!((world.runs().as_str(), world.starts), ("", 1));
+    let told = world.core.outbox().take(99_999);
+    assert_eq!((told.len(), told[0].1.state, told[0].1.attempt), (1, TaskState::Complete, 1));
+    // Of another recovery: what was may be wanted again.
+    let mut anew = job(running);
+    anew.membership = Some(MembershipView { epoch: 2, ..MembershipView::default() });
+    world.reborn(true).session(anew);
+    assert_eq!(world.runs(), "a2");
+}
+
+#[test]
+fn health_that_was_not_kept_is_told_as_later_news() {
+    use health::{Health, HealthSpec, HealthState, Healthcheck, Probe};
+
+    let watched = |known_as| {
+        let check = |template: &mut TaskTemplate| {
+            let check = HealthSpec::new(Probe::Tcp { port: 80 });
+            template.health = Healthcheck::Explicit(Box::new(check));
+        };
+        known(set(1, 5, "a", KEEP), known_as, check)
+    };
+    let mut world = started(watched(TaskStatus::new(TaskState::Assigned, Time(0))));
+    let healthy = world.core.task(id('a')).unwrap().status;
+    assert_eq!(healthy.health.map(|health| health.state), Some(HealthState::Healthy));
+    // It told that it fell ill, and died before it had written that; its clock is set back too.
+    let ill = Health { state: HealthState::Unhealthy, since: Time(70_000) };
+    let told = TaskStatus { health: Some(ill), ..healthy };
+    world.reborn(false).until(5_000).session(watched(told.clone()));
+    let news = world.core.outbox().take(99_999);
+    let health = news.iter().find_map(|(_, status)| status.health).unwrap();
+    assert_eq!((health.state, health.since), (HealthState::Healthy, Time(70_001)));
+    // That is the same the next time.
+    world.until(6_000).session(watched(TaskStatus { health: Some(health), ..told }));
+    assert!(world.core.outbox().take(99_999).is_empty());
+}
+
 /// What the data plane is handed.
 fn tables(commands: &[Command]) -> String {
     let count = |command: &Command| match command {

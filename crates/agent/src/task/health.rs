@@ -7,7 +7,7 @@
 
 use warren_model::health::{Health, HealthState};
 use warren_model::quantity::Time;
-use warren_model::task::TaskState;
+use warren_model::task::{TaskState, TaskStatus};
 
 use super::{Effect, Gate, Machine, Now, Phase};
 
@@ -100,6 +100,18 @@ impl Machine {
             // Managers tell by it which of two reports is the later one.
             let before = self.status.health.map_or(Time(0), |health| health.since.plus_ms(1));
             self.status.health = Some(Health { state, since: now.wall.max(before) });
+        }
+    }
+
+    /// Managers were told of its health by an earlier process, which died before it had written
+    /// that down: what this one sees is the later news, whatever its clock says.
+    pub fn speak_after(&mut self, known: &TaskStatus, now: Now) {
+        let same = (known.attempt, known.state) == (self.status.attempt, self.status.state);
+        if let (true, Some(told), Some(own)) = (same, known.health, &mut self.status.health)
+            && own.state != told.state
+            && own.since <= told.since
+        {
+            own.since = now.wall.max(told.since.plus_ms(1));
         }
     }
 

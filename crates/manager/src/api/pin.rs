@@ -67,7 +67,7 @@ pub(super) fn wanted(before: Option<&ServiceSpec>, spec: &ServiceSpec, again: bo
 /// Names images by the digests that were found, and says what people should know of those that are
 /// not. `found` is nothing where nobody has looked, for the reason `why_not`.
 ///
-/// An image whose registry did not answer stays what it was before, if it was of that name.
+/// An image that nobody could be asked for stays what it was before, if it was of that name.
 ///
 /// # Errors
 /// The node's answer is none.
@@ -83,8 +83,8 @@ pub(super) fn pin(
         if !wanted.contains(name) {
             continue;
         }
-        let note = match found {
-            Err(why) => loose(name, why),
+        let why = match found {
+            Err(why) => why.to_owned(),
             Ok(found) => match (found.pinned.get(name), found.unresolved.get(name)) {
                 (Some(pinned), _) if image::is_pin_of(pinned, name) => {
                     name.clone_from(pinned);
@@ -95,30 +95,34 @@ pub(super) fn pin(
                         "the node that looked named image {name} by what is no digest of it"
                     )));
                 }
-                (None, Some(why)) => {
-                    let kept = old.get(&*whose).filter(|old| image::is_pin_of(old, name));
-                    let why = cut(why);
-                    match kept.and_then(|kept| Some((*kept, image::digest(kept)?))) {
-                        Some((kept, digest)) => {
-                            let note = format!("image {name} stays at {digest}: {why}");
-                            name.clone_from(kept);
-                            note
-                        }
-                        None => loose(name, &why),
+                (None, Some(why)) => cut(why),
+                (None, None) => {
+                    // Others are named by their id, for one, which never changes.
+                    if found.local.contains(name) {
+                        let why = "it was loaded or imported, and is not from a registry";
+                        say(&mut notes, loose(name, why));
                     }
+                    continue;
                 }
-                (None, None) if found.local.contains(name) => {
-                    loose(name, "it was loaded or imported, and is not from a registry")
-                }
-                // By its id, for one, which never changes.
-                (None, None) => continue,
             },
         };
-        if !notes.contains(&note) {
-            notes.push(note);
+        let kept = old.get(&*whose).filter(|old| image::is_pin_of(old, name));
+        match kept.and_then(|kept| Some((*kept, image::digest(kept)?))) {
+            Some((kept, digest)) => {
+                say(&mut notes, format!("image {name} stays at {digest}: {why}"));
+                name.clone_from(kept);
+            }
+            None => say(&mut notes, loose(name, &why)),
         }
     }
     Ok(notes)
+}
+
+/// Once, of an image that several containers have.
+fn say(notes: &mut Vec<String>, note: String) {
+    if !notes.contains(&note) {
+        notes.push(note);
+    }
 }
 
 /// What was found of an image before, where it is the same again.

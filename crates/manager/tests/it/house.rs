@@ -251,7 +251,7 @@ pub(crate) fn wish(name: &str, replicas: u32) -> v1::CreateServiceRequest {
         }),
         request_id: Vec::new(),
         no_check: true,
-        ..Default::default()
+        no_resolve: true,
     }
 }
 

@@ -5,13 +5,15 @@
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use clap::Parser;
 use warren_sim::Failure;
-use warren_sim::cluster::{self, Profile};
+use warren_sim::cluster::{self, Counts, Profile};
 
-/// Runs whole clusters in one thread, each from a seed; tells the first that does not hold.
+/// Runs whole clusters in one thread, each from a seed; tells the first that does not hold, and
+/// what the others met.
 #[derive(Parser)]
 struct Args {
     /// How many seeds.
@@ -23,6 +25,9 @@ struct Args {
     /// Seeds at a time, a thread for each.
     #[arg(long, default_value_t = 1)]
     jobs: u64,
+    /// Goes on after a seed that does not hold, and tells them all.
+    #[arg(long)]
+    all: bool,
     /// One seed again, telling what happens.
     #[arg(long, value_name = "SEED")]
     reproduce: Option<u64>,
@@ -46,11 +51,11 @@ fn profile(text: &str) -> Result<Profile, String> {
     found.ok_or_else(|| format!("one of {}", names.join(", ")))
 }
 
-/// One seed; what it says of itself.
-fn run(args: &Args, seed: u64, verbose: bool) -> Result<String, Failure> {
+/// One seed; what it says of itself, and what it met.
+fn run(args: &Args, seed: u64, verbose: bool) -> Result<(String, Counts), Failure> {
     if args.single {
         let options = warren_sim::Options::of_seed(seed);
-        return warren_sim::run(options).map(|report| format!("{report:?}"));
+        return warren_sim::run(options).map(|report| (format!("{report:?}"), Counts::default()));
     }
     let trouble_ms = args.trouble.unwrap_or(cluster::Options::TROUBLE_MS);
     let options = cluster::Options {
@@ -59,31 +64,81 @@ fn run(args: &Args, seed: u64, verbose: bool) -> Result<String, Failure> {
         verbose,
         ..cluster::Options::of_seed(seed)
     };
-    cluster::run(options).map(|report| format!("{report:?}"))
+    cluster::run(options).map(|report| (format!("{report:?}"), report.counts))
 }
 
-/// The failed seed with the lowest number among those that were tried.
-fn many(args: &Args) -> Option<Failure> {
+/// What many seeds came to.
+#[derive(Default)]
+struct Outcome {
+    /// In order of seed.
+    failures: Vec<Failure>,
+    /// Name, how often in all seeds that held, and in how many of them.
+    met: Vec<(&'static str, u64, u64)>,
+}
+
+impl Outcome {
+    fn add(&mut self, counts: Counts) {
+        let counts = counts.all();
+        if self.met.is_empty() {
+            self.met = counts.iter().map(|(name, _)| (*name, 0, 0)).collect();
+        }
+        for (sum, (_, count)) in self.met.iter_mut().zip(counts) {
+            sum.1 += u64::from(count);
+            sum.2 += u64::from(count > 0);
+        }
+    }
+
+    fn met(&self) -> String {
+        let met = self.met.iter().map(|(name, times, seeds)| format!("{name} {times} in {seeds}"));
+        met.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Unless all are wanted, nobody begins another seed after one that failed.
+fn many(args: &Args) -> Outcome {
     let next = AtomicU64::new(args.from);
     let end = args.from + args.seeds;
+    let outcome = Mutex::new(Outcome::default());
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= end {
-                return None;
+                return;
             }
-            if let Err(failure) = run(args, seed, false) {
-                // Nobody begins another one.
-                next.store(end, Ordering::Relaxed);
-                return Some(failure);
+            let ran = run(args, seed, false);
+            let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+            match ran {
+                Ok((_, counts)) => outcome.add(counts),
+                Err(failure) => {
+                    outcome.failures.push(failure);
+                    if !args.all {
+                        next.store(end, Ordering::Relaxed);
+                    }
+                }
             }
         }
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..args.jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        let failures = threads.into_iter().filter_map(|thread| thread.join().ok().flatten());
-        failures.min_by_key(|failure| failure.seed)
-    })
+        for _ in 0..args.jobs.max(1) {
+            scope.spawn(work);
+        }
+    });
+    let mut outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcome.failures.sort_by_key(|failure| failure.seed);
+    outcome
+}
+
+fn one_again(args: &Args, seed: u64) -> ExitCode {
+    match run(args, seed, true) {
+        Ok((report, _)) => {
+            println!("seed {seed}: {report}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("seed {}: {failure}", failure.seed);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -93,29 +148,19 @@ fn main() -> ExitCode {
         let log = tracing_subscriber::fmt().with_env_filter(filter).without_time();
         log.with_writer(std::io::stderr).with_ansi(false).init();
     }
-    let failed = match args.reproduce {
-        Some(seed) => match run(&args, seed, true) {
-            Ok(report) => {
-                println!("seed {seed}: {report}");
-                None
-            }
-            Err(failure) => Some(failure),
-        },
-        None => {
-            let began = Instant::now();
-            let failed = many(&args);
-            if failed.is_none() {
-                let each = began.elapsed().as_secs_f64() * 1e3 / args.seeds.max(1) as f64;
-                println!("{} seeds hold, {each:.1} ms each", args.seeds);
-            }
-            failed
-        }
-    };
-    match failed {
-        None => ExitCode::SUCCESS,
-        Some(failure) => {
-            eprintln!("seed {}: {failure}", failure.seed);
-            ExitCode::FAILURE
-        }
+    if let Some(seed) = args.reproduce {
+        return one_again(&args, seed);
     }
+    let began = Instant::now();
+    let outcome = many(&args);
+    for failure in &outcome.failures {
+        eprintln!("seed {}: {failure}", failure.seed);
+    }
+    if !outcome.failures.is_empty() {
+        return ExitCode::FAILURE;
+    }
+    println!("met, and in how many seeds: {}", outcome.met());
+    let each = began.elapsed().as_secs_f64() * 1e3 / args.seeds.max(1) as f64;
+    println!("{} seeds hold, {each:.1} ms each", args.seeds);
+    ExitCode::SUCCESS
 }

@@ -96,6 +96,7 @@ impl Agent {
             self.work();
             self.keep(now_ms);
             self.upkeep(now_ms);
+            self.begin_anew();
             self.report(now_ms);
             let wake = self.wake_at().max(now_ms + 1);
             let sleep = self.host.clock.sleep_until(wake);
@@ -337,6 +338,14 @@ impl Agent {
                 self.take(Input::Heard { sent_ms });
             }
             Some(Kind::Stream(_)) | None => {}
+        }
+    }
+
+    /// What people want to begin anew.
+    fn begin_anew(&mut self) {
+        let wished = std::mem::take(&mut *held(&self.host.restarts));
+        for task in wished {
+            self.take(Input::Restart(task));
         }
     }
 

@@ -12,6 +12,7 @@ use warren_model::{NodeId, NodeTable, ServiceId, TaskId, Time};
 use warren_planner::SUSPICION_MS;
 use warren_state::State;
 
+use super::laws::Laws;
 use super::net::Place;
 use super::plan::{LIE, SHARED, TOKEN, is_sentinel};
 use crate::machine::Machine;
@@ -72,6 +73,7 @@ pub(crate) struct Book {
     /// Table that a host's data plane was last seen with.
     tables: BTreeMap<Place, Arc<NodeTable>>,
     pub(crate) acks: Vec<Ack>,
+    pub(crate) laws: Laws,
     /// Copies of one slot on two nodes are wanted: somebody drains nodes.
     pub(crate) drains: bool,
 }
@@ -91,6 +93,7 @@ impl Book {
             self.look_at_vips(view)?;
             self.look_at_tasks(view);
             self.look_at_shared(view)?;
+            self.laws.look(view)?;
             let lie = view.tasks().find(|task| task.status.error.as_deref() == Some(LIE));
             if let Some(task) = lie {
                 return Err(format!(
@@ -318,11 +321,17 @@ impl Book {
         if self.copies.get(&place) == Some(&copies) {
             return Ok(());
         }
-        let mut addresses = BTreeMap::new();
+        let (mut addresses, mut devices) = (BTreeMap::new(), BTreeMap::new());
         // What is not assigned any more is on its way out. An agent that began alone, with a set of
         // a moment before its end, may run such a task for as long as that takes.
         let assigned = machine.running().filter(|(task, _)| machine.core.set().holds(*task));
         for (task, container) in assigned {
+            self.laws.is_given(task, &container.params)?;
+            for device in container.devices.iter() {
+                if let Some(other) = devices.insert(device, task).filter(|other| *other != task) {
+                    return Err(format!("{other} and {task} both have device {device}"));
+                }
+            }
             let Some(address) = container.address else { continue };
             let other = addresses.insert(address, (task, container));
             if let Some((other, older)) = other.filter(|(other, _)| *other != task) {

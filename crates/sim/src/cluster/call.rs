@@ -13,8 +13,9 @@ use warren_proto::v1::control_server::Control as _;
 use warren_trust::{Peer, PeerRole};
 
 use super::host::Host;
+use super::laws;
 use super::net::OUTSIDE;
-use super::world::World;
+use super::world::{World, held};
 
 /// A person waits no longer for an answer, and asks again.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -59,6 +60,10 @@ pub(crate) enum Ask {
     Remove(v1::RemoveServicesRequest),
     Node(v1::UpdateNodeRequest),
     RemoveNode(v1::RemoveNodeRequest),
+    Run(v1::RunJobRequest),
+    Hold(v1::HoldUpdateRequest),
+    Suspend(v1::SuspendJobRequest),
+    Control(v1::ControlTaskRequest),
 }
 
 async fn changed(control: &Control, world: &World, ask: Ask) -> Result<u64, Status> {
@@ -68,8 +73,34 @@ async fn changed(control: &Control, world: &World, ask: Ask) -> Result<u64, Stat
         Ask::Remove(wire) => control.remove_services(request(world, wire)).await,
         Ask::Node(wire) => control.update_node(request(world, wire)).await,
         Ask::RemoveNode(wire) => control.remove_node(request(world, wire)).await,
+        Ask::Run(wire) => return begun(control, world, wire).await,
+        Ask::Hold(wire) => {
+            let answer = control.hold_update(request(world, wire)).await;
+            return answer.map(|answer| answer.into_inner().revision);
+        }
+        Ask::Suspend(wire) => {
+            let answer = control.suspend_job(request(world, wire)).await;
+            return answer.map(|answer| answer.into_inner().revision);
+        }
+        Ask::Control(wire) => {
+            let answer = control.control_task(request(world, wire)).await;
+            return answer.map(|answer| answer.into_inner().revision);
+        }
     };
     answer.map(|answer| answer.into_inner().revision)
+}
+
+/// Whoever is told of the run of a wish, is told of the same.
+async fn begun(control: &Control, world: &World, wire: v1::RunJobRequest) -> Result<u64, Status> {
+    let wish = wire.params.get(laws::WISH).cloned().unwrap_or_default();
+    let answer = control.run_job(request(world, wire)).await?.into_inner();
+    if let (Some(number), Ok(id)) =
+        (answer.runs.first(), warren_proto::service_id("id", &answer.id))
+    {
+        world.count(|counts| counts.runs += 1);
+        world.hold(held(&world.book).laws.is_run(id, &wish, *number));
+    }
+    Ok(answer.revision)
 }
 
 /// Sends a change to a manager; the revision that it answers.

@@ -157,6 +157,7 @@ fn machines(world: &World, view: &State) -> Held {
         }
     }
     for task in view.tasks() {
+        devices(world, task)?;
         let says = task.status.state == TaskState::Running;
         let runs = running.get(&task.id);
         if says != runs.is_some() || runs.is_some_and(|node| Some(*node) != task.node) {
@@ -168,6 +169,19 @@ fn machines(world: &World, view: &State) -> Held {
         }
     }
     Ok(())
+}
+
+/// Its container has the devices that it was given.
+fn devices(world: &World, task: &Task) -> Held {
+    let Some(host) = world.hosts().into_iter().find(|host| Some(host.node) == task.node) else {
+        return Ok(());
+    };
+    let machine = held(&host.machine);
+    let other = machine.running().find(|(id, c)| *id == task.id && c.devices != task.devices);
+    match other {
+        Some((id, c)) => Err(format!("{id} has {:?}, not {:?}", c.devices, task.devices)),
+        None => Ok(()),
+    }
 }
 
 /// What each host goes by is what managers would tell it if it began anew, and that is what
@@ -233,6 +247,7 @@ fn plan(world: &World, leader: &Host, view: &State) -> Held {
     let seen = view.nodes().filter(|node| node.status == NodeStatus::Ready);
     let beats = Beats {
         since: now,
+        wall: Some(warren_model::Time(leader.clock.now_ms())),
         seen: seen.map(|node| (node.id, Seen { at: now, rtt_ms: 2 })).collect(),
         ..Beats::default()
     };

@@ -2,6 +2,7 @@
 //! clock off by some. A host that is stopped wakes late.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,23 +12,35 @@ use warren_model::Time;
 
 use super::net::{Net, Place};
 
-/// 2026-01-01: any day will do, but 1970 hides bugs.
-const EPOCH_MS: u64 = 1_767_225_600_000;
 const MILLION: u64 = 1_000_000;
 
 pub(crate) struct HostClock {
     net: Arc<Net>,
     place: Place,
     start: Instant,
+    /// Of the wall clock at the start of the run.
+    epoch_ms: u64,
     /// Ticks in a million of true ones.
     rate: u64,
-    wall_ahead_ms: u64,
+    /// Of the wall clock, which people and time servers set.
+    wall_ahead_ms: AtomicI64,
 }
 
 impl HostClock {
     /// `drift` is in parts of a million, around a thousand of them meaning none.
-    pub(crate) fn new(net: Arc<Net>, place: Place, start: Instant, rate: u64, ahead: u64) -> Self {
-        Self { net, place, start, rate, wall_ahead_ms: ahead }
+    pub(crate) fn new(
+        net: Arc<Net>,
+        place: Place,
+        (start, epoch_ms): (Instant, u64),
+        rate: u64,
+        ahead_ms: i64,
+    ) -> Self {
+        Self { net, place, start, epoch_ms, rate, wall_ahead_ms: AtomicI64::new(ahead_ms) }
+    }
+
+    /// The wall clock is set, by hours perhaps.
+    pub(crate) fn set(&self, by_ms: i64) {
+        self.wall_ahead_ms.fetch_add(by_ms, Ordering::Relaxed);
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -37,7 +50,8 @@ impl HostClock {
 
 impl Clock for HostClock {
     fn now_ms(&self) -> u64 {
-        EPOCH_MS + self.wall_ahead_ms + self.monotonic_ms()
+        let ahead_ms = self.wall_ahead_ms.load(Ordering::Relaxed);
+        (self.epoch_ms + self.monotonic_ms()).saturating_add_signed(ahead_ms)
     }
 
     fn monotonic_ms(&self) -> u64 {

@@ -91,6 +91,7 @@ async fn happen(world: Arc<World>, fault: Fault) {
         Fault::Demote => demote(&world).await,
         Fault::Drain => drain(&world).await,
         Fault::Lie => lie(&world),
+        Fault::SetClock => set_clock(&world),
     };
     world.trace(happened.is_some());
 }
@@ -347,6 +348,19 @@ fn lie(world: &World) -> Option<()> {
     Some(())
 }
 
+/// By so much that a minute comes again or not at all, by minutes, or by hours.
+fn set_clock(world: &World) -> Option<()> {
+    const MINUTE_MS: u64 = 60_000;
+    let host = any(world, |_| true)?;
+    let most_ms = [2, 10, 300][pick(world.rng.as_ref(), 3)?] * MINUTE_MS;
+    let by_ms = i64::try_from(world.rng.below(most_ms)).ok()?;
+    let by_ms = if world.rng.below(2) == 0 { by_ms } else { -by_ms };
+    world.note(|| format!("{}: its clock is set by {by_ms} ms", host.name));
+    host.clock.set(by_ms);
+    world.count(|counts| counts.clocks += 1);
+    Some(())
+}
+
 /// More managers than seven help nobody.
 const MANAGERS_MAX: usize = 7;
 
@@ -387,7 +401,10 @@ async fn drain(world: &Arc<World>) -> Option<()> {
         };
         let through = manager(world)?;
         // A refusal leaves it as it is, which is fine as well.
-        let _ = call::change(world, &through, Ask::Node(wire)).await;
+        let answer = call::change(world, &through, Ask::Node(wire)).await;
+        if answer.is_ok() && availability == Availability::Drain {
+            world.count(|counts| counts.drains += 1);
+        }
         sleep(1_000 + world.rng.below(3_000)).await;
     }
     Some(())

@@ -4,6 +4,7 @@
 //! A daemon's life has an end that all of it sees at once ([`Life`]); what is
 //! left of it then can neither write (its disk handle is dead) nor be heard.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use warren_base::clock::Clock;
 use warren_base::rng::{Rng, SeededRng};
 use warren_manager::{Manager, Options as ManagerOptions};
 use warren_model::node::Description;
-use warren_model::{ClusterId, NodeId, Time};
+use warren_model::{ClusterId, NodeId, TaskId, Time};
 use warren_store::disk::Disk;
 use warren_store::log::LogOptions;
 use warren_store::sim_disk::SimDisk;
@@ -27,7 +28,7 @@ use super::clock::HostClock;
 use super::net::Place;
 use super::wire::Wire;
 use super::world::{World, held};
-use super::{agent, watch};
+use super::{agent, plan, watch};
 use crate::machine::Machine;
 
 /// Small, so that a run meets many segments and several snapshots.
@@ -109,6 +110,8 @@ pub(crate) struct Host {
     pub(crate) full: AtomicBool,
     /// Its agent is to say what is not true.
     pub(crate) lies: AtomicBool,
+    /// Tasks that somebody wants to begin anew.
+    pub(crate) restarts: Mutex<Vec<TaskId>>,
     poked: Notify,
 }
 
@@ -118,8 +121,14 @@ impl Host {
         let mut hashes = [[0; 32]; 2];
         hashes.iter_mut().for_each(|hash| rng.fill(hash));
         let rate = 1_000_000 - 200 + rng.below(401);
-        let ahead_ms = 2_000 + rng.below(400);
-        let clock = HostClock::new(world.net.clone(), place, world.start, rate, ahead_ms);
+        let ahead_ms = 2_000 + i64::try_from(rng.below(400)).unwrap_or(0);
+        let clock = HostClock::new(
+            world.net.clone(),
+            place,
+            (world.start, world.script.epoch_ms),
+            rate,
+            ahead_ms,
+        );
         let node = NodeId::from_bytes(rng.id_bytes());
         Self {
             place,
@@ -138,6 +147,7 @@ impl Host {
             lost: AtomicBool::new(false),
             full: AtomicBool::new(false),
             lies: AtomicBool::new(false),
+            restarts: Mutex::default(),
             poked: Notify::new(),
         }
     }
@@ -148,7 +158,16 @@ impl Host {
             cpus: 4,
             memory_bytes: 8 << 30,
             address: self.address.clone(),
+            devices: self.devices(),
             ..Description::default()
+        }
+    }
+
+    /// Every other one has two.
+    fn devices(&self) -> BTreeMap<String, BTreeSet<String>> {
+        match self.place % 2 {
+            0 => [(plan::DEVICE.to_owned(), ["0", "1"].map(str::to_owned).into())].into(),
+            _ => BTreeMap::new(),
         }
     }
 

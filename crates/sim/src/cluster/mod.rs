@@ -26,6 +26,8 @@ mod calm;
 mod clock;
 mod faults;
 mod host;
+mod laws;
+mod mend;
 mod net;
 mod plan;
 mod session;
@@ -89,6 +91,62 @@ pub struct Counts {
     pub lost: u32,
     pub acknowledged: u32,
     pub container_crashes: u32,
+    /// Answers that told of a run that somebody wished for.
+    pub runs: u32,
+    /// Runs that a schedule began.
+    pub scheduled: u32,
+    /// Updates that were seen under way.
+    pub updates: u32,
+    /// Commands of a deploy that did their work.
+    pub hooks: u32,
+    /// Tasks that were given a device.
+    pub devices: u32,
+    /// Tasks that ended for others of higher priority.
+    pub preempted: u32,
+    /// Times that somebody was told that a node drains.
+    pub drains: u32,
+    /// Times that somebody set a clock.
+    pub clocks: u32,
+    /// Times that somebody held an update or let it go on, or did so with a schedule.
+    pub held: u32,
+}
+
+impl Counts {
+    /// Each with its name.
+    pub fn all(self) -> [(&'static str, u32); 14] {
+        let Self {
+            faults,
+            leaders,
+            lost,
+            acknowledged,
+            container_crashes,
+            runs,
+            scheduled,
+            updates,
+            hooks,
+            devices,
+            preempted,
+            drains,
+            clocks,
+            held,
+        } = self;
+        [
+            ("faults", faults),
+            ("leaders", leaders),
+            ("lost managers", lost),
+            ("acknowledged writes", acknowledged),
+            ("crashed containers", container_crashes),
+            ("runs begun by people", runs),
+            ("runs begun by schedules", scheduled),
+            ("updates", updates),
+            ("hooks done", hooks),
+            ("tasks with devices", devices),
+            ("preempted tasks", preempted),
+            ("drains", drains),
+            ("clocks set", clocks),
+            ("held updates and schedules", held),
+        ]
+    }
 }
 
 /// What a run did.
@@ -158,7 +216,9 @@ pub fn run(options: Options) -> Result<Report, Failure> {
 
 fn report(world: &World, revision: u64) -> Report {
     let (trace, happenings) = world.trace_so_far();
-    Report { trace, happenings, simulated_ms: world.now_ms(), revision, counts: world.counts() }
+    let mut counts = world.counts();
+    held(&world.book).laws.count(&mut counts);
+    Report { trace, happenings, simulated_ms: world.now_ms(), revision, counts }
 }
 
 async fn live(world: Arc<World>) -> Result<u64, String> {
@@ -172,8 +232,16 @@ async fn live(world: Arc<World>) -> Result<u64, String> {
     people.shutdown().await;
     faults::heal(&world);
     faults::repair(&world).await;
-    calm::settle(&world).await?;
-    calm::replay(&world).await?;
+    let mending = Arc::clone(&world);
+    let calm = async {
+        calm::settle(&world).await?;
+        calm::replay(&world).await
+    };
+    tokio::select! {
+        biased;
+        calm = calm => calm?,
+        () = mend::mend(mending) => {}
+    }
     calm::revision(&world)
 }
 

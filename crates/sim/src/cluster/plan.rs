@@ -15,6 +15,9 @@ pub(crate) const LIE: &str = "a lie";
 /// Networks that services are on, beside the default one.
 pub(crate) const NETWORKS: [&str; 3] = ["red", "green", "blue"];
 
+/// A kind of devices that some hosts have.
+pub(crate) const DEVICE: &str = "sim.test/gpu";
+
 /// Services that nobody touches: their slots never have two copies at once.
 const SENTINELS: [[u8; 10]; 2] = [[0xee; 10], [0xed; 10]];
 
@@ -37,10 +40,13 @@ pub enum Profile {
     Network,
     /// Managers come and go, some for good.
     Members,
+    /// Wall clocks are set, and managers die.
+    Clocks,
 }
 
 impl Profile {
-    pub const ALL: [Self; 4] = [Self::Mixed, Self::Power, Self::Network, Self::Members];
+    pub const ALL: [Self; 5] =
+        [Self::Mixed, Self::Power, Self::Network, Self::Members, Self::Clocks];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -48,6 +54,7 @@ impl Profile {
             Self::Power => "power",
             Self::Network => "network",
             Self::Members => "members",
+            Self::Clocks => "clocks",
         }
     }
 }
@@ -77,6 +84,8 @@ pub(crate) enum Fault {
     Drain,
     /// A node speaks for tasks of another.
     Lie,
+    /// Of any host, back or ahead.
+    SetClock,
 }
 
 /// Weights of faults.
@@ -100,8 +109,9 @@ const MIXED: Mix = &[
     (Fault::CrashContainers, 5),
     (Fault::Promote, 2),
     (Fault::Demote, 2),
-    (Fault::Drain, 2),
+    (Fault::Drain, 6),
     (Fault::Lie, 2),
+    (Fault::SetClock, 3),
 ];
 const POWER: Mix = &[
     (Fault::KillManager, 6),
@@ -124,6 +134,7 @@ const NETWORK: Mix = &[
     (Fault::Loss, 5),
     (Fault::KillWorker, 2),
     (Fault::CrashContainers, 3),
+    (Fault::Drain, 5),
 ];
 const MEMBERS: Mix = &[
     (Fault::KillManager, 4),
@@ -134,12 +145,30 @@ const MEMBERS: Mix = &[
     (Fault::Promote, 6),
     (Fault::Demote, 6),
     (Fault::CrashContainers, 2),
+    (Fault::Drain, 3),
 ];
+
+const CLOCKS: Mix = &[
+    (Fault::SetClock, 10),
+    (Fault::KillManager, 5),
+    (Fault::PowerManagers, 1),
+    (Fault::StopHost, 2),
+    (Fault::CutHosts, 2),
+    (Fault::KillWorker, 3),
+    (Fault::PowerWorker, 2),
+    (Fault::CrashContainers, 3),
+];
+
+/// 2026-01-01: any day will do, but 1970 hides bugs.
+const EPOCH_MS: u64 = 1_767_225_600_000;
+const MINUTE_MS: u64 = 60_000;
 
 /// One run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Script {
     pub(crate) seed: u64,
+    /// Of wall clocks when it begins: soon a minute is full, when schedules begin runs.
+    pub(crate) epoch_ms: u64,
     pub(crate) managers: u32,
     pub(crate) workers: u32,
     /// Managers run containers too.
@@ -163,19 +192,21 @@ impl Script {
             2..=5 => 3,
             _ => 5,
         };
-        let drawn = match rng.below(8) {
+        let drawn = match rng.below(10) {
             0..=2 => Profile::Mixed,
             3 | 4 => Profile::Power,
             5 | 6 => Profile::Network,
+            7 | 8 => Profile::Clocks,
             _ => Profile::Members,
         };
         Self {
             seed,
+            epoch_ms: EPOCH_MS + MINUTE_MS - 5_000 - rng.below(15_000),
             managers,
             workers: 1 + u32::try_from(rng.below(4)).unwrap_or(0),
             hybrid: rng.below(4) == 0,
             profile: profile.unwrap_or(drawn),
-            drains: rng.below(4) == 0,
+            drains: rng.below(3) == 0,
             trouble_ms,
             pause_ms: 400 + rng.below(2_000),
             user_pause_ms: 100 + rng.below(1_500),
@@ -188,6 +219,7 @@ impl Script {
             Profile::Power => POWER,
             Profile::Network => NETWORK,
             Profile::Members => MEMBERS,
+            Profile::Clocks => CLOCKS,
         };
         let total = mix.iter().map(|(_, weight)| weight).sum();
         let mut at = rng.below(total);

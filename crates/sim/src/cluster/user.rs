@@ -1,33 +1,32 @@
 //! People who create, change, scale and remove services through any manager,
 //! ask again until they are answered, and read what they wrote.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+mod spec;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::{Code, Status};
 use warren_base::rng::{Rng, SeededRng};
-use warren_model::ServiceSpec;
-use warren_model::health::{HealthAction, HealthSpec, Healthcheck, Probe};
-use warren_model::service::{
-    Attachment, Endpoint, EndpointMode, FailureAction, Mode, OnDisconnect, PortSpec, Protocol,
-    PublishMode, RestartPolicy, TaskTemplate, UpdateOrder, UpdatePolicy,
-};
+use warren_model::service::{Mode, Service, UpdatePhase};
+use warren_model::task::{Desired, Task};
+use warren_model::{NodeId, ServiceSpec, TaskId};
 use warren_proto::v1;
 
 use super::book::{Ack, Held};
 use super::call::{self, Ask};
 use super::host::Host;
-use super::plan::{NETWORKS, SHARED, TOKEN};
+use super::laws::WISH;
+use super::plan::{SHARED, TOKEN, is_sentinel};
 use super::world::{World, held};
-use crate::jobs;
 use crate::machine::pick;
+use crate::{hooks, jobs};
 
 /// Of one person; enough to overlap, few enough to be changed often.
 const SERVICES_MAX: usize = 3;
 const TRIES_MAX: u32 = 8;
 const RETRY_MS: u64 = 250;
+const AGAIN_MS: u64 = 3_000;
 
 /// What a person knows of a service of theirs.
 #[derive(Clone)]
@@ -75,8 +74,16 @@ impl User {
     async fn act(&mut self) -> Held {
         self.writes += 1;
         let token = format!("{}-{}", self.name, self.writes);
-        if self.rng.below(8) == 0 {
-            return self.contend(token).await;
+        match self.rng.below(16) {
+            0 | 1 => return self.contend(token).await,
+            2 => return self.touch_a_task().await,
+            6 => return self.hold().await,
+            3..=5 => {
+                if let Some(job) = self.any_job() {
+                    return self.dispatch(&job, token).await;
+                }
+            }
+            _ => {}
         }
         match (self.rng.below(10), pick(&self.rng, self.own.len())) {
             (9, Some(at)) => self.remove(at).await,
@@ -109,7 +116,7 @@ impl User {
 
     async fn change(&mut self, at: usize, token: String) -> Held {
         let mut spec = self.own[at].spec.clone();
-        match self.rng.below(11) {
+        match self.rng.below(12) {
             8 => spec.networks = self.networks(),
             9 => spec.endpoint.mode = self.endpoint_mode(),
             0..=3 if spec.mode.is_job() => jobs::resize(&mut spec, &self.rng),
@@ -119,6 +126,7 @@ impl User {
                 let replicas = u32::try_from(self.rng.below(6)).unwrap_or(1);
                 spec.mode = Mode::Replicated { replicas };
             }
+            11 if !spec.mode.is_job() => hooks::make(&mut spec, &self.rng),
             4 | 5 => spec.task.env = vec![format!("V={}", self.rng.below(1000))],
             6 => spec.task.force += 1,
             _ => spec.ports = self.ports(),
@@ -154,6 +162,87 @@ impl User {
         match self.ask(Ask::Remove(wire), &name, "").await? {
             // Its name is never used again, so what nobody answered harms nobody.
             Outcome::Done | Outcome::Unknown | Outcome::Refused => drop(self.own.remove(at)),
+        }
+        Ok(())
+    }
+
+    /// Of anybody, so that people begin runs of one at the same time.
+    fn any_job(&self) -> Option<String> {
+        let (_, running) = self.any_manager()?.running()?;
+        let view = running.store.view();
+        let takes = |service: &&Service| !service.removing && service.spec.job.inputs.is_any();
+        let jobs: Vec<String> =
+            view.services().filter(takes).map(|service| service.spec.name.to_string()).collect();
+        pick(&self.rng, jobs.len()).map(|at| jobs[at].clone())
+    }
+
+    /// Begins a run, once, whatever becomes of the answers.
+    async fn dispatch(&mut self, name: &str, token: String) -> Held {
+        let payload = (self.rng.below(2) == 0).then(|| vec![7; 9]);
+        let wire = v1::RunJobRequest {
+            service: name.to_owned(),
+            request_id: self.request_id(),
+            params: [(WISH.to_owned(), token)].into(),
+            payload,
+        };
+        self.ask(Ask::Run(wire), name, "").await.map(|_| ())
+    }
+
+    /// Stops a task, or restarts it in place.
+    async fn touch_a_task(&mut self) -> Held {
+        let Some(host) = self.any_manager() else { return Ok(()) };
+        let Some((_, running)) = host.running() else { return Ok(()) };
+        let view = running.store.view();
+        let fits = |task: &&Task| {
+            task.desired == Desired::Running
+                && !task.status.state.is_terminal()
+                && task.node.is_some()
+                && !is_sentinel(task.service)
+        };
+        let tasks: Vec<(TaskId, Option<NodeId>)> =
+            view.tasks().filter(fits).map(|task| (task.id, task.node)).collect();
+        let Some(at) = pick(&self.rng, tasks.len()) else { return Ok(()) };
+        let (task, node) = tasks[at];
+        if self.rng.below(2) == 0 {
+            let there = self.world.hosts().into_iter().find(|host| Some(host.node) == node);
+            if let Some(there) = there {
+                held(&there.restarts).push(task);
+                there.poke();
+            }
+            return Ok(());
+        }
+        let stop = v1::control_task_request::Stop {};
+        let wire = v1::ControlTaskRequest {
+            task: task.to_string(),
+            request_id: self.request_id(),
+            what: Some(v1::control_task_request::What::Stop(stop)),
+        };
+        self.ask(Ask::Control(wire), "", "").await.map(|_| ())
+    }
+
+    /// Stops an update or a schedule half way, or lets it go on; of anybody.
+    async fn hold(&mut self) -> Held {
+        let Some(host) = self.any_manager() else { return Ok(()) };
+        let Some((_, running)) = host.running() else { return Ok(()) };
+        let view = running.store.view();
+        let moves = |service: &Service| {
+            service.update.as_ref().is_some_and(|update| update.phase != UpdatePhase::Done)
+        };
+        let fits = |service: &&Service| {
+            !service.removing && (moves(service) || service.spec.labels.contains_key(jobs::RESTS))
+        };
+        let found: Vec<(String, bool)> =
+            view.services().filter(fits).map(|s| (s.spec.name.to_string(), moves(s))).collect();
+        let Some(at) = pick(&self.rng, found.len()) else { return Ok(()) };
+        let (service, moves) = found[at].clone();
+        let (stop, request_id) = (self.rng.below(3) > 0, self.request_id());
+        let ask = if moves {
+            Ask::Hold(v1::HoldUpdateRequest { service, paused: stop, request_id })
+        } else {
+            Ask::Suspend(v1::SuspendJobRequest { service, suspended: stop, request_id })
+        };
+        if matches!(self.ask(ask, "", "").await?, Outcome::Done) {
+            self.world.count(|counts| counts.held += 1);
         }
         Ok(())
     }
@@ -227,9 +316,11 @@ impl User {
                     if let Some(before) = told.filter(|before| *before != revision) {
                         return Err(format!("{name}: done at {before} and again at {revision}"));
                     }
-                    // An impatient client asks twice.
+                    // A client that did not take the answer in asks again, at once or later.
                     if told.is_none() && self.rng.below(8) == 0 {
                         told = Some(revision);
+                        let pause = self.rng.below(AGAIN_MS) * self.rng.below(2);
+                        tokio::time::sleep(Duration::from_millis(pause)).await;
                         continue;
                     }
                     return Ok(self.done(revision, name, token));
@@ -267,73 +358,6 @@ impl User {
         self.rng.fill(&mut id);
         id
     }
-
-    fn ports(&self) -> Vec<PortSpec> {
-        if self.rng.below(2) == 0 {
-            return vec![];
-        }
-        // Of this write alone: a port that is taken would be a refusal.
-        let published = u16::try_from(8000 + self.name * 1000 + self.writes % 1000).unwrap_or(8000);
-        vec![PortSpec {
-            protocol: Protocol::Tcp,
-            bind: Ipv4Addr::UNSPECIFIED,
-            published,
-            target: 80,
-            mode: PublishMode::Ingress,
-            name: None,
-        }]
-    }
-
-    fn networks(&self) -> Vec<Attachment> {
-        let mut names: BTreeSet<&str> = BTreeSet::new();
-        for _ in 0..self.rng.below(3) {
-            names.extend(pick(&self.rng, NETWORKS.len()).map(|at| NETWORKS[at]));
-        }
-        names.into_iter().filter_map(|name| name.parse().ok()).map(Attachment::new).collect()
-    }
-
-    fn endpoint_mode(&self) -> EndpointMode {
-        if self.rng.below(3) == 0 { EndpointMode::Dnsrr } else { EndpointMode::Vip }
-    }
-
-    fn new_spec(&self, token: &str) -> Option<ServiceSpec> {
-        let name = format!("s{token}").parse().ok()?;
-        let order =
-            if self.rng.below(2) == 0 { UpdateOrder::StartFirst } else { UpdateOrder::StopFirst };
-        let restart = RestartPolicy { delay_ms: self.rng.below(200), ..RestartPolicy::default() };
-        let template = TaskTemplate {
-            image: "sim:1".into(),
-            restart,
-            stop_grace_ms: Some(1000),
-            health: health(self.rng.below(4)),
-            ..TaskTemplate::default()
-        };
-        let mut spec = ServiceSpec {
-            mode: Mode::Replicated { replicas: u32::try_from(self.rng.below(5)).ok()? },
-            labels: [(TOKEN.to_owned(), token.to_owned())].into(),
-            update: UpdatePolicy {
-                parallelism: u32::try_from(self.rng.below(3)).ok()?,
-                delay_ms: self.rng.below(300),
-                order,
-                // What a fault of the simulation ended must neither pause it nor undo what was
-                // acknowledged.
-                failure_action: FailureAction::Continue,
-                ..UpdatePolicy::default()
-            },
-            on_disconnect: match self.rng.below(4) {
-                0 => OnDisconnect::Keep,
-                1 => OnDisconnect::StopAfter { ms: 2_000 + self.rng.below(4_000) },
-                _ => OnDisconnect::default(),
-            },
-            networks: self.networks(),
-            endpoint: Endpoint { mode: self.endpoint_mode(), ..Endpoint::default() },
-            ..ServiceSpec::new(name, template)
-        };
-        if self.rng.below(5) == 0 {
-            jobs::make(&mut spec, &self.rng);
-        }
-        Some(spec)
-    }
 }
 
 /// Whether it may have been done, or may yet be.
@@ -356,15 +380,4 @@ fn is_vague(status: &Status) -> bool {
         | Code::Unimplemented
         | Code::DataLoss => false,
     }
-}
-
-/// Some services are asked how they are, and some of those restarted when they are not well.
-fn health(lot: u64) -> Healthcheck {
-    let action = match lot {
-        0 => HealthAction::Restart,
-        1 => HealthAction::None,
-        _ => return Healthcheck::Implicit,
-    };
-    let check = HealthSpec::new(Probe::Tcp { port: 80 });
-    Healthcheck::Explicit(Box::new(HealthSpec { action, ..check }))
 }

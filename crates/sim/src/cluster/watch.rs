@@ -26,12 +26,15 @@ pub(crate) fn replica(
             if seen.0 < last.0 || seen.1 < last.1 {
                 here.fail(format!("{}: its view went from {last:?} to {seen:?}", now.name));
             }
-            last = seen;
             if view.revision() > 0 {
                 let at_ms = here.now_ms();
                 here.trace((now.place, view.revision()));
+                // Those of before a snapshot that it was given are not there: others have told them.
+                let events = store.events_after(last.0).unwrap_or_default();
+                held(&here.book).laws.hear(&events);
                 here.hold(held(&here.book).look(now.place, &now.name, &view, at_ms));
             }
+            last = seen;
             tokio::select! {
                 changed = moved.changed() => if changed.is_err() { return },
                 () = alive.ended() => return,

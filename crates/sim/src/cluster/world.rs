@@ -84,6 +84,12 @@ impl World {
         (trace.0.finish(), trace.1)
     }
 
+    pub(crate) fn request_id(&self) -> Vec<u8> {
+        let mut id = vec![0; 16];
+        self.rng.fill(&mut id);
+        id
+    }
+
     pub(crate) fn count(&self, one: impl FnOnce(&mut Counts)) {
         one(&mut held(&self.counts));
     }

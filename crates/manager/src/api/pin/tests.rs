@@ -97,6 +97,8 @@ fn how_images_are_named_then() {
     // Nobody looked.
     let note = "image x:1 is not pinned to a digest: nobody looked";
     check_pin(None, &["x:1"], Err("nobody looked"), &["x:1"], &[note]);
+    let stays = format!("image x:1 stays at sha256:{}: nobody looked", "1".repeat(64));
+    check_pin(Some(&[&one]), &["x:1"], Err("nobody looked"), &[&one], &[&stays]);
     // A node of the version before says nothing.
     check_pin(None, &["x:1"], Ok(&Digests::default()), &["x:1"], &[]);
 }
