@@ -484,12 +484,17 @@ impl Images for FakeImages {
     }
 
     async fn prune(&self, which: Prune, in_use: &BTreeSet<String>) -> Result<Removed, ImageError> {
-        // All of these have names.
+        // All of these have names, of which one by digest is no one's own.
         let mut removed = Removed::default();
         let mut state = lock(&self.state);
         for (name, image) in state.here.clone() {
-            if which.all && !in_use.contains(&image.id) {
+            if !which.all || in_use.contains(&image.id) {
+                continue;
+            }
+            if name.tag().is_some() {
                 removed.untagged.push(name.to_string());
+            }
+            if !removed.deleted.contains(&image.id) {
                 removed.freed_bytes += image.size_bytes;
                 removed.deleted.push(image.id);
             }

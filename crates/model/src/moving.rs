@@ -197,10 +197,10 @@ mod tests {
 
     #[test]
     fn whether_to_balance() {
-        for known in [Rebalance::Auto, Rebalance::Never] {
+        for known in [Rebalance::Auto, Rebalance::Never, Rebalance::Always] {
             assert_eq!(known.to_string().parse(), Ok(known));
         }
         let error = "on".parse::<Rebalance>().unwrap_err().to_string();
-        assert_eq!(error, "\"on\" is not known; write auto or never");
+        assert_eq!(error, "\"on\" is not known; write auto, never or, of a service, always");
     }
 }

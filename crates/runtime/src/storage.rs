@@ -50,15 +50,14 @@ pub fn open_below(folder: &Path, path: &str) -> io::Result<OwnedFd> {
 /// Of the system; `into` may hold a part by then.
 pub fn populate(layers: &[PathBuf], path: &str, into: &Path) -> io::Result<()> {
     let into = File::open(into)?;
-    let layers: Vec<File> = layers.iter().map(File::open).collect::<io::Result<_>>()?;
-    let path = path.to_owned();
+    let (layers, path) = (layers.to_vec(), path.to_owned());
     // Its mounts are this thread's alone, and vanish with it.
     let thread = std::thread::Builder::new().name("populate".to_owned());
     let work = thread.spawn(move || populate_here(&layers, &path, &into))?;
     work.join().unwrap_or_else(|_| Err(io::Error::other("the copying thread panicked")))
 }
 
-fn populate_here(layers: &[File], path: &str, into: &File) -> io::Result<()> {
+fn populate_here(layers: &[PathBuf], path: &str, into: &File) -> io::Result<()> {
     let root = merged(layers)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -71,22 +70,23 @@ fn populate_here(layers: &[File], path: &str, into: &File) -> io::Result<()> {
 }
 
 /// All layers as one folder, in a mount namespace of this thread's own.
-fn merged(layers: &[File]) -> io::Result<OwnedFd> {
+fn merged(layers: &[PathBuf]) -> io::Result<OwnedFd> {
     let [first, _, ..] = layers else {
         let only = layers.first().ok_or(io::ErrorKind::InvalidInput)?;
-        return Ok(only.try_clone()?.into());
+        return Ok(File::open(only)?.into());
     };
     // SAFETY: this thread was made for it, ends soon and holds no path that is relative; the table
     // of descriptors stays shared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    // Opened in the new namespace: the kernel takes no layer from another one's mounts.
+    let place = std::fs::canonicalize(first)?;
+    let layers: Vec<File> = layers.iter().map(File::open).collect::<io::Result<_>>()?;
     let lower = layers.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd()));
     let lower = lower.collect::<Vec<_>>().join(":");
     let options = format!("redirect_dir=nofollow,metacopy=off,index=off,lowerdir={lower}");
     let options = CString::new(options).map_err(|_| io::ErrorKind::InvalidInput)?;
     // Over the first layer: any folder will do, and nobody else sees it.
-    let place = format!("/proc/self/fd/{}", first.as_raw_fd());
-    let place = std::fs::read_link(place)?;
     mount("overlay", &place, "overlay", MountFlags::RDONLY, options.as_c_str())?;
     Ok(File::open(&place)?.into())
 }

@@ -47,6 +47,15 @@ impl Seat {
     }
 }
 
+/// What was seen, if a test fails.
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seen: {:?}", self.text);
+        }
+    }
+}
+
 const WARREN: &str = env!("CARGO_BIN_EXE_warren");
 
 #[test]
@@ -69,7 +78,8 @@ fn host_attached_by_hand() {
         seat.sees("got hello\r\n");
         seat.text.contains("33 101\r\n").then_some(())
     });
-    other.sees("got hello\r\n");
+    // This terminal is not raw: nothing is typed there.
+    other.sees("got hello\r");
     fs::write(&wider, "").unwrap();
     until("the other size is there", || {
         seat.types("more\r");
@@ -235,13 +245,16 @@ fn host_copied_by_hand() {
 fn host_figures_and_pauses_by_hand() {
     let node = Node::with_image();
     let script = "i=0; while :; do i=$((i+1)); echo $i > /count; done";
-    let create = ["service", "create", "busy", "--limit-memory", "64M", "--limit-cpu", "0.2"];
+    let create = ["service", "create", "busy", "--limit-memory", "64M", "--limit-cpu", "0.1"];
     let health = ["--health-cmd", "true", "--health-interval", "100ms", "-p", "8099:80"];
     node.ok(&[&create[..], &health, &["--image", "bb:1", "sh", "-c", script]].concat());
-    let row = node.json(&["stats", "--no-stream", "busy"]).remove(0);
+    // On a machine that does much else it may have less than it could have.
+    let row = until("it is held back", || {
+        let row = node.json(&["stats", "--no-stream", "busy"]).remove(0);
+        (row["throttled_percent"].as_f64().unwrap() > 1.0).then_some(row)
+    });
     let cpu = row["cpu_percent"].as_f64().unwrap();
     assert!(cpu > 1.0 && cpu < 40.0, "{row}");
-    assert!(row["throttled_percent"].as_f64().unwrap() > 1.0, "{row}");
     assert_eq!(
         (row["name"].as_str(), row["memory_limit_bytes"].as_u64()),
         (Some("busy.1"), Some(64 << 20))

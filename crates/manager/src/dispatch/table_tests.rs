@@ -237,7 +237,8 @@ fn what_says_nothing_new_says_nothing() {
     check(vec![Mutation::SetLabels { id: node_id('c'), labels }], ". // . // c");
     let mut image = on(spec("web", 9), &["back"]);
     image.task.image = "other".into();
-    check(vec![Mutation::UpdateService { id: service_id(0), spec: image }], ". // . // ");
+    // What its tasks were made of until now is to be kept where they are, and by that alone.
+    check(vec![Mutation::UpdateService { id: service_id(0), spec: image }], ". // . // ac");
 }
 
 #[test]

@@ -144,6 +144,7 @@ fn who_has_volumes_stays_with_them() {
         fail db.1
         settle
         on db => b 1
+        wait 1s
         drain b
         settle
         on db => a 1

@@ -363,7 +363,7 @@ fn on_the_nodes_own_network_there_are_no_addresses() {
         addresses web => 10.128.0.2
         start
         update edge own-network n=1
-        plan => -edge.1 -edge.2
+        plan => -edge.1 x edge.2
         obey
         plan => +edge.1/2@a drop edge.2
         addresses edge => 10.128.0.3",

@@ -708,6 +708,7 @@ proptest! {
             certificate_lifetime_ms: cluster.certificate_lifetime_ms,
             epoch: cluster.epoch,
             defaults: cluster.defaults,
+            allow_bind: cluster.allow_bind.clone(),
             allowed: cluster.allowed.clone(),
             ..Cluster::new(cluster.id)
         };
