@@ -375,13 +375,15 @@ fn mounts() -> usize {
     fs::read_to_string("/proc/self/mounts").unwrap().lines().count()
 }
 
-/// Groups of containers and, apart, those of the node above them.
+/// Groups of containers and, apart, those of the node: above them, and of all supervisors.
 fn cgroups(key: &str) -> [usize; 2] {
     fn count(folder: &Path, key: &str, depth: u32, counts: &mut [usize; 2]) {
         let Ok(entries) = fs::read_dir(folder) else { return };
         for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
             let below = folder.to_string_lossy().contains(key);
-            let own = entry.file_name().to_string_lossy().contains(key);
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let own = name.contains(key) || below && name == "_shims";
+            let below = below && !own;
             counts[0] += usize::from(below);
             counts[1] += usize::from(own && !below);
             if depth > 0 {
