@@ -238,8 +238,9 @@ impl Step<'_> {
             // An agent's clock may be ahead; what waits for "10 s after" must not wait for years.
             status.since = status.since.min(now);
             status.started = status.started.map(|started| started.min(now));
-            // When its health changed stays as its agent says: nothing waits for that, and it tells
-            // which of two reports is the later one.
+            if let Some(health) = &mut status.health {
+                health.since = health.since.min(now);
+            }
             cut_error(&mut status);
             Ok((status != task.status).then(|| with_status(task, status)))
         });
@@ -368,15 +369,15 @@ pub fn is_news(before: &TaskStatus, after: &TaskStatus) -> bool {
 }
 
 /// Health goes to and fro within one state: a manager that was cut off may hold an earlier report
-/// for as long as it likes, and must not have it written over a later one. Of one process an agent
-/// gives every change a later time, whatever its clock says.
+/// for as long as it likes, and must not have it written over a later one. Where the task began to
+/// run at another time, the agent's clock was set, and its times tell nothing.
 fn is_overtaken(before: &TaskStatus, after: &TaskStatus) -> bool {
     // Restarts of sidecars only go up.
     if after.companion_restarts() < before.companion_restarts() {
         return true;
     }
     match (before.health, after.health) {
-        (Some(known), Some(told)) if known.state != told.state && before.pid == after.pid => {
+        (Some(known), Some(told)) if known.state != told.state && before.since == after.since => {
             told.since < known.since
                 || told.since == known.since && told.state == HealthState::Starting
         }
