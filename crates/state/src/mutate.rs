@@ -370,16 +370,17 @@ pub fn is_news(before: &TaskStatus, after: &TaskStatus) -> bool {
 
 /// Health goes to and fro within one state: a manager that was cut off may hold an earlier report
 /// for as long as it likes, and must not have it written over a later one. Where the task began to
-/// run at another time, the agent's clock was set, and its times tell nothing.
+/// run at another time, the agent's clock was set, or is ahead and was cut to the entry's: its times
+/// tell nothing then. But no process goes back to where it was not healthy yet.
 fn is_overtaken(before: &TaskStatus, after: &TaskStatus) -> bool {
     // Restarts of sidecars only go up.
     if after.companion_restarts() < before.companion_restarts() {
         return true;
     }
     match (before.health, after.health) {
-        (Some(known), Some(told)) if known.state != told.state && before.since == after.since => {
-            told.since < known.since
-                || told.since == known.since && told.state == HealthState::Starting
+        (Some(known), Some(told)) if known.state != told.state => {
+            let begins = told.state == HealthState::Starting && before.pid == after.pid;
+            begins || before.since == after.since && told.since < known.since
         }
         _ => false,
     }

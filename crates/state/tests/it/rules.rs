@@ -360,4 +360,7 @@ fn changes_of_health_are_events() {
     // A clock that is ahead.
     let (_, health) = said("running#4 health=healthy@90000", 17);
     assert_eq!(health.unwrap().since, Time(17_000));
+    // An earlier word of it, cut later than the later one.
+    said("running#5 health=healthy@90000 since=80000", 18);
+    assert_eq!(event(said("running#5 health=starting@80000 since=80000", 19)), "");
 }
