@@ -238,8 +238,9 @@ impl Step<'_> {
             // An agent's clock may be ahead; what waits for "10 s after" must not wait for years.
             status.since = status.since.min(now);
             status.started = status.started.map(|started| started.min(now));
-            // When its health changed stays as its agent says: nothing waits for that, and it tells
-            // which of two reports is the later one.
+            if let Some(health) = &mut status.health {
+                health.since = health.since.min(now);
+            }
             cut_error(&mut status);
             Ok((status != task.status).then(|| with_status(task, status)))
         });
@@ -370,8 +371,9 @@ pub fn is_news(before: &TaskStatus, after: &TaskStatus) -> bool {
 }
 
 /// Health goes to and fro within one state: a manager that was cut off may hold an earlier report
-/// for as long as it likes, and must not have it written over a later one. Of one process an agent
-/// gives every change a later time, whatever its clock says.
+/// for as long as it likes, and must not have it written over a later one. Where the task began to
+/// run at another time, the agent's clock was set, or is ahead and was cut to the entry's: its times
+/// tell nothing then. But no process goes back to where it was not healthy yet.
 fn is_overtaken(before: &TaskStatus, after: &TaskStatus) -> bool {
     // So does a pause: its beginning and its end each have a time of their own.
     if after.paused != before.paused && after.since < before.since {
@@ -382,9 +384,9 @@ fn is_overtaken(before: &TaskStatus, after: &TaskStatus) -> bool {
         return true;
     }
     match (before.health, after.health) {
-        (Some(known), Some(told)) if known.state != told.state && before.pid == after.pid => {
-            told.since < known.since
-                || told.since == known.since && told.state == HealthState::Starting
+        (Some(known), Some(told)) if known.state != told.state => {
+            let begins = told.state == HealthState::Starting && before.pid == after.pid;
+            begins || before.since == after.since && told.since < known.since
         }
         _ => false,
     }
