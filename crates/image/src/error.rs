@@ -49,7 +49,7 @@ pub enum Error {
     NoSuchImage { name: String },
     #[error("image id {prefix} is ambiguous: {count} images start with it")]
     Ambiguous { prefix: String, count: usize },
-    #[error("image {name} is in use by a container")]
+    #[error("image {name} is in use")]
     InUse { name: String },
     #[error("image {id} has several names: {}", .names.join(", "))]
     ManyNames { id: String, names: Vec<String> },
@@ -150,7 +150,9 @@ impl Error {
                 "the registry or something on the way altered the data: pull again, then ask whoever runs it"
                     .to_owned()
             }
-            Self::InUse { .. } => "remove the service or task that uses it first".to_owned(),
+            Self::InUse { .. } => {
+                "remove the service or task that uses it first; what is only kept to go back to goes with --force".to_owned()
+            }
             Self::ManyNames { .. } => "remove the names one by one".to_owned(),
             Self::Ambiguous { .. } => "write more digits of the id".to_owned(),
             Self::NoSuchImage { .. } => "warren image ls shows what is there".to_owned(),

@@ -172,7 +172,7 @@ async fn images_in_use_are_kept() {
     };
     for force in [false, true] {
         let refused = ask(&bench, &session, remove("web:1", force)).await;
-        assert_eq!(error(&refused), (4, "image web:1 is in use by a container".into()));
+        assert_eq!(error(&refused), (4, "image web:1 is in use".into()));
     }
     let prune = |all, dry_run| {
         let prune = Some(v1::ImagePrune { all, unused_for_ms: 0, dry_run });
