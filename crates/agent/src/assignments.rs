@@ -221,11 +221,9 @@ impl Set {
         }
         for (id, service) in message.services {
             let held = self.services.entry(id).or_default();
-            held.name = service.name;
-            held.ports = service.ports;
-            held.on_disconnect = service.on_disconnect;
-            held.labels = service.labels;
-            held.templates.extend(service.templates);
+            let mut templates = std::mem::take(&mut held.templates);
+            templates.extend(service.templates);
+            *held = AssignedService { templates, ..service };
         }
         for id in message.removed_tasks {
             self.tasks.remove(&id);

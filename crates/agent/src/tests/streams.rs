@@ -181,7 +181,7 @@ async fn images_in_use_are_kept() {
     for (all, dry_run, expected) in [(false, false, 0), (true, true, 2)] {
         let pruned = ask(&bench, &session, prune(all, dry_run)).await;
         let [Kind::Images(images)] = &pruned[..] else { panic!("{pruned:?}") };
-        assert_eq!(images.removed.len(), expected, "name and id of spare:1 alone");
+        assert_eq!(images.removed.len(), expected, "name and id of spare:1 alone: {images:?}");
     }
     let removed = ask(&bench, &session, remove("spare:1", false)).await;
     let [Kind::Images(images)] = &removed[..] else { panic!("{removed:?}") };
