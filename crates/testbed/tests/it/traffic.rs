@@ -163,9 +163,19 @@ pub(crate) fn page(to: SocketAddr) -> Result<String, String> {
     let mut text = String::new();
     stream.read_to_string(&mut text).map_err(words)?;
     match text.split_once("\r\n\r\n") {
-        Some((head, page)) if head.contains(" 200 ") => Ok(page.trim().to_owned()),
+        // A server that is killed meanwhile may have sent no more than the head.
+        Some((head, page)) if head.contains(" 200 ") && page.len() >= length(head) => {
+            Ok(page.trim().to_owned())
+        }
         _ => Err(format!("half an answer: {text:?}")),
     }
+}
+
+/// How much is to come after the head of an answer (RFC 9110, section 8.6); 0: it does not say.
+fn length(head: &str) -> usize {
+    let fields = head.lines().filter_map(|line| line.split_once(':'));
+    let mut named = fields.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    named.next().and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0)
 }
 
 /// IPv4 addresses of a name, asked as the container of this namespace would (RFC 1035, section 4).
