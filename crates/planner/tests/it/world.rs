@@ -347,7 +347,8 @@ impl World {
         plan
     }
 
-    /// Makes one plan and applies it; whatever follows must be nothing, if there is no more.
+    /// Makes one plan and applies it; whatever follows must be nothing, if there is no more, but
+    /// reasons to wait, which may tell of what the plan itself changed.
     #[track_caller]
     pub(crate) fn plan(&mut self) -> Plan {
         let plan = self.look();
@@ -358,7 +359,13 @@ impl World {
             assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}: {plan:?}");
         }
         if !plan.more {
-            let again = self.look();
+            let mut again = self.look();
+            let tells = |mutation: &Mutation| matches!(mutation, Mutation::ExplainTask { .. });
+            let mutations = &again.transaction.mutations;
+            if !mutations.is_empty() && mutations.iter().all(tells) {
+                self.state.apply(self.now, &[again.transaction], &mut vec![]);
+                again = self.look();
+            }
             let settled = again.transaction.mutations.is_empty();
             assert!(settled, "not stable:\n{}", self.explain(&before, &plan, &again));
         }
